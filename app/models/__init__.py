@@ -1,0 +1,29 @@
+"""The schema at head: one file per group of tables."""
+
+from app.models.archive import ArchivedRow
+from app.models.base import Base
+from app.models.booking import Booking, BookingService, BookingSlot
+from app.models.client import Client
+from app.models.company import Company
+from app.models.dialog import DialogContext
+from app.models.service import Service, ServiceCategory, ServiceStaff
+from app.models.staff import Staff, StaffSchedule
+from app.models.whatsapp import WhatsAppAuth, WhatsAppKey
+
+__all__ = [
+    "ArchivedRow",
+    "Base",
+    "Booking",
+    "BookingService",
+    "BookingSlot",
+    "Client",
+    "Company",
+    "DialogContext",
+    "Service",
+    "ServiceCategory",
+    "ServiceStaff",
+    "Staff",
+    "StaffSchedule",
+    "WhatsAppAuth",
+    "WhatsAppKey",
+]

@@ -1,0 +1,127 @@
+"""Bookings (YClients' records), the services booked, and the slots they hold."""
+
+from typing import Any
+
+from sqlalchemy import (
+    CheckConstraint,
+    ForeignKeyConstraint,
+    Index,
+    SmallInteger,
+    UniqueConstraint,
+    literal_column,
+    text,
+)
+from sqlalchemy.dialects.postgresql import INT8RANGE, TSTZRANGE, ExcludeConstraint, Range
+from sqlalchemy.orm import Mapped, mapped_column
+
+from app.models.base import Base, BigId, Instant, Mirrored, Money, Percent, Small, Tenant
+from app.models.client import ASSISTANT_ONLY, KNOWN_SOURCE
+
+NO_OVERLAP = "booking_slots_no_overlap"
+
+
+class Booking(Tenant, Mirrored, Base):
+    """A booking. `client_id`, `staff_id` are YClients ids that may be unknown here.
+
+    `pending_since` is set while a change made here has not come back from YClients.
+    """
+
+    __tablename__ = "bookings"
+
+    yclients_record_id: Mapped[BigId | None]
+    client_id: Mapped[BigId | None]
+    client_phone: Mapped[str | None]  # E.164
+    client_name: Mapped[str | None]
+    staff_id: Mapped[BigId | None]
+    starts_at: Mapped[Instant]
+    ends_at: Mapped[Instant]
+    # 2 confirmed, 1 arrived, 0 waiting, -1 no-show
+    attendance: Mapped[int] = mapped_column(SmallInteger, server_default=text("0"))
+    status: Mapped[str] = mapped_column(server_default="active")
+    comment: Mapped[str | None]
+    price: Mapped[Money | None]
+    source: Mapped[str] = mapped_column(server_default="yclients")
+    pending_since: Mapped[Instant | None]
+
+    # Not a column: the booked services, filled in by the repository (one query for all bookings).
+    services: "tuple[BookingService, ...]" = ()
+
+    @classmethod
+    def constraints(cls) -> tuple[Any, ...]:
+        return (
+            UniqueConstraint("yclients_record_id", "company_id", name="bookings_yclients_company_unique"),
+            CheckConstraint(ASSISTANT_ONLY.format(column="yclients_record_id"), name="id_unless_assistant"),
+            CheckConstraint(KNOWN_SOURCE, name="source"),
+            CheckConstraint("status IN ('active', 'cancelled')", name="status"),
+            CheckConstraint("attendance BETWEEN -1 AND 2", name="attendance"),
+            CheckConstraint("ends_at > starts_at", name="ends_after_start"),
+            Index(None, "company_id", "starts_at"),
+            Index(None, "company_id", "staff_id", "starts_at"),
+            Index(None, "company_id", "client_phone"),
+            Index(None, "company_id", "client_id"),
+        )
+
+
+class OwnedByBooking(Tenant):
+    """A row that lives and dies with its booking (`booking` is our own `bookings.id`)."""
+
+    booking: Mapped[BigId] = mapped_column(sort_order=-9)
+
+    @classmethod
+    def constraints(cls) -> tuple[Any, ...]:
+        return (
+            ForeignKeyConstraint(
+                ["company_id", "booking"], ["bookings.company_id", "bookings.id"], deferrable=True
+            ),
+        )
+
+
+class BookingService(OwnedByBooking, Base):
+    """One service as booked, at its position on the booking."""
+
+    __tablename__ = "booking_services"
+
+    position: Mapped[Small]
+    service_id: Mapped[BigId]
+    title: Mapped[str | None]
+    amount: Mapped[Small] = mapped_column(server_default=text("1"))
+    cost: Mapped[Money | None]
+    discount: Mapped[Percent | None]
+
+    @classmethod
+    def constraints(cls) -> tuple[Any, ...]:
+        return (
+            *super().constraints(),
+            UniqueConstraint("company_id", "booking", "position"),
+            Index(None, "company_id", "service_id"),
+        )
+
+
+class BookingSlot(OwnedByBooking, Base):
+    """The time that an active booking takes from its member of staff.
+
+    `claim` is unbounded for a booking made here and `[id, id]` for one from YClients, so the one
+    exclusion constraint says: two of ours never overlap, ours never overlaps theirs, theirs may
+    overlap each other. The ranges around single ids spare us the btree_gist extension.
+    """
+
+    __tablename__ = "booking_slots"
+
+    staff_id: Mapped[BigId]
+    claim: Mapped[Range[int]] = mapped_column(INT8RANGE)
+    during: Mapped[Range[Any]] = mapped_column(TSTZRANGE)
+
+    @classmethod
+    def constraints(cls) -> tuple[Any, ...]:
+        return (
+            *super().constraints(),
+            UniqueConstraint("company_id", "booking"),
+            ExcludeConstraint(
+                (literal_column("int8range(company_id, company_id, '[]')"), "="),
+                (literal_column("int8range(staff_id, staff_id, '[]')"), "="),
+                ("claim", "&&"),
+                ("during", "&&"),
+                using="gist",
+                name=NO_OVERLAP,
+            ),
+        )

@@ -1,0 +1,46 @@
+"""Clients of a salon."""
+
+from datetime import date
+from typing import Any
+
+from sqlalchemy import CheckConstraint, Index, UniqueConstraint, text
+from sqlalchemy.orm import Mapped, mapped_column
+
+from app.models.base import Base, BigId, Instant, Mirrored, Money, Percent, Small, Tenant
+
+# A row that has not reached YClients yet has no id there; only our own rows may be so.
+ASSISTANT_ONLY = "source = 'assistant' OR {column} IS NOT NULL"
+KNOWN_SOURCE = "source IN ('yclients', 'assistant')"
+
+
+class Client(Tenant, Mirrored, Base):
+    """A client. Two clients may share a phone; a new one has no `yclients_id` yet."""
+
+    __tablename__ = "clients"
+
+    yclients_id: Mapped[BigId | None]
+    name: Mapped[str]
+    surname: Mapped[str | None]
+    patronymic: Mapped[str | None]
+    phone: Mapped[str | None]  # E.164
+    email: Mapped[str | None]
+    birth_date: Mapped[date | None]
+    importance: Mapped[str | None]
+    discount: Mapped[Percent | None]
+    comment: Mapped[str | None]
+    visit_count: Mapped[Small] = mapped_column(server_default=text("0"))
+    total_spent: Mapped[Money | None]
+    balance: Mapped[Money | None]
+    last_visit_at: Mapped[Instant | None]
+    source: Mapped[str] = mapped_column(server_default="yclients")
+    # Case-folded by Python: under the C locale PostgreSQL's ILIKE does not fold Cyrillic.
+    search_name: Mapped[str] = mapped_column(server_default="")
+
+    @classmethod
+    def constraints(cls) -> tuple[Any, ...]:
+        return (
+            UniqueConstraint("yclients_id", "company_id", name="clients_yclients_company_unique"),
+            CheckConstraint(ASSISTANT_ONLY.format(column="yclients_id"), name="id_unless_assistant"),
+            CheckConstraint(KNOWN_SOURCE, name="source"),
+            Index(None, "company_id", "phone"),
+        )

@@ -1,0 +1,23 @@
+"""What the assistant remembers of each conversation."""
+
+from typing import Any
+
+from sqlalchemy import UniqueConstraint, text
+from sqlalchemy.orm import Mapped, mapped_column
+
+from app.models.base import Base, Instant, Json, Tenant
+
+
+class DialogContext(Tenant, Base):
+    """The state of one person's dialogue with one salon."""
+
+    __tablename__ = "dialog_contexts"
+
+    user_id: Mapped[str]
+    stage: Mapped[str | None]
+    context: Mapped[Json] = mapped_column(server_default=text("'{}'"))
+    last_activity_at: Mapped[Instant | None]
+
+    @classmethod
+    def constraints(cls) -> tuple[Any, ...]:
+        return (UniqueConstraint("user_id", "company_id"),)

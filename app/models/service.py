@@ -1,0 +1,62 @@
+"""Services, their categories, and who performs them."""
+
+from typing import Any
+
+from sqlalchemy import Index, UniqueConstraint, true
+from sqlalchemy.orm import Mapped, mapped_column
+
+from app.models.base import Base, BigId, Mirrored, Money, Small, Tenant
+
+
+class ServiceCategory(Tenant, Mirrored, Base):
+    """A group of services on the salon's price list."""
+
+    __tablename__ = "service_categories"
+
+    yclients_id: Mapped[BigId]
+    title: Mapped[str]
+    weight: Mapped[Small | None]
+
+    @classmethod
+    def constraints(cls) -> tuple[Any, ...]:
+        return (UniqueConstraint("yclients_id", "company_id"),)
+
+
+class Service(Tenant, Mirrored, Base):
+    """A service. `duration` in seconds; `category_id` is a YClients id that may be unknown here."""
+
+    __tablename__ = "services"
+
+    yclients_id: Mapped[BigId]
+    title: Mapped[str]
+    category_id: Mapped[BigId | None]
+    price_min: Mapped[Money | None]
+    price_max: Mapped[Money | None]
+    duration: Mapped[Small | None]
+    comment: Mapped[str | None]
+    weight: Mapped[Small | None]
+    is_active: Mapped[bool] = mapped_column(server_default=true())
+
+    @classmethod
+    def constraints(cls) -> tuple[Any, ...]:
+        return (
+            UniqueConstraint("yclients_id", "company_id", name="services_yclients_company_unique"),
+            Index(None, "company_id", "category_id"),
+        )
+
+
+class ServiceStaff(Tenant, Base):
+    """One service performed by one member of staff; both YClients ids. `duration` in seconds."""
+
+    __tablename__ = "service_staff"
+
+    service_id: Mapped[BigId]
+    staff_id: Mapped[BigId]
+    duration: Mapped[Small | None]
+
+    @classmethod
+    def constraints(cls) -> tuple[Any, ...]:
+        return (
+            UniqueConstraint("company_id", "service_id", "staff_id"),
+            Index(None, "company_id", "staff_id"),
+        )

@@ -1,0 +1,47 @@
+"""Staff and their schedules."""
+
+import datetime
+from decimal import Decimal
+from typing import Any
+
+from sqlalchemy import Numeric, UniqueConstraint, text, true
+from sqlalchemy.orm import Mapped, mapped_column
+
+from app.models.base import Base, BigId, Json, Mirrored, Small, Tenant
+
+
+class Staff(Tenant, Mirrored, Base):
+    """A member of staff."""
+
+    __tablename__ = "staff"
+
+    yclients_id: Mapped[BigId]
+    name: Mapped[str]
+    specialization: Mapped[str | None]
+    position: Mapped[str | None]
+    rating: Mapped[Decimal | None] = mapped_column(Numeric(3, 2))
+    weight: Mapped[Small | None]
+    is_active: Mapped[bool] = mapped_column(server_default=true())  # not fired
+    is_bookable: Mapped[bool] = mapped_column(server_default=true())  # not hidden
+
+    @classmethod
+    def constraints(cls) -> tuple[Any, ...]:
+        return (UniqueConstraint("yclients_id", "company_id", name="staff_yclients_company_unique"),)
+
+
+class StaffSchedule(Tenant, Mirrored, Base):
+    """One staff member's working hours on one local date of the salon.
+
+    `intervals`: `[{"from": "10:00", "to": "14:30"}, …]` in the salon's local time.
+    """
+
+    __tablename__ = "staff_schedules"
+
+    staff_id: Mapped[BigId]
+    date: Mapped[datetime.date]
+    is_working: Mapped[bool] = mapped_column(server_default=true())
+    intervals: Mapped[Json] = mapped_column(server_default=text("'[]'"))
+
+    @classmethod
+    def constraints(cls) -> tuple[Any, ...]:
+        return (UniqueConstraint("staff_id", "date", "company_id"),)

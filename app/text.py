@@ -1,0 +1,13 @@
+"""Folding of names for search."""
+
+import unicodedata
+
+
+def fold(text: str) -> str:
+    """Fold case and compatibility forms so that `Ё`, `ё` or `ﬁ`, `FI` compare equal in any locale."""
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+
+
+def search_name(*parts: str | None) -> str:
+    """Join name, surname and patronymic, folded, as `clients.search_name` holds them."""
+    return fold(" ".join(part for part in parts if part))
