@@ -1,0 +1,175 @@
+"""Settings: the only reader of the environment, validated as a whole at start."""
+
+import os
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import psycopg.conninfo
+from cryptography.fernet import Fernet
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic.functional_validators import ModelWrapValidatorHandler
+from pydantic_core import InitErrorDetails, PydanticCustomError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from app.errors import ConfigurationError
+
+PROJECT_ROOT = Path(__file__).resolve().parents[1]
+EMBEDDED_DATA = PROJECT_ROOT / ".frontdesk"
+
+_URL_FORM = (
+    "is not a PostgreSQL URL like postgresql://user:password@host:5432/name (percent-encode the password)"
+)
+
+
+class Settings(BaseSettings):
+    """Everything that the environment decides; times in milliseconds, as PostgreSQL counts them.
+
+    Values come, first found, from arguments, the environment, `.env` (in development) and files in
+    `SECRETS_DIR` named as the variables in lower case. Secrets are `SecretStr`: no repr, log or error
+    shows them.
+    """
+
+    model_config = SettingsConfigDict(
+        case_sensitive=False, env_ignore_empty=True, extra="ignore", frozen=True, hide_input_in_errors=True
+    )
+
+    database_url: SecretStr | None = None
+    legacy_database_url: SecretStr | None = None
+    direct_database_url: SecretStr | None = None
+    environment: Literal["development", "test", "production"] = "development"
+    service_name: str = Field("frontdesk", min_length=1, max_length=63, pattern=r"^[\w.-]+$")
+    service_count: int = Field(7, ge=1)
+    postgres_max_connections: int = Field(3, ge=1, le=1000)
+    postgres_min_connections: int = Field(1, ge=0)
+    postgres_connection_timeout: int = Field(10_000, gt=0)
+    postgres_idle_timeout: int = Field(30_000, gt=0)
+    postgres_max_lifetime: int = Field(3_600_000, gt=0)
+    postgres_statement_timeout: int = Field(30_000, gt=0)
+    postgres_lock_timeout: int = Field(30_000, gt=0)
+    postgres_query_timeout: int = Field(60_000, gt=0)
+    postgres_pooler: Literal["transaction"] | None = None
+    sentry_dsn: SecretStr | None = None
+    sentry_enabled: bool = True
+    sentry_traces_sample_rate: float = Field(0.1, ge=0, le=1)
+    release: str | None = None
+    health_token: SecretStr | None = None
+    whatsapp_encryption_keys: SecretStr | None = None
+    whatsapp_api_token: SecretStr | None = None
+    yclients_base_url: str = Field("https://api.yclients.com/api/v1", pattern=r"^https?://")
+    yclients_partner_token: SecretStr | None = None
+    yclients_user_token: SecretStr | None = None
+    yclients_webhook_secret: SecretStr | None = None
+
+    @field_validator("database_url", "legacy_database_url", "direct_database_url")
+    @classmethod
+    def _is_a_postgresql_url(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is None:
+            return None
+        url = value.get_secret_value().replace("postgresql+psycopg://", "postgresql://", 1)
+        # The reason is dropped on purpose: libpq quotes the part it cannot read, which may be the password.
+        try:
+            port = psycopg.conninfo.conninfo_to_dict(url).get("port") or "5432"
+        except psycopg.ProgrammingError:
+            raise PydanticCustomError("database_url", _URL_FORM) from None
+        if not url.startswith(("postgresql://", "postgres://")) or not str(port).isdecimal():
+            raise PydanticCustomError("database_url", _URL_FORM)
+        return SecretStr(url)
+
+    @field_validator("whatsapp_encryption_keys")
+    @classmethod
+    def _are_fernet_keys(cls, value: SecretStr | None) -> SecretStr | None:
+        for number, key in enumerate(value.get_secret_value().split(",") if value else (), 1):
+            try:
+                Fernet(key.strip())
+            except ValueError:
+                raise PydanticCustomError(
+                    "fernet_key", "key {number} is not a Fernet key", {"number": number}
+                ) from None
+        return value
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _as_a_whole(cls, values: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        """Check what concerns several fields together with the fields, so that one run names every problem."""
+        problems: list[InitErrorDetails] = []
+        settings = None
+        try:
+            settings = handler(values)
+        except ValidationError as error:
+            problems += [
+                {
+                    "type": PydanticCustomError("setting", "{reason}", {"reason": detail["msg"]}),
+                    "loc": detail["loc"],
+                    "input": None,
+                }
+                for detail in error.errors(include_url=False, include_context=False, include_input=False)
+            ]
+        given = values if isinstance(values, dict) else {}
+        for field, reason in _together(given):
+            problems.append({"type": PydanticCustomError("setting", reason), "loc": (field,), "input": None})
+        if problems or settings is None:
+            raise ValidationError.from_exception_data(cls.__name__, problems, hide_input=True)
+        return settings
+
+    @classmethod
+    def load(cls, **overrides: Any) -> Self:
+        """Read the settings from the environment.
+
+        Raises ConfigurationError that names every variable which is wrong, and never a value.
+        """
+        environment = os.environ.get("ENVIRONMENT") or "development"
+        secrets = os.environ.get("SECRETS_DIR") or None
+        if secrets and not Path(secrets).is_dir():
+            raise ConfigurationError("SECRETS_DIR: is not a directory")
+        try:
+            return cls(
+                _env_file=".env" if environment == "development" else None,
+                _secrets_dir=secrets,
+                **overrides,
+            )
+        except ValidationError as error:
+            lines = [
+                f"{'.'.join(map(str, detail['loc'])).upper() or 'SETTINGS'}: {detail['msg']}"
+                for detail in error.errors(include_url=False, include_context=False, include_input=False)
+            ]
+            raise ConfigurationError("\n".join(["The configuration is wrong:", *lines])) from None
+
+    @property
+    def is_production(self) -> bool:
+        return self.environment == "production"
+
+    def primary_url(self) -> str:
+        """The libpq URL of the database; starts the embedded server where none is configured.
+
+        The URL holds the password: never log it.
+        """
+        if self.database_url is not None:
+            return self.database_url.get_secret_value()
+        from app.database.embedded import start  # the wheel is large: loaded only where it is used
+
+        return start(EMBEDDED_DATA)
+
+    def migration_url(self) -> str:
+        """The libpq URL for migrations and session locks: past the pooler where there is one."""
+        if self.direct_database_url is not None:
+            return self.direct_database_url.get_secret_value()
+        return self.primary_url()
+
+
+def _together(given: dict[str, Any]) -> list[tuple[str, str]]:
+    """The rules that concern more than one setting, on the raw values."""
+    problems = []
+    if given.get("environment") == "production":
+        if not given.get("database_url"):
+            problems.append(("database_url", "is required in production"))
+        disabled = str(given.get("sentry_enabled", True)).lower() in ("false", "0", "no", "off", "f", "n")
+        if not given.get("sentry_dsn") and not disabled:
+            problems.append(("sentry_dsn", "is required in production, or SENTRY_ENABLED=false on purpose"))
+    if given.get("postgres_pooler") and not given.get("direct_database_url"):
+        problems.append(("direct_database_url", "is required with POSTGRES_POOLER, for migrations and locks"))
+    try:
+        if int(given.get("postgres_min_connections", 1)) > int(given.get("postgres_max_connections", 3)):
+            problems.append(("postgres_min_connections", "is greater than POSTGRES_MAX_CONNECTIONS"))
+    except (TypeError, ValueError):
+        pass  # not numbers: the fields' own check says so
+    return problems

@@ -1,0 +1,80 @@
+"""How a connection is made: session settings, and a deadline for a server that cannot time itself out."""
+
+import time
+from collections.abc import Generator
+from typing import Any, ClassVar, TypeVar
+
+import psycopg
+import psycopg.conninfo
+from psycopg.abc import PQGen
+
+from app.config import Settings
+from app.errors import ClientDeadlineExceeded
+
+T = TypeVar("T")
+
+
+class DeadlineConnection(psycopg.Connection[Any]):
+    """A connection that gives up on a silent server.
+
+    A frozen server cannot honour `statement_timeout`, and TCP alone waits for minutes. What the server
+    did with the statement is unknown then, so the connection is closed.
+    """
+
+    query_timeout: ClassVar[float] = 60.0  # seconds
+
+    def wait(self, gen: PQGen[T], interval: float = 0.1) -> T:
+        """Run psycopg's protocol generator to its end, or raise ClientDeadlineExceeded."""
+        try:
+            return super().wait(_until(gen, time.monotonic() + self.query_timeout), interval)
+        except ClientDeadlineExceeded:
+            self.pgconn.finish()
+            raise
+
+
+def _until(gen: PQGen[T], deadline: float) -> Generator[Any, Any, T]:
+    try:
+        wanted = next(gen)
+        while True:
+            ready = yield wanted
+            if not ready and time.monotonic() > deadline:
+                gen.close()
+                raise ClientDeadlineExceeded("the server did not answer in time")
+            wanted = gen.send(ready)
+    except StopIteration as stop:
+        result: T = stop.value
+        return result
+
+
+def connection_class(settings: Settings) -> type[DeadlineConnection]:
+    """DeadlineConnection with POSTGRES_QUERY_TIMEOUT."""
+    return type(
+        "Connection", (DeadlineConnection,), {"query_timeout": settings.postgres_query_timeout / 1000}
+    )
+
+
+def connection_parameters(settings: Settings, url: str) -> dict[str, Any]:
+    """Keyword arguments for `psycopg.connect`: the URL's, and the session's settings as connection options.
+
+    As options they cost no round trip. A pooler in transaction mode refuses them and prepared
+    statements: there the unit of work sets the timeouts with SET LOCAL.
+    """
+    parameters: dict[str, Any] = psycopg.conninfo.conninfo_to_dict(url)
+    parameters["application_name"] = settings.service_name
+    parameters.setdefault("connect_timeout", max(2, settings.postgres_connection_timeout // 1000))
+    if settings.postgres_pooler:
+        parameters["prepare_threshold"] = None
+        return parameters
+    ours = " ".join(f"-c {name}={value}" for name, value in session_settings(settings).items())
+    parameters["options"] = f"{parameters.get('options', '')} {ours}".strip()
+    return parameters
+
+
+def session_settings(settings: Settings) -> dict[str, str]:
+    """Timeouts (milliseconds) and the time zone of every session."""
+    return {
+        "statement_timeout": str(settings.postgres_statement_timeout),
+        "lock_timeout": str(settings.postgres_lock_timeout),
+        "idle_in_transaction_session_timeout": str(settings.postgres_query_timeout),
+        "TimeZone": "UTC",
+    }

@@ -1,0 +1,119 @@
+"""One process's way to PostgreSQL: a psycopg pool, and SQLAlchemy's engine on top of it."""
+
+import os
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import psycopg
+from psycopg_pool import ConnectionPool, PoolTimeout
+from sqlalchemy import Engine, create_engine
+from sqlalchemy.pool import NullPool
+
+from app.config import Settings
+from app.database.connection import connection_class, connection_parameters
+from app.errors import ClientDeadlineExceeded, UnavailableError
+
+T = TypeVar("T")
+Connection = psycopg.Connection[Any]
+
+
+class Database:
+    """The pool of M9: 3 connections, 1 kept idle, 10 s to wait for one, 30 s idle, 1 h of life.
+
+    psycopg_pool has every one of these knobs and its own statistics; SQLAlchemy takes its connections
+    from it (NullPool), so one process never holds more than POSTGRES_MAX_CONNECTIONS.
+    """
+
+    def __init__(self, settings: Settings, url: str) -> None:
+        """Connect to nothing yet. `url` is a libpq URL."""
+        self.settings = settings
+        self._url = url
+        self._pool = self._new_pool()
+        self.engine: Engine = create_engine(
+            "postgresql+psycopg://",
+            creator=self._checked_connection,
+            poolclass=NullPool,
+            hide_parameters=True,
+            # Without it every new connection asks the server for the type's oid.
+            use_native_hstore=False,
+        )
+        # Threads do not survive a fork, nor may two processes share a socket: a child begins anew.
+        this = weakref.ref(self)
+        os.register_at_fork(after_in_child=lambda: (database := this()) and database._forget_pool())
+
+    def _new_pool(self) -> ConnectionPool[Connection]:
+        settings = self.settings
+        return ConnectionPool(
+            kwargs=connection_parameters(settings, self._url),
+            connection_class=connection_class(settings),
+            min_size=settings.postgres_min_connections,
+            max_size=settings.postgres_max_connections,
+            timeout=settings.postgres_connection_timeout / 1000,
+            max_idle=settings.postgres_idle_timeout / 1000,
+            max_lifetime=settings.postgres_max_lifetime / 1000,
+            close_returns=True,
+            open=False,
+            name=settings.service_name,
+        )
+
+    def _forget_pool(self) -> None:
+        self._pool = self._new_pool()
+
+    @property
+    def pool(self) -> ConnectionPool[Connection]:
+        """The pool of this process, opened when it is first used."""
+        if self._pool.closed:
+            self._pool.open()
+        return self._pool
+
+    def _checked_connection(self) -> Connection:
+        """A connection that is known to live: a unit of work cannot run its statements twice."""
+        pool = self.pool
+        while True:
+            connection = pool.getconn()
+            try:
+                ConnectionPool.check_connection(connection)
+            except psycopg.OperationalError:
+                pool.putconn(connection)  # the pool discards it, and makes another
+                continue
+            return connection
+
+    @contextmanager
+    def autocommit(self) -> Iterator[Connection]:
+        """A connection outside any transaction."""
+        with self.pool.connection() as connection:
+            connection.autocommit = True
+            try:
+                yield connection
+            finally:
+                if not connection.closed:
+                    connection.autocommit = False
+
+    def read(self, statement: Callable[[Connection], T]) -> T:
+        """Run a reading function in autocommit, without the round trip that checks the connection.
+
+        Where the connection turns out to be lost, the pool checks all of its own and the function runs
+        once more; so it must not write.
+        """
+        try:
+            with self.autocommit() as connection:
+                return statement(connection)
+        except psycopg.OperationalError as error:
+            if isinstance(error, (ClientDeadlineExceeded, PoolTimeout)) or not connection.closed:
+                raise
+        self.pool.check()
+        with self.autocommit() as connection:
+            return statement(connection)
+
+    def ping(self) -> None:
+        """Connect past the pool, at once. Raises UnavailableError in libpq's words: host, user and reason."""
+        try:
+            psycopg.connect(**connection_parameters(self.settings, self._url)).close()
+        except psycopg.OperationalError as error:
+            raise UnavailableError(f"Cannot reach the database: {error}") from None
+
+    def close(self) -> None:
+        """Give every connection back to the server."""
+        self._pool.close()

@@ -1,0 +1,65 @@
+"""`find_many(visit_count__gte=3)`: keyword filters to SQL conditions."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import ColumnElement
+from sqlalchemy.orm import InstrumentedAttribute
+
+from app.errors import InvalidInputError
+from app.models import Base
+
+OPERATORS = ("eq", "ne", "gt", "gte", "lt", "lte", "like", "ilike", "in", "null")
+
+
+def conditions(model: type[Base], filters: Mapping[str, Any]) -> list[ColumnElement[bool]]:
+    """Conditions for filters named `column` or `column__operator`; all of them must hold.
+
+    `ne` is true for NULL beside a value (IS DISTINCT FROM); `in` takes an iterable, and an empty one
+    matches nothing; `null=True` means IS NULL. Raises InvalidInputError on an unknown name.
+    """
+    return [_condition(model, name, value) for name, value in filters.items()]
+
+
+def ordering(model: type[Base], order_by: str | Sequence[str]) -> list[ColumnElement[Any]]:
+    """Ordering by `column` or `-column` (descending); NULLs last either way; `id` breaks ties."""
+    names = [order_by] if isinstance(order_by, str) else list(order_by)
+    terms = []
+    for name in [*names, "id"]:
+        column = _column(model, name.removeprefix("-"))
+        terms.append((column.desc() if name.startswith("-") else column.asc()).nulls_last())
+    return terms
+
+
+def _column(model: type[Base], name: str) -> InstrumentedAttribute[Any]:
+    if name not in model.__table__.columns:
+        raise InvalidInputError(fields={name: "is not a column"})
+    column: InstrumentedAttribute[Any] = getattr(model, name)
+    return column
+
+
+def _condition(model: type[Base], name: str, value: Any) -> ColumnElement[bool]:
+    column_name, _, operator = name.partition("__")
+    column = _column(model, column_name)
+    match operator or "eq":
+        case "eq":
+            return column.is_(None) if value is None else column == value
+        case "ne":
+            return column.is_distinct_from(value)
+        case "gt":
+            return column > value
+        case "gte":
+            return column >= value
+        case "lt":
+            return column < value
+        case "lte":
+            return column <= value
+        case "like":
+            return column.like(value)
+        case "ilike":
+            return column.ilike(value)
+        case "in" if isinstance(value, Iterable) and not isinstance(value, (str, bytes)):
+            return column.in_(list(value))
+        case "null" if isinstance(value, bool):
+            return column.is_(None) if value else column.is_not(None)
+    raise InvalidInputError(fields={name: f"is not one of the operators {', '.join(OPERATORS)}, or has a wrong value"})

@@ -1,0 +1,212 @@
+"""The bulk merge: rows in, one statement, and a count of what became of them.
+
+Rows go to a temporary table by COPY and are joined with the target first, so that unchanged rows are
+left out before anything is locked or written (no new row version, hardly any WAL). ON CONFLICT stays
+for the rows that another writer inserts meanwhile, with the same conditions.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from functools import lru_cache
+from typing import Any
+
+from psycopg import sql
+from psycopg.types.json import Jsonb
+from sqlalchemy import Table
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
+
+from app.database.database import Connection
+
+# Up to here one statement with parameters is quicker than making a temporary table, and it leaves
+# no dead rows in the catalog.
+SMALL = 50
+
+_DIALECT = PGDialect_psycopg()
+
+
+class Freshness(Enum):
+    """Which rows may overwrite what is stored."""
+
+    ALWAYS = "always"
+    NOT_OLDER = "not older"  # by source_changed_at; a missing time counts as current
+    NOT_OLDER_NOR_PENDING = "not older, newer where a local change is pending"
+
+
+@dataclass(frozen=True)
+class Target:
+    """The table that rows are merged into and the columns of its conflict key beside `company_id`."""
+
+    table: Table
+    key: tuple[str, ...]
+    freshness: Freshness
+
+
+@dataclass
+class Merged:
+    """What one merge did, in rows. `written` are the ids of inserted and updated rows."""
+
+    inserted: int = 0
+    updated: int = 0
+    unchanged: int = 0
+    stale: int = 0
+    written: list[int] = field(default_factory=list)
+
+
+def merge(
+    connection: Connection,
+    target: Target,
+    company_id: int,
+    columns: tuple[str, ...],
+    rows: Sequence[Sequence[Any]],
+    insert_only: frozenset[str] = frozenset(),
+) -> Merged:
+    """Insert or update `rows` (values in the order of `columns`, keys distinct) inside the open transaction.
+
+    `insert_only` columns are written with new rows and left alone in existing ones.
+    """
+    if not rows:
+        return Merged()
+    jsonb = [i for i, name in enumerate(columns) if isinstance(target.table.c[name].type, JSONB)]
+    if jsonb:
+        rows = [[Jsonb(v) if i in jsonb and v is not None else v for i, v in enumerate(row)] for row in rows]
+    statements = _statements(target, columns, insert_only)
+    with connection.cursor() as cursor:
+        if len(rows) <= SMALL:
+            source = statements.values(len(rows))
+            parameters = {f"v{n}": value for n, value in enumerate(v for row in rows for v in row)}
+        else:
+            source, parameters = statements.stage, {}
+            cursor.execute(statements.create_stage)
+            with cursor.copy(statements.copy) as copy:
+                for row in rows:
+                    copy.write_row(row)
+        parameters["company_id"] = company_id
+        cursor.execute(statements.merge(source), parameters)
+        outcome = cursor.fetchall()
+        inserted = sum(1 for _, fresh in outcome if fresh)
+        merged = Merged(inserted, len(outcome) - inserted, written=[row_id for row_id, _ in outcome])
+        left = len(rows) - len(outcome)
+        if left and target.freshness is not Freshness.ALWAYS:
+            cursor.execute(statements.count_stale(source), parameters)
+            merged.stale = cursor.fetchone()[0]  # type: ignore[index] # a count always answers
+        merged.unchanged = left - merged.stale
+        if source is statements.stage:
+            cursor.execute(statements.drop_stage)
+    return merged
+
+
+@lru_cache(maxsize=512)
+def _statements(target: Target, columns: tuple[str, ...], insert_only: frozenset[str]) -> "_Statements":
+    return _Statements(target, columns, insert_only)
+
+
+class _Statements:
+    """The SQL of a merge of these columns into this table."""
+
+    def __init__(self, target: Target, columns: tuple[str, ...], insert_only: frozenset[str]) -> None:
+        self._target = target
+        self._columns = columns
+        self._types = [sql.SQL(target.table.c[c].type.compile(dialect=_DIALECT)) for c in columns]
+        self._settable = [c for c in columns if c not in target.key and c not in insert_only]
+        self._table = sql.Identifier(target.table.name)
+        stage = sql.Identifier(f"stage_{target.table.name}")
+        self.stage: sql.Composable = sql.SQL("{} AS s").format(stage)
+        names = sql.SQL(", ").join(map(sql.Identifier, columns))
+        definitions = sql.SQL(", ").join(
+            sql.SQL("{} {}").format(sql.Identifier(c), t) for c, t in zip(columns, self._types, strict=True)
+        )
+        self.create_stage = sql.SQL("CREATE TEMPORARY TABLE {} ({}) ON COMMIT DROP").format(stage, definitions)
+        self.copy = sql.SQL("COPY {} ({}) FROM STDIN").format(stage, names)
+        self.drop_stage = sql.SQL("DROP TABLE {}").format(stage)
+
+    def values(self, count: int) -> sql.Composable:
+        """The rows as parameters `v0`, `v1`, … of the statement itself."""
+        width = len(self._columns)
+        rows = sql.SQL(", ").join(
+            sql.SQL("({})").format(
+                sql.SQL(", ").join(
+                    sql.SQL("{}::{}").format(sql.Placeholder(f"v{row * width + i}"), self._types[i])
+                    for i in range(width)
+                )
+            )
+            for row in range(count)
+        )
+        names = sql.SQL(", ").join(map(sql.Identifier, self._columns))
+        return sql.SQL("(VALUES {}) AS s ({})").format(rows, names)
+
+    def merge(self, source: sql.Composable) -> sql.Composed:
+        target = self._target
+        assignments = [
+            sql.SQL("{} = {}").format(sql.Identifier(c), self._new_value("excluded", c)) for c in self._settable
+        ]
+        assignments.append(sql.SQL("updated_at = now()"))
+        if target.freshness is Freshness.NOT_OLDER_NOR_PENDING:
+            assignments.append(sql.SQL("pending_since = NULL"))
+        return sql.SQL(
+            """
+            INSERT INTO {table} AS t (company_id, {columns})
+            SELECT %(company_id)s, {selected} FROM {source}
+            LEFT JOIN {table} AS t ON t.company_id = %(company_id)s AND {same_key}
+            WHERE t.company_id IS NULL OR ({fresh} AND {differs})
+            ORDER BY {key_order}
+            ON CONFLICT (company_id, {key}) DO UPDATE SET {assignments}
+            WHERE {fresh_excluded} AND {differs_excluded}
+            RETURNING t.id, t.xmax = 0
+            """
+        ).format(
+            table=self._table,
+            source=source,
+            columns=sql.SQL(", ").join(map(sql.Identifier, self._columns)),
+            selected=sql.SQL(", ").join(sql.Identifier("s", c) for c in self._columns),
+            same_key=self._same_key(),
+            fresh=self._fresh("s"),
+            differs=self._differs("s"),
+            # One order for all writers, so that two merges of the same rows do not deadlock.
+            key_order=sql.SQL(", ").join(sql.Identifier("s", c) for c in target.key),
+            key=sql.SQL(", ").join(map(sql.Identifier, target.key)),
+            assignments=sql.SQL(", ").join(assignments),
+            fresh_excluded=self._fresh("excluded"),
+            differs_excluded=self._differs("excluded"),
+        )
+
+    def count_stale(self, source: sql.Composable) -> sql.Composed:
+        return sql.SQL(
+            "SELECT count(*) FROM {source} JOIN {table} AS t"
+            " ON t.company_id = %(company_id)s AND {same_key} WHERE NOT {fresh}"
+        ).format(source=source, table=self._table, same_key=self._same_key(), fresh=self._fresh("s"))
+
+    def _same_key(self) -> sql.Composable:
+        return sql.SQL(" AND ").join(
+            sql.SQL("{} = {}").format(sql.Identifier("t", c), sql.Identifier("s", c)) for c in self._target.key
+        )
+
+    def _new_value(self, source: str, column: str) -> sql.Composable:
+        value = sql.Identifier(source, column)
+        if column == "source_changed_at":  # a row without a time does not make ours forget its own
+            return sql.SQL("COALESCE({}, t.source_changed_at)").format(value)
+        return value
+
+    def _differs(self, source: str) -> sql.Composable:
+        if not self._settable:
+            return sql.SQL("false")
+        return sql.SQL("({}) IS DISTINCT FROM ({})").format(
+            sql.SQL(", ").join(sql.Identifier("t", c) for c in self._settable),
+            sql.SQL(", ").join(self._new_value(source, c) for c in self._settable),
+        )
+
+    def _fresh(self, source: str) -> sql.Composable:
+        """True where the incoming row may overwrite the stored one; never NULL."""
+        freshness = self._target.freshness
+        if freshness is Freshness.ALWAYS:
+            return sql.SQL("true")
+        pending = freshness is Freshness.NOT_OLDER_NOR_PENDING
+        if "source_changed_at" not in self._columns:
+            return sql.SQL("t.pending_since IS NULL") if pending else sql.SQL("true")
+        ours, theirs = sql.SQL("t.source_changed_at"), sql.Identifier(source, "source_changed_at")
+        not_older = sql.SQL("({} IS NULL OR {} IS NULL OR {} >= {})").format(theirs, ours, theirs, ours)
+        if not pending:
+            return not_older
+        newer = sql.SQL("({} IS NOT NULL AND ({} IS NULL OR {} > {}))").format(theirs, ours, theirs, ours)
+        return sql.SQL("CASE WHEN t.pending_since IS NULL THEN {} ELSE {} END").format(not_older, newer)
