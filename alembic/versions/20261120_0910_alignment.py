@@ -1,0 +1,43 @@
+"""One name for one thing: `is_active` everywhere, and the record's id is called so.
+
+Revises: baseline
+Created: 2026-11-20 09:10
+"""
+
+from app.database import schema_changes as changes
+
+revision = "alignment"
+down_revision = "baseline"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    rename("services", "active", "is_active")
+    if changes.has_column("staff", "fired"):
+        invert("fired", default="true")
+        rename("staff", "fired", "is_active")
+    rename("bookings", "yclients_id", "yclients_record_id")
+
+
+def downgrade() -> None:
+    rename("bookings", "yclients_record_id", "yclients_id")
+    if changes.has_column("staff", "is_active"):
+        invert("is_active", default="false")
+        rename("staff", "is_active", "fired")
+    rename("services", "is_active", "active")
+
+
+def rename(table: str, old: str, new: str) -> None:
+    if changes.has_column(table, old):
+        changes.execute(f"ALTER TABLE {table} RENAME COLUMN {old} TO {new}")
+        changes.commit()
+
+
+def invert(column: str, default: str) -> None:
+    """Turn the meaning round in the same transaction as the rename, so that it happens once."""
+    changes.execute(
+        f"ALTER TABLE staff ALTER COLUMN {column} DROP DEFAULT,"
+        f" ALTER COLUMN {column} TYPE boolean USING NOT {column},"
+        f" ALTER COLUMN {column} SET DEFAULT {default}"
+    )

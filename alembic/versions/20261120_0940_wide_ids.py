@@ -1,0 +1,54 @@
+"""BIGINT for every id: YClients' ids outgrow INTEGER. Rewrites each table once.
+
+Revises: composite_uniqueness
+Created: 2026-11-20 09:40
+"""
+
+from sqlalchemy import Connection
+
+from app.database import schema_changes as changes
+
+revision = "wide_ids"
+down_revision = "composite_uniqueness"
+branch_labels = None
+depends_on = None
+
+# The ids of each table; counts and durations stay INTEGER.
+IDS = {
+    "companies": ("id", "company_id"),
+    "clients": ("id", "yclients_id", "company_id"),
+    "services": ("id", "yclients_id", "company_id", "category_id"),
+    "staff": ("id", "yclients_id", "company_id"),
+    "staff_schedules": ("id", "staff_id", "company_id"),
+    "bookings": ("id", "yclients_record_id", "company_id", "staff_id"),
+    "dialog_contexts": ("id", "company_id"),
+    "whatsapp_auth": ("id",),
+    "whatsapp_keys": ("id",),
+}
+
+
+def preflight(connection: Connection) -> None:
+    for table in IDS:
+        changes.announce_rewrite(connection, table)
+
+
+def upgrade() -> None:
+    for table, columns in IDS.items():
+        change(table, columns, "bigint", "integer")
+
+
+def downgrade() -> None:
+    for table, columns in IDS.items():
+        too_wide = " OR ".join(f"{column} NOT BETWEEN -2147483648 AND 2147483647" for column in columns)
+        changes.refuse_rows(table, too_wide, "has an id beyond INTEGER")
+    for table, columns in IDS.items():
+        change(table, columns, "integer", "bigint")
+
+
+def change(table: str, columns: tuple[str, ...], to: str, from_: str) -> None:
+    """Change all columns in one statement: one rewrite, and after a kill either all or none."""
+    if changes.column_type(table, columns[0]) == from_:
+        changes.announce_rewrite(changes.bind(), table)
+        alterations = ", ".join(f"ALTER COLUMN {column} TYPE {to}" for column in columns)
+        changes.execute(f"ALTER TABLE {table} {alterations}")
+        changes.commit()

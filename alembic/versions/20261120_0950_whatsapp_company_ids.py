@@ -1,0 +1,85 @@
+"""The session store's company becomes a number, as everywhere; unreadable ones are archived.
+
+Revises: wide_ids
+Created: 2026-11-20 09:50
+"""
+
+from sqlalchemy import Connection
+
+from app.database import dedupe
+from app.database import schema_changes as changes
+from app.database.migrations import MigrationRefused
+
+revision = "whatsapp_company_ids"
+down_revision = "wide_ids"
+branch_labels = None
+depends_on = None
+
+TABLES = ("whatsapp_auth", "whatsapp_keys")
+NAMES = (
+    ("whatsapp_auth", "whatsapp_auth_company_id_key", "uq_whatsapp_auth_company_id"),
+    (
+        "whatsapp_keys",
+        "whatsapp_keys_company_id_key_type_key_id_key",
+        "uq_whatsapp_keys_company_id_key_type_key_id",
+    ),
+)
+ROUNDS = 20
+
+
+def preflight(connection: Connection) -> None:
+    for table in TABLES:
+        changes.announce_rewrite(connection, table)
+
+
+def upgrade() -> None:
+    for table in TABLES:
+        if changes.column_type(table, "company_id") != "bigint":
+            to_number(table)
+    for table, old, new in NAMES:
+        rename(table, old, new)
+
+
+def to_number(table: str) -> None:
+    """Merge, archive, convert. '0962302' and '962302 ' become one number: new duplicates may have come."""
+    rule = dedupe.RULES[table]
+    changes.announce_rewrite(changes.bind(), table)
+    for _ in range(ROUNDS):
+        if changes.option("dedupe") is None:
+            dedupe.refuse_duplicates(changes.bind(), [rule])
+        for group in dedupe.find_groups(changes.bind(), rule):
+            changes.commit()  # each group in a transaction of its own
+            dedupe.merge(changes.bind(), rule, group)
+        changes.commit()
+        changes.execute(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")
+        if not dedupe.find_groups(changes.bind(), rule):
+            unreadable = f"{dedupe.COMPANY_NUMBER} IS NULL"
+            changes.archive(table, unreadable, "company_id is not a positive number")
+            changes.execute(f"DELETE FROM {table} WHERE {unreadable}")
+            changes.execute(
+                f"ALTER TABLE {table} ALTER COLUMN company_id TYPE bigint"
+                f" USING ({dedupe.COMPANY_NUMBER})::bigint"
+            )
+            changes.commit()
+            return
+        changes.commit()
+    raise MigrationRefused(
+        f"Duplicates keep coming into {table}: stop what writes them, then repeat the command."
+    )
+
+
+def rename(table: str, old: str, new: str) -> None:
+    if changes.constraint(table, old) is not None:
+        changes.execute(f"ALTER TABLE {table} RENAME CONSTRAINT {old} TO {new}")
+        changes.commit()
+
+
+def downgrade() -> None:
+    for table, old, new in NAMES:
+        rename(table, new, old)
+    for table in TABLES:
+        if changes.column_type(table, "company_id") == "bigint":
+            changes.execute(
+                f"ALTER TABLE {table} ALTER COLUMN company_id TYPE varchar(64) USING company_id::text"
+            )
+            changes.commit()

@@ -1,0 +1,58 @@
+"""TIMESTAMPTZ: the old timestamps are UTC, and under `TimeZone=UTC` no row is rewritten.
+
+Revises: whatsapp_company_ids
+Created: 2026-11-20 10:00
+"""
+
+from app.database import schema_changes as changes
+
+revision = "instants"
+down_revision = "whatsapp_company_ids"
+branch_labels = None
+depends_on = None
+
+INSTANTS = {
+    "companies": ("created_at", "updated_at"),
+    "clients": ("last_visit_date", "created_at", "updated_at"),
+    "services": ("created_at", "updated_at"),
+    "staff": ("created_at", "updated_at"),
+    "staff_schedules": ("created_at", "updated_at"),
+    "bookings": ("datetime", "created_at", "updated_at"),
+    "dialog_contexts": ("last_activity", "created_at", "updated_at"),
+    "whatsapp_auth": ("created_at", "updated_at"),
+    "whatsapp_keys": ("expires_at", "created_at", "updated_at"),
+}
+
+# A column that holds an instant is called so.
+RENAMED = (
+    ("clients", "last_visit_date", "last_visit_at"),
+    ("dialog_contexts", "last_activity", "last_activity_at"),
+)
+
+
+def upgrade() -> None:
+    for table, columns in INSTANTS.items():
+        change(table, columns, "timestamp with time zone")
+    for table, old, new in RENAMED:
+        rename(table, old, new)
+
+
+def downgrade() -> None:
+    for table, old, new in RENAMED:
+        rename(table, new, old)
+    for table, columns in INSTANTS.items():
+        change(table, columns, "timestamp without time zone")
+
+
+def change(table: str, columns: tuple[str, ...], to: str) -> None:
+    if changes.column_type(table, columns[-1]) != to:
+        changes.execute(
+            f"ALTER TABLE {table} " + ", ".join(f"ALTER COLUMN {each} TYPE {to}" for each in columns)
+        )
+        changes.commit()
+
+
+def rename(table: str, old: str, new: str) -> None:
+    if changes.has_column(table, old):
+        changes.execute(f"ALTER TABLE {table} RENAME COLUMN {old} TO {new}")
+        changes.commit()

@@ -1,0 +1,73 @@
+"""TEXT instead of VARCHAR(n), NUMERIC(12,2) for money: wider, so no row is rewritten.
+
+Revises: instants
+Created: 2026-11-20 10:10
+"""
+
+from app.database import schema_changes as changes
+
+revision = "texts_and_money"
+down_revision = "instants"
+branch_labels = None
+depends_on = None
+
+# Column, type before, type after.
+TYPES = {
+    "companies": (
+        ("title", "varchar(255)", "text"),
+        ("phone", "varchar(20)", "text"),
+        ("timezone", "varchar(64)", "text"),
+        ("country", "varchar(64)", "text"),
+    ),
+    "clients": (
+        ("name", "varchar(255)", "text"),
+        ("phone", "varchar(20)", "text"),
+        ("email", "varchar(255)", "text"),
+        ("total_spent", "numeric(10,2)", "numeric(12,2)"),
+    ),
+    "services": (
+        ("title", "varchar(255)", "text"),
+        ("category_title", "varchar(255)", "text"),
+        ("price_min", "numeric(10,2)", "numeric(12,2)"),
+        ("price_max", "numeric(10,2)", "numeric(12,2)"),
+    ),
+    "staff": (("name", "varchar(255)", "text"), ("specialization", "varchar(255)", "text")),
+    "bookings": (
+        ("client_phone", "varchar(20)", "text"),
+        ("client_name", "varchar(255)", "text"),
+        ("status", "varchar(32)", "text"),
+        ("price", "numeric(10,2)", "numeric(12,2)"),
+    ),
+    "dialog_contexts": (("user_id", "varchar(64)", "text"), ("stage", "varchar(64)", "text")),
+    "whatsapp_keys": (("key_type", "varchar(64)", "text"), ("key_id", "varchar(255)", "text")),
+}
+
+
+def upgrade() -> None:
+    for table, types in TYPES.items():
+        if changes.column_type(table, types[0][0]) != "text":
+            change(table, [(column, new) for column, _, new in types])
+
+
+def downgrade() -> None:
+    for table, types in TYPES.items():
+        for column, old, _ in types:
+            changes.refuse_rows(table, too_wide(column, old), f"{column} does not fit {old}")
+    for table, types in TYPES.items():
+        if changes.column_type(table, types[0][0]) == "text":
+            change(table, [(column, old) for column, old, _ in types])
+
+
+def too_wide(column: str, old: str) -> str:
+    size = old[old.index("(") + 1 : -1]
+    if old.startswith("varchar"):
+        return f"length({column}) > {size}"
+    digits, scale = size.split(",")
+    return f"abs({column}) >= 10 ^ {int(digits) - int(scale)} OR {column} = 'NaN'"
+
+
+def change(table: str, types: list[tuple[str, str]]) -> None:
+    changes.execute(
+        f"ALTER TABLE {table} " + ", ".join(f"ALTER COLUMN {column} TYPE {to}" for column, to in types)
+    )
+    changes.commit()

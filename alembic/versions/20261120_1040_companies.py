@@ -1,0 +1,54 @@
+"""Every company has a time zone and a country (ISO 3166), and may be inactive.
+
+Revises: tenant_keys
+Created: 2026-11-20 10:40
+"""
+
+from babel import Locale
+
+from app.database import schema_changes as changes
+
+revision = "companies"
+down_revision = "tenant_keys"
+branch_labels = None
+depends_on = None
+
+DEFAULTS = {"timezone": "Europe/Moscow", "country": "RU"}
+LANGUAGES = ("ru", "en", "uk", "kk", "be")
+
+
+def upgrade() -> None:
+    changes.execute("ALTER TABLE companies ADD COLUMN IF NOT EXISTS is_active BOOLEAN NOT NULL DEFAULT true")
+    for column, default in DEFAULTS.items():
+        changes.execute(f"ALTER TABLE companies ALTER COLUMN {column} SET DEFAULT '{default}'")
+        changes.commit()
+        changes.execute(
+            f"UPDATE companies SET {column} = '{default}' WHERE coalesce(btrim({column}), '') = ''"
+        )
+        changes.commit()
+        changes.set_not_null("companies", column)
+    for name, code in country_codes().items():
+        changes.execute("UPDATE companies SET country = :code WHERE country = :name", code=code, name=name)
+
+
+def country_codes() -> dict[str, str]:
+    """Return the codes of the names found; YClients sends localized ones ("Россия"). Others stay."""
+    names = changes.bind().exec_driver_sql("SELECT DISTINCT country FROM companies").scalars().all()
+    known = {
+        name.casefold(): code
+        for language in reversed(LANGUAGES)
+        for code, name in Locale(language).territories.items()
+        if len(code) == 2 and code.isalpha()
+    }
+    codes = {code: code for code in known.values()}
+    found = {name: known.get(name.strip().casefold()) or codes.get(name.strip().upper()) for name in names}
+    return {name: code for name, code in found.items() if code is not None and code != name}
+
+
+def downgrade() -> None:
+    changes.refuse_rows("companies", "NOT is_active", "is not active")
+    for column in DEFAULTS:
+        changes.execute(
+            f"ALTER TABLE companies ALTER COLUMN {column} DROP NOT NULL, ALTER COLUMN {column} DROP DEFAULT"
+        )
+    changes.execute("ALTER TABLE companies DROP COLUMN IF EXISTS is_active")

@@ -1,0 +1,33 @@
+"""Mirrored rows say when they changed at YClients and when they were deleted there.
+
+Revises: foreign_keys
+Created: 2026-11-20 11:00
+"""
+
+from app.database import schema_changes as changes
+
+revision = "mirrored_columns"
+down_revision = "foreign_keys"
+branch_labels = None
+depends_on = None
+
+TABLES = ("companies", "clients", "services", "staff", "staff_schedules", "bookings")
+
+
+def upgrade() -> None:
+    for table in TABLES:
+        changes.execute(
+            f"ALTER TABLE {table} ADD COLUMN IF NOT EXISTS source_changed_at TIMESTAMPTZ,"
+            " ADD COLUMN IF NOT EXISTS deleted_at TIMESTAMPTZ"
+        )
+        changes.commit()
+
+
+def downgrade() -> None:
+    for table in TABLES:
+        changes.refuse_rows(table, "deleted_at IS NOT NULL", "is deleted and would come back to life")
+    for table in TABLES:
+        changes.execute(
+            f"ALTER TABLE {table} DROP COLUMN IF EXISTS source_changed_at, DROP COLUMN IF EXISTS deleted_at"
+        )
+        changes.commit()

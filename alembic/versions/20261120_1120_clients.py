@@ -1,0 +1,48 @@
+"""Clients without a phone or a YClients id yet, clients who share a phone, search by folded name.
+
+Revises: details
+Created: 2026-11-20 11:20
+"""
+
+import unicodedata
+
+from app.database import schema_changes as changes
+
+revision = "clients"
+down_revision = "details"
+branch_labels = None
+depends_on = None
+
+CHECKS = (
+    ("clients", "ck_clients_id_unless_assistant", "CHECK (source = 'assistant' OR yclients_id IS NOT NULL)"),
+    ("clients", "ck_clients_source", "CHECK (source IN ('yclients', 'assistant'))"),
+)
+
+
+def search_name(name: str) -> str:
+    """Fold case and compatibility forms, as head did when this revision was written."""
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
+
+
+def upgrade() -> None:
+    changes.execute(
+        "ALTER TABLE clients ADD COLUMN IF NOT EXISTS search_name TEXT NOT NULL DEFAULT '',"
+        " ALTER COLUMN phone DROP NOT NULL, ALTER COLUMN yclients_id DROP NOT NULL"
+    )
+    changes.commit()
+    for table, name, definition in CHECKS:
+        changes.add_not_valid(table, name, definition)
+        changes.validate(table, name)
+    for rows in changes.batches("clients", "name", "search_name = '' AND name <> ''"):
+        changes.update_each("clients", "search_name", [(*key, search_name(name)) for *key, name in rows])
+
+
+def downgrade() -> None:
+    changes.refuse_rows("clients", "phone IS NULL", "has no phone")
+    changes.refuse_rows("clients", "yclients_id IS NULL", "has no YClients id yet")
+    for table, name, _ in CHECKS:
+        changes.execute(f"ALTER TABLE {table} DROP CONSTRAINT IF EXISTS {name}")
+    changes.commit()
+    changes.set_not_null("clients", "phone")
+    changes.set_not_null("clients", "yclients_id")
+    changes.execute("ALTER TABLE clients DROP COLUMN IF EXISTS search_name")

@@ -1,0 +1,70 @@
+"""`slots` becomes `intervals`: a list of `{"from": "10:00", "to": "14:30"}`, and nothing else.
+
+Revises: service_categories
+Created: 2026-11-20 11:40
+"""
+
+import json
+import re
+from typing import Any
+
+from app.database import schema_changes as changes
+
+revision = "schedules"
+down_revision = "service_categories"
+branch_labels = None
+depends_on = None
+
+CLOCK = re.compile(r"\s*([01]?\d|2[0-4]):([0-5]\d)(?::00)?\s*")
+
+
+def upgrade() -> None:
+    if changes.has_column("staff_schedules", "slots"):
+        changes.execute("ALTER TABLE staff_schedules RENAME COLUMN slots TO intervals")
+        changes.commit()
+    for rows in changes.batches("staff_schedules", "intervals", "intervals <> '[]'"):
+        normalized = [(*key, *normalize(slots), slots) for *key, slots in rows]
+        lossy = [row_id for _, row_id, _, complete, _ in normalized if not complete]
+        changes.archive(
+            "staff_schedules",
+            "old.id = ANY(:lossy)",
+            "slots has entries that are no intervals of a day",
+            kept_id="old.id",
+            lossy=lossy,
+        )
+        changes.update_each(
+            "staff_schedules",
+            "intervals",
+            [(company, row_id, json.dumps(new)) for company, row_id, new, _, old in normalized if new != old],
+            type_="jsonb",
+        )
+
+
+def normalize(slots: Any) -> tuple[list[dict[str, str]], bool]:
+    """Return the intervals, and whether they say everything that was there."""
+    entries = slots if isinstance(slots, list) else [slots]
+    intervals = [interval for entry in entries if (interval := read(entry)) is not None]
+    complete = len(intervals) == len(entries) and all(
+        not isinstance(entry, dict) or set(entry) == {"from", "to"} for entry in entries
+    )
+    return intervals, complete
+
+
+def read(entry: Any) -> dict[str, str] | None:
+    """Read `{"from", "to"}` or "10:00-14:30"; None where the entry is neither."""
+    if isinstance(entry, dict):
+        ends = [entry.get("from"), entry.get("to")]
+    elif isinstance(entry, str):
+        ends = list(re.split(r"[-–—]", entry))
+    else:
+        return None
+    clocks = [CLOCK.fullmatch(end) if isinstance(end, str) else None for end in ends]
+    if len(clocks) != 2 or None in clocks:
+        return None
+    start, end = (f"{int(clock[1]):02d}:{clock[2]}" for clock in clocks if clock is not None)
+    return {"from": start, "to": end} if start < end <= "24:00" else None
+
+
+def downgrade() -> None:
+    if changes.has_column("staff_schedules", "intervals"):
+        changes.execute("ALTER TABLE staff_schedules RENAME COLUMN intervals TO slots")

@@ -1,0 +1,55 @@
+"""Phones in E.164, read by the company's country; what cannot be read stays and is listed.
+
+Revises: booking_slots
+Created: 2026-11-20 12:20
+"""
+
+import re
+
+import phonenumbers
+
+from app.database import schema_changes as changes
+
+revision = "phones"
+down_revision = "booking_slots"
+branch_labels = None
+depends_on = None
+
+COLUMNS = (("companies", "phone"), ("clients", "phone"), ("bookings", "client_phone"))
+
+
+def upgrade() -> None:
+    countries = dict(
+        changes.bind().exec_driver_sql("SELECT company_id, country FROM companies").tuples().all()
+    )
+    for table, column in COLUMNS:
+        for rows in changes.batches(table, column, f"{column} IS NOT NULL"):
+            changed = []
+            for company, row_id, phone in rows:
+                number = e164(phone, countries.get(company, "RU"))
+                if number is None:
+                    changes.log.warning(
+                        "%s: company %s, id %s: %s cannot be read", table, company, row_id, column
+                    )
+                elif number != phone:
+                    changed.append((company, row_id, number))
+            changes.update_each(table, column, changed)
+
+
+def e164(text: str, country: str) -> str | None:
+    """Read a number of the country, or an international one that lost its `+`; None where it is neither."""
+    digits = re.sub(r"\D", "", text)
+    if len(text) > 40 or re.search(r"[^\W\d_]", text):
+        return None
+    for candidate, region in ((text, country), ("+" + digits.removeprefix("00"), None)):
+        try:
+            number = phonenumbers.parse(candidate, region)
+        except phonenumbers.NumberParseException:
+            continue
+        if number.extension is None and phonenumbers.is_valid_number(number):
+            return phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164)
+    return None
+
+
+def downgrade() -> None:
+    """Nothing to undo: E.164 fits the old columns, and reads as the same number."""

@@ -1,0 +1,58 @@
+"""The session store's values become BYTEA: compact JSON, byte for byte what JSONB held.
+
+Revises: phones
+Created: 2026-11-20 12:30
+"""
+
+from sqlalchemy import Connection
+
+from app.database import schema_changes as changes
+
+revision = "whatsapp_values"
+down_revision = "phones"
+branch_labels = None
+depends_on = None
+
+COLUMNS = (("whatsapp_auth", "creds"), ("whatsapp_keys", "value"))
+
+# JSONB writes a blank after each colon and comma; those outside of strings go, numbers stay as written.
+COMPACT = r"""convert_to(regexp_replace({column}::text, '("(?:[^"\\]|\\.)*")| ', '\1', 'g'), 'UTF8')"""
+
+# JSONB refuses NUL, lone surrogates and everything encrypted.
+AS_JSONB = """
+CREATE OR REPLACE FUNCTION pg_temp.as_jsonb(value bytea) RETURNS jsonb LANGUAGE plpgsql AS $$
+BEGIN
+  RETURN convert_from(value, 'UTF8')::jsonb;
+EXCEPTION WHEN data_exception OR syntax_error_or_access_rule_violation THEN
+  RETURN NULL;
+END $$
+"""
+
+
+def preflight(connection: Connection) -> None:
+    for table, _ in COLUMNS:
+        changes.announce_rewrite(connection, table)
+
+
+def upgrade() -> None:
+    for table, column in COLUMNS:
+        if changes.column_type(table, column) == "jsonb":
+            changes.announce_rewrite(changes.bind(), table)
+            changes.execute(
+                f"ALTER TABLE {table} ALTER COLUMN {column} TYPE bytea USING {COMPACT.format(column=column)}"
+            )
+            changes.commit()
+    changes.execute("ALTER TABLE whatsapp_auth ADD COLUMN IF NOT EXISTS version BIGINT NOT NULL DEFAULT 1")
+
+
+def downgrade() -> None:
+    changes.execute(AS_JSONB)
+    for table, column in COLUMNS:
+        changes.refuse_rows(
+            table, f"pg_temp.as_jsonb({column}) IS NULL", f"{column} is nothing that JSONB holds"
+        )
+    for table, column in COLUMNS:
+        changes.execute(
+            f"ALTER TABLE {table} ALTER COLUMN {column} TYPE jsonb USING pg_temp.as_jsonb({column})"
+        )
+    changes.execute("ALTER TABLE whatsapp_auth DROP COLUMN IF EXISTS version")

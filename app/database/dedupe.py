@@ -1,0 +1,232 @@
+"""Duplicates of the old shape: finding them, refusing them, and merging a group into its earliest row."""
+
+# ruff: noqa: S608 - the parts of SQL put together here are names from the rules and the catalog, never data
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, text
+
+from app.database.migrations import MigrationRefused
+
+# The session store kept the company as text: ' 0962302' and '962302' are one company. NULL where the
+# text is no positive BIGINT.
+_DIGITS = r"substring(company_id::text from '^\s*0*([1-9][0-9]{0,18})\s*$')::numeric"
+COMPANY_NUMBER = f"CASE WHEN {_DIGITS} <= 9223372036854775807 THEN {_DIGITS} END"
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What makes rows of a table the same, and how they are merged.
+
+    `key`: SQL expressions by column. `shown`: the columns of the key that a report may show; the others
+    can hold a person's phone. `filled`: whether the kept row takes over what only the others have.
+    """
+
+    table: str
+    key: dict[str, str]
+    shown: tuple[str, ...]
+    filled: bool = True
+
+
+def _mirrored(table: str, *columns: str) -> Rule:
+    return Rule(table, {column: column for column in columns}, columns)
+
+
+RULES = {
+    rule.table: rule
+    for rule in (
+        _mirrored("clients", "yclients_id", "company_id"),
+        _mirrored("services", "yclients_id", "company_id"),
+        _mirrored("staff", "yclients_id", "company_id"),
+        _mirrored("bookings", "yclients_record_id", "company_id"),
+        _mirrored("staff_schedules", "staff_id", "date", "company_id"),
+        Rule("dialog_contexts", {"user_id": "user_id", "company_id": "company_id"}, ("company_id",)),
+        # Halves of two sessions make none: credentials and keys are never mixed.
+        Rule("whatsapp_auth", {"company_id": COMPANY_NUMBER}, ("company_id",), filled=False),
+        Rule(
+            "whatsapp_keys",
+            {"company_id": COMPANY_NUMBER, "key_type": "key_type", "key_id": "key_id"},
+            ("company_id", "key_type"),
+            filled=False,
+        ),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Group:
+    """Rows of one table with one key, the earliest (`created_at`, then `id`) first."""
+
+    table: str
+    key: tuple[Any, ...]
+    ids: tuple[int, ...]
+    shown: str
+
+    def __str__(self) -> str:
+        """Name the group without personal data."""
+        return f"{self.table} ({self.shown}): ids {', '.join(map(str, self.ids))}"
+
+
+@dataclass(frozen=True)
+class Merged:
+    """What `merge` did: the row kept, those archived, the columns filled, the references re-pointed."""
+
+    kept_id: int
+    archived_ids: tuple[int, ...]
+    filled: tuple[str, ...]
+    repointed: int
+
+
+def find_groups(connection: Connection, rule: Rule) -> list[Group]:
+    """Return every group of duplicates of the table; none where the table does not exist yet."""
+    key = _key(connection, rule)
+    if key is None:
+        return []
+    columns = ", ".join(key.values())
+    rows = connection.execute(
+        text(
+            f"SELECT {columns}, array_agg(id ORDER BY created_at, id) FROM {rule.table}"
+            f" WHERE {' AND '.join(f'({column}) IS NOT NULL' for column in key.values())}"
+            f" GROUP BY {columns} HAVING count(*) > 1 ORDER BY min(id)"
+        )
+    )
+    return [
+        Group(
+            table=rule.table,
+            key=tuple(row[:-1]),
+            ids=tuple(row[-1]),
+            shown=", ".join(
+                f"{name} {value}" for name, value in zip(key, row[:-1], strict=True) if name in rule.shown
+            ),
+        )
+        for row in rows
+    ]
+
+
+def refuse_duplicates(connection: Connection, rules: Iterable[Rule]) -> None:
+    """Raise MigrationRefused with a line for each group of duplicates, if there are any."""
+    groups = [group for rule in rules for group in find_groups(connection, rule)]
+    if groups:
+        raise MigrationRefused(
+            f"{len(groups)} groups of duplicates stand in the way. Resolve them, or repeat the command with"
+            " -x dedupe=keep-earliest: each group is merged into its earliest row, the others are archived.",
+            tuple(str(group) for group in groups),
+        )
+
+
+def merge(connection: Connection, rule: Rule, group: Group) -> Merged | None:
+    """Merge a group into its earliest row, within the caller's transaction.
+
+    What referenced the other rows references the kept one, what only they have fills its empty fields,
+    and they go to `archived_rows` whole. Returns None where the group is none any more.
+    """
+    key = _key(connection, rule)
+    if key is None:
+        return None
+    rows = [
+        dict(row._mapping)
+        for row in connection.execute(
+            text(
+                f"SELECT * FROM {rule.table} WHERE id = ANY(:ids) AND ({', '.join(key.values())}) IN"
+                f" (({', '.join(f':key{number}' for number in range(len(key)))}))"
+                " ORDER BY created_at, id FOR UPDATE"
+            ),
+            {"ids": list(group.ids), **{f"key{number}": value for number, value in enumerate(group.key)}},
+        )
+    ]
+    if len(rows) < 2:
+        return None
+    kept, others = rows[0], rows[1:]
+    archived = _archive(connection, rule.table, kept["id"], [row["id"] for row in others])
+    repointed = _repoint(connection, rule.table, kept["id"], list(archived))
+    connection.execute(text(f"DELETE FROM {rule.table} WHERE id = ANY(:ids)"), {"ids": list(archived)})
+    donors = _donors(kept, others) if rule.filled else {}
+    if donors:
+        # From the archive, because a unique value must be gone before the kept row takes it over.
+        values = ", ".join(
+            f"{column} = (SELECT (jsonb_populate_record(NULL::{rule.table}, row)).{column}"
+            f" FROM archived_rows WHERE id = {archived[donor]})"
+            for column, donor in donors.items()
+        )
+        connection.execute(text(f"UPDATE {rule.table} SET {values} WHERE id = :id"), {"id": kept["id"]})
+    return Merged(kept["id"], tuple(archived), tuple(donors), repointed)
+
+
+def _key(connection: Connection, rule: Rule) -> dict[str, str] | None:
+    """Return the key's expressions by column, or None where there is no such table."""
+    columns = set(
+        connection.execute(
+            text(
+                "SELECT attname::text FROM pg_attribute"
+                " WHERE attrelid = to_regclass(:table) AND attnum > 0 AND NOT attisdropped"
+            ),
+            {"table": rule.table},
+        ).scalars()
+    )
+    if not columns:
+        return None
+    if "yclients_record_id" in rule.key and "yclients_record_id" not in columns:
+        # Before the alignment of names.
+        return {"yclients_id": "yclients_id", "company_id": "company_id"}
+    return rule.key
+
+
+def _archive(connection: Connection, table: str, kept_id: int, ids: list[int]) -> dict[int, int]:
+    """Copy the rows to `archived_rows`; return the numbers that they have there, by their ids."""
+    rows = connection.execute(
+        text(
+            "INSERT INTO archived_rows (table_name, row, reason, kept_id)"
+            f" SELECT :table, to_jsonb(old), 'duplicate', :kept FROM {table} AS old WHERE id = ANY(:ids)"
+            " ORDER BY created_at, id RETURNING (row ->> 'id')::bigint AS old_id, id"
+        ),
+        {"table": table, "kept": kept_id, "ids": ids},
+    )
+    return {row.old_id: row.id for row in rows}
+
+
+def _repoint(connection: Connection, table: str, kept_id: int, ids: list[int]) -> int:
+    """Point at the kept row whatever has a foreign key to the others, our tables or not."""
+    references = connection.execute(
+        text(
+            "SELECT conrelid::regclass::text, quote_ident(child.attname) FROM pg_constraint"
+            " CROSS JOIN unnest(conkey, confkey) AS pair(child_number, parent_number)"
+            " JOIN pg_attribute AS child ON child.attrelid = conrelid AND child.attnum = child_number"
+            " JOIN pg_attribute AS parent ON parent.attrelid = confrelid AND parent.attnum = parent_number"
+            " WHERE contype = 'f' AND confrelid = to_regclass(:table) AND parent.attname = 'id'"
+        ),
+        {"table": table},
+    ).all()
+    return sum(
+        connection.execute(
+            text(f"UPDATE {child} SET {column} = :kept WHERE {column} = ANY(:ids)"),
+            {"kept": kept_id, "ids": ids},
+        ).rowcount
+        for child, column in references
+    )
+
+
+def _donors(kept: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """Return, for each empty column of the kept row, the id of the earliest row that has something."""
+    return {
+        column: donor
+        for column, value in kept.items()
+        if _is_empty(value)
+        for donor in [row["id"] for row in others if not _is_empty(row[column]) and _fits(column, kept, row)][
+            :1
+        ]
+    }
+
+
+def _is_empty(value: Any) -> bool:
+    return value is None or value in ([], {}) or (isinstance(value, str) and not value.strip())
+
+
+def _fits(column: str, kept: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Keep together what only makes sense together."""
+    if column == "category_title":
+        return kept["category_id"] in (None, other["category_id"])
+    if column in ("slots", "intervals"):
+        return bool(kept["is_working"])
+    return True

@@ -1,0 +1,203 @@
+"""Running the Alembic chain: one deploy at a time, with lock retries, and where a database stands."""
+
+import argparse
+import logging
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+import psycopg
+from alembic import command
+from alembic.config import Config
+from alembic.script import ScriptDirectory
+from alembic.util import CommandError
+from sqlalchemy import Connection, Engine, create_engine
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.pool import NullPool
+
+ALEMBIC_INI = Path(__file__).resolve().parents[2] / "alembic.ini"
+
+# Logged under Alembic's own name, so that an operator reads one stream of lines.
+log = logging.getLogger("alembic.frontdesk")
+
+# Behind a long reader, DDL queues and every writer queues behind it. So no statement waits longer than
+# this for a lock, and the revision is tried again from its last commit.
+LOCK_TIMEOUT_MS = 200
+LOCK_ATTEMPTS = 40
+LONGEST_PAUSE = 2.0  # seconds
+
+# Any number will do that no other program takes an advisory lock on.
+ADVISORY_LOCK = 0x46726F6E74646573  # "Frontdes"
+POLL_INTERVAL = 0.2  # seconds
+
+# Nothing that a server or a role sets by default may cut a long build short or change a meaning.
+CONNECTION_OPTIONS = (
+    f"-c lock_timeout={LOCK_TIMEOUT_MS} -c statement_timeout=0 -c idle_in_transaction_session_timeout=0"
+    " -c timezone=UTC"
+)
+
+
+class MigrationRefused(CommandError):
+    """The chain stopped on purpose; the database stays as the last finished revision left it.
+
+    `report` holds a line for each row or group in the way: table, company and id, no personal data.
+    """
+
+    def __init__(self, summary: str, report: tuple[str, ...] = ()) -> None:
+        self.summary = summary
+        self.report = report
+        super().__init__("\n".join((summary, *report)))
+
+
+class SchemaState(Enum):
+    """Where a database stands on the chain of this code."""
+
+    EMPTY = "empty"  # no revision at all: new, or never under Alembic
+    BEHIND = "behind"
+    AT_HEAD = "at head"
+    UNKNOWN = "unknown"  # a revision that this code does not have: newer than the code, or foreign
+
+
+@dataclass(frozen=True)
+class Upgrade:
+    """What `upgrade` did: the revisions before and after."""
+
+    before: str | None
+    after: str | None
+
+    @property
+    def changed(self) -> bool:
+        return self.before != self.after
+
+
+def config(url: str | None = None, options: Mapping[str, str] | None = None) -> Config:
+    """Return Alembic's configuration; `url` (libpq) instead of the environment's, `options` as `-x`."""
+    result = Config(ALEMBIC_INI, cmd_opts=None)
+    if url is not None:
+        result.attributes["url"] = url
+    if options:
+        result.cmd_opts = argparse.Namespace(x=[f"{key}={value}" for key, value in options.items()])
+    return result
+
+
+def script() -> ScriptDirectory:
+    return ScriptDirectory.from_config(config())
+
+
+def head() -> str:
+    """Return the newest revision that this code knows."""
+    revision = script().get_current_head()
+    if revision is None:
+        raise CommandError("The chain of migrations is empty.")
+    return revision
+
+
+def current(connection: Connection) -> str | None:
+    """Return the revision that the database is at; None where Alembic has not been."""
+    if connection.exec_driver_sql("SELECT to_regclass('alembic_version')").scalar() is None:
+        return None
+    revision: str | None = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()
+    return revision
+
+
+def state(connection: Connection) -> SchemaState:
+    """Compare the database's revision with the chain. Raises what the driver raises."""
+    revision = current(connection)
+    if revision is None:
+        return SchemaState.EMPTY
+    known = script()
+    if revision == known.get_current_head():
+        return SchemaState.AT_HEAD
+    return SchemaState.BEHIND if is_known(known, revision) else SchemaState.UNKNOWN
+
+
+def is_known(scripts: ScriptDirectory, revision: str) -> bool:
+    return any(each.revision == revision for each in scripts.walk_revisions())
+
+
+def upgrade(url: str, revision: str = "head", options: Mapping[str, str] | None = None) -> Upgrade:
+    """Bring the database at `url` (libpq) to `revision`; `options` as on the command line after `-x`.
+
+    Raises MigrationRefused where rows or an unknown revision stand in the way, CommandError where
+    the database cannot be reached or a statement failed.
+    """
+    before = _revision_at(url)
+    command.upgrade(config(url, options), revision)
+    return Upgrade(before, _revision_at(url))
+
+
+def _revision_at(url: str) -> str | None:
+    with connecting(url) as engine, engine.connect() as connection:
+        return current(connection)
+
+
+@contextmanager
+def connecting(url: str) -> Iterator[Engine]:
+    """Yield an engine whose connections carry the options of a migration, one connection per use.
+
+    libpq reads the URL itself: nothing to convert, every form that it knows works.
+    """
+
+    def connect() -> psycopg.Connection:
+        try:
+            return psycopg.connect(url, options=CONNECTION_OPTIONS, application_name="frontdesk-migrations")
+        except psycopg.OperationalError as error:
+            # libpq's text names host, user and reason, never the password.
+            raise CommandError(f"The database cannot be reached: {' '.join(str(error).split())}") from None
+
+    engine = create_engine("postgresql+psycopg://", creator=connect, poolclass=NullPool, hide_parameters=True)
+    try:
+        yield engine
+    finally:
+        engine.dispose()
+
+
+@contextmanager
+def one_deploy_at_a_time(engine: Engine) -> Iterator[Connection]:
+    """Hold the advisory lock of migrations on an autocommit connection, and yield that connection.
+
+    It polls: a session that *waits* inside `pg_advisory_lock` holds a snapshot that the holder's
+    concurrent index build waits for, and that ends in a deadlock.
+    """
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        said = False
+        while not connection.exec_driver_sql(f"SELECT pg_try_advisory_lock({ADVISORY_LOCK})").scalar():
+            if not said:
+                log.info("Another deploy is migrating this database; waiting for it to finish")
+                said = True
+            time.sleep(POLL_INTERVAL)
+        yield connection  # closing the connection frees the lock, kill -9 as well
+
+
+def with_lock_retries(attempt: Callable[[], None], progress: Callable[[], str | None]) -> None:
+    """Call `attempt` until no lock stands in its way; finished revisions are not repeated.
+
+    The count starts again whenever `progress` (the database's revision) has moved. Other errors of
+    the database become one line without the values that PostgreSQL adds to its messages.
+    """
+    tried, at = 0, progress()
+    while True:
+        try:
+            return attempt()
+        except DBAPIError as error:
+            sqlstate = getattr(error.orig, "sqlstate", None)
+            primary = getattr(getattr(error.orig, "diag", None), "message_primary", None)
+            if sqlstate not in ("55P03", "40P01"):
+                raise CommandError(
+                    f"The database refused a statement ({sqlstate}): {primary or 'connection lost'}."
+                    f" It stands at revision {progress()}; the same command goes on from there."
+                ) from error
+            now_at = progress()
+            tried, at = (tried + 1, at) if now_at == at else (1, now_at)
+            if tried >= LOCK_ATTEMPTS:
+                raise CommandError(
+                    f"Other sessions hold locks and do not let go ({primary}; tried {tried} times)."
+                    f" The database stands at revision {at}; the same command goes on from there."
+                ) from error
+            pause = min(LONGEST_PAUSE, 0.05 * 2**tried) * random.uniform(0.5, 1.0)  # noqa: S311 - jitter
+            log.info("A lock is taken (%s); trying again in %.1f s", primary, pause)
+            time.sleep(pause)

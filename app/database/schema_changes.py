@@ -1,0 +1,313 @@
+"""Building blocks of the migrations: each short under its lock, each safe to repeat after a kill -9.
+
+They look into the catalog for what is there already, by what it is and not by its name: installations
+differ in the names of their indexes. SQL identifiers come from the migrations, never from data.
+"""
+
+# ruff: noqa: S608 - the parts of SQL put together here are written in the migrations, never data
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from alembic import context, op
+from sqlalchemy import Connection, text
+
+from app.database.migrations import MigrationRefused
+
+log = logging.getLogger("alembic.frontdesk")
+
+# A table with more rows than this is rewritten only on request. A million narrow rows take about
+# three seconds here, under a lock that stops everybody.
+REWRITE_ON_REQUEST = 1_000_000
+ROWS_REWRITTEN_PER_SECOND = 350_000
+LISTED = 100  # row ids named in one refusal
+BATCH = 2_000  # rows per transaction of a backfill
+
+
+def option(name: str) -> str | None:
+    """Return the value of `-x name=value`, or None."""
+    return context.get_x_argument(as_dictionary=True).get(name)
+
+
+def bind() -> Connection:
+    return op.get_bind()
+
+
+def execute(statement: str, **values: object) -> None:
+    bind().execute(text(statement), values) if values else bind().exec_driver_sql(statement)
+
+
+def commit() -> None:
+    """End the transaction, with its locks, and begin another: the revision is not finished yet."""
+    with op.get_context().autocommit_block():
+        pass
+
+
+@contextmanager
+def outside_transaction() -> Iterator[None]:
+    """For CONCURRENTLY and VALIDATE: they wait for other transactions without stopping any writer."""
+    with op.get_context().autocommit_block():
+        execute("SET lock_timeout = 0")
+        try:
+            yield
+        finally:
+            execute("RESET lock_timeout")
+
+
+# What is there
+
+
+def column_type(table: str, column: str) -> str | None:
+    """Return the type as PostgreSQL writes it (`bigint`), or None where there is no such column."""
+    found: str | None = (
+        bind()
+        .execute(
+            text(
+                "SELECT format_type(atttypid, atttypmod) FROM pg_attribute"
+                " WHERE attrelid = to_regclass(:table) AND attname = :column AND NOT attisdropped"
+            ),
+            {"table": table, "column": column},
+        )
+        .scalar()
+    )
+    return found
+
+
+def has_column(table: str, column: str) -> bool:
+    return column_type(table, column) is not None
+
+
+def has_table(table: str) -> bool:
+    return bind().execute(text("SELECT to_regclass(:table)"), {"table": table}).scalar() is not None
+
+
+def constraint(table: str, name: str) -> bool | None:
+    """Return whether the constraint is validated, or None where there is none of that name."""
+    validated: bool | None = (
+        bind()
+        .execute(
+            text(
+                "SELECT convalidated FROM pg_constraint"
+                " WHERE conrelid = to_regclass(:table) AND conname = :name"
+            ),
+            {"table": table, "name": name},
+        )
+        .scalar()
+    )
+    return validated
+
+
+def primary_key(table: str) -> tuple[str, list[str]] | None:
+    """Return the name and the columns of the primary key."""
+    row = (
+        bind()
+        .execute(
+            text(
+                "SELECT conname, (SELECT array_agg(attname::text ORDER BY place) FROM"
+                " unnest(conkey) WITH ORDINALITY AS k(number, place)"
+                " JOIN pg_attribute ON attrelid = conrelid AND attnum = number)"
+                " FROM pg_constraint WHERE conrelid = to_regclass(:table) AND contype = 'p'"
+            ),
+            {"table": table},
+        )
+        .one_or_none()
+    )
+    return (row[0], row[1]) if row else None
+
+
+def indexes_on(
+    table: str, columns: Sequence[str], *, unique: bool | None = None
+) -> list[tuple[str, str | None]]:
+    """Return name and constraint (or None) of the plain indexes on exactly these columns."""
+    rows = bind().execute(
+        text(
+            "SELECT indexrelid::regclass::text, conname FROM pg_index"
+            " LEFT JOIN pg_constraint ON conindid = indexrelid AND conrelid = indrelid AND contype = 'u'"
+            " WHERE indrelid = to_regclass(:table) AND NOT indisprimary"
+            " AND indpred IS NULL AND indexprs IS NULL"
+            " AND (CAST(:unique AS boolean) IS NULL OR indisunique = :unique)"
+            " AND (SELECT array_agg(attname::text ORDER BY place) FROM"
+            "  unnest(indkey[0:indnkeyatts - 1]) WITH ORDINALITY AS k(number, place)"
+            "  JOIN pg_attribute ON attrelid = indrelid AND attnum = number) = CAST(:columns AS text[])"
+            " ORDER BY 1"
+        ),
+        {"table": table, "columns": list(columns), "unique": unique},
+    )
+    return [(name, constraint_name) for name, constraint_name in rows]
+
+
+# Indexes and constraints
+
+
+def build_index(table: str, name: str, columns: Sequence[str], *, unique: bool = False) -> None:
+    """Build an index without stopping writers; call it within `outside_transaction`.
+
+    A failed or killed build leaves an invalid index behind, which IF NOT EXISTS would take for a good
+    one: it is dropped first, and validity is checked after. Raises IntegrityError for duplicates.
+    """
+    if (valid := _index_is_valid(name)) is None or not valid:
+        execute(f"DROP INDEX CONCURRENTLY IF EXISTS {name}")
+        kind = "UNIQUE INDEX" if unique else "INDEX"
+        execute(f"CREATE {kind} CONCURRENTLY IF NOT EXISTS {name} ON {table} ({', '.join(columns)})")
+    if not _index_is_valid(name):
+        raise MigrationRefused(f"Index {name} is not valid after its build; run the same command again.")
+
+
+def _index_is_valid(name: str) -> bool | None:
+    valid: bool | None = (
+        bind()
+        .execute(
+            text("SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass(:name)"), {"name": name}
+        )
+        .scalar()
+    )
+    return valid
+
+
+def add_unique(table: str, name: str, columns: Sequence[str]) -> None:
+    """Add a UNIQUE constraint from a concurrent index. Raises IntegrityError for duplicates."""
+    if constraint(table, name) is not None:
+        return
+    with outside_transaction():
+        build_index(table, name, columns, unique=True)
+    execute(f"ALTER TABLE {table} ADD CONSTRAINT {name} UNIQUE USING INDEX {name}")
+    commit()
+
+
+def set_primary_key(table: str, name: str, columns: Sequence[str]) -> None:
+    """Replace the primary key by one on `columns`, from a concurrent index, in one short statement."""
+    old = primary_key(table)
+    if old == (name, list(columns)):
+        return
+    building = f"{name}_new" if old and old[0] == name else name
+    with outside_transaction():
+        build_index(table, building, columns, unique=True)
+    drop = f"DROP CONSTRAINT {old[0]}, " if old else ""
+    # PostgreSQL renames the index to the constraint's name.
+    execute(f"ALTER TABLE {table} {drop}ADD CONSTRAINT {name} PRIMARY KEY USING INDEX {building}")
+    commit()
+
+
+def drop_index(name: str, table: str, constraint_name: str | None = None) -> None:
+    if constraint_name is not None:
+        execute(f"ALTER TABLE {table} DROP CONSTRAINT IF EXISTS {constraint_name}")
+        commit()
+    else:
+        with outside_transaction():
+            execute(f"DROP INDEX CONCURRENTLY IF EXISTS {name}")
+
+
+def drop_indexes_on(table: str, columns: Sequence[str], *, unique: bool | None = None) -> None:
+    """Drop every plain index (or unique constraint) on exactly these columns, whatever its name."""
+    for name, constraint_name in indexes_on(table, columns, unique=unique):
+        drop_index(name, table, constraint_name)
+
+
+def add_not_valid(table: str, name: str, definition: str) -> None:
+    """Add a CHECK or a foreign key for the rows to come, which is short: no row is looked at."""
+    if constraint(table, name) is None:
+        execute(f"ALTER TABLE {table} ADD CONSTRAINT {name} {definition} NOT VALID")
+        commit()
+
+
+def validate(table: str, name: str) -> None:
+    """Check the rows that are there already, which stops nobody."""
+    if not constraint(table, name):
+        with outside_transaction():
+            execute(f"ALTER TABLE {table} VALIDATE CONSTRAINT {name}")
+
+
+def set_not_null(table: str, column: str) -> None:
+    """Forbid NULL; the validated CHECK spares the scan under the exclusive lock."""
+    check = f"{table}_{column}_filled"
+    add_not_valid(table, check, f"CHECK ({column} IS NOT NULL)")
+    validate(table, check)
+    execute(f"ALTER TABLE {table} ALTER COLUMN {column} SET NOT NULL, DROP CONSTRAINT {check}")
+    commit()
+
+
+# Rows
+
+
+def announce_rewrite(connection: Connection, table: str) -> None:
+    """Say how long a rewrite of the table stops everybody; refuse a large one without `-x rewrite=yes`."""
+    rows = connection.execute(
+        # The planner's figure is free but -1 or old where nothing was analysed; the size never lies.
+        text(
+            "SELECT CASE WHEN reltuples >= 0 AND relpages > 0"
+            " THEN reltuples / relpages * pg_relation_size(oid) / current_setting('block_size')::int"
+            " ELSE pg_relation_size(oid) / 100 END::bigint FROM pg_class WHERE oid = to_regclass(:table)"
+        ),
+        {"table": table},
+    ).scalar()
+    if not rows or rows < REWRITE_ON_REQUEST / 10:
+        return
+    seconds = max(1, round(rows / ROWS_REWRITTEN_PER_SECOND))
+    if rows >= REWRITE_ON_REQUEST and option("rewrite") != "yes":
+        raise MigrationRefused(
+            f"Table {table} (about {rows:,} rows) must be rewritten: about {seconds} s during which nobody"
+            f" can read or write it. Repeat the command with -x rewrite=yes at a quiet time."
+        )
+    log.info("Rewriting %s (about %s rows): about %s s", table, f"{rows:,}", seconds)
+
+
+def archive(table: str, condition: str, reason: str, *, kept_id: str = "NULL", **values: object) -> int:
+    """Copy the rows that meet the condition into `archived_rows`, as they are; return their number."""
+    return (
+        bind()
+        .execute(
+            text(
+                "INSERT INTO archived_rows (table_name, row, reason, kept_id)"
+                f" SELECT '{table}', to_jsonb(old), :reason, {kept_id} FROM {table} AS old WHERE {condition}"
+            ),
+            {"reason": reason, **values},
+        )
+        .rowcount
+    )
+
+
+def refuse_rows(table: str, condition: str, reason: str) -> None:
+    """Refuse a downgrade over the rows that the old shape cannot hold, naming them by table and id."""
+    total = bind().exec_driver_sql(f"SELECT count(*) FROM {table} WHERE {condition}").scalar_one()
+    if not total:
+        return
+    company = "company_id" if has_column(table, "company_id") else "NULL"
+    rows = bind().exec_driver_sql(
+        f"SELECT {company}, id FROM {table} WHERE {condition} ORDER BY 1, 2 LIMIT {LISTED}"
+    )
+    report = [f"{table}: company {company_id}, id {row_id}: {reason}" for company_id, row_id in rows]
+    if total > LISTED:
+        report.append(f"{table}: and {total - LISTED} rows more: {reason}")
+    raise MigrationRefused(
+        f"The older schema cannot hold {total} rows of {table} ({reason}); change or export them first.",
+        tuple(report),
+    )
+
+
+def batches(table: str, column: str, condition: str) -> Iterator[Sequence[tuple[int, int, Any]]]:
+    """Yield `(company_id, id, value)` of the rows that meet the condition, a transaction per batch."""
+    statement = text(
+        f"SELECT company_id, id, {column} FROM {table}"
+        f" WHERE (company_id, id) > (:company, :id) AND {condition} ORDER BY company_id, id LIMIT {BATCH}"
+    )
+    company, row_id = -(2**63), -(2**63)
+    while rows := bind().execute(statement, {"company": company, "id": row_id}).tuples().all():
+        yield rows
+        company, row_id, _ = rows[-1]
+        commit()
+
+
+def update_each(table: str, column: str, values: Sequence[tuple[int, int, str]], type_: str = "text") -> None:
+    """Set one column of many rows, each `(company_id, id, value)`, in one statement."""
+    if values:
+        companies, ids, new = (list(each) for each in zip(*values, strict=True))
+        execute(
+            f"UPDATE {table} SET {column} = new.value FROM unnest(CAST(:companies AS bigint[]),"
+            f" CAST(:ids AS bigint[]), CAST(:new AS {type_}[])) AS new (company_id, id, value)"
+            f" WHERE ({table}.company_id, {table}.id) = (new.company_id, new.id)",
+            companies=companies,
+            ids=ids,
+            new=new,
+        )
