@@ -90,7 +90,7 @@ class Settings(BaseSettings):
     @model_validator(mode="wrap")
     @classmethod
     def _as_a_whole(cls, values: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
-        """Check what concerns several fields together with the fields, so that one run names every problem."""
+        """Check what concerns several fields along with each field: one run names every problem."""
         problems: list[InitErrorDetails] = []
         settings = None
         try:

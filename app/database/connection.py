@@ -1,11 +1,10 @@
 """How a connection is made: session settings, and a deadline for a server that cannot time itself out."""
 
-import time
-from collections.abc import Generator
 from typing import Any, ClassVar, TypeVar
 
 import psycopg
 import psycopg.conninfo
+import psycopg.errors
 from psycopg.abc import PQGen
 
 from app.config import Settings
@@ -23,27 +22,13 @@ class DeadlineConnection(psycopg.Connection[Any]):
 
     query_timeout: ClassVar[float] = 60.0  # seconds
 
-    def wait(self, gen: PQGen[T], interval: float = 0.1) -> T:
-        """Run psycopg's protocol generator to its end, or raise ClientDeadlineExceeded."""
+    def wait(self, gen: PQGen[T], interval: float = 0.1, timeout: float | None = None) -> T:
+        """Wait for the server at most `query_timeout` seconds, or raise ClientDeadlineExceeded."""
         try:
-            return super().wait(_until(gen, time.monotonic() + self.query_timeout), interval)
-        except ClientDeadlineExceeded:
+            return super().wait(gen, interval, self.query_timeout if timeout is None else timeout)
+        except psycopg.errors._WaitTimeout as error:  # psycopg has no public name for it
             self.pgconn.finish()
-            raise
-
-
-def _until(gen: PQGen[T], deadline: float) -> Generator[Any, Any, T]:
-    try:
-        wanted = next(gen)
-        while True:
-            ready = yield wanted
-            if not ready and time.monotonic() > deadline:
-                gen.close()
-                raise ClientDeadlineExceeded("the server did not answer in time")
-            wanted = gen.send(ready)
-    except StopIteration as stop:
-        result: T = stop.value
-        return result
+            raise ClientDeadlineExceeded("the server did not answer in time") from error
 
 
 def connection_class(settings: Settings) -> type[DeadlineConnection]:

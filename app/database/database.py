@@ -40,8 +40,8 @@ class Database:
             use_native_hstore=False,
         )
         # Threads do not survive a fork, nor may two processes share a socket: a child begins anew.
-        this = weakref.ref(self)
-        os.register_at_fork(after_in_child=lambda: (database := this()) and database._forget_pool())
+        forget = weakref.WeakMethod(self._forget_pool)
+        os.register_at_fork(after_in_child=lambda: (method := forget()) and method())
 
     def _new_pool(self) -> ConnectionPool[Connection]:
         settings = self.settings
@@ -58,8 +58,9 @@ class Database:
             name=settings.service_name,
         )
 
-    def _forget_pool(self) -> None:
+    def _forget_pool(self) -> object:
         self._pool = self._new_pool()
+        return self._pool
 
     @property
     def pool(self) -> ConnectionPool[Connection]:

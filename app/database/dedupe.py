@@ -60,6 +60,7 @@ class Group:
     """Rows of one table with one key, the earliest (`created_at`, then `id`) first."""
 
     table: str
+    columns: tuple[str, ...]  # as SQL expressions
     key: tuple[Any, ...]
     ids: tuple[int, ...]
     shown: str
@@ -95,6 +96,7 @@ def find_groups(connection: Connection, rule: Rule) -> list[Group]:
     return [
         Group(
             table=rule.table,
+            columns=tuple(key.values()),
             key=tuple(row[:-1]),
             ids=tuple(row[-1]),
             shown=", ".join(
@@ -122,15 +124,12 @@ def merge(connection: Connection, rule: Rule, group: Group) -> Merged | None:
     What referenced the other rows references the kept one, what only they have fills its empty fields,
     and they go to `archived_rows` whole. Returns None where the group is none any more.
     """
-    key = _key(connection, rule)
-    if key is None:
-        return None
     rows = [
         dict(row._mapping)
         for row in connection.execute(
             text(
-                f"SELECT * FROM {rule.table} WHERE id = ANY(:ids) AND ({', '.join(key.values())}) IN"
-                f" (({', '.join(f':key{number}' for number in range(len(key)))}))"
+                f"SELECT * FROM {rule.table} WHERE id = ANY(:ids) AND ({', '.join(group.columns)}) IN"
+                f" (({', '.join(f':key{number}' for number in range(len(group.key)))}))"
                 " ORDER BY created_at, id FOR UPDATE"
             ),
             {"ids": list(group.ids), **{f"key{number}": value for number, value in enumerate(group.key)}},

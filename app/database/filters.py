@@ -1,14 +1,22 @@
 """`find_many(visit_count__gte=3)`: keyword filters to SQL conditions."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from operator import ge, gt, le, lt
 from typing import Any
 
 from sqlalchemy import ColumnElement
-from sqlalchemy.orm import InstrumentedAttribute
 
 from app.errors import InvalidInputError
 from app.models import Base
 
+_COMPARISONS: dict[str, Callable[[Any, Any], Any]] = {
+    "gt": gt,
+    "gte": ge,
+    "lt": lt,
+    "lte": le,
+    "like": ColumnElement.like,
+    "ilike": ColumnElement.ilike,
+}
 OPERATORS = ("eq", "ne", "gt", "gte", "lt", "lte", "like", "ilike", "in", "null")
 
 
@@ -24,18 +32,17 @@ def conditions(model: type[Base], filters: Mapping[str, Any]) -> list[ColumnElem
 def ordering(model: type[Base], order_by: str | Sequence[str]) -> list[ColumnElement[Any]]:
     """Ordering by `column` or `-column` (descending); NULLs last either way; `id` breaks ties."""
     names = [order_by] if isinstance(order_by, str) else list(order_by)
-    terms = []
+    terms: list[ColumnElement[Any]] = []
     for name in [*names, "id"]:
         column = _column(model, name.removeprefix("-"))
         terms.append((column.desc() if name.startswith("-") else column.asc()).nulls_last())
     return terms
 
 
-def _column(model: type[Base], name: str) -> InstrumentedAttribute[Any]:
+def _column(model: type[Base], name: str) -> ColumnElement[Any]:
     if name not in model.__table__.columns:
         raise InvalidInputError(fields={name: "is not a column"})
-    column: InstrumentedAttribute[Any] = getattr(model, name)
-    return column
+    return model.__table__.columns[name]
 
 
 def _condition(model: type[Base], name: str, value: Any) -> ColumnElement[bool]:
@@ -46,20 +53,11 @@ def _condition(model: type[Base], name: str, value: Any) -> ColumnElement[bool]:
             return column.is_(None) if value is None else column == value
         case "ne":
             return column.is_distinct_from(value)
-        case "gt":
-            return column > value
-        case "gte":
-            return column >= value
-        case "lt":
-            return column < value
-        case "lte":
-            return column <= value
-        case "like":
-            return column.like(value)
-        case "ilike":
-            return column.ilike(value)
+        case "gt" | "gte" | "lt" | "lte" | "like" | "ilike":
+            comparison: ColumnElement[bool] = _COMPARISONS[operator](column, value)
+            return comparison
         case "in" if isinstance(value, Iterable) and not isinstance(value, (str, bytes)):
             return column.in_(list(value))
         case "null" if isinstance(value, bool):
             return column.is_(None) if value else column.is_not(None)
-    raise InvalidInputError(fields={name: f"is not one of the operators {', '.join(OPERATORS)}, or has a wrong value"})
+    raise InvalidInputError(fields={name: f"needs one of {', '.join(OPERATORS)} and a value that fits it"})

@@ -5,7 +5,7 @@ left out before anything is locked or written (no new row version, hardly any WA
 for the rows that another writer inserts meanwhile, with the same conditions.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import lru_cache
@@ -13,17 +13,16 @@ from typing import Any
 
 from psycopg import sql
 from psycopg.types.json import Jsonb
-from sqlalchemy import Table
 from sqlalchemy.dialects.postgresql import JSONB
-from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
+from sqlalchemy.sql.expression import ColumnElement
 
 from app.database.database import Connection
+from app.database.dialect import DIALECT
+from app.models import Base
 
 # Up to here one statement with parameters is quicker than making a temporary table, and it leaves
 # no dead rows in the catalog.
 SMALL = 50
-
-_DIALECT = PGDialect_psycopg()
 
 
 class Freshness(Enum):
@@ -31,27 +30,37 @@ class Freshness(Enum):
 
     ALWAYS = "always"
     NOT_OLDER = "not older"  # by source_changed_at; a missing time counts as current
-    NOT_OLDER_NOR_PENDING = "not older, newer where a local change is pending"
+    NEWER_IF_PENDING = "not older; newer where a local change is pending"
 
 
 @dataclass(frozen=True)
 class Target:
-    """The table that rows are merged into and the columns of its conflict key beside `company_id`."""
+    """The model whose table rows are merged into, and its conflict key beside `company_id`."""
 
-    table: Table
+    model: type[Base]
     key: tuple[str, ...]
     freshness: Freshness
+
+    @property
+    def columns(self) -> Mapping[str, ColumnElement[Any]]:
+        """The table's columns by name."""
+        return dict(self.model.__table__.columns.items())
 
 
 @dataclass
 class Merged:
-    """What one merge did, in rows. `written` are the ids of inserted and updated rows."""
+    """What one merge did, in rows.
+
+    `written` are the ids of inserted and updated rows; `current`, where asked for, the id by key of every
+    row that is not stale.
+    """
 
     inserted: int = 0
     updated: int = 0
     unchanged: int = 0
     stale: int = 0
     written: list[int] = field(default_factory=list)
+    current: dict[tuple[Any, ...], int] = field(default_factory=dict)
 
 
 def merge(
@@ -61,14 +70,16 @@ def merge(
     columns: tuple[str, ...],
     rows: Sequence[Sequence[Any]],
     insert_only: frozenset[str] = frozenset(),
+    want_current: bool = False,
 ) -> Merged:
     """Insert or update `rows` (values in the order of `columns`, keys distinct) inside the open transaction.
 
-    `insert_only` columns are written with new rows and left alone in existing ones.
+    `insert_only` columns are written with new rows and left alone in existing ones. With `want_current`
+    the ids of the rows that are not stale come back.
     """
     if not rows:
         return Merged()
-    jsonb = [i for i, name in enumerate(columns) if isinstance(target.table.c[name].type, JSONB)]
+    jsonb = [i for i, name in enumerate(columns) if isinstance(target.columns[name].type, JSONB)]
     if jsonb:
         rows = [[Jsonb(v) if i in jsonb and v is not None else v for i, v in enumerate(row)] for row in rows]
     statements = _statements(target, columns, insert_only)
@@ -88,7 +99,11 @@ def merge(
         inserted = sum(1 for _, fresh in outcome if fresh)
         merged = Merged(inserted, len(outcome) - inserted, written=[row_id for row_id, _ in outcome])
         left = len(rows) - len(outcome)
-        if left and target.freshness is not Freshness.ALWAYS:
+        if want_current:
+            cursor.execute(statements.current(source), parameters)
+            merged.current = {tuple(key): row_id for row_id, *key in cursor.fetchall()}
+            merged.stale = len(rows) - len(merged.current)
+        elif left and target.freshness is not Freshness.ALWAYS:
             cursor.execute(statements.count_stale(source), parameters)
             merged.stale = cursor.fetchone()[0]  # type: ignore[index] # a count always answers
         merged.unchanged = left - merged.stale
@@ -108,16 +123,18 @@ class _Statements:
     def __init__(self, target: Target, columns: tuple[str, ...], insert_only: frozenset[str]) -> None:
         self._target = target
         self._columns = columns
-        self._types = [sql.SQL(target.table.c[c].type.compile(dialect=_DIALECT)) for c in columns]
+        self._types = [sql.SQL(target.columns[c].type.compile(dialect=DIALECT)) for c in columns]
         self._settable = [c for c in columns if c not in target.key and c not in insert_only]
-        self._table = sql.Identifier(target.table.name)
-        stage = sql.Identifier(f"stage_{target.table.name}")
+        self._table = sql.Identifier(target.model.__tablename__)
+        stage = sql.Identifier(f"stage_{target.model.__tablename__}")
         self.stage: sql.Composable = sql.SQL("{} AS s").format(stage)
         names = sql.SQL(", ").join(map(sql.Identifier, columns))
         definitions = sql.SQL(", ").join(
             sql.SQL("{} {}").format(sql.Identifier(c), t) for c, t in zip(columns, self._types, strict=True)
         )
-        self.create_stage = sql.SQL("CREATE TEMPORARY TABLE {} ({}) ON COMMIT DROP").format(stage, definitions)
+        self.create_stage = sql.SQL("CREATE TEMPORARY TABLE {} ({}) ON COMMIT DROP").format(
+            stage, definitions
+        )
         self.copy = sql.SQL("COPY {} ({}) FROM STDIN").format(stage, names)
         self.drop_stage = sql.SQL("DROP TABLE {}").format(stage)
 
@@ -138,20 +155,21 @@ class _Statements:
 
     def merge(self, source: sql.Composable) -> sql.Composed:
         target = self._target
-        assignments = [
-            sql.SQL("{} = {}").format(sql.Identifier(c), self._new_value("excluded", c)) for c in self._settable
+        assignments: list[sql.Composable] = [
+            sql.SQL("{} = {}").format(sql.Identifier(c), self._new_value("excluded", c))
+            for c in self._settable
         ]
         assignments.append(sql.SQL("updated_at = now()"))
-        if target.freshness is Freshness.NOT_OLDER_NOR_PENDING:
+        if target.freshness is Freshness.NEWER_IF_PENDING:
             assignments.append(sql.SQL("pending_since = NULL"))
         return sql.SQL(
             """
             INSERT INTO {table} AS t (company_id, {columns})
             SELECT %(company_id)s, {selected} FROM {source}
-            LEFT JOIN {table} AS t ON t.company_id = %(company_id)s AND {same_key}
+            LEFT JOIN {table} AS t ON {same_key}
             WHERE t.company_id IS NULL OR ({fresh} AND {differs})
-            ORDER BY {key_order}
-            ON CONFLICT (company_id, {key}) DO UPDATE SET {assignments}
+            {in_order}
+            ON CONFLICT ({conflict_key}) DO UPDATE SET {assignments}
             WHERE {fresh_excluded} AND {differs_excluded}
             RETURNING t.id, t.xmax = 0
             """
@@ -164,8 +182,10 @@ class _Statements:
             fresh=self._fresh("s"),
             differs=self._differs("s"),
             # One order for all writers, so that two merges of the same rows do not deadlock.
-            key_order=sql.SQL(", ").join(sql.Identifier("s", c) for c in target.key),
-            key=sql.SQL(", ").join(map(sql.Identifier, target.key)),
+            in_order=sql.SQL("ORDER BY {}" if target.key else "").format(
+                sql.SQL(", ").join(sql.Identifier("s", c) for c in target.key)
+            ),
+            conflict_key=sql.SQL(", ").join(map(sql.Identifier, ("company_id", *target.key))),
             assignments=sql.SQL(", ").join(assignments),
             fresh_excluded=self._fresh("excluded"),
             differs_excluded=self._differs("excluded"),
@@ -173,14 +193,26 @@ class _Statements:
 
     def count_stale(self, source: sql.Composable) -> sql.Composed:
         return sql.SQL(
-            "SELECT count(*) FROM {source} JOIN {table} AS t"
-            " ON t.company_id = %(company_id)s AND {same_key} WHERE NOT {fresh}"
+            "SELECT count(*) FROM {source} JOIN {table} AS t ON {same_key} WHERE NOT {fresh}"
         ).format(source=source, table=self._table, same_key=self._same_key(), fresh=self._fresh("s"))
 
-    def _same_key(self) -> sql.Composable:
-        return sql.SQL(" AND ").join(
-            sql.SQL("{} = {}").format(sql.Identifier("t", c), sql.Identifier("s", c)) for c in self._target.key
+    def current(self, source: sql.Composable) -> sql.Composed:
+        return sql.SQL(
+            "SELECT t.id, {key} FROM {source} JOIN {table} AS t ON {same_key} WHERE {fresh}"
+        ).format(
+            key=sql.SQL(", ").join(sql.Identifier("s", c) for c in self._target.key),
+            source=source,
+            table=self._table,
+            same_key=self._same_key(),
+            fresh=self._fresh("s"),
         )
+
+    def _same_key(self) -> sql.Composable:
+        same = [
+            sql.SQL("{} = {}").format(sql.Identifier("t", c), sql.Identifier("s", c))
+            for c in self._target.key
+        ]
+        return sql.SQL(" AND ").join([sql.SQL("t.company_id = %(company_id)s"), *same])
 
     def _new_value(self, source: str, column: str) -> sql.Composable:
         value = sql.Identifier(source, column)
@@ -201,12 +233,13 @@ class _Statements:
         freshness = self._target.freshness
         if freshness is Freshness.ALWAYS:
             return sql.SQL("true")
-        pending = freshness is Freshness.NOT_OLDER_NOR_PENDING
+        pending = freshness is Freshness.NEWER_IF_PENDING
         if "source_changed_at" not in self._columns:
             return sql.SQL("t.pending_since IS NULL") if pending else sql.SQL("true")
         ours, theirs = sql.SQL("t.source_changed_at"), sql.Identifier(source, "source_changed_at")
         not_older = sql.SQL("({} IS NULL OR {} IS NULL OR {} >= {})").format(theirs, ours, theirs, ours)
         if not pending:
             return not_older
-        newer = sql.SQL("({} IS NOT NULL AND ({} IS NULL OR {} > {}))").format(theirs, ours, theirs, ours)
+        # A booking made here has no time of YClients yet; what it waits for is newer than the change itself.
+        newer = sql.SQL("COALESCE({} > COALESCE({}, t.pending_since), false)").format(theirs, ours)
         return sql.SQL("CASE WHEN t.pending_since IS NULL THEN {} ELSE {} END").format(not_older, newer)

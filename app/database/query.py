@@ -2,31 +2,30 @@
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, LiteralString, Protocol, TypeVar
 
 from sqlalchemy import Select
-from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 from sqlalchemy.orm import Session
 
 from app.database.database import Connection, Database
+from app.database.dialect import DIALECT
 from app.models import Base
 
 M = TypeVar("M", bound=Base)
-
-_DIALECT = PGDialect_psycopg()
 
 
 class Query(Generic[M]):
     """A SELECT of one model with bind parameters; compiled to SQL text at most once."""
 
-    def __init__(self, statement: Select[tuple[M]]) -> None:
+    def __init__(self, statement: Select[M]) -> None:
         self.statement = statement
         self.model: type[M] = statement.column_descriptions[0]["entity"]
 
     @cached_property
-    def sql(self) -> str:
-        """The statement as psycopg takes it (`%(name)s`)."""
-        return str(self.statement.compile(dialect=_DIALECT))
+    def compiled(self) -> tuple[str, dict[str, Any]]:
+        """The statement as psycopg takes it (`%(name)s`), and the parameters it was built with."""
+        compiled = self.statement.compile(dialect=DIALECT, compile_kwargs={"render_postcompile": True})
+        return str(compiled), dict(compiled.params)
 
     @cached_property
     def columns(self) -> tuple[str, ...]:
@@ -41,6 +40,10 @@ class Reader(Protocol):
         """All records of the query."""
         ...
 
+    def rows(self, text: LiteralString, **parameters: Any) -> Sequence[Sequence[Any]]:
+        """All rows of a SELECT that is no model's, with psycopg's `%(name)s` parameters."""
+        ...
+
 
 class SessionReader:
     """Reads inside a unit of work's transaction."""
@@ -51,7 +54,13 @@ class SessionReader:
     def all(self, query: Query[M], **parameters: Any) -> Sequence[M]:
         # The merge writes past the session, so what the session remembers may be old.
         options = {"populate_existing": True}
-        return self._session.scalars(query.statement, parameters, execution_options=options).all()
+        records: Sequence[M] = self._session.scalars(
+            query.statement, parameters, execution_options=options
+        ).all()
+        return records
+
+    def rows(self, text: LiteralString, **parameters: Any) -> Sequence[Sequence[Any]]:
+        return self._session.connection().exec_driver_sql(text, parameters).all()
 
 
 class PoolReader:
@@ -61,8 +70,13 @@ class PoolReader:
         self._database = database
 
     def all(self, query: Query[M], **parameters: Any) -> Sequence[M]:
+        text, built_in = query.compiled
+
         def run(connection: Connection) -> list[tuple[Any, ...]]:
-            return connection.execute(query.sql, parameters).fetchall()
+            return connection.execute(text, {**built_in, **parameters}).fetchall()
 
         model, columns = query.model, query.columns
         return [model(**dict(zip(columns, row, strict=True))) for row in self._database.read(run)]
+
+    def rows(self, text: LiteralString, **parameters: Any) -> Sequence[Sequence[Any]]:
+        return self._database.read(lambda connection: connection.execute(text, parameters).fetchall())

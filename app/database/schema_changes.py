@@ -293,7 +293,7 @@ def batches(table: str, column: str, condition: str) -> Iterator[Sequence[tuple[
         f" WHERE (company_id, id) > (:company, :id) AND {condition} ORDER BY company_id, id LIMIT {BATCH}"
     )
     company, row_id = -(2**63), -(2**63)
-    while rows := bind().execute(statement, {"company": company, "id": row_id}).tuples().all():
+    while rows := bind().execute(statement, {"company": company, "id": row_id}).all():
         yield rows
         company, row_id, _ = rows[-1]
         commit()

@@ -1,0 +1,202 @@
+"""Bookings: the mirror, and the workflows that book, move, confirm and cancel."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import date, datetime, timedelta
+from typing import Any
+
+from sqlalchemy import func
+
+from app.data_layer.base import (
+    Operations,
+    a_date,
+    a_duration,
+    an_id,
+    an_instant,
+    ids_of,
+    optional_duration,
+    optional_id,
+)
+from app.data_layer.boundary import operation
+from app.data_layer.free_slots import FreeSlot, free_starts, local_day
+from app.errors import ConflictError, InvalidInputError, NotFoundError
+from app.models import Booking
+from app.repositories.base import UpsertReport
+from app.schemas.rows import NEW_BOOKING, NEW_CLIENT
+from app.schemas.schema import Schema, Values
+from app.unit_of_work import UnitOfWork
+
+
+class BookingOperations(Operations):
+    """Bookings. `*_by_id` and `*_by_ids` take YClients ids; the workflows take our own `id`."""
+
+    @operation
+    def get_bookings(self, start: datetime, end: datetime, staff_id: int | None = None) -> list[Booking]:
+        """Bookings that start in [start, end), cancelled ones too, the earliest first."""
+        period = an_instant("start", start), an_instant("end", end)
+        if period[1] < period[0]:
+            raise InvalidInputError(fields={"end": "is before start"})
+        return list(self._reading.bookings.between(*period, optional_id("staff_id", staff_id)))
+
+    @operation
+    def get_booking(self, id: int) -> Booking | None:
+        """The booking with *our* id."""
+        return self._reading.bookings.find_one(id=an_id("id", id))
+
+    @operation
+    def get_booking_by_id(self, id: int) -> Booking | None:
+        """The booking with this YClients record id."""
+        return self._reading.bookings.find_by_ids([an_id("id", id)])[0]
+
+    @operation
+    def get_bookings_by_ids(self, ids: Sequence[int]) -> list[Booking | None]:
+        """Bookings by YClients record id, in the order of `ids`, None in the gaps."""
+        return self._reading.bookings.find_by_ids(ids_of("ids", ids))
+
+    @operation
+    def upsert_booking(self, data: Mapping[str, Any]) -> Booking:
+        """Insert or update a booking by `yclients_record_id`; an overlap is recorded, never refused."""
+        return self._transact(lambda uow: uow.bookings.upsert(data))
+
+    @operation
+    def upsert_bookings(self, rows: Iterable[Mapping[str, Any]]) -> UpsertReport:
+        """Insert or update many bookings."""
+        return self._upsert_all(lambda repositories: repositories.bookings, rows)
+
+    @operation
+    def find_free_slots(
+        self, date: date, duration: int, staff_id: int | None = None, step: int = 900
+    ) -> list[FreeSlot]:
+        """Times on the salon's local `date` at which `duration` seconds are free, by staff and start.
+
+        Starts lie every `step` seconds from the beginning of each working interval.
+        """
+        day = a_date("date", date)
+        length, every = a_duration("duration", duration), a_duration("step", step)
+        reading = self._reading
+        zone = reading.scope.timezone
+        hours = reading.staff_schedules.hours(day, *local_day(day, zone), optional_id("staff_id", staff_id))
+        return [
+            FreeSlot(member, start, start + timedelta(seconds=length))
+            for member, intervals, taken in hours
+            for start in free_starts(
+                day,
+                zone,
+                intervals,
+                [(during.lower, during.upper) for during in taken],
+                timedelta(seconds=length),
+                timedelta(seconds=every),
+            )
+        ]
+
+    @operation
+    def create_booking(self, client: Mapping[str, Any], booking: Mapping[str, Any]) -> Booking:
+        """Book: the slot, the client (found by phone, or new) and the booking together, or nothing.
+
+        Fails with `slot_taken` where the member of staff is busy. The same `yclients_record_id` again
+        answers with the booking that is there.
+        """
+        country = self._reading.scope.country
+        who = _validated(NEW_CLIENT, "client", client, self.company_id, country)
+        what = _validated(NEW_BOOKING, "booking", booking, self.company_id, country)
+        services = what.pop("services", [])
+        length = what.pop("duration", None)
+        if length is not None:
+            what["ends_at"] = what["starts_at"] + timedelta(seconds=length)
+        what |= {"client_phone": who["phone"], "client_name": who["name"]}
+
+        def work(uow: UnitOfWork) -> Booking:
+            record_id = what.get("yclients_record_id")
+            known = uow.bookings.find_one(yclients_record_id=record_id) if record_id else None
+            if known is not None:
+                return known
+            pending = {} if record_id else {"pending_since": func.now()}
+            booking_id = uow.bookings.add({**what, **pending}, services)
+            uow.bookings.slots.reserve(booking_id, what["staff_id"], what["starts_at"], what["ends_at"])
+            uow.bookings.change(booking_id, {"client_id": uow.clients.find_or_create(who).yclients_id})
+            return _booking(uow, booking_id)
+
+        return self._transact(work)
+
+    @operation
+    def confirm_booking(self, id: int, yclients_record_id: int, client_id: int | None = None) -> Booking:
+        """Note the YClients ids of a booking made here, and of its client."""
+        booking_id, record_id = an_id("id", id), an_id("yclients_record_id", yclients_record_id)
+        yclients_client = optional_id("client_id", client_id)
+
+        def work(uow: UnitOfWork) -> Booking:
+            booking = _locked(uow, booking_id)
+            uow.bookings.confirm(booking, record_id)
+            if yclients_client is not None:
+                uow.bookings.change(booking_id, {"client_id": yclients_client})
+                if booking.client_phone is not None:
+                    uow.clients.give_yclients_id(booking.client_phone, yclients_client)
+            return _booking(uow, booking_id)
+
+        return self._transact(work)
+
+    @operation
+    def reschedule_booking(
+        self, id: int, starts_at: datetime, staff_id: int | None = None, duration: int | None = None
+    ) -> Booking:
+        """Move a booking and its slot, or neither; length and member of staff stay unless given.
+
+        Fails with `slot_taken`, `not_found`, and `conflict` for a booking that is cancelled.
+        """
+        booking_id, start = an_id("id", id), an_instant("starts_at", starts_at)
+        member, length = optional_id("staff_id", staff_id), optional_duration("duration", duration)
+
+        def work(uow: UnitOfWork) -> Booking:
+            booking = _locked(uow, booking_id)
+            if booking.status != "active" or booking.deleted_at is not None:
+                raise ConflictError("This booking is cancelled; make a new one.")
+            staff = member or booking.staff_id
+            if staff is None:
+                raise InvalidInputError(fields={"staff_id": "is required: this booking has none yet"})
+            keep = booking.ends_at - booking.starts_at
+            end = start + (timedelta(seconds=length) if length is not None else keep)
+            uow.bookings.slots.reserve(booking_id, staff, start, end)
+            moved = {"staff_id": staff, "starts_at": start, "ends_at": end}
+            uow.bookings.change(booking_id, {**moved, "pending_since": func.now(), "updated_at": func.now()})
+            return _booking(uow, booking_id)
+
+        return self._transact(work)
+
+    @operation
+    def cancel_booking(self, id: int) -> Booking:
+        """Cancel a booking and give its slot back; a cancelled one stays as it is."""
+        booking_id = an_id("id", id)
+
+        def work(uow: UnitOfWork) -> Booking:
+            booking = _locked(uow, booking_id)
+            if booking.status == "cancelled":
+                return booking
+            uow.bookings.slots.release(booking_id)
+            uow.bookings.change(
+                booking_id,
+                {"status": "cancelled", "pending_since": func.now(), "updated_at": func.now()},
+            )
+            return _booking(uow, booking_id)
+
+        return self._transact(work)
+
+
+def _validated(schema: Schema, what: str, row: Any, company_id: int, country: str) -> Values:
+    try:
+        return schema.validate(row, company_id, country)
+    except InvalidInputError as error:
+        fields = {f"{what}.{field}": reason for field, reason in error.fields.items()}
+        raise InvalidInputError(fields=fields) from None
+
+
+def _locked(uow: UnitOfWork, booking_id: int) -> Booking:
+    booking = uow.bookings.lock(booking_id)
+    if booking is None:
+        raise NotFoundError
+    return booking
+
+
+def _booking(uow: UnitOfWork, booking_id: int) -> Booking:
+    booking = uow.bookings.find_one(id=booking_id)
+    if booking is None:
+        raise NotFoundError
+    return booking

@@ -1,0 +1,25 @@
+"""The salon itself."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from app.data_layer.base import Operations
+from app.data_layer.boundary import operation
+from app.models import Company
+
+
+class CompanyOperations(Operations):
+    """The company."""
+
+    @operation
+    def get_company(self) -> Company | None:
+        """The company, or None where it is not known yet."""
+        return self._reading.companies.get()
+
+    @operation
+    def upsert_company(self, data: Mapping[str, Any]) -> Company:
+        """Insert or update the company; every other write needs it."""
+        try:
+            return self._transact(lambda uow: uow.companies.upsert(data))
+        finally:
+            self._units.scopes.forget(self.company_id)

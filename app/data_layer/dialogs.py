@@ -1,0 +1,27 @@
+"""Dialogue: what the assistant remembers of each conversation."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from app.data_layer.base import Operations, a_key
+from app.data_layer.boundary import operation
+from app.errors import InvalidInputError
+from app.models import DialogContext
+
+
+class DialogOperations(Operations):
+    """Dialogue contexts."""
+
+    @operation
+    def get_dialog_context(self, user_id: str) -> DialogContext | None:
+        """The dialogue of `user_id`, or None."""
+        return self._reading.dialog_contexts.find_one(user_id=a_key("user_id", user_id))
+
+    @operation
+    def upsert_dialog_context(self, user_id: str, data: Mapping[str, Any]) -> DialogContext:
+        """Write `stage`, `context` (JSON), `last_activity_at` (now, where absent)."""
+        if not isinstance(data, Mapping):
+            raise InvalidInputError(fields={"data": "must be a mapping"})
+        row = {"last_activity_at": datetime.now(UTC), **data, "user_id": user_id}
+        return self._transact(lambda uow: uow.dialog_contexts.upsert(row))

@@ -1,0 +1,60 @@
+"""Free times: a schedule in the salon's local time, minus the slots that are taken."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta
+from zoneinfo import ZoneInfo
+
+Period = tuple[datetime, datetime]  # UTC, [start, end)
+
+
+@dataclass(frozen=True, slots=True)
+class FreeSlot:
+    """A time that can be booked, in UTC."""
+
+    staff_id: int
+    starts_at: datetime
+    ends_at: datetime
+
+
+def local_day(day: date, zone: ZoneInfo) -> Period:
+    """The salon's local day in UTC; 23 or 25 hours long where the clocks change."""
+    return _instant(day, "00:00", zone), _instant(day, "24:00", zone)
+
+
+def free_starts(
+    day: date,
+    zone: ZoneInfo,
+    intervals: Iterable[Mapping[str, str]],
+    taken: Sequence[Period],
+    duration: timedelta,
+    step: timedelta,
+) -> list[datetime]:
+    """Starts, every `step` from the beginning of each interval, with `duration` free before its end."""
+    starts = []
+    for begin, end in _working_hours(day, zone, intervals):
+        start = begin
+        while start + duration <= end:
+            if all(start + duration <= busy_from or busy_to <= start for busy_from, busy_to in taken):
+                starts.append(start)
+            start += step
+    return starts
+
+
+def _working_hours(day: date, zone: ZoneInfo, intervals: Iterable[Mapping[str, str]]) -> list[Period]:
+    """The intervals in UTC, in order, those that touch or overlap joined."""
+    joined: list[Period] = []
+    for begin, end in sorted(
+        (_instant(day, i["from"], zone), _instant(day, i["to"], zone)) for i in intervals
+    ):
+        if joined and begin <= joined[-1][1]:
+            joined[-1] = (joined[-1][0], max(end, joined[-1][1]))
+        else:
+            joined.append((begin, end))
+    return joined
+
+
+def _instant(day: date, clock: str, zone: ZoneInfo) -> datetime:
+    if clock == "24:00":
+        day, clock = day + timedelta(days=1), "00:00"
+    return datetime.combine(day, time.fromisoformat(clock), zone).astimezone(UTC)

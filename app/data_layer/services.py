@@ -1,0 +1,43 @@
+"""The price list."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from app.data_layer.base import Operations, an_id, ids_of
+from app.data_layer.boundary import operation
+from app.models import Service
+from app.repositories.base import UpsertReport
+
+
+class ServiceOperations(Operations):
+    """Services."""
+
+    @operation
+    def get_services(self, include_inactive: bool = False) -> list[Service]:
+        """Services on offer, by weight and title; with `include_inactive` also the others."""
+        return list(self._reading.services.price_list(include_inactive))
+
+    @operation
+    def get_service_by_id(self, id: int) -> Service | None:
+        """The service with this YClients id."""
+        return self._reading.services.find_by_ids([an_id("id", id)])[0]
+
+    @operation
+    def get_services_by_ids(self, ids: Sequence[int]) -> list[Service | None]:
+        """Services by YClients id, in the order of `ids`, None in the gaps."""
+        return self._reading.services.find_by_ids(ids_of("ids", ids))
+
+    @operation
+    def get_services_by_category(self, category_id: int) -> list[Service]:
+        """Services on offer of one category (YClients id)."""
+        return list(self._reading.services.in_category(an_id("category_id", category_id)))
+
+    @operation
+    def upsert_service(self, data: Mapping[str, Any]) -> Service:
+        """Insert or update a service by `yclients_id`; `staff` (who performs it) is replaced where given."""
+        return self._transact(lambda uow: uow.services.upsert(data))
+
+    @operation
+    def upsert_services(self, rows: Iterable[Mapping[str, Any]]) -> UpsertReport:
+        """Insert or update many services."""
+        return self._upsert_all(lambda repositories: repositories.services, rows)

@@ -1,0 +1,53 @@
+"""The composition root: settings in, everything else out."""
+
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self, TypeVar
+
+from app.config import Settings
+from app.data_layer import DataLayer
+from app.database.database import Database
+from app.unit_of_work import UnitOfWork, Units, checked_company_id
+
+T = TypeVar("T")
+
+
+class Frontdesk:
+    """One process's service. Safe to share between threads; leaving its `with` block releases everything."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.database = Database(settings, settings.primary_url())
+        self._units = Units(self.database)
+
+    @classmethod
+    def from_env(cls) -> Self:
+        """Configured by the environment. Raises ConfigurationError, which names every problem."""
+        return cls(Settings.load())
+
+    def company(self, company_id: int) -> DataLayer:
+        """The data layer bound to one company (its YClients id, known here or not)."""
+        return DataLayer(self._units, checked_company_id(company_id))
+
+    def unit_of_work(self, company_id: int) -> UnitOfWork:
+        """One transaction of one company, as a `with` block."""
+        return self._units.open(company_id)
+
+    def transact(self, company_id: int, work: Callable[[UnitOfWork], T]) -> T:
+        """Run `work` in a unit of work; run it again after a deadlock or a serialization failure.
+
+        `work` may run several times, so it must not have effects outside the database.
+        """
+        return self._units.transact(company_id, work)
+
+    def close(self) -> None:
+        """Give every connection back."""
+        self.database.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

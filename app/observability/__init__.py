@@ -1,0 +1,1 @@
+"""Sentry and, in time, metrics and logging."""

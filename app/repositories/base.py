@@ -1,0 +1,244 @@
+"""What all repositories share: scoped reads, validated writes, the bulk merge and its report."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from operator import itemgetter
+from typing import Any, ClassVar, Generic, TypeVar
+from zoneinfo import ZoneInfo
+
+from sqlalchemy import ARRAY, ColumnElement, Select, any_, bindparam, delete, func, select, update
+from sqlalchemy.orm import Session
+
+from app.database.children import replace_children
+from app.database.database import Connection
+from app.database.filters import conditions, ordering
+from app.database.merge import Merged, Target, merge
+from app.database.query import Query, Reader
+from app.errors import InvalidInputError
+from app.models import Base
+from app.schemas.schema import Batch, Rejected, Schema, Values
+
+M = TypeVar("M", bound=Base)
+
+
+@dataclass(frozen=True)
+class Scope:
+    """The company that everything is bound to, and how to read its phones and its clock."""
+
+    company_id: int
+    country: str
+    timezone: ZoneInfo
+
+
+@dataclass
+class UpsertReport:
+    """What became of each row of a batch; the sum of all is the number of rows given."""
+
+    inserted: int = 0
+    updated: int = 0
+    unchanged: int = 0
+    stale: int = 0  # older than what is stored
+    superseded: int = 0  # a later row of the same batch has its key
+    rejected: list[Rejected] = field(default_factory=list)
+
+    def add(self, other: "UpsertReport | Merged") -> None:
+        """Add the counts of another report."""
+        self.inserted += other.inserted
+        self.updated += other.updated
+        self.unchanged += other.unchanged
+        self.stale += other.stale
+        if isinstance(other, UpsertReport):
+            self.superseded += other.superseded
+            self.rejected += other.rejected
+
+    @property
+    def total(self) -> int:
+        """How many rows were given."""
+        written = self.inserted + self.updated + self.unchanged
+        return written + self.stale + self.superseded + len(self.rejected)
+
+
+def scoped(statement: Select[M]) -> Select[M]:
+    """The statement, bound to the parameter `company_id` on the model that it selects."""
+    model: Any = statement.column_descriptions[0]["entity"]
+    return statement.where(model.company_id == bindparam("company_id"))
+
+
+class Repository(Generic[M]):
+    """One company's rows of one table. Every statement carries its `company_id`; none commits.
+
+    Without a session (a lone read outside a unit of work) only the reading methods work.
+    """
+
+    model: ClassVar[type[Any]]
+    schema: ClassVar[Schema]
+    target: ClassVar[Target]
+
+    def __init__(self, scope: Scope, reader: Reader, session: Session | None = None) -> None:
+        self.scope = scope
+        self._reader = reader
+        self._session = session
+
+    # Reading
+
+    def find_one(self, **filters: Any) -> M | None:
+        """The first row that meets the filters (`app.database.filters`), or None."""
+        found = self.find_many(limit=1, **filters)
+        return found[0] if found else None
+
+    def find_many(
+        self,
+        *,
+        order_by: str | Sequence[str] = (),
+        limit: int | None = None,
+        offset: int = 0,
+        **filters: Any,
+    ) -> list[M]:
+        """Rows that meet all filters: `find_many(visit_count__gte=3, order_by="-name", limit=10)`."""
+        statement = (
+            scoped(select(self.model))
+            .where(*conditions(self.model, filters))
+            .order_by(*ordering(self.model, order_by))
+            .limit(limit)
+            .offset(offset)
+        )
+        return list(self._read(Query(statement)))
+
+    def find_by_ids(self, ids: Sequence[int]) -> list[M | None]:
+        """Rows by YClients id, in the order of `ids`, None in the gaps; one query."""
+        (column,) = self.target.key
+        keys = bindparam("ids", type_=ARRAY(getattr(self.model, column).type))
+        query = Query(scoped(select(self.model)).where(getattr(self.model, column) == any_(keys)))
+        found = {getattr(row, column): row for row in self._read(query, ids=list(ids))}
+        return [found.get(i) for i in ids]
+
+    def count(self, **filters: Any) -> int:
+        """How many rows meet the filters."""
+        statement = select(func.count()).select_from(self.model).where(*self._where(filters))
+        return self._open_session.scalar(statement) or 0
+
+    # Writing
+
+    def upsert(self, data: Mapping[str, Any]) -> M:
+        """Insert or update one row and return it as it is stored now (a newer one is left as it is).
+
+        Raises InvalidInputError, UnknownCompanyError.
+        """
+        values = self.schema.validate(data, self.scope.company_id, self.scope.country)
+        key = {name: values[name] for name in self.target.key}
+        self._merge([values])
+        row = self.find_one(**key)
+        assert row is not None, "a merged row can be read back in its own transaction"  # noqa: S101
+        return row
+
+    def validate(self, rows: Iterable[Any]) -> Batch:
+        """Check rows before the database sees them."""
+        return self.schema.validate_all(rows, self.scope.company_id, self.scope.country)
+
+    def bulk_upsert(self, rows: Iterable[Mapping[str, Any]] | Batch) -> UpsertReport:
+        """Insert or update many rows, checked here unless `validate` has checked them already.
+
+        Rejected rows do not stop the others.
+        """
+        batch = rows if isinstance(rows, Batch) else self.validate(rows)
+        if batch.schema is not self.schema:
+            raise TypeError("this batch was validated as rows of another kind")
+        report = self._merge(batch.rows)
+        report.rejected = batch.rejected
+        return report
+
+    def delete(self, **filters: Any) -> int:
+        """Delete the rows that meet the filters (at least one is required); return how many."""
+        if not filters:
+            raise InvalidInputError("Deleting every row of a company needs a filter that says so.")
+        statement = delete(self.model).where(*self._where(filters)).returning(self.model.id)
+        return len(self._open_session.execute(statement).all())
+
+    # For subclasses
+
+    @property
+    def _open_session(self) -> Session:
+        if self._session is None:
+            raise RuntimeError("this repository only reads; use a unit of work")
+        return self._session
+
+    @property
+    def _connection(self) -> Connection:
+        """psycopg's connection, inside the session's transaction."""
+        driver: Any = self._open_session.connection().connection.driver_connection
+        connection: Connection = driver
+        return connection
+
+    def _where(self, filters: Mapping[str, Any]) -> list[ColumnElement[bool]]:
+        return [self.model.company_id == self.scope.company_id, *conditions(self.model, filters)]
+
+    def _read(self, query: Query[M], **parameters: Any) -> Sequence[M]:
+        return self._reader.all(query, company_id=self.scope.company_id, **parameters)
+
+    def _merge(self, rows: list[Values]) -> UpsertReport:
+        """Merge validated rows: one statement for each set of columns that occurs among them."""
+        distinct, report = self._fold(rows)
+        groups: dict[frozenset[str], list[Values]] = {}
+        for row in distinct:
+            groups.setdefault(frozenset(row), []).append(row)
+        for names, group in groups.items():
+            report.add(self._merge_group(names, group))
+        return report
+
+    def _merge_group(self, names: frozenset[str], rows: list[Values]) -> Merged:
+        """Merge rows that all have the same columns."""
+        columns = self._columns(names)
+        values = [*map(itemgetter(*columns), rows)]
+        return merge(self._connection, self.target, self.scope.company_id, columns, values)
+
+    def _columns(self, names: frozenset[str]) -> tuple[str, ...]:
+        """The columns among `names`, in the order of the table (at least two: the key and a required one)."""
+        return tuple(c.key for c in self.model.__table__.columns if c.key in names)
+
+    def _replace_children(
+        self,
+        merged: Merged,
+        child: type[Base],
+        columns: tuple[str, ...],
+        parent_key: str,
+        parents: Mapping[int, int],
+        rows: Sequence[Sequence[Any]],
+    ) -> None:
+        """Replace the children of `parents` (id by parent key); a row whose children changed was updated."""
+        changed = replace_children(
+            self._connection,
+            child,
+            self.scope.company_id,
+            columns,
+            self.model,
+            parent_key,
+            list(parents),
+            rows,
+        )
+        touched = {parents[key] for key in changed} - set(merged.written)
+        if touched:
+            where = (self.model.company_id == self.scope.company_id, self.model.id.in_(touched))
+            self._open_session.execute(update(self.model).where(*where).values(updated_at=func.now()))
+            merged.updated += len(touched)
+            merged.unchanged -= len(touched)
+
+    def _fold(self, rows: list[Values]) -> tuple[list[Values], UpsertReport]:
+        """One row for each key, as if the rows had been written one after the other."""
+        report = UpsertReport()
+        latest: dict[Any, Values] = {}
+        key_of = itemgetter(*self.target.key) if self.target.key else lambda row: ()
+        for row in rows:
+            key = key_of(row)
+            earlier = latest.get(key)
+            if earlier is None:
+                latest[key] = row
+                continue
+            theirs, ours = row.get("source_changed_at"), earlier.get("source_changed_at")
+            if theirs is not None and ours is not None and theirs < ours:
+                report.stale += 1
+                continue
+            report.superseded += 1
+            latest[key] = {**earlier, **row}
+            if theirs is None and ours is not None:
+                latest[key]["source_changed_at"] = ours
+        return list(latest.values()), report

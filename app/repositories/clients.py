@@ -1,0 +1,134 @@
+"""Clients: found by phone and by a part of the name."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import bindparam, func, select, update
+
+from app.database.merge import Freshness, Merged, Target, merge
+from app.database.query import Query
+from app.models import Client
+from app.repositories.base import Repository, scoped
+from app.schemas import rows as schemas
+from app.schemas.schema import Values
+from app.text import fold, search_name
+
+_NAME_PARTS = ("name", "surname", "patronymic")
+_present = scoped(select(Client)).where(Client.deleted_at.is_(None))
+# Two clients may share a phone: the one that was here first answers.
+_BY_PHONE = Query(_present.where(Client.phone == bindparam("phone")).order_by(Client.id).limit(1))
+_BY_NAME = Query(
+    _present.where(Client.search_name.like(bindparam("pattern"), escape="\\"))
+    .order_by(Client.search_name, Client.id)
+    .limit(bindparam("limit"))
+)
+_PAGE = Query(_present.where(Client.id > bindparam("after")).order_by(Client.id).limit(bindparam("limit")))
+
+
+class ClientRepository(Repository[Client]):
+    """The salon's clients."""
+
+    model = Client
+    schema = schemas.CLIENT
+    target = Target(Client, ("yclients_id",), Freshness.NOT_OLDER)
+
+    def find_by_phone(self, phone: str) -> Client | None:
+        """The client with this E.164 phone who was here first."""
+        found = self._read(_BY_PHONE, phone=phone)
+        return found[0] if found else None
+
+    def search_by_name(self, text: str, limit: int) -> Sequence[Client]:
+        """Clients whose name contains `text`, whatever its case; `%` and `_` are themselves."""
+        literal = fold(text.strip()).replace("\\", r"\\").replace("%", r"\%").replace("_", r"\_")
+        return self._read(_BY_NAME, pattern=f"%{literal}%", limit=limit)
+
+    def page(self, limit: int, after: int | None) -> Sequence[Client]:
+        """Clients in the order of their `id`, from the one after `after` on."""
+        return self._read(_PAGE, after=after or 0, limit=limit)
+
+    def find_or_create(self, values: Values) -> Client:
+        """The client with that YClients id or phone, or a new one made by the assistant.
+
+        One at a time for one phone, so that two first bookings do not make two clients. An existing
+        client is left as YClients knows it.
+        """
+        lock = func.hashtextextended(f"client {self.scope.company_id} {values['phone']}", 0)
+        self._open_session.execute(select(func.pg_advisory_xact_lock(lock)))
+        yclients_id = values.get("yclients_id")
+        client = self.find_one(yclients_id=yclients_id) if yclients_id else None
+        client = client or self.find_by_phone(values["phone"])
+        if client is None:
+            names = [values.get(part) for part in _NAME_PARTS]
+            client = Client(
+                **{"source": "assistant", **values},
+                company_id=self.scope.company_id,
+                search_name=search_name(*names),
+            )
+            self._open_session.add(client)
+            self._open_session.flush()
+            self._open_session.refresh(client)
+        return client
+
+    def give_yclients_id(self, phone: str, yclients_id: int) -> None:
+        """Tell our own client with this phone its YClients id, unless another row has that id already."""
+        self._adopt([{"yclients_id": yclients_id, "phone": phone}])
+
+    def _merge_group(self, names: frozenset[str], rows: list[Values]) -> Merged:
+        if "phone" in names:
+            self._adopt(rows)
+        whole = names.issuperset(_NAME_PARTS)
+        columns = (*self._columns(names), "search_name")
+        values = [
+            (*(row[c] for c in columns[:-1]), search_name(*(row.get(part) for part in _NAME_PARTS)))
+            for row in rows
+        ]
+        # Without all its parts in the row, the folded name of a stored client is made of ours and theirs.
+        insert_only = frozenset[str]() if whole else frozenset({"search_name"})
+        merged = merge(self._connection, self.target, self.scope.company_id, columns, values, insert_only)
+        if not whole and merged.updated:
+            self._fold_names(merged.written)
+        return merged
+
+    def _fold_names(self, ids: list[int]) -> None:
+        name_columns = [getattr(Client, part) for part in _NAME_PARTS]
+        rows = self._open_session.execute(
+            select(Client.id, Client.search_name, *name_columns).where(
+                Client.company_id == self.scope.company_id, Client.id.in_(ids)
+            )
+        )
+        changed = [
+            {"company_id": self.scope.company_id, "id": row_id, "search_name": search_name(*parts)}
+            for row_id, stored, *parts in rows
+            if stored != search_name(*parts)
+        ]
+        if changed:
+            self._open_session.execute(update(Client), changed)
+
+    def _adopt(self, rows: list[Values]) -> None:
+        """A client made here who comes back from YClients with an id keeps its row: no second one is made."""
+        id_by_phone: dict[str, int] = {}
+        for row in rows:
+            if row.get("phone") is not None:
+                id_by_phone.setdefault(row["phone"], row["yclients_id"])
+        parameters: dict[str, Any] = {
+            "company_id": self.scope.company_id,
+            "phones": list(id_by_phone),
+            "ids": list(id_by_phone.values()),
+        }
+        self._connection.execute(
+            """
+            UPDATE clients AS ours SET yclients_id = theirs.yclients_id, updated_at = now()
+            FROM (
+                SELECT DISTINCT ON (given.phone) c.id, given.yclients_id
+                FROM unnest(%(phones)s::text[], %(ids)s::bigint[]) AS given (phone, yclients_id)
+                JOIN clients AS c ON c.company_id = %(company_id)s AND c.phone = given.phone
+                WHERE c.yclients_id IS NULL AND c.deleted_at IS NULL
+                ORDER BY given.phone, c.id
+            ) AS theirs
+            WHERE ours.company_id = %(company_id)s AND ours.id = theirs.id AND NOT EXISTS (
+                SELECT FROM clients AS c
+                WHERE c.company_id = %(company_id)s AND c.yclients_id = theirs.yclients_id
+            )
+            """,
+            parameters,
+        )

@@ -1,0 +1,24 @@
+"""The company itself: one row."""
+
+from sqlalchemy import select
+
+from app.database.merge import Freshness, Target
+from app.database.query import Query
+from app.models import Company
+from app.repositories.base import Repository, scoped
+from app.schemas import rows as schemas
+
+_ONE = Query(scoped(select(Company)))
+
+
+class CompanyRepository(Repository[Company]):
+    """The company that the unit of work is bound to; no other is within reach."""
+
+    model = Company
+    schema = schemas.COMPANY
+    target = Target(Company, (), Freshness.NOT_OLDER)
+
+    def get(self) -> Company | None:
+        """The company, or None where it is not known yet."""
+        found = self._read(_ONE)
+        return found[0] if found else None

@@ -1,0 +1,14 @@
+"""Dialogue contexts, one for each person who writes to the salon."""
+
+from app.database.merge import Freshness, Target
+from app.models import DialogContext
+from app.repositories.base import Repository
+from app.schemas import rows as schemas
+
+
+class DialogContextRepository(Repository[DialogContext]):
+    """What the assistant remembers."""
+
+    model = DialogContext
+    schema = schemas.DIALOG
+    target = Target(DialogContext, ("user_id",), Freshness.ALWAYS)

@@ -1,0 +1,67 @@
+"""Services, their categories, and who performs them."""
+
+from collections.abc import Sequence
+from operator import itemgetter
+
+from sqlalchemy import bindparam, or_, select
+
+from app.database.merge import Freshness, Merged, Target, merge
+from app.database.query import Query
+from app.models import Service, ServiceCategory, ServiceStaff
+from app.repositories.base import Repository, scoped
+from app.schemas import rows as schemas
+from app.schemas.schema import Values
+
+_PRICE_LIST_ORDER = (Service.weight.desc().nulls_last(), Service.title, Service.id)
+_present = scoped(select(Service)).where(Service.deleted_at.is_(None)).order_by(*_PRICE_LIST_ORDER)
+_ALL = Query(_present.where(or_(Service.is_active, bindparam("include_inactive"))))
+_IN_CATEGORY = Query(_present.where(Service.is_active, Service.category_id == bindparam("category_id")))
+
+
+class ServiceCategoryRepository(Repository[ServiceCategory]):
+    """Groups of the price list."""
+
+    model = ServiceCategory
+    schema = schemas.SERVICE_CATEGORY
+    target = Target(ServiceCategory, ("yclients_id",), Freshness.NOT_OLDER)
+
+
+class ServiceRepository(Repository[Service]):
+    """The price list. A row may name its `staff`: who performs it (`service_staff`), replaced as a whole."""
+
+    model = Service
+    schema = schemas.SERVICE
+    target = Target(Service, ("yclients_id",), Freshness.NOT_OLDER)
+
+    def price_list(self, include_inactive: bool = False) -> Sequence[Service]:
+        """Services that are on offer."""
+        return self._read(_ALL, include_inactive=include_inactive)
+
+    def in_category(self, category_id: int) -> Sequence[Service]:
+        """Services on offer of one category (YClients id)."""
+        return self._read(_IN_CATEGORY, category_id=category_id)
+
+    def _merge_group(self, names: frozenset[str], rows: list[Values]) -> Merged:
+        columns = self._columns(names)
+        values = [*map(itemgetter(*columns), rows)]
+        with_staff = "staff" in names
+        merged = merge(
+            self._connection, self.target, self.scope.company_id, columns, values, want_current=with_staff
+        )
+        if with_staff:
+            services = {yclients_id: row_id for (yclients_id,), row_id in merged.current.items()}
+            performers = {
+                (row["yclients_id"], performer["staff_id"]): performer.get("duration")
+                for row in rows
+                if row["yclients_id"] in services
+                for performer in row["staff"]
+            }
+            self._replace_children(
+                merged,
+                ServiceStaff,
+                ("service_id", "staff_id", "duration"),
+                "yclients_id",
+                services,
+                [(*pair, duration) for pair, duration in performers.items()],
+            )
+        return merged

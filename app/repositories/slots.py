@@ -1,0 +1,109 @@
+"""The slots that bookings hold. One exclusion constraint decides; nothing here looks before it leaps."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from psycopg import sql
+
+from app.database.database import Connection
+from app.errors import RetryableConflictError, SlotTakenError
+
+# What makes a row of `bookings` take its member of staff's time, and which.
+_PARTS = {
+    "holds_time": sql.SQL("b.status = 'active' AND b.deleted_at IS NULL AND b.staff_id IS NOT NULL"),
+    "during": sql.SQL("tstzrange(b.starts_at, b.ends_at)"),
+}
+_DROP_CHANGED = sql.SQL(
+    """
+    DELETE FROM booking_slots AS s USING bookings AS b
+    WHERE s.company_id = %(company_id)s AND s.booking = ANY(%(bookings)s)
+      AND b.company_id = %(company_id)s AND b.id = s.booking
+      AND NOT ({holds_time} AND b.staff_id = s.staff_id AND {during} = s.during)
+    """
+).format(**_PARTS)
+_NARROW_OURS = sql.SQL(
+    """
+    UPDATE booking_slots AS ours SET claim = int8range(ours.booking, ours.booking, '[]'), updated_at = now()
+    FROM bookings AS b
+    WHERE b.company_id = %(company_id)s AND b.id = ANY(%(bookings)s) AND {holds_time}
+      AND ours.company_id = %(company_id)s AND ours.staff_id = b.staff_id
+      AND ours.during && {during} AND ours.booking <> b.id AND upper_inf(ours.claim)
+    """
+).format(**_PARTS)
+_ADD_MISSING = sql.SQL(
+    """
+    WITH missing AS (
+        SELECT b.id, b.staff_id, {during} AS during FROM bookings AS b
+        WHERE b.company_id = %(company_id)s AND b.id = ANY(%(bookings)s) AND {holds_time}
+          AND NOT EXISTS (
+              SELECT FROM booking_slots AS s WHERE s.company_id = %(company_id)s AND s.booking = b.id
+          )
+    ), made AS (
+        INSERT INTO booking_slots (company_id, booking, staff_id, claim, during)
+        SELECT %(company_id)s, id, staff_id, int8range(id, id, '[]'), during FROM missing
+        ORDER BY staff_id, during
+        ON CONFLICT ON CONSTRAINT booking_slots_no_overlap DO NOTHING
+        RETURNING booking
+    )
+    SELECT (SELECT count(*) FROM missing) - (SELECT count(*) FROM made)
+    """
+).format(**_PARTS)
+# Each round waits for the transactions that were in the way of the last one; more than a few rounds
+# mean that somebody fills the same hours as fast as we do.
+ROUNDS = 10
+
+
+class Slots:
+    """Slots of one company's bookings, inside a unit of work."""
+
+    def __init__(self, connection: Connection, company_id: int) -> None:
+        self._connection = connection
+        self._company_id = company_id
+
+    def reserve(self, booking: int, staff_id: int, starts_at: datetime, ends_at: datetime) -> None:
+        """Take the time for a booking made here, in place of the slot it may hold.
+
+        The claim is unbounded: it overlaps every other. Waits for a transaction that is taking the same
+        time; raises SlotTakenError where the time is taken. ON CONFLICT spares concurrent inserts the
+        deadlock that a plain INSERT runs into under an exclusion constraint.
+        """
+        self.release(booking)
+        taken = self._connection.execute(
+            """
+            INSERT INTO booking_slots (company_id, booking, staff_id, claim, during)
+            VALUES (%(company_id)s, %(booking)s, %(staff_id)s, int8range(NULL, NULL),
+                    tstzrange(%(starts_at)s, %(ends_at)s))
+            ON CONFLICT ON CONSTRAINT booking_slots_no_overlap DO NOTHING
+            """,
+            {
+                "company_id": self._company_id,
+                "booking": booking,
+                "staff_id": staff_id,
+                "starts_at": starts_at,
+                "ends_at": ends_at,
+            },
+        )
+        if not taken.rowcount:
+            raise SlotTakenError
+
+    def release(self, booking: int) -> None:
+        """Give the time back."""
+        self._connection.execute(
+            "DELETE FROM booking_slots WHERE company_id = %s AND booking = %s", (self._company_id, booking)
+        )
+
+    def mirror(self, bookings: Sequence[int]) -> None:
+        """Bring the slots of these bookings, just written from YClients, in line with their rows.
+
+        Theirs is recorded whatever it overlaps: it claims only itself, and one of ours in its way is
+        narrowed to itself first. Both go on blocking new bookings, whose claim is unbounded.
+        """
+        parameters: dict[str, Any] = {"company_id": self._company_id, "bookings": list(bookings)}
+        self._connection.execute(_DROP_CHANGED, parameters)
+        for _ in range(ROUNDS):
+            self._connection.execute(_NARROW_OURS, parameters)
+            left = self._connection.execute(_ADD_MISSING, parameters).fetchone()
+            if left is not None and left[0] == 0:
+                return
+        raise RetryableConflictError

@@ -1,0 +1,82 @@
+"""Staff and their schedules."""
+
+from collections.abc import Sequence
+from datetime import date, datetime
+from typing import Any, LiteralString
+
+from sqlalchemy import BigInteger, and_, bindparam, or_, select
+
+from app.database.merge import Freshness, Target
+from app.database.query import Query
+from app.models import Staff, StaffSchedule
+from app.repositories.base import Repository, scoped
+from app.schemas import rows as schemas
+
+_ALL = Query(
+    scoped(select(Staff))
+    .where(Staff.deleted_at.is_(None), or_(Staff.is_active, bindparam("include_inactive")))
+    .order_by(Staff.weight.desc().nulls_last(), Staff.name, Staff.id)
+)
+_staff_id = bindparam("staff_id", type_=BigInteger)
+_SCHEDULES = Query(
+    scoped(select(StaffSchedule))
+    .where(
+        StaffSchedule.deleted_at.is_(None),
+        and_(StaffSchedule.date >= bindparam("first"), StaffSchedule.date <= bindparam("last")),
+        or_(_staff_id.is_(None), StaffSchedule.staff_id == _staff_id),
+    )
+    .order_by(StaffSchedule.date, StaffSchedule.staff_id)
+)
+
+
+_HOURS: LiteralString = """
+    SELECT s.staff_id, s.intervals, ARRAY(
+        SELECT busy.during FROM booking_slots AS busy
+        WHERE int8range(busy.company_id, busy.company_id, '[]') = int8range(s.company_id, s.company_id, '[]')
+          AND int8range(busy.staff_id, busy.staff_id, '[]') = int8range(s.staff_id, s.staff_id, '[]')
+          AND busy.during && tstzrange(%(start)s, %(end)s)
+    )
+    FROM staff_schedules AS s
+    LEFT JOIN staff AS member ON member.company_id = s.company_id AND member.yclients_id = s.staff_id
+    WHERE s.company_id = %(company_id)s AND s.date = %(day)s AND s.is_working AND s.deleted_at IS NULL
+      AND (%(staff_id)s::bigint IS NULL OR s.staff_id = %(staff_id)s)
+      AND (member.id IS NULL
+           OR (member.is_active AND member.is_bookable AND member.deleted_at IS NULL))
+    ORDER BY s.staff_id
+"""
+
+
+class StaffRepository(Repository[Staff]):
+    """The salon's staff."""
+
+    model = Staff
+    schema = schemas.STAFF
+    target = Target(Staff, ("yclients_id",), Freshness.NOT_OLDER)
+
+    def team(self, include_inactive: bool = False) -> Sequence[Staff]:
+        """Who works here; with `include_inactive` also who was fired."""
+        return self._read(_ALL, include_inactive=include_inactive)
+
+
+class StaffScheduleRepository(Repository[StaffSchedule]):
+    """Working hours by date."""
+
+    model = StaffSchedule
+    schema = schemas.STAFF_SCHEDULE
+    target = Target(StaffSchedule, ("staff_id", "date"), Freshness.NOT_OLDER)
+
+    def between(self, first: date, last: date, staff_id: int | None = None) -> Sequence[StaffSchedule]:
+        """Schedules from `first` to `last`, both included, of one member of staff or of all."""
+        return self._read(_SCHEDULES, first=first, last=last, staff_id=staff_id)
+
+    def hours(
+        self, day: date, start: datetime, end: datetime, staff_id: int | None = None
+    ) -> Sequence[Sequence[Any]]:
+        """Staff id, working intervals and taken time ranges of everyone who works and can be booked on `day`.
+
+        `start` and `end` bound the taken ranges. One query; it names the slots' index expressions, which
+        PostgreSQL needs to use the index.
+        """
+        return self._reader.rows(
+            _HOURS, company_id=self.scope.company_id, day=day, start=start, end=end, staff_id=staff_id
+        )

@@ -1,0 +1,244 @@
+"""The rows that callers write. Keys are the column names; a key left out leaves its column alone."""
+
+from typing import Annotated, Any, Literal, Required
+
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, StringConstraints, with_config
+from typing_extensions import TypedDict  # typing's own lacks what pydantic needs before 3.12
+
+from app.schemas.schema import Schema, Values
+from app.schemas.types import (
+    Balance,
+    Count,
+    Country,
+    Date,
+    Duration,
+    Email,
+    Id,
+    Instant,
+    Integer,
+    JsonObject,
+    Key,
+    Line,
+    Name,
+    Percent,
+    Phone,
+    Price,
+    Rating,
+    Text,
+    Timezone,
+)
+
+Source = Literal["yclients", "assistant"]
+_strict_keys = with_config(ConfigDict(extra="forbid", coerce_numbers_to_str=True))
+
+
+@_strict_keys
+class CompanyRow(TypedDict, total=False):
+    title: Required[Name]
+    timezone: Timezone
+    country: Country
+    phone: Line | None
+    address: Text | None
+    is_active: bool
+    source_changed_at: Instant | None
+    deleted_at: Instant | None
+
+
+class _ClientFields(TypedDict, total=False):
+    name: Required[Name]
+    surname: Line | None
+    patronymic: Line | None
+    email: Email | None
+    birth_date: Date | None
+    importance: Line | None
+    discount: Percent | None
+    comment: Text | None
+    visit_count: Count
+    total_spent: Price | None
+    balance: Balance | None
+    last_visit_at: Instant | None
+    source: Source
+    source_changed_at: Instant | None
+    deleted_at: Instant | None
+
+
+@_strict_keys
+class ClientRow(_ClientFields, total=False):
+    yclients_id: Required[Id]
+    phone: Phone | None
+
+
+@_strict_keys
+class NewClientRow(_ClientFields, total=False):
+    """The client of `create_booking`: found again by phone, perhaps without a YClients id."""
+
+    yclients_id: Id | None
+    phone: Required[Phone]
+
+
+@_strict_keys
+class ServiceCategoryRow(TypedDict, total=False):
+    yclients_id: Required[Id]
+    title: Required[Name]
+    weight: Integer | None
+    source_changed_at: Instant | None
+    deleted_at: Instant | None
+
+
+@_strict_keys
+class PerformerRow(TypedDict, total=False):
+    staff_id: Required[Id]
+    duration: Duration | None
+
+
+@_strict_keys
+class ServiceRow(TypedDict, total=False):
+    yclients_id: Required[Id]
+    title: Required[Name]
+    category_id: Id | None
+    price_min: Price | None
+    price_max: Price | None
+    duration: Duration | None
+    comment: Text | None
+    weight: Integer | None
+    is_active: bool
+    source_changed_at: Instant | None
+    deleted_at: Instant | None
+    staff: list[PerformerRow]  # who performs it: rows of `service_staff`
+
+
+@_strict_keys
+class StaffRow(TypedDict, total=False):
+    yclients_id: Required[Id]
+    name: Required[Name]
+    specialization: Line | None
+    position: Line | None
+    rating: Rating | None
+    weight: Integer | None
+    is_active: bool
+    is_bookable: bool
+    source_changed_at: Instant | None
+    deleted_at: Instant | None
+
+
+_Clock = Annotated[str, StringConstraints(pattern=r"^([01]\d|2[0-3]):[0-5]\d$|^24:00$")]
+Interval = TypedDict("Interval", {"from": _Clock, "to": _Clock})
+
+
+def _in_order(intervals: list[Any]) -> list[Any]:
+    if any(interval["from"] >= interval["to"] for interval in intervals):
+        raise ValueError("an interval ends before it starts")
+    return sorted(intervals, key=lambda interval: interval["from"])
+
+
+@_strict_keys
+class StaffScheduleRow(TypedDict, total=False):
+    staff_id: Required[Id]
+    date: Required[Date]
+    is_working: bool
+    intervals: Annotated[list[Interval], AfterValidator(_in_order)]
+    source_changed_at: Instant | None
+    deleted_at: Instant | None
+
+
+@_strict_keys
+class BookedServiceRow(TypedDict, total=False):
+    service_id: Required[Id]
+    title: Line | None
+    amount: Count
+    cost: Price | None
+    discount: Percent | None
+
+
+def _service_of_id(value: Any) -> Any:
+    return {"service_id": value} if isinstance(value, (int, str)) else value
+
+
+BookedService = Annotated[BookedServiceRow, BeforeValidator(_service_of_id)]
+
+
+@_strict_keys
+class BookingRow(TypedDict, total=False):
+    """A booking as YClients has it. `id` is ours, where YClients says that the booking was made here."""
+
+    id: Id | None
+    yclients_record_id: Required[Id]
+    client_id: Id | None
+    client_phone: Phone | None
+    client_name: Line | None
+    staff_id: Id | None
+    starts_at: Required[Instant]
+    ends_at: Required[Instant]
+    attendance: Literal[-1, 0, 1, 2]
+    status: Literal["active", "cancelled"]
+    comment: Text | None
+    price: Price | None
+    source: Source
+    source_changed_at: Instant | None
+    deleted_at: Instant | None
+    services: list[BookedService]
+
+
+@_strict_keys
+class NewBookingRow(TypedDict, total=False):
+    """The booking of `create_booking`: `ends_at` or `duration` (seconds)."""
+
+    staff_id: Required[Id]
+    starts_at: Required[Instant]
+    ends_at: Instant
+    duration: Duration
+    services: list[BookedService]
+    comment: Text | None
+    price: Price | None
+    yclients_record_id: Id | None
+
+
+@_strict_keys
+class DialogRow(TypedDict, total=False):
+    user_id: Required[Key]
+    stage: Line | None
+    context: JsonObject
+    last_activity_at: Instant | None
+
+
+@_strict_keys
+class WhatsAppAuthRow(TypedDict, total=False):
+    creds: Required[bytes]
+    version: Id
+
+
+@_strict_keys
+class WhatsAppKeyRow(TypedDict, total=False):
+    key_type: Required[Key]
+    key_id: Required[Key]
+    value: Required[bytes]
+    expires_at: Instant | None
+
+
+def _prices_in_order(row: Values) -> dict[str, str]:
+    low, high = row.get("price_min"), row.get("price_max")
+    return {"price_max": "is less than price_min"} if low and high and high < low else {}
+
+
+def _times_in_order(row: Values) -> dict[str, str]:
+    return {} if row["ends_at"] > row["starts_at"] else {"ends_at": "is not after starts_at"}
+
+
+def _one_end(row: Values) -> dict[str, str]:
+    if ("ends_at" in row) == ("duration" in row):
+        return {"duration": "give either ends_at or duration"}
+    return _times_in_order(row) if "ends_at" in row else {}
+
+
+COMPANY = Schema(CompanyRow)
+CLIENT = Schema(ClientRow, key=("yclients_id",))
+NEW_CLIENT = Schema(NewClientRow)
+SERVICE_CATEGORY = Schema(ServiceCategoryRow, key=("yclients_id",))
+SERVICE = Schema(ServiceRow, key=("yclients_id",), check=_prices_in_order)
+STAFF = Schema(StaffRow, key=("yclients_id",))
+STAFF_SCHEDULE = Schema(StaffScheduleRow, key=("staff_id", "date"))
+BOOKING = Schema(BookingRow, key=("yclients_record_id",), check=_times_in_order)
+NEW_BOOKING = Schema(NewBookingRow, check=_one_end)
+DIALOG = Schema(DialogRow, key=("user_id",))
+WHATSAPP_AUTH = Schema(WhatsAppAuthRow)
+WHATSAPP_KEY = Schema(WhatsAppKeyRow, key=("key_type", "key_id"))

@@ -1,0 +1,107 @@
+"""Validation of rows: which are good, and which field of the others is wrong, and why."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import date
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from app.errors import InvalidInputError
+
+# pydantic's own wording speaks to programmers of Python; these speak of the data.
+_REASONS = {
+    "extra_forbidden": "unknown field",
+    "missing": "required",
+    "string_pattern_mismatch": "contains characters that are not allowed here (NUL, for one)",
+    "string_unicode": "is not valid Unicode",
+    "timezone_aware": "needs a time zone (an aware datetime)",
+}
+MAX_REASON = 200
+
+Values = dict[str, Any]
+Key = tuple[int | str | date, ...]
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """A row that was set aside. `position` counts from 0; `key` is what it gave as its key, if readable."""
+
+    position: int
+    key: Key | None
+    errors: Mapping[str, str]
+
+
+class Schema:
+    """One kind of row: its fields, its key, and a check of the row as a whole."""
+
+    def __init__(
+        self,
+        row_type: Any,
+        key: tuple[str, ...] = (),
+        check: Callable[[Values], Mapping[str, str]] | None = None,
+    ) -> None:
+        """`row_type` is a TypedDict that forbids extra keys; `check` names what is wrong between fields."""
+        self._adapter: TypeAdapter[Values] = TypeAdapter(row_type)
+        self._check = check
+        self.key = key
+        self.required: frozenset[str] = row_type.__required_keys__
+
+    def validate(self, row: Any, company_id: int, country: str = "RU") -> Values:
+        """The row with its values converted (ids to int, phones to E.164, times to UTC).
+
+        A `company_id` in the row must be the given one. Raises InvalidInputError with reasons by field.
+        """
+        if isinstance(row, Mapping) and "company_id" in row:
+            if row["company_id"] != company_id:
+                raise InvalidInputError(fields={"company_id": "names another company"})
+            row = {name: value for name, value in row.items() if name != "company_id"}
+        try:
+            values = self._adapter.validate_python(row, context={"country": country})
+        except ValidationError as error:
+            raise InvalidInputError(fields=_reasons(error)) from None
+        if self._check is not None and (wrong := self._check(values)):
+            raise InvalidInputError(fields=wrong)
+        return values
+
+    def validate_all(self, rows: Iterable[Any], company_id: int, country: str = "RU") -> "Batch":
+        """Tell the good rows, in their order, from the rejected ones.
+
+        Raises InvalidInputError where `rows` is no iterable of rows at all.
+        """
+        if isinstance(rows, (Mapping, str, bytes)) or not isinstance(rows, Iterable):
+            raise InvalidInputError(fields={"rows": "must be an iterable of mappings"})
+        batch = Batch(self)
+        for position, row in enumerate(rows):
+            try:
+                batch.rows.append(self.validate(row, company_id, country))
+            except InvalidInputError as error:
+                batch.rejected.append(Rejected(position, self.readable_key(row), error.fields))
+        return batch
+
+    def readable_key(self, row: Any) -> Key | None:
+        """The row's key where it has one that is fit to be shown."""
+        if not isinstance(row, Mapping):
+            return None
+        key = [row.get(name) for name in self.key]
+        readable = tuple(part for part in key if isinstance(part, (int, str, date)) and len(str(part)) <= 64)
+        return readable if len(readable) == len(key) else None
+
+
+@dataclass
+class Batch:
+    """Rows that `schema` has checked."""
+
+    schema: Schema
+    rows: list[Values] = field(default_factory=list)
+    rejected: list[Rejected] = field(default_factory=list)
+
+
+def _reasons(error: ValidationError) -> dict[str, str]:
+    """Reasons by field (`services.0.cost`); never with the value itself."""
+    reasons: dict[str, str] = {}
+    for detail in error.errors(include_url=False, include_input=False):
+        field = ".".join(str(part)[:64] for part in detail["loc"]) or "row"
+        message = str(detail.get("ctx", {}).get("error") or detail["msg"])
+        reasons.setdefault(field, _REASONS.get(detail["type"], message)[:MAX_REASON])
+    return reasons

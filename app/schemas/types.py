@@ -1,0 +1,93 @@
+"""The kinds of values: identifiers, names, phones, money, times."""
+
+import json
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from typing import Annotated, Any
+from zoneinfo import ZoneInfo
+
+import phonenumbers
+from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field, StringConstraints, ValidationInfo
+
+from app.phones import to_e164
+
+# int8range(n, n, '[]') ends at n + 1, which must fit a BIGINT too.
+MAX_ID = 2**63 - 2
+MAX_INTEGER = 2**31 - 1
+EARLIEST, LATEST = date(1900, 1, 1), date(2200, 1, 1)
+NO_NUL = r"^[^\x00]*$"
+
+
+def _not_bool(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError("must be an integer")  # noqa: TRY004 - pydantic turns only ValueError into a reason
+    return value
+
+
+def _phone(value: str, info: ValidationInfo) -> str:
+    return to_e164(value, (info.context or {}).get("country", "RU"))
+
+
+def _within_years(value: date) -> date:
+    if not EARLIEST <= value < LATEST:
+        raise ValueError(f"must be between {EARLIEST.year} and {LATEST.year - 1}")
+    return value
+
+
+def _utc(value: datetime) -> datetime:
+    # Checked first: the first and the last hours that Python knows have no UTC.
+    if not EARLIEST.year <= value.year < LATEST.year:
+        raise ValueError(f"must be between {EARLIEST.year} and {LATEST.year - 1}")
+    return value.astimezone(UTC)
+
+
+def _timezone(value: str) -> str:
+    try:
+        ZoneInfo(value)
+    except (KeyError, ValueError, OSError):  # unknown, malformed, a directory
+        raise ValueError("is not an IANA time zone") from None
+    return value
+
+
+def _country(value: str) -> str:
+    if value not in phonenumbers.SUPPORTED_REGIONS:
+        raise ValueError("is not an ISO 3166 alpha-2 country code")
+    return value
+
+
+def _storable_json(value: dict[str, Any]) -> dict[str, Any]:
+    """JSONB refuses NUL and lone surrogates; JSON itself has no NaN."""
+    try:
+        text = json.dumps(value, allow_nan=False, ensure_ascii=False)
+        text.encode()
+    except (TypeError, ValueError, RecursionError):
+        raise ValueError("must be JSON without NaN and lone surrogates") from None
+    # A real NUL is dumped as \u0000, with an odd number of backslashes before the u.
+    if "\\u0000" in text.replace("\\\\", ""):
+        raise ValueError("must not contain NUL characters")
+    return value
+
+
+def _text(maximum: int, minimum: int = 0) -> StringConstraints:
+    return StringConstraints(strip_whitespace=True, min_length=minimum, max_length=maximum, pattern=NO_NUL)
+
+
+Id = Annotated[int, BeforeValidator(_not_bool), Field(ge=1, le=MAX_ID)]
+Integer = Annotated[int, Field(ge=-MAX_INTEGER, le=MAX_INTEGER)]
+Count = Annotated[int, Field(ge=0, le=MAX_INTEGER)]
+Duration = Annotated[int, Field(gt=0, le=7 * 24 * 3600)]  # seconds
+Name = Annotated[str, _text(255, minimum=1)]
+Line = Annotated[str, _text(255)]
+Text = Annotated[str, _text(100_000)]
+Key = Annotated[str, StringConstraints(min_length=1, max_length=255, pattern=NO_NUL)]
+Phone = Annotated[str, AfterValidator(_phone)]
+Email = Annotated[str, _text(255), StringConstraints(pattern=r"^[^@\s\x00]+@[^@\s\x00]+$")]
+Price = Annotated[Decimal, Field(ge=0, max_digits=12, decimal_places=2)]
+Balance = Annotated[Decimal, Field(max_digits=12, decimal_places=2)]
+Percent = Annotated[Decimal, Field(ge=0, le=100, max_digits=5, decimal_places=2)]
+Rating = Annotated[Decimal, Field(ge=0, le=5, max_digits=3, decimal_places=2)]
+Date = Annotated[date, AfterValidator(_within_years)]
+Instant = Annotated[AwareDatetime, AfterValidator(_utc)]
+Timezone = Annotated[str, AfterValidator(_timezone)]
+Country = Annotated[str, AfterValidator(_country)]
+JsonObject = Annotated[dict[str, Any], AfterValidator(_storable_json)]

@@ -1,0 +1,63 @@
+"""Each company's country and time zone, remembered for a minute; every phone and local day needs them."""
+
+import logging
+import time
+from zoneinfo import ZoneInfo
+
+import phonenumbers
+
+from app.database.query import PoolReader
+from app.models.company import DEFAULT_COUNTRY, DEFAULT_TIMEZONE
+from app.repositories.base import Scope
+from app.repositories.companies import CompanyRepository
+
+log = logging.getLogger(__name__)
+
+REMEMBERED = 60.0  # seconds; another process sees a changed country or time zone after that
+
+
+class Scopes:
+    """Looks scopes up by company."""
+
+    def __init__(self, reader: PoolReader) -> None:
+        self._reader = reader
+        self._known: dict[int, tuple[float, Scope]] = {}
+        self._warned: set[int] = set()
+
+    def get(self, company_id: int) -> Scope:
+        """The company's scope; the defaults (RU, Europe/Moscow) where the company is not known yet."""
+        remembered = self._known.get(company_id)
+        if remembered is not None and remembered[0] > time.monotonic():
+            return remembered[1]
+        defaults = Scope(company_id, DEFAULT_COUNTRY, ZoneInfo(DEFAULT_TIMEZONE))
+        company = CompanyRepository(defaults, self._reader).get()
+        if company is None:
+            return defaults
+        scope = Scope(company_id, company.country, _zone(company.timezone) or defaults.timezone)
+        if company.country not in phonenumbers.SUPPORTED_REGIONS:
+            scope = Scope(company_id, DEFAULT_COUNTRY, scope.timezone)
+        if (scope.country, scope.timezone.key) != (company.country, company.timezone):
+            self._warn_once(company_id)
+        self._known[company_id] = (time.monotonic() + REMEMBERED, scope)
+        return scope
+
+    def forget(self, company_id: int) -> None:
+        """Look the company up again next time."""
+        self._known.pop(company_id, None)
+
+    def _warn_once(self, company_id: int) -> None:
+        if company_id not in self._warned:
+            self._warned.add(company_id)
+            log.warning(
+                "Company %s has a country or time zone that is not known; using %s and %s where needed.",
+                company_id,
+                DEFAULT_COUNTRY,
+                DEFAULT_TIMEZONE,
+            )
+
+
+def _zone(name: str) -> ZoneInfo | None:
+    try:
+        return ZoneInfo(name)
+    except (KeyError, ValueError, OSError):  # unknown, malformed, a directory
+        return None

@@ -1,0 +1,119 @@
+"""One session, one transaction, one company; several repositories share it."""
+
+import logging
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from sqlalchemy import event, text
+from sqlalchemy.orm import Session, UOWTransaction
+from tenacity import Retrying, before_sleep_log, retry_if_exception_type, stop_after_attempt
+from tenacity.wait import wait_random_exponential
+
+from app.database.connection import session_settings
+from app.database.database import Database
+from app.database.query import PoolReader, SessionReader
+from app.errors import RAW_ERRORS, InvalidInputError, RetryableConflictError, from_driver
+from app.repositories import Repositories
+from app.repositories.base import Scope
+from app.schemas.types import MAX_ID
+from app.scopes import Scopes
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+ATTEMPTS = 5
+
+
+class UnitOfWork(Repositories):
+    """A `with` block that commits when it ends well and rolls back on any error.
+
+    The connection is always released. What the database raises leaves the block as a FrontdeskError.
+    Records stay readable after it.
+    """
+
+    def __init__(self, database: Database, scope: Scope) -> None:
+        self._database = database
+        self.session = Session(database.engine, expire_on_commit=False, autoflush=False)
+        event.listen(self.session, "before_flush", self._refuse_other_companies)
+        super().__init__(scope, SessionReader(self.session), self.session)
+
+    def __enter__(self) -> Self:
+        settings = self._database.settings
+        if settings.postgres_pooler:  # no connection options through a pooler in transaction mode
+            try:
+                for name, value in session_settings(settings).items():
+                    self.session.execute(
+                        text("SELECT set_config(:name, :value, true)"), {"name": name, "value": value}
+                    )
+            except RAW_ERRORS as error:
+                self.session.close()
+                raise from_driver(error) from error
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if error is None:
+                self.session.commit()
+        except RAW_ERRORS as failure:
+            raise from_driver(failure) from failure
+        finally:
+            self.session.close()  # rolls back what was not committed
+        if isinstance(error, RAW_ERRORS):
+            raise from_driver(error) from error
+
+    def _refuse_other_companies(self, session: Session, context: UOWTransaction, instances: Any) -> None:
+        for record in (*session.new, *session.dirty, *session.deleted):
+            if record.company_id != self.scope.company_id:
+                raise InvalidInputError("A unit of work writes rows of its own company only.")
+
+
+class Units:
+    """Opens units of work on one database, runs them again where that helps, lends lone reads."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        self._reader = PoolReader(database)
+        self.scopes = Scopes(self._reader)
+
+    def open(self, company_id: int) -> UnitOfWork:
+        """One transaction of one company, as a `with` block."""
+        return UnitOfWork(self.database, self._scope(company_id))
+
+    def reading(self, company_id: int) -> Repositories:
+        """Repositories for lone reads: each method is one statement outside a transaction."""
+        return Repositories(self._scope(company_id), self._reader)
+
+    def transact(self, company_id: int, work: Callable[[UnitOfWork], T]) -> T:
+        """Run `work` in a unit of work; run it again after a deadlock or a serialization failure.
+
+        `work` may run several times, so it must not have effects outside the database.
+        """
+
+        def attempt() -> T:
+            with self.open(company_id) as uow:
+                return work(uow)
+
+        again = Retrying(
+            retry=retry_if_exception_type(RetryableConflictError),
+            wait=wait_random_exponential(multiplier=0.02, max=1),
+            stop=stop_after_attempt(ATTEMPTS),
+            before_sleep=before_sleep_log(log, logging.INFO),
+            reraise=True,
+        )
+        return again(attempt)
+
+    def _scope(self, company_id: int) -> Scope:
+        try:
+            return self.scopes.get(checked_company_id(company_id))
+        except RAW_ERRORS as error:
+            raise from_driver(error) from error
+
+
+def checked_company_id(company_id: int) -> int:
+    """The id itself; raises InvalidInputError where it cannot be a YClients id."""
+    if isinstance(company_id, bool) or not isinstance(company_id, int) or not 1 <= company_id <= MAX_ID:
+        raise InvalidInputError(fields={"company_id": "must be a positive integer"})
+    return company_id
