@@ -149,7 +149,8 @@ def from_driver(error: BaseException) -> FrontdeskError:
     if state == "23503":
         return _foreign_key(error)
     if state == "23505":
-        return ConflictError(f"Another row has this key already ({error.diag.constraint_name}).")
+        # Every write here is an upsert, so a duplicate key is a race: a second run sees the other's row.
+        return RetryableConflictError(f"Another row has this key already ({error.diag.constraint_name}).")
     if state == "42P01":
         return FrontdeskError("A table is missing: run `alembic upgrade head`.")
     if state[:2] in ("22", "23"):

@@ -1,6 +1,7 @@
 """The one error boundary: what happens below becomes a Result here, and is reported here, once."""
 
 import logging
+import traceback
 from collections.abc import Callable
 from functools import wraps
 from typing import Concatenate, ParamSpec, TypeVar
@@ -48,13 +49,15 @@ def operation(
 
 
 def report(error: Exception, operation_name: str, company_id: int | None) -> None:
-    """Tell the log and Sentry; the log gets the kind of error and where, never its values."""
-    root = error.__cause__ or error
+    """Tell the log and Sentry; the log gets the kind of error and the way to it, never its text."""
+    failure = from_driver(error)
     log.error(
         "%s failed for company %s: %s (%s)",
         operation_name,
         company_id,
-        from_driver(error).message,
-        type(root).__name__,
+        failure.message,
+        type(error.__cause__ or error).__name__,
     )
+    if failure.code == "internal":
+        log.error("The way to it:\n%s", "".join(traceback.format_tb(error.__traceback__)))
     sentry.capture(error, operation=operation_name, company_id=company_id)

@@ -1,7 +1,6 @@
 """Clients: found by phone and by a part of the name."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from sqlalchemy import bindparam, func, select, update
 
@@ -106,29 +105,35 @@ class ClientRepository(Repository[Client]):
 
     def _adopt(self, rows: list[Values]) -> None:
         """A client made here who comes back from YClients with an id keeps its row: no second one is made."""
-        id_by_phone: dict[str, int] = {}
-        for row in rows:
-            if row.get("phone") is not None:
-                id_by_phone.setdefault(row["phone"], row["yclients_id"])
-        parameters: dict[str, Any] = {
-            "company_id": self.scope.company_id,
-            "phones": list(id_by_phone),
-            "ids": list(id_by_phone.values()),
+        ours = self._open_session.execute(
+            select(Client.phone, Client.id)
+            .where(
+                Client.company_id == self.scope.company_id,
+                Client.yclients_id.is_(None),
+                Client.deleted_at.is_(None),
+            )
+            .order_by(Client.id.desc())
+        )
+        id_by_phone = {phone: row_id for phone, row_id in ours}
+        if not id_by_phone:
+            return
+        pairs = {
+            id_by_phone.pop(row["phone"]): row["yclients_id"]
+            for row in rows
+            if row.get("phone") in id_by_phone
         }
         self._connection.execute(
             """
-            UPDATE clients AS ours SET yclients_id = theirs.yclients_id, updated_at = now()
-            FROM (
-                SELECT DISTINCT ON (given.phone) c.id, given.yclients_id
-                FROM unnest(%(phones)s::text[], %(ids)s::bigint[]) AS given (phone, yclients_id)
-                JOIN clients AS c ON c.company_id = %(company_id)s AND c.phone = given.phone
-                WHERE c.yclients_id IS NULL AND c.deleted_at IS NULL
-                ORDER BY given.phone, c.id
-            ) AS theirs
-            WHERE ours.company_id = %(company_id)s AND ours.id = theirs.id AND NOT EXISTS (
-                SELECT FROM clients AS c
-                WHERE c.company_id = %(company_id)s AND c.yclients_id = theirs.yclients_id
+            UPDATE clients AS ours SET yclients_id = given.yclients_id, updated_at = now()
+            FROM unnest(%(ids)s::bigint[], %(yclients_ids)s::bigint[]) AS given (id, yclients_id)
+            WHERE ours.company_id = %(company_id)s AND ours.id = given.id AND NOT EXISTS (
+                SELECT FROM clients AS theirs
+                WHERE theirs.company_id = %(company_id)s AND theirs.yclients_id = given.yclients_id
             )
             """,
-            parameters,
+            {
+                "company_id": self.scope.company_id,
+                "ids": list(pairs),
+                "yclients_ids": list(pairs.values()),
+            },
         )
