@@ -16,7 +16,7 @@ class DialogOperations(Operations):
     @operation
     def get_dialog_context(self, user_id: str) -> DialogContext | None:
         """The dialogue of `user_id`, or None."""
-        return self._reading.dialog_contexts.find_one(user_id=a_key("user_id", user_id))
+        return self._reading.dialog_contexts.of_user(a_key("user_id", user_id))
 
     @operation
     def upsert_dialog_context(self, user_id: str, data: Mapping[str, Any]) -> DialogContext:

@@ -73,6 +73,13 @@ class Repository(Generic[M]):
     model: ClassVar[type[Any]]
     schema: ClassVar[Schema]
     target: ClassVar[Target]
+    _by_keys: ClassVar[Query[Any]]  # by the first column of the key; compiled once
+
+    def __init_subclass__(cls) -> None:
+        if cls.target.key:
+            column = getattr(cls.model, cls.target.key[0])
+            keys = bindparam("keys", type_=ARRAY(column.type))
+            cls._by_keys = Query(scoped(select(cls.model)).where(column == any_(keys)))
 
     def __init__(self, scope: Scope, reader: Reader, session: Session | None = None) -> None:
         self.scope = scope
@@ -107,9 +114,7 @@ class Repository(Generic[M]):
     def find_by_ids(self, ids: Sequence[int]) -> list[M | None]:
         """Rows by YClients id, in the order of `ids`, None in the gaps; one query."""
         (column,) = self.target.key
-        keys = bindparam("ids", type_=ARRAY(getattr(self.model, column).type))
-        query = Query(scoped(select(self.model)).where(getattr(self.model, column) == any_(keys)))
-        found = {getattr(row, column): row for row in self._read(query, ids=list(ids))}
+        found = {getattr(row, column): row for row in self._read(self._by_keys, keys=list(ids))}
         return [found.get(i) for i in ids]
 
     def count(self, **filters: Any) -> int:

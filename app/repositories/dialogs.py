@@ -12,3 +12,8 @@ class DialogContextRepository(Repository[DialogContext]):
     model = DialogContext
     schema = schemas.DIALOG
     target = Target(DialogContext, ("user_id",), Freshness.ALWAYS)
+
+    def of_user(self, user_id: str) -> DialogContext | None:
+        """The dialogue with this person."""
+        found = self._read(self._by_keys, keys=[user_id])
+        return found[0] if found else None
