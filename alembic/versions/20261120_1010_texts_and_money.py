@@ -67,7 +67,9 @@ def too_wide(column: str, old: str) -> str:
 
 
 def change(table: str, types: list[tuple[str, str]]) -> None:
-    changes.execute(
-        f"ALTER TABLE {table} " + ", ".join(f"ALTER COLUMN {column} TYPE {to}" for column, to in types)
-    )
+    alterations = [f"ALTER COLUMN {column} TYPE {to}" for column, to in types]
+    if table == "bookings":
+        # The default keeps its old type otherwise, behind a cast.
+        alterations.append("ALTER COLUMN status SET DEFAULT 'active'")
+    changes.execute(f"ALTER TABLE {table} {', '.join(alterations)}")
     changes.commit()

@@ -19,9 +19,7 @@ COLUMNS = (("companies", "phone"), ("clients", "phone"), ("bookings", "client_ph
 
 
 def upgrade() -> None:
-    countries = dict(
-        changes.bind().exec_driver_sql("SELECT company_id, country FROM companies").tuples().all()
-    )
+    countries = dict(changes.bind().exec_driver_sql("SELECT company_id, country FROM companies").all())
     for table, column in COLUMNS:
         for rows in changes.batches(table, column, f"{column} IS NOT NULL"):
             changed = []
