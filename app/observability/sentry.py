@@ -1,10 +1,14 @@
 """Sentry: one place that initialises it and one that captures; nothing personal leaves the process."""
 
+import logging
 from typing import Any
 
 import sentry_sdk
+from sentry_sdk.utils import BadDsn
 
 from app.config import Settings
+
+log = logging.getLogger(__name__)
 
 
 def initialise(settings: Settings) -> None:
@@ -14,18 +18,22 @@ def initialise(settings: Settings) -> None:
     """
     if settings.sentry_dsn is None or not settings.sentry_enabled:
         return
-    sentry_sdk.init(
-        dsn=settings.sentry_dsn.get_secret_value(),
-        environment=settings.environment,
-        release=settings.release,
-        server_name=settings.service_name,
-        traces_sample_rate=settings.sentry_traces_sample_rate,
-        send_default_pii=False,
-        include_local_variables=False,
-        max_request_body_size="never",
-        before_send=_without_values,
-        before_send_transaction=_without_values,
-    )
+    try:
+        sentry_sdk.init(
+            dsn=settings.sentry_dsn.get_secret_value(),
+            environment=settings.environment,
+            release=settings.release,
+            server_name=settings.service_name,
+            traces_sample_rate=settings.sentry_traces_sample_rate,
+            send_default_pii=False,
+            include_local_variables=False,
+            max_request_body_size="never",
+            before_send=_without_values,
+            before_send_transaction=_without_values,
+        )
+    except BadDsn:
+        # A salon's bookings do not wait for a typing error in a monitoring address.
+        log.warning("SENTRY_DSN is not a Sentry address; errors are not reported to Sentry.")
 
 
 def capture(error: BaseException, **tags: Any) -> None:

@@ -114,7 +114,7 @@ class ClientRepository(Repository[Client]):
             )
             .order_by(Client.id.desc())
         )
-        id_by_phone = {phone: row_id for phone, row_id in ours}
+        id_by_phone = dict(ours.tuples().all())
         if not id_by_phone:
             return
         pairs = {
