@@ -75,6 +75,8 @@ class Database:
         while True:
             connection = pool.getconn()
             try:
+                if connection.autocommit:
+                    connection.autocommit = False
                 ConnectionPool.check_connection(connection)
             except psycopg.OperationalError:
                 pool.putconn(connection)  # the pool discards it, and makes another
@@ -84,13 +86,14 @@ class Database:
     @contextmanager
     def autocommit(self) -> Iterator[Connection]:
         """A connection outside any transaction."""
-        with self.pool.connection() as connection:
-            connection.autocommit = True
-            try:
-                yield connection
-            finally:
-                if not connection.closed:
-                    connection.autocommit = False
+        connection = self.pool.getconn()
+        try:
+            # Switching costs more than a look, and most connections come back as they went.
+            if not connection.autocommit:
+                connection.autocommit = True
+            yield connection
+        finally:
+            self._pool.putconn(connection)
 
     def read(self, statement: Callable[[Connection], T]) -> T:
         """Run a reading function in autocommit, without the round trip that checks the connection.
@@ -101,8 +104,10 @@ class Database:
         try:
             with self.autocommit() as connection:
                 return statement(connection)
-        except psycopg.OperationalError as error:
-            if isinstance(error, (ClientDeadlineExceeded, PoolTimeout)) or not connection.closed:
+        except (ClientDeadlineExceeded, PoolTimeout):
+            raise
+        except psycopg.OperationalError:
+            if not connection.closed:
                 raise
         self.pool.check()
         with self.autocommit() as connection:
