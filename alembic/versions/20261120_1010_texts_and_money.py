@@ -63,7 +63,7 @@ def too_wide(column: str, old: str) -> str:
     if old.startswith("varchar"):
         return f"length({column}) > {size}"
     digits, scale = size.split(",")
-    return f"abs({column}) >= 10 ^ {int(digits) - int(scale)} OR {column} = 'NaN'"
+    return f"abs({column}) >= 10 ^ {int(digits) - int(scale)} AND {column} <> 'NaN'"
 
 
 def change(table: str, types: list[tuple[str, str]]) -> None:

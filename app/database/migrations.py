@@ -16,7 +16,7 @@ from alembic.config import Config
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from sqlalchemy import Connection, Engine, create_engine
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, PendingRollbackError
 from sqlalchemy.pool import NullPool
 
 ALEMBIC_INI = Path(__file__).resolve().parents[2] / "alembic.ini"
@@ -28,6 +28,8 @@ log = logging.getLogger("alembic.frontdesk")
 # this for a lock, and the revision is tried again from its last commit.
 LOCK_TIMEOUT_MS = 200
 LOCK_ATTEMPTS = 40
+LOCK_NOT_AVAILABLE = "55P03"
+DEADLOCK_DETECTED = "40P01"
 LONGEST_PAUSE = 2.0  # seconds
 
 # Any number will do that no other program takes an advisory lock on.
@@ -183,21 +185,26 @@ def with_lock_retries(attempt: Callable[[], None], progress: Callable[[], str | 
     while True:
         try:
             return attempt()
+        except PendingRollbackError as error:  # what remains to be seen of a connection lost in autocommit
+            raise CommandError(f"The connection was lost. {_stands_at(progress())}") from error
         except DBAPIError as error:
             sqlstate = getattr(error.orig, "sqlstate", None)
             primary = getattr(getattr(error.orig, "diag", None), "message_primary", None)
-            if sqlstate not in ("55P03", "40P01"):
-                raise CommandError(
-                    f"The database refused a statement ({sqlstate}): {primary or 'connection lost'}."
-                    f" It stands at revision {progress()}; the same command goes on from there."
-                ) from error
+            if sqlstate not in (LOCK_NOT_AVAILABLE, DEADLOCK_DETECTED):
+                reason = (
+                    f"A statement failed ({sqlstate}): {primary}" if primary else "The connection was lost"
+                )
+                raise CommandError(f"{reason}. {_stands_at(progress())}") from error
             now_at = progress()
             tried, at = (tried + 1, at) if now_at == at else (1, now_at)
             if tried >= LOCK_ATTEMPTS:
                 raise CommandError(
-                    f"Other sessions hold locks and do not let go ({primary}; tried {tried} times)."
-                    f" The database stands at revision {at}; the same command goes on from there."
+                    f"Other sessions hold locks and do not let go (tried {tried} times). {_stands_at(at)}"
                 ) from error
             pause = min(LONGEST_PAUSE, 0.05 * 2**tried) * random.uniform(0.5, 1.0)  # noqa: S311 - jitter
             log.info("A lock is taken (%s); trying again in %.1f s", primary, pause)
             time.sleep(pause)
+
+
+def _stands_at(revision: str | None) -> str:
+    return f"The database stands at revision {revision}; the same command goes on from there."
