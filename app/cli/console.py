@@ -1,0 +1,70 @@
+"""What the commands share: settings and Sentry first, an error as one line, output for people or as JSON."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import click
+from alembic.util import CommandError
+from rich.console import Console
+
+from app.config import Settings
+from app.errors import RAW_ERRORS, ConfigurationError, FrontdeskError, InvalidInputError, from_driver
+from app.frontdesk import Frontdesk
+from app.observability import sentry
+
+SOMETHING_IS_WRONG = 1
+INTERRUPTED = 130
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead.")
+
+
+class WrongUsage(click.ClickException):
+    """Wrong usage or configuration: `Error: …` on stderr, exit code 2."""
+
+    exit_code = 2
+
+
+class CouldNotRun(click.ClickException):
+    """The command could not do its work: `Error: …` on stderr, exit code 3."""
+
+    exit_code = 3
+
+
+def failure(error: Exception) -> click.ClickException:
+    """The line and the exit code for an error; what nobody expected also goes to Sentry."""
+    if isinstance(error, (ConfigurationError, InvalidInputError)):
+        return WrongUsage(error.message)
+    if isinstance(error, (FrontdeskError, CommandError)):  # Alembic's is what the chain refuses with
+        return CouldNotRun(" ".join(str(error).split()))
+    sentry.capture(error)
+    if isinstance(error, RAW_ERRORS):
+        return CouldNotRun(from_driver(error).message)
+    return CouldNotRun(f"Unexpected {type(error).__name__}; `frontdesk --debug …` shows where it comes from.")
+
+
+def settings() -> Settings:
+    """The settings, with Sentry started; every command calls it first. Raises ConfigurationError."""
+    loaded = Settings.load()
+    sentry.initialise(loaded)
+    return loaded
+
+
+@contextmanager
+def opened_desk() -> Iterator[Frontdesk]:
+    """The configured Frontdesk on a database that answers. Raises UnavailableError at once otherwise."""
+    with Frontdesk(settings()) as desk:
+        desk.database.ping()
+        yield desk
+
+
+def screen() -> Console:
+    """Where people read. Long lines stay whole where there is no terminal to wrap them for."""
+    found = Console(highlight=False)
+    return found if found.is_terminal else Console(highlight=False, width=200)
+
+
+def print_json(document: Any) -> None:
+    """Print one JSON document on stdout; dates and the like as text."""
+    click.echo(json.dumps(document, ensure_ascii=False, indent=2, default=str))
