@@ -36,10 +36,15 @@ FLAGS = (
 def upgrade() -> None:
     for table, columns in COLUMNS.items():
         additions = ", ".join(f"ADD COLUMN IF NOT EXISTS {name} {type_}" for name, type_ in columns)
-        changes.execute(f"ALTER TABLE {table} {additions}")
+        changes.execute(
+            f"-- squawk-ignore prefer-bigint-over-int -- weights for sorting\nALTER TABLE {table} {additions}"
+        )
         changes.commit()
     for table, column, definition, _ in FLAGS:
-        changes.execute(f"ALTER TABLE {table} ADD COLUMN IF NOT EXISTS {column} {definition}")
+        changes.execute(
+            "-- squawk-ignore prefer-bigint-over-smallint -- an attendance is one of four values\n"
+            f"ALTER TABLE {table} ADD COLUMN IF NOT EXISTS {column} {definition}"
+        )
         changes.commit()
 
 

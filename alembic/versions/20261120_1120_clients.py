@@ -26,6 +26,7 @@ def search_name(name: str) -> str:
 
 def upgrade() -> None:
     changes.execute(
+        "-- squawk-ignore ban-drop-not-null -- a new customer has no id yet, and some clients have no phone\n"
         "ALTER TABLE clients ADD COLUMN IF NOT EXISTS search_name TEXT NOT NULL DEFAULT '',"
         " ALTER COLUMN phone DROP NOT NULL, ALTER COLUMN yclients_id DROP NOT NULL"
     )

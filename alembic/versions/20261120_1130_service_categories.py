@@ -18,6 +18,7 @@ COMPANY = "FOREIGN KEY (company_id) REFERENCES companies (company_id) DEFERRABLE
 
 def upgrade() -> None:
     changes.execute(
+        "-- squawk-ignore prefer-bigint-over-int -- a weight for sorting\n"
         "CREATE TABLE IF NOT EXISTS service_categories ("
         f" company_id BIGINT NOT NULL, id {NEW}, yclients_id BIGINT NOT NULL, title TEXT NOT NULL,"
         " weight INTEGER,"
@@ -27,6 +28,7 @@ def upgrade() -> None:
         f" CONSTRAINT fk_service_categories_company_id_companies {COMPANY})"
     )
     changes.execute(
+        "-- squawk-ignore prefer-bigint-over-int -- a duration in seconds\n"
         "CREATE TABLE IF NOT EXISTS service_staff ("
         f" company_id BIGINT NOT NULL, id {NEW}, service_id BIGINT NOT NULL, staff_id BIGINT NOT NULL,"
         f" duration INTEGER, {STAMPS},"
@@ -62,7 +64,10 @@ def carry_titles() -> None:
         "category_title is not the title of the service's category",
         kept_id="old.id",
     )
-    changes.execute("ALTER TABLE services DROP COLUMN category_title")
+    changes.execute(
+        "-- squawk-ignore ban-drop-column -- its content was carried over in this transaction\n"
+        "ALTER TABLE services DROP COLUMN category_title"
+    )
 
 
 def downgrade() -> None:

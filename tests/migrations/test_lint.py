@@ -1,0 +1,81 @@
+"""The SQL that the chain really executes passes squawk; each exception stands beside its statement."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from psycopg.pq import TransactionStatus
+
+from app.database import migrations
+from tests.migrations.databases import Database
+from tests.migrations.test_runs import before_each_statement, small_installation
+
+SQUAWK = Path(sys.executable).with_name("squawk")
+
+# Reads and changes of rows: squawk judges changes of the schema.
+NOT_FOR_SQUAWK = ("SELECT", "INSERT", "UPDATE", "DELETE", "LOCK", "CREATE OR REPLACE FUNCTION")
+
+
+class Recorder:
+    """Writes down statements as a script: what the connection's options set, transactions, statements."""
+
+    def __init__(self) -> None:
+        options = migrations.CONNECTION_OPTIONS.removeprefix("-c ").split(" -c ")
+        self.lines = [f"SET {name} = '{value}'" for name, value in (each.split("=") for each in options)]
+        self.open = False
+
+    def __call__(self, _: int, statement: str, connection: Any) -> None:
+        if statement.lstrip().startswith(NOT_FOR_SQUAWK) or "alembic_version" in statement:
+            return
+        starts = connection.info.transaction_status == TransactionStatus.IDLE
+        if self.open and (starts or connection.autocommit):
+            self.lines.append("COMMIT")
+            self.open = False
+        if not self.open and not connection.autocommit:
+            self.lines.append("BEGIN")
+            self.open = True
+        self.lines.append(statement.strip().removesuffix(";"))
+
+    def script(self) -> str:
+        return "".join(f"{line};\n" for line in (*self.lines, *(["COMMIT"] if self.open else [])))
+
+
+def record(database: Database, folder: Path) -> list[Path]:
+    """Run the chain on a small installation of the old shape, writing each revision's SQL to a file."""
+    files = []
+    for number, script in enumerate(reversed(list(migrations.script().walk_revisions()))):
+        recorder = Recorder()
+        with before_each_statement(recorder):
+            database.upgrade(script.revision, dedupe="keep-earliest")
+        if number == 0:
+            small_installation(database)
+        files.append(folder / f"{number:02d}_{script.revision}.sql")
+        files[-1].write_text(recorder.script())
+    return files
+
+
+def squawk(files: list[Path]) -> tuple[int, str]:
+    """Return squawk's exit code (0 clean) and its report."""
+    command = [SQUAWK, "--pg-version", "15.0", "--reporter", "gcc", *files]
+    verdict = subprocess.run(command, capture_output=True, text=True, check=False)
+    return verdict.returncode, verdict.stdout + verdict.stderr
+
+
+def test_the_recorded_sql_passes_squawk(fresh: Database, tmp_path: Path) -> None:
+    files = record(fresh, tmp_path)
+    assert len(files) > 20
+    code, report = squawk(files)
+    assert code == 0, report
+
+
+def test_squawk_would_find_something_without_the_exceptions(fresh: Database, tmp_path: Path) -> None:
+    files = record(fresh, tmp_path)
+    for file in files:
+        file.write_text(re.sub("-- squawk-ignore.*", "", file.read_text()))
+    code, report = squawk(files)
+    assert code != 0
+    assert {"changing-column-type", "renaming-column", "ban-drop-column"} <= set(
+        re.findall(r"[a-z-]+", report)
+    )
