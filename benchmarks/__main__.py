@@ -1,0 +1,99 @@
+"""`python -m benchmarks`: run the benchmarks, print the table, write JSON."""
+
+import argparse
+import cProfile
+import json
+import os
+import platform
+import pstats
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+from benchmarks import bulk, reads
+from benchmarks.environment import Environment, environment
+from benchmarks.harness import Benchmark, Row, run
+from benchmarks.table import render
+
+# One module for each group; a new benchmark is a function there and a line here.
+BENCHMARKS: dict[str, Callable[[Environment], list[Benchmark]]] = {
+    "P1": bulk.new_rows,
+    "P2": bulk.changed_rows,
+    "P3": bulk.unchanged_rows,
+    "P4": bulk.beside_orms,
+    "P5": reads.beside_psycopg,
+    "P6": reads.beside_orm,
+}
+PROFILE_LINES = 25
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run what the command line asks for. A missed target is said in the table; it is no failure."""
+    options = _parser().parse_args(arguments)
+    rows: list[Row] = []
+    with environment(options.rows) as here:
+        server = here.server_version()
+        for name in options.only:
+            print(f"{name} …", end=" ", flush=True, file=sys.stderr)
+            for benchmark in BENCHMARKS[name](here):
+                if options.profile:
+                    _profile(benchmark)
+                else:
+                    rows += run(benchmark)
+        print(file=sys.stderr)
+    if options.profile:
+        return 0
+    print(render(rows))
+    if options.json is not None:
+        options.json.write_text(json.dumps(_report(rows, server), ensure_ascii=False, indent=2) + "\n")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument(
+        "--only", type=_names, default=list(BENCHMARKS), metavar="P1,P5", help="these benchmarks only"
+    )
+    parser.add_argument("--rows", type=_positive, default=20_000, help="clients in the salon (20000)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, too")
+    parser.add_argument("--profile", action="store_true", help="show where our own time goes instead")
+    return parser
+
+
+def _names(text: str) -> list[str]:
+    names = text.upper().split(",")
+    unknown = [name for name in names if name not in BENCHMARKS]
+    if unknown:
+        raise argparse.ArgumentTypeError(f"{', '.join(unknown)}: not one of {', '.join(BENCHMARKS)}")
+    return names
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError("must be a positive number")
+    return int(text)
+
+
+def _profile(benchmark: Benchmark) -> None:
+    """Print the functions of our side that take the time; the profiler itself slows small calls most."""
+    benchmark.measure()  # the first time compiles and connects
+    profiler = cProfile.Profile()
+    profiler.runcall(benchmark.measure)
+    print(f"\n{benchmark.id}: {benchmark.work}")
+    pstats.Stats(profiler).strip_dirs().sort_stats("tottime").print_stats(PROFILE_LINES)
+
+
+def _report(rows: list[Row], server: str) -> dict[str, object]:
+    return {
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": {"cpus": os.cpu_count(), "python": platform.python_version(), "postgresql": server},
+        "versions": {name: version(name) for name in ("sqlalchemy", "psycopg", "psycopg-pool", "pydantic")},
+        "results": [asdict(row) for row in rows],
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

