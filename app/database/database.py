@@ -113,10 +113,25 @@ class Database:
         with self.autocommit() as connection:
             return statement(connection)
 
+    def connect_alone(self, patience: int | None = None) -> Connection:
+        """A new connection that the pool knows nothing of; the caller closes it.
+
+        For checks, which a full pool must not blind. `patience`: milliseconds for anything on it
+        (for connecting, libpq allows two seconds at least). Raises psycopg's errors.
+        """
+        settings = self.settings
+        if patience is not None:
+            timeouts = ("statement", "lock", "query")
+            settings = settings.model_copy(update={f"postgres_{each}_timeout": patience for each in timeouts})
+        parameters = connection_parameters(settings, self._url)
+        if patience is not None:
+            parameters["connect_timeout"] = patience // 1000
+        return connection_class(settings).connect(**parameters, autocommit=True)
+
     def ping(self) -> None:
         """Connect past the pool, at once. Raises UnavailableError in libpq's words: host, user and reason."""
         try:
-            psycopg.connect(**connection_parameters(self.settings, self._url)).close()
+            self.connect_alone().close()
         except psycopg.OperationalError as error:
             raise UnavailableError(f"Cannot reach the database: {error}") from None
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
+from functools import cache
 from pathlib import Path
 
 import psycopg
@@ -108,13 +109,22 @@ def current(connection: Connection) -> str | None:
 
 def state(connection: Connection) -> SchemaState:
     """Compare the database's revision with the chain. Raises what the driver raises."""
-    revision = current(connection)
+    return standing(current(connection))
+
+
+def standing(revision: str | None) -> SchemaState:
+    """Tell where a database at `revision` stands."""
     if revision is None:
         return SchemaState.EMPTY
-    known = script()
-    if revision == known.get_current_head():
-        return SchemaState.AT_HEAD
-    return SchemaState.BEHIND if is_known(known, revision) else SchemaState.UNKNOWN
+    if revision not in revisions():
+        return SchemaState.UNKNOWN
+    return SchemaState.AT_HEAD if revision == revisions()[0] else SchemaState.BEHIND
+
+
+@cache
+def revisions() -> tuple[str, ...]:
+    """Return every revision that this code knows, the newest first; read from the files once."""
+    return tuple(each.revision for each in script().walk_revisions())
 
 
 def is_known(scripts: ScriptDirectory, revision: str) -> bool:
