@@ -10,4 +10,4 @@ def fold(text: str) -> str:
 
 def search_name(*parts: str | None) -> str:
     """Join name, surname and patronymic, folded, as `clients.search_name` holds them."""
-    return fold(" ".join(part for part in parts if part))
+    return fold(" ".join(filter(None, parts)))

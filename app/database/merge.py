@@ -47,12 +47,24 @@ class Target:
         return dict(self.model.__table__.columns.items())
 
 
+@dataclass(frozen=True)
+class Derived:
+    """A column that is made of several others, of which the rows lack some (`missing`).
+
+    A stored row takes the new value only where all of those are NULL; the caller mends the rest
+    (`Merged.underived`).
+    """
+
+    column: str
+    missing: tuple[str, ...]
+
+
 @dataclass
 class Merged:
     """What one merge did, in rows.
 
-    `written` are the ids of inserted and updated rows; `current`, where asked for, the id by key of every
-    row that is not stale.
+    `written` are the ids of inserted and updated rows, `underived` of those whose derived column the caller
+    has to mend; `current`, where asked for, the id by key of every row that is not stale.
     """
 
     inserted: int = 0
@@ -60,6 +72,7 @@ class Merged:
     unchanged: int = 0
     stale: int = 0
     written: list[int] = field(default_factory=list)
+    underived: list[int] = field(default_factory=list)
     current: dict[tuple[Any, ...], int] = field(default_factory=dict)
 
 
@@ -69,20 +82,19 @@ def merge(
     company_id: int,
     columns: tuple[str, ...],
     rows: Sequence[Sequence[Any]],
-    insert_only: frozenset[str] = frozenset(),
+    derived: Derived | None = None,
     want_current: bool = False,
 ) -> Merged:
     """Insert or update `rows` (values in the order of `columns`, keys distinct) inside the open transaction.
 
-    `insert_only` columns are written with new rows and left alone in existing ones. With `want_current`
-    the ids of the rows that are not stale come back.
+    With `want_current` the ids of the rows that are not stale come back.
     """
     if not rows:
         return Merged()
     jsonb = [i for i, name in enumerate(columns) if isinstance(target.columns[name].type, JSONB)]
     if jsonb:
         rows = [[Jsonb(v) if i in jsonb and v is not None else v for i, v in enumerate(row)] for row in rows]
-    statements = _statements(target, columns, insert_only)
+    statements = _statements(target, columns, derived)
     with connection.cursor() as cursor:
         if len(rows) <= SMALL:
             source = statements.values(len(rows))
@@ -95,15 +107,14 @@ def merge(
                     copy.write_row(row)
         parameters["company_id"] = company_id
         cursor.execute(statements.merge(source), parameters)
-        outcome = cursor.fetchall()
-        inserted = sum(1 for _, fresh in outcome if fresh)
-        merged = Merged(inserted, len(outcome) - inserted, written=[row_id for row_id, _ in outcome])
-        left = len(rows) - len(outcome)
+        inserted, written, underived = cursor.fetchone()  # type: ignore[misc] # an aggregate always answers
+        merged = Merged(inserted, len(written) - inserted, written=written, underived=underived)
+        left = len(rows) - len(written)
         if want_current:
             cursor.execute(statements.current(source), parameters)
             merged.current = {tuple(key): row_id for row_id, *key in cursor.fetchall()}
             merged.stale = len(rows) - len(merged.current)
-        elif left and target.freshness is not Freshness.ALWAYS:
+        elif left and statements.can_find_stale:
             cursor.execute(statements.count_stale(source), parameters)
             merged.stale = cursor.fetchone()[0]  # type: ignore[index] # a count always answers
         merged.unchanged = left - merged.stale
@@ -113,18 +124,19 @@ def merge(
 
 
 @lru_cache(maxsize=512)
-def _statements(target: Target, columns: tuple[str, ...], insert_only: frozenset[str]) -> "_Statements":
-    return _Statements(target, columns, insert_only)
+def _statements(target: Target, columns: tuple[str, ...], derived: Derived | None) -> "_Statements":
+    return _Statements(target, columns, derived)
 
 
 class _Statements:
     """The SQL of a merge of these columns into this table."""
 
-    def __init__(self, target: Target, columns: tuple[str, ...], insert_only: frozenset[str]) -> None:
+    def __init__(self, target: Target, columns: tuple[str, ...], derived: Derived | None) -> None:
         self._target = target
+        self._derived = derived
         self._columns = columns
         self._types = [sql.SQL(target.columns[c].type.compile(dialect=DIALECT)) for c in columns]
-        self._settable = [c for c in columns if c not in target.key and c not in insert_only]
+        self._settable = [c for c in columns if c not in target.key]
         self._table = sql.Identifier(target.model.__tablename__)
         stage = sql.Identifier(f"stage_{target.model.__tablename__}")
         self.stage: sql.Composable = sql.SQL("{} AS s").format(stage)
@@ -137,6 +149,14 @@ class _Statements:
         )
         self.copy = sql.SQL("COPY {} ({}) FROM STDIN").format(stage, names)
         self.drop_stage = sql.SQL("DROP TABLE {}").format(stage)
+
+    @property
+    def can_find_stale(self) -> bool:
+        """Whether a row of these columns can be older than what is stored."""
+        timed = "source_changed_at" in self._columns
+        return self._target.freshness is Freshness.NEWER_IF_PENDING or (
+            timed and self._target.freshness is Freshness.NOT_OLDER
+        )
 
     def values(self, count: int) -> sql.Composable:
         """The rows as parameters `v0`, `v1`, … of the statement itself."""
@@ -164,14 +184,19 @@ class _Statements:
             assignments.append(sql.SQL("pending_since = NULL"))
         return sql.SQL(
             """
-            INSERT INTO {table} AS t (company_id, {columns})
-            SELECT %(company_id)s, {selected} FROM {source}
-            LEFT JOIN {table} AS t ON {same_key}
-            WHERE t.company_id IS NULL OR ({fresh} AND {differs})
-            {in_order}
-            ON CONFLICT ({conflict_key}) DO UPDATE SET {assignments}
-            WHERE {fresh_excluded} AND {differs_excluded}
-            RETURNING t.id, t.xmax = 0
+            WITH written AS (
+                INSERT INTO {table} AS t (company_id, {columns})
+                SELECT %(company_id)s, {selected} FROM {source}
+                LEFT JOIN {table} AS t ON {same_key}
+                WHERE t.company_id IS NULL OR ({fresh} AND {differs})
+                {in_order}
+                ON CONFLICT ({conflict_key}) DO UPDATE SET {assignments}
+                WHERE {fresh_excluded} AND {differs_excluded}
+                RETURNING t.id, t.xmax = 0 AS inserted, NOT ({derived}) AS underived
+            )
+            SELECT count(*) FILTER (WHERE inserted),
+                COALESCE(array_agg(id), '{{}}'), COALESCE(array_agg(id) FILTER (WHERE underived), '{{}}')
+            FROM written
             """
         ).format(
             table=self._table,
@@ -181,6 +206,7 @@ class _Statements:
             same_key=self._same_key(),
             fresh=self._fresh("s"),
             differs=self._differs("s"),
+            derived=self._derivable,
             # One order for all writers, so that two merges of the same rows do not deadlock.
             in_order=sql.SQL("ORDER BY {}" if target.key else "").format(
                 sql.SQL(", ").join(sql.Identifier("s", c) for c in target.key)
@@ -218,7 +244,18 @@ class _Statements:
         value = sql.Identifier(source, column)
         if column == "source_changed_at":  # a row without a time does not make ours forget its own
             return sql.SQL("COALESCE({}, t.source_changed_at)").format(value)
+        if self._derived is not None and column == self._derived.column:
+            return sql.SQL("CASE WHEN {} THEN {} ELSE {} END").format(
+                self._derivable, value, sql.Identifier("t", column)
+            )
         return value
+
+    @property
+    def _derivable(self) -> sql.Composable:
+        """True where the stored row has none of the parts that the rows lack."""
+        missing = self._derived.missing if self._derived is not None else ()
+        absent: list[sql.Composable] = [sql.SQL("{} IS NULL").format(sql.Identifier("t", c)) for c in missing]
+        return sql.SQL(" AND ").join(absent) if absent else sql.SQL("true")
 
     def _differs(self, source: str) -> sql.Composable:
         if not self._settable:

@@ -1,10 +1,11 @@
 """Clients: found by phone and by a part of the name."""
 
 from collections.abc import Sequence
+from operator import itemgetter
 
-from sqlalchemy import bindparam, func, select, update
+from sqlalchemy import ARRAY, BigInteger, any_, bindparam, func, literal, select
 
-from app.database.merge import Freshness, Merged, Target, merge
+from app.database.merge import Derived, Freshness, Merged, Target, merge
 from app.database.query import Query
 from app.models import Client
 from app.repositories.base import Repository, scoped
@@ -75,33 +76,45 @@ class ClientRepository(Repository[Client]):
     def _merge_group(self, names: frozenset[str], rows: list[Values]) -> Merged:
         if "phone" in names:
             self._adopt(rows)
-        whole = names.issuperset(_NAME_PARTS)
-        columns = (*self._columns(names), "search_name")
+        columns = self._columns(names)
         values = [
-            (*(row[c] for c in columns[:-1]), search_name(*(row.get(part) for part in _NAME_PARTS)))
-            for row in rows
+            (*row_values, search_name(*map(row.get, _NAME_PARTS)))
+            for row, row_values in zip(rows, map(itemgetter(*columns), rows), strict=True)
         ]
         # Without all its parts in the row, the folded name of a stored client is made of ours and theirs.
-        insert_only = frozenset[str]() if whole else frozenset({"search_name"})
-        merged = merge(self._connection, self.target, self.scope.company_id, columns, values, insert_only)
-        if not whole and merged.updated:
-            self._fold_names(merged.written)
+        missing = tuple(part for part in _NAME_PARTS if part not in names)
+        derived = Derived("search_name", missing) if missing else None
+        merged = merge(
+            self._connection,
+            self.target,
+            self.scope.company_id,
+            (*columns, "search_name"),
+            values,
+            derived=derived,
+        )
+        if merged.underived:
+            self._fold_names(merged.underived)
         return merged
 
     def _fold_names(self, ids: list[int]) -> None:
-        name_columns = [getattr(Client, part) for part in _NAME_PARTS]
+        """Make the folded names of these clients anew, of the parts that are stored."""
+        parts = [getattr(Client, part) for part in _NAME_PARTS]
         rows = self._open_session.execute(
-            select(Client.id, Client.search_name, *name_columns).where(
-                Client.company_id == self.scope.company_id, Client.id.in_(ids)
+            select(Client.id, Client.search_name, *parts).where(
+                Client.company_id == self.scope.company_id,
+                Client.id == any_(literal(ids, ARRAY(BigInteger))),
             )
         )
-        changed = [
-            {"company_id": self.scope.company_id, "id": row_id, "search_name": search_name(*parts)}
-            for row_id, stored, *parts in rows
-            if stored != search_name(*parts)
-        ]
-        if changed:
-            self._open_session.execute(update(Client), changed)
+        names = {row_id: folded for row_id, stored, *of in rows if stored != (folded := search_name(*of))}
+        if names:
+            self._connection.execute(
+                """
+                UPDATE clients SET search_name = folded.name
+                FROM unnest(%(ids)s::bigint[], %(names)s::text[]) AS folded (id, name)
+                WHERE clients.company_id = %(company_id)s AND clients.id = folded.id
+                """,
+                {"company_id": self.scope.company_id, "ids": list(names), "names": list(names.values())},
+            )
 
     def _adopt(self, rows: list[Values]) -> None:
         """A client made here who comes back from YClients with an id keeps its row: no second one is made."""
@@ -110,11 +123,12 @@ class ClientRepository(Repository[Client]):
             .where(
                 Client.company_id == self.scope.company_id,
                 Client.yclients_id.is_(None),
+                Client.phone.is_not(None),
                 Client.deleted_at.is_(None),
             )
             .order_by(Client.id.desc())
         )
-        id_by_phone = dict(ours.tuples().all())
+        id_by_phone = {row.phone: row.id for row in ours}
         if not id_by_phone:
             return
         pairs = {
