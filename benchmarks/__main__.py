@@ -1,11 +1,9 @@
 """`python -m benchmarks`: run the benchmarks, print the table, write JSON."""
 
 import argparse
-import cProfile
 import json
 import os
 import platform
-import pstats
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
@@ -15,7 +13,7 @@ from pathlib import Path
 
 from benchmarks import bulk, reads
 from benchmarks.environment import Environment, environment
-from benchmarks.harness import Benchmark, Row, run
+from benchmarks.harness import Benchmark, Row, profile, run
 from benchmarks.table import render
 
 # One module for each group; a new benchmark is a function there and a line here.
@@ -27,7 +25,6 @@ BENCHMARKS: dict[str, Callable[[Environment], list[Benchmark]]] = {
     "P5": reads.beside_psycopg,
     "P6": reads.beside_orm,
 }
-PROFILE_LINES = 25
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -38,11 +35,11 @@ def main(arguments: list[str] | None = None) -> int:
         server = here.server_version()
         for name in options.only:
             print(f"{name} …", end=" ", flush=True, file=sys.stderr)
-            for benchmark in BENCHMARKS[name](here):
-                if options.profile:
-                    _profile(benchmark)
-                else:
-                    rows += run(benchmark)
+            benchmarks = BENCHMARKS[name](here)
+            if options.profile:
+                print(f"\n{name}: {benchmarks[0].work}", profile(benchmarks[0]), sep="\n")
+            else:
+                rows += [row for benchmark in benchmarks for row in run(benchmark, options.repeats)]
         print(file=sys.stderr)
     if options.profile:
         return 0
@@ -58,6 +55,7 @@ def _parser() -> argparse.ArgumentParser:
         "--only", type=_names, default=list(BENCHMARKS), metavar="P1,P5", help="these benchmarks only"
     )
     parser.add_argument("--rows", type=_positive, default=20_000, help="clients in the salon (20000)")
+    parser.add_argument("--repeats", type=_positive, metavar="N", help="rounds for each pair (its own)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, too")
     parser.add_argument("--profile", action="store_true", help="show where our own time goes instead")
     return parser
@@ -75,15 +73,6 @@ def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError("must be a positive number")
     return int(text)
-
-
-def _profile(benchmark: Benchmark) -> None:
-    """Print the functions of our side that take the time; the profiler itself slows small calls most."""
-    benchmark.measure()  # the first time compiles and connects
-    profiler = cProfile.Profile()
-    profiler.runcall(benchmark.measure)
-    print(f"\n{benchmark.id}: {benchmark.work}")
-    pstats.Stats(profiler).strip_dirs().sort_stats("tottime").print_stats(PROFILE_LINES)
 
 
 def _report(rows: list[Row], server: str) -> dict[str, object]:

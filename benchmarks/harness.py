@@ -3,14 +3,19 @@
 Machines are noisy and differ: only the ratio of two figures from the same run says anything.
 """
 
+import cProfile
 import gc
+import pstats
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from io import StringIO
 from statistics import median
+from typing import ClassVar
 
 Measure = Callable[[], float]
+LINES = 20  # of a profile
 
 
 @dataclass(frozen=True)
@@ -73,11 +78,12 @@ class Row:
     note: str = ""
 
 
-def run(benchmark: Benchmark) -> list[Row]:
+def run(benchmark: Benchmark, repeats: int | None = None) -> list[Row]:
     """Measure all sides in turn, `repeats` times after one round to warm up; one row for each peer."""
+    repeats = repeats or benchmark.repeats
     sides = [benchmark.measure, *(peer.measure for peer in benchmark.peers if peer.measure is not None)]
     figures: dict[Measure, list[float]] = {side: [] for side in sides}
-    for round_number in range(benchmark.repeats + 1):
+    for round_number in range(repeats + 1):
         for side in sides if round_number % 2 else reversed(sides):
             gc.collect()
             figure = side()
@@ -107,8 +113,9 @@ def run(benchmark: Benchmark) -> list[Row]:
 
 
 class Stopwatch:
-    """Seconds spent in a `with` block."""
+    """Seconds spent in a `with` block; with a `profiler` set, also where they went."""
 
+    profiler: ClassVar[cProfile.Profile | None] = None
     seconds = 0.0
 
 
@@ -116,6 +123,20 @@ class Stopwatch:
 def stopwatch() -> Iterator[Stopwatch]:
     """Time a block; the figure is there when it has ended."""
     watch = Stopwatch()
-    start = time.perf_counter()
-    yield watch
-    watch.seconds = time.perf_counter() - start
+    with watch.profiler or nullcontext():
+        start = time.perf_counter()
+        yield watch
+        watch.seconds = time.perf_counter() - start
+
+
+def profile(benchmark: Benchmark) -> str:
+    """The functions of our side that take the time; the profiler itself slows small calls most."""
+    benchmark.measure()  # the first time compiles and connects
+    Stopwatch.profiler = cProfile.Profile()
+    try:
+        benchmark.measure()
+        out = StringIO()
+        pstats.Stats(Stopwatch.profiler, stream=out).strip_dirs().sort_stats("tottime").print_stats(LINES)
+    finally:
+        Stopwatch.profiler = None
+    return out.getvalue()
