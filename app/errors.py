@@ -153,11 +153,15 @@ def from_driver(error: BaseException) -> FrontdeskError:
         return RetryableConflictError(f"Another row has this key already ({error.diag.constraint_name}).")
     if state == "42P01":
         return FrontdeskError("A table is missing: run `alembic upgrade head`.")
-    if state[:2] in ("22", "23"):
+    if state in _BY_SQLSTATE:
+        return _BY_SQLSTATE[state]()
+    # A constraint, a value out of range, a trigger that raises, a value too long for an index.
+    if state[:2] in ("22", "23", "P0") or state == "54000":
         what = error.diag.constraint_name or error.diag.column_name or "a value"
         return InvalidInputError(f"The database refused {what} (SQLSTATE {state}).")
-    kind = _BY_SQLSTATE.get(state) or _BY_CLASS.get(state[:2]) or FrontdeskError
-    return kind() if kind is not FrontdeskError else FrontdeskError(f"Database error, SQLSTATE {state}.")
+    if state[:2] in _BY_CLASS:
+        return _BY_CLASS[state[:2]]()
+    return FrontdeskError(f"Database error, SQLSTATE {state}.")
 
 
 def _foreign_key(error: psycopg.Error) -> FrontdeskError:

@@ -1,15 +1,17 @@
 """What the groups of operations share."""
 
 from collections.abc import Callable, Iterable
-from typing import Annotated, Any, TypeVar
+from typing import Any, TypeVar
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
+from app.bulk import bulk_upsert
 from app.errors import InvalidInputError
 from app.phones import to_e164
 from app.repositories import Repositories
 from app.repositories.base import Repository, UpsertReport
-from app.schemas.types import Count, Date, Duration, Id, Instant, Key
+from app.schemas.schema import reasons
+from app.schemas.types import Date, Duration, Id, Instant, Key, Limit, Name, Position
 from app.unit_of_work import UnitOfWork, Units
 
 T = TypeVar("T")
@@ -26,24 +28,23 @@ class Argument:
         try:
             return self._adapter.validate_python(value)
         except ValidationError as error:
-            first = error.errors(include_url=False, include_input=False)[0]
-            where = ".".join(str(part) for part in (name, *first["loc"]))
-            raise InvalidInputError(
-                fields={where: str(first.get("ctx", {}).get("error") or first["msg"])}
-            ) from None
+            where, why = next(iter(reasons(error).items()))
+            raise InvalidInputError(fields={name if where == "row" else f"{name}.{where}": why}) from None
 
 
 an_id = Argument(Id)
 optional_id = Argument(Id | None)
 ids_of = Argument(list[Id])
-a_limit = Argument(Annotated[int, Field(ge=1, le=100_000)])
-a_position = Argument(Count | None)
+a_limit = Argument(Limit)
+a_position = Argument(Position | None)
+a_flag = Argument(bool)
 a_date = Argument(Date)
 an_instant = Argument(Instant)
 optional_instant = Argument(Instant | None)
 a_duration = Argument(Duration)
 optional_duration = Argument(Duration | None)
 a_key = Argument(Key)
+a_part_of_a_name = Argument(Name)
 
 
 class Operations:
@@ -63,9 +64,9 @@ class Operations:
     def _upsert_all(
         self, repository: Callable[[Repositories], Repository[Any]], rows: Iterable[Any]
     ) -> UpsertReport:
-        """Validate once, outside the transaction, then merge."""
+        """Validate outside the transaction, then merge what is good."""
         batch = repository(self._reading).validate(rows)
-        return self._transact(lambda uow: repository(uow).bulk_upsert(batch))
+        return bulk_upsert(self._units, self.company_id, repository, batch)
 
     def _phone(self, repositories: Repositories, phone: str) -> str:
         try:

@@ -4,9 +4,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from app.data_layer.base import Operations, a_limit, a_position, an_id, ids_of, optional_instant
+from app.data_layer.base import (
+    Operations,
+    a_limit,
+    a_part_of_a_name,
+    a_position,
+    an_id,
+    ids_of,
+    optional_instant,
+)
 from app.data_layer.boundary import operation
-from app.errors import InvalidInputError
 from app.models import Booking, Client
 from app.repositories.base import UpsertReport
 
@@ -39,9 +46,8 @@ class ClientOperations(Operations):
     @operation
     def search_clients_by_name(self, text: str, limit: int = 20) -> list[Client]:
         """Clients whose name, surname or patronymic contains `text`, whatever its case."""
-        if not isinstance(text, str) or not text.strip() or "\0" in text:
-            raise InvalidInputError(fields={"text": "must be a part of a name"})
-        return list(self._reading.clients.search_by_name(text, a_limit("limit", limit)))
+        part = a_part_of_a_name("text", text)
+        return list(self._reading.clients.search_by_name(part, a_limit("limit", limit)))
 
     @operation
     def upsert_client(self, data: Mapping[str, Any]) -> Client:

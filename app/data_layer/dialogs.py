@@ -23,5 +23,5 @@ class DialogOperations(Operations):
         """Write `stage`, `context` (JSON), `last_activity_at` (now, where absent)."""
         if not isinstance(data, Mapping):
             raise InvalidInputError(fields={"data": "must be a mapping"})
-        row = {"last_activity_at": datetime.now(UTC), **data, "user_id": user_id}
+        row = {"last_activity_at": datetime.now(UTC), **data, "user_id": a_key("user_id", user_id)}
         return self._transact(lambda uow: uow.dialog_contexts.upsert(row))

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from app.data_layer.base import Operations, an_id, ids_of
+from app.data_layer.base import Operations, a_flag, an_id, ids_of
 from app.data_layer.boundary import operation
 from app.models import Service
 from app.repositories.base import UpsertReport
@@ -15,7 +15,8 @@ class ServiceOperations(Operations):
     @operation
     def get_services(self, include_inactive: bool = False) -> list[Service]:
         """Services on offer, by weight and title; with `include_inactive` also the others."""
-        return list(self._reading.services.price_list(include_inactive))
+        everything = a_flag("include_inactive", include_inactive)
+        return list(self._reading.services.price_list(everything))
 
     @operation
     def get_service_by_id(self, id: int) -> Service | None:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
 from typing import Any
 
-from app.data_layer.base import Operations, a_date, an_id, ids_of, optional_id
+from app.data_layer.base import Operations, a_date, a_flag, an_id, ids_of, optional_id
 from app.data_layer.boundary import operation
 from app.errors import InvalidInputError
 from app.models import Staff, StaffSchedule
@@ -17,7 +17,7 @@ class StaffOperations(Operations):
     @operation
     def get_staff(self, include_inactive: bool = False) -> list[Staff]:
         """Who works here, by weight and name; with `include_inactive` also who was fired."""
-        return list(self._reading.staff.team(include_inactive))
+        return list(self._reading.staff.team(a_flag("include_inactive", include_inactive)))
 
     @operation
     def get_staff_by_id(self, id: int) -> Staff | None:

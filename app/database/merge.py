@@ -75,6 +75,13 @@ class Merged:
     underived: list[int] = field(default_factory=list)
     current: dict[tuple[Any, ...], int] = field(default_factory=dict)
 
+    def add(self, other: "Merged") -> None:
+        """Add the counts of another merge."""
+        self.inserted += other.inserted
+        self.updated += other.updated
+        self.unchanged += other.unchanged
+        self.stale += other.stale
+
 
 def merge(
     connection: Connection,

@@ -148,9 +148,39 @@ class Repository(Generic[M]):
         batch = rows if isinstance(rows, Batch) else self.validate(rows)
         if batch.schema is not self.schema:
             raise TypeError("this batch was validated as rows of another kind")
-        report = self._merge(batch.rows)
-        report.rejected = batch.rejected
+        batch, report = self.fold(batch)
+        report.add(self._merge(batch.rows))
         return report
+
+    def fold(self, batch: Batch) -> tuple[Batch, UpsertReport]:
+        """One row for each key, as if the rows had been written one after the other.
+
+        The report counts the rows that are gone: superseded, stale within the batch, rejected before.
+        """
+        report = UpsertReport(rejected=list(batch.rejected))
+        if batch.folded:
+            return batch, report
+        latest: dict[Any, tuple[int, Values]] = {}
+        key_of = itemgetter(*self.target.key) if self.target.key else lambda row: ()
+        for position, row in zip(batch.positions, batch.rows, strict=True):
+            key = key_of(row)
+            earlier = latest.get(key)
+            if earlier is None:
+                latest[key] = position, row
+                continue
+            theirs, ours = row.get("source_changed_at"), earlier[1].get("source_changed_at")
+            if theirs is not None and ours is not None and theirs < ours:
+                report.stale += 1
+                continue
+            report.superseded += 1
+            merged = {**earlier[1], **row}
+            if theirs is None and ours is not None:
+                merged["source_changed_at"] = ours
+            latest[key] = position, merged
+        folded = Batch(batch.schema, folded=True)
+        for position, row in latest.values():
+            folded.add(position, row)
+        return folded, report
 
     def delete(self, **filters: Any) -> int:
         """Delete the rows that meet the filters (at least one is required); return how many."""
@@ -180,15 +210,15 @@ class Repository(Generic[M]):
     def _read(self, query: Query[M], **parameters: Any) -> Sequence[M]:
         return self._reader.all(query, company_id=self.scope.company_id, **parameters)
 
-    def _merge(self, rows: list[Values]) -> UpsertReport:
-        """Merge validated rows: one statement for each set of columns that occurs among them."""
-        distinct, report = self._fold(rows)
+    def _merge(self, rows: list[Values]) -> Merged:
+        """Merge rows with distinct keys: one statement for each set of columns that occurs among them."""
         groups: dict[frozenset[str], list[Values]] = {}
-        for row in distinct:
+        for row in rows:
             groups.setdefault(frozenset(row), []).append(row)
+        total = Merged()
         for names, group in groups.items():
-            report.add(self._merge_group(names, group))
-        return report
+            total.add(self._merge_group(names, group))
+        return total
 
     def _merge_group(self, names: frozenset[str], rows: list[Values]) -> Merged:
         """Merge rows that all have the same columns."""
@@ -226,24 +256,3 @@ class Repository(Generic[M]):
             self._open_session.execute(update(self.model).where(*where).values(updated_at=func.now()))
             merged.updated += len(touched)
             merged.unchanged -= len(touched)
-
-    def _fold(self, rows: list[Values]) -> tuple[list[Values], UpsertReport]:
-        """One row for each key, as if the rows had been written one after the other."""
-        report = UpsertReport()
-        latest: dict[Any, Values] = {}
-        key_of = itemgetter(*self.target.key) if self.target.key else lambda row: ()
-        for row in rows:
-            key = key_of(row)
-            earlier = latest.get(key)
-            if earlier is None:
-                latest[key] = row
-                continue
-            theirs, ours = row.get("source_changed_at"), earlier.get("source_changed_at")
-            if theirs is not None and ours is not None and theirs < ours:
-                report.stale += 1
-                continue
-            report.superseded += 1
-            latest[key] = {**earlier, **row}
-            if theirs is None and ours is not None:
-                latest[key]["source_changed_at"] = ours
-        return list(latest.values()), report

@@ -171,7 +171,7 @@ class BookingRepository(Repository[Booking]):
             }
         self.change(booking.id, values)
 
-    def _merge(self, rows: list[Values]) -> Any:
+    def _merge(self, rows: list[Values]) -> Merged:
         self._confirm_ours(rows)
         return super()._merge([{k: v for k, v in row.items() if k != "id"} for row in rows])
 

@@ -59,7 +59,7 @@ class Schema:
         try:
             values = self._adapter.validate_python(row, context={"country": country})
         except ValidationError as error:
-            raise InvalidInputError(fields=_reasons(error)) from None
+            raise InvalidInputError(fields=reasons(error)) from None
         if self._check is not None and (wrong := self._check(values)):
             raise InvalidInputError(fields=wrong)
         return values
@@ -74,7 +74,7 @@ class Schema:
         batch = Batch(self)
         for position, row in enumerate(rows):
             try:
-                batch.rows.append(self.validate(row, company_id, country))
+                batch.add(position, self.validate(row, company_id, country))
             except InvalidInputError as error:
                 batch.rejected.append(Rejected(position, self.readable_key(row), error.fields))
         return batch
@@ -90,18 +90,36 @@ class Schema:
 
 @dataclass
 class Batch:
-    """Rows that `schema` has checked."""
+    """Rows that `schema` has checked, with the positions that they were given at.
+
+    `folded`: no two rows have the same key.
+    """
 
     schema: Schema
     rows: list[Values] = field(default_factory=list)
+    positions: list[int] = field(default_factory=list)
     rejected: list[Rejected] = field(default_factory=list)
+    folded: bool = False
+
+    def add(self, position: int, row: Values) -> None:
+        """Add a checked row."""
+        self.positions.append(position)
+        self.rows.append(row)
+
+    def halves(self) -> "tuple[Batch, Batch]":
+        """The first and the second half of the good rows; each lands or fails by itself."""
+        middle = len(self.rows) // 2
+        return (
+            Batch(self.schema, self.rows[:middle], self.positions[:middle], folded=self.folded),
+            Batch(self.schema, self.rows[middle:], self.positions[middle:], folded=self.folded),
+        )
 
 
-def _reasons(error: ValidationError) -> dict[str, str]:
+def reasons(error: ValidationError) -> dict[str, str]:
     """Reasons by field (`services.0.cost`); never with the value itself."""
-    reasons: dict[str, str] = {}
+    found: dict[str, str] = {}
     for detail in error.errors(include_url=False, include_input=False):
         field = ".".join(str(part)[:64] for part in detail["loc"]) or "row"
         message = str(detail.get("ctx", {}).get("error") or detail["msg"])
-        reasons.setdefault(field, _REASONS.get(detail["type"], message)[:MAX_REASON])
-    return reasons
+        found.setdefault(field, _REASONS.get(detail["type"], message)[:MAX_REASON])
+    return found

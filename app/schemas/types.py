@@ -1,6 +1,7 @@
 """The kinds of values: identifiers, names, phones, money, times."""
 
 import json
+import re
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Annotated, Any
@@ -16,11 +17,21 @@ MAX_ID = 2**63 - 2
 MAX_INTEGER = 2**31 - 1
 EARLIEST, LATEST = date(1900, 1, 1), date(2200, 1, 1)
 NO_NUL = r"^[^\x00]*$"
+_NUMBER = re.compile(r"\s*[-+]?[\d.]+\s*")
 
 
 def _not_bool(value: Any) -> Any:
     if isinstance(value, bool):
         raise ValueError("must be an integer")  # noqa: TRY004 - pydantic turns only ValueError into a reason
+    return value
+
+
+def _not_a_number(value: Any) -> Any:
+    # pydantic would count seconds from 1970: a booking of that year out of any stray number.
+    if isinstance(value, (int, float, Decimal, bytes)) or (
+        isinstance(value, str) and _NUMBER.fullmatch(value)
+    ):
+        raise ValueError("must be a date or a time, not a number")
     return value
 
 
@@ -72,10 +83,13 @@ def _text(maximum: int, minimum: int = 0) -> StringConstraints:
     return StringConstraints(strip_whitespace=True, min_length=minimum, max_length=maximum, pattern=NO_NUL)
 
 
-Id = Annotated[int, BeforeValidator(_not_bool), Field(ge=1, le=MAX_ID)]
-Integer = Annotated[int, Field(ge=-MAX_INTEGER, le=MAX_INTEGER)]
-Count = Annotated[int, Field(ge=0, le=MAX_INTEGER)]
-Duration = Annotated[int, Field(gt=0, le=7 * 24 * 3600)]  # seconds
+_Whole = Annotated[int, BeforeValidator(_not_bool)]
+Id = Annotated[_Whole, Field(ge=1, le=MAX_ID)]
+Integer = Annotated[_Whole, Field(ge=-MAX_INTEGER, le=MAX_INTEGER)]
+Count = Annotated[_Whole, Field(ge=0, le=MAX_INTEGER)]
+Limit = Annotated[_Whole, Field(ge=1, le=100_000)]
+Position = Annotated[_Whole, Field(ge=0, le=MAX_ID)]
+Duration = Annotated[_Whole, Field(gt=0, le=7 * 24 * 3600)]  # seconds
 Name = Annotated[str, _text(255, minimum=1)]
 Line = Annotated[str, _text(255)]
 Text = Annotated[str, _text(100_000)]
@@ -86,8 +100,8 @@ Price = Annotated[Decimal, Field(ge=0, max_digits=12, decimal_places=2)]
 Balance = Annotated[Decimal, Field(max_digits=12, decimal_places=2)]
 Percent = Annotated[Decimal, Field(ge=0, le=100, max_digits=5, decimal_places=2)]
 Rating = Annotated[Decimal, Field(ge=0, le=5, max_digits=3, decimal_places=2)]
-Date = Annotated[date, AfterValidator(_within_years)]
-Instant = Annotated[AwareDatetime, AfterValidator(_utc)]
+Date = Annotated[date, BeforeValidator(_not_a_number), AfterValidator(_within_years)]
+Instant = Annotated[AwareDatetime, BeforeValidator(_not_a_number), AfterValidator(_utc)]
 Timezone = Annotated[str, AfterValidator(_timezone)]
 Country = Annotated[str, AfterValidator(_country)]
 JsonObject = Annotated[dict[str, Any], AfterValidator(_storable_json)]

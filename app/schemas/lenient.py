@@ -1,0 +1,71 @@
+"""Validation of rows from files and from YClients: an unreadable optional field never costs the row."""
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from app.errors import InvalidInputError
+from app.schemas.schema import Schema, Values
+
+
+def validate_lenient(
+    schema: Schema, row: Any, company_id: int, country: str = "RU"
+) -> tuple[Values, dict[str, str]]:
+    """The validated row, and by field the reasons why something was left out of it.
+
+    An optional field that cannot be read becomes None; where None will not do (a column with a default,
+    a nested field) it is left out, then what contains it: the item of a list, at last the whole list.
+    Raises InvalidInputError, as `Schema.validate` does, where a required field is at fault.
+    """
+    reasons: dict[str, str] = {}
+    attempts: Counter[str] = Counter()
+    while True:
+        try:
+            return schema.validate(row, company_id, country), reasons
+        except InvalidInputError as error:
+            if not isinstance(row, Mapping) or any(not _optional(schema, row, f) for f in error.fields):
+                raise
+            for field, reason in error.fields.items():
+                attempts[field] += 1
+                # What follows from setting a field aside is not news.
+                if not any(
+                    field.startswith(f"{known}.") or known.startswith(f"{field}.") for known in reasons
+                ):
+                    reasons.setdefault(field, reason)
+            row = _without(dict(row), error.fields, attempts)
+
+
+def _optional(schema: Schema, row: Mapping[str, Any], field: str) -> bool:
+    name = field.partition(".")[0]
+    return name in row and name not in schema.required and name != "company_id"
+
+
+def _without(row: dict[str, Any], fields: Mapping[str, str], attempts: Mapping[str, int]) -> dict[str, Any]:
+    # From the last item of a list to its first, so that leaving one out does not renumber the next.
+    for field in sorted(fields, key=_descending, reverse=True):
+        path = field.split(".")
+        leave_out = attempts[field] - 1  # 0: only None; 1: the field itself; 2: what contains it; …
+        kept = path[: len(path) - max(0, leave_out - 1)] or path[:1]
+        row = _changed(row, kept, leave_out > 0)
+    return row
+
+
+def _descending(field: str) -> list[tuple[int, str]]:
+    return [(int(part), "") if part.isdecimal() else (0, part) for part in field.split(".")]
+
+
+def _changed(container: Any, path: list[str], leave_out: bool) -> Any:
+    """A copy of `container` in which what `path` leads to is None, or left out."""
+    if not isinstance(container, (dict, list)):
+        return None  # pydantic looked into a value of another type
+    name: Any = int(path[0]) if isinstance(container, list) else path[0]
+    copy = container.copy()
+    if isinstance(copy, list) and name >= len(copy):
+        return copy  # left out already, with what contained it
+    if len(path) > 1:
+        copy[name] = _changed(copy.get(name) if isinstance(copy, dict) else copy[name], path[1:], leave_out)
+    elif leave_out:
+        del copy[name]
+    else:
+        copy[name] = None
+    return copy

@@ -1,0 +1,85 @@
+"""One bad row never costs the good ones."""
+
+import logging
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg
+import pytest
+
+from app import Frontdesk, Settings
+from app.data_layer import DataLayer
+from app.unit_of_work import UnitOfWork
+from tests.factories.client import ClientRow
+
+
+@pytest.fixture
+def strict_salon(database_url: str) -> Iterator[DataLayer]:
+    """A salon in a database that refuses what validation lets pass: clients called Nobody or Broken."""
+    with psycopg.connect(database_url) as connection:
+        connection.execute("ALTER TABLE clients ADD CONSTRAINT no_nobody CHECK (name <> 'Nobody')")
+        connection.execute(
+            """
+            CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
+            $$ BEGIN IF NEW.name = 'Broken' THEN RAISE 'no'; END IF; RETURN NEW; END $$;
+            CREATE TRIGGER refuse BEFORE INSERT ON clients FOR EACH ROW EXECUTE FUNCTION refuse()
+            """
+        )
+    with Frontdesk(Settings(database_url=database_url)) as desk:
+        salon = desk.company(1)
+        salon.upsert_company({"title": "Salon"}).unwrap()
+        yield salon
+
+
+def rows_with(bad: dict[int, dict[str, Any]], count: int) -> list[dict[str, Any]]:
+    return [{**ClientRow(yclients_id=n + 1), **bad.get(n, {})} for n in range(count)]
+
+
+def test_what_the_database_refuses_comes_back_and_the_rest_lands(strict_salon: DataLayer) -> None:
+    bad = {3: {"name": "Nobody"}, 700: {"name": "Broken"}, 701: {"name": "Nobody"}, 999: {"name": "Broken"}}
+    report = strict_salon.upsert_clients(rows_with(bad, 1000)).unwrap()
+    assert (report.inserted, report.total) == (996, 1000)
+    assert [(r.position, r.key) for r in report.rejected] == [(n, (n + 1,)) for n in bad]
+    assert all("refused" in r.errors["row"] for r in report.rejected)
+    stored = strict_salon.get_clients(limit=2000).unwrap()
+    assert {client.yclients_id for client in stored} == set(range(1, 1001)) - {n + 1 for n in bad}
+
+
+def test_reasons_name_the_constraint_and_never_a_value(strict_salon: DataLayer) -> None:
+    report = strict_salon.upsert_clients(
+        rows_with({0: {"name": "Nobody", "surname": "Secretova"}}, 2)
+    ).unwrap()
+    assert "no_nobody" in report.rejected[0].errors["row"]
+    assert "Secretova" not in repr(report.rejected)
+
+
+def test_refused_and_invalid_rows_come_back_in_the_order_they_were_given(strict_salon: DataLayer) -> None:
+    bad: dict[int, dict[str, Any]] = {
+        1: {"name": "Nobody"},
+        2: {"yclients_id": 0},
+        5: {"phone": "nonsense"},
+        9: {"name": "Broken"},
+    }
+    report = strict_salon.upsert_clients(rows_with(bad, 20)).unwrap()
+    assert [r.position for r in report.rejected] == [1, 2, 5, 9]
+    assert report.inserted == 16
+
+
+def test_a_refused_row_costs_a_logarithm_of_transactions(
+    strict_salon: DataLayer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = []
+    enter = UnitOfWork.__enter__
+    monkeypatch.setattr(UnitOfWork, "__enter__", lambda self: (begun.append(1), enter(self))[1])
+    strict_salon.upsert_clients(rows_with({random.randrange(4096): {"name": "Nobody"}}, 4096)).unwrap()
+    assert len(begun) <= 1 + 2 * 12
+
+
+def test_no_row_is_blamed_for_a_company_that_does_not_exist(
+    strict_salon: DataLayer, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Frontdesk(strict_salon._units.database.settings) as desk, caplog.at_level(logging.ERROR):
+        result = desk.company(2).upsert_clients(rows_with({}, 100))
+    assert result.error is not None
+    assert result.error.code == "unknown_company"
