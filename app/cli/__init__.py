@@ -3,6 +3,7 @@
 import click
 
 from app.cli import console
+from app.cli.up import up_command
 
 
 class Commands(click.Group):
@@ -31,3 +32,6 @@ def main(debug: bool) -> None:
     Exit codes: 0 done and well, 1 done but something is wrong, 2 wrong usage or configuration,
     3 could not run.
     """
+
+
+main.add_command(up_command)

@@ -1,0 +1,79 @@
+"""`frontdesk up`: the whole thing for a newcomer, in one process tree."""
+
+import logging
+import signal
+import sys
+
+import click
+from pydantic import SecretStr
+
+from app.cli import console
+from app.config import Settings
+from app.database import migrations
+from app.frontdesk import Frontdesk
+from app.web import create_app
+from app.web.server import HOST, serve, take_port
+
+
+@click.command("up")
+@click.option("--port", type=click.IntRange(1, 65535), default=8000, show_default=True)
+def up_command(port: int) -> None:
+    """Start everything: database, migrations, sample salon, health API.
+
+    Without DATABASE_URL it starts an embedded PostgreSQL that keeps its data under .frontdesk/.
+    Ctrl-C stops everything.
+    """
+    # Until gunicorn takes over: leave through Python's own exit, which stops the embedded server.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    settings = console.settings()
+    door = take_port(port)
+    settings = _start_database(settings)
+    _migrate(settings)
+    serve(
+        lambda: create_app(Frontdesk(settings)),
+        door,
+        when_ready=lambda: _say_addresses(f"http://{HOST}:{port}"),
+    )
+
+
+def _say(step: str, text: str) -> None:
+    click.echo(f"{step:<10}{text}")
+
+
+def _start_database(settings: Settings) -> Settings:
+    """Settings with the URL of a database that answers."""
+    embedded = settings.database_url is None
+    settings = settings.model_copy(update={"database_url": SecretStr(settings.primary_url())})
+    with Frontdesk(settings) as desk:
+        desk.database.ping()
+    _say("database", "embedded PostgreSQL, data under .frontdesk/" if embedded else "DATABASE_URL")
+    return settings
+
+
+def _migrate(settings: Settings) -> None:
+    progress = logging.getLogger("alembic.frontdesk")  # says what it waits for
+    progress.addHandler(logging.StreamHandler())
+    progress.setLevel(logging.INFO)
+    upgrade = migrations.upgrade(settings.migration_url())
+    if upgrade.changed:
+        _say("schema", f"migrated from {upgrade.before or 'nothing'} to {upgrade.after}")
+    else:
+        _say("schema", f"at head ({upgrade.after})")
+
+
+def _say_addresses(address: str) -> None:
+    click.echo(
+        f"""
+Frontdesk is up.
+
+  {address}/health            the process
+  {address}/health/ready      the database and its schema
+  {address}/health/database   the connection pool
+
+In another terminal:
+
+  curl -s {address}/health/ready
+  {sys.argv[0]} demo race
+
+Ctrl-C stops everything."""
+    )
