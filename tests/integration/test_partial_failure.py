@@ -47,9 +47,8 @@ def test_what_the_database_refuses_comes_back_and_the_rest_lands(strict_salon: D
 
 
 def test_reasons_name_the_constraint_and_never_a_value(strict_salon: DataLayer) -> None:
-    report = strict_salon.upsert_clients(
-        rows_with({0: {"name": "Nobody", "surname": "Secretova"}}, 2)
-    ).unwrap()
+    rows = rows_with({0: {"name": "Nobody", "surname": "Secretova"}}, 2)
+    report = strict_salon.upsert_clients(rows).unwrap()
     assert "no_nobody" in report.rejected[0].errors["row"]
     assert "Secretova" not in repr(report.rejected)
 
