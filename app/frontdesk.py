@@ -18,7 +18,7 @@ class Frontdesk:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.database = Database(settings, settings.primary_url())
-        self._units = Units(self.database)
+        self.units = Units(self.database)
 
     @classmethod
     def from_env(cls) -> Self:
@@ -27,18 +27,18 @@ class Frontdesk:
 
     def company(self, company_id: int) -> DataLayer:
         """The data layer bound to one company (its YClients id, known here or not)."""
-        return DataLayer(self._units, checked_company_id(company_id))
+        return DataLayer(self.units, checked_company_id(company_id))
 
     def unit_of_work(self, company_id: int) -> UnitOfWork:
         """One transaction of one company, as a `with` block."""
-        return self._units.open(company_id)
+        return self.units.open(company_id)
 
     def transact(self, company_id: int, work: Callable[[UnitOfWork], T]) -> T:
         """Run `work` in a unit of work; run it again after a deadlock or a serialization failure.
 
         `work` may run several times, so it must not have effects outside the database.
         """
-        return self._units.transact(company_id, work)
+        return self.units.transact(company_id, work)
 
     def close(self) -> None:
         """Give every connection back."""

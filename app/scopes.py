@@ -7,7 +7,7 @@ from zoneinfo import ZoneInfo
 import phonenumbers
 
 from app.database.query import PoolReader
-from app.models.company import DEFAULT_COUNTRY, DEFAULT_TIMEZONE
+from app.models.company import DEFAULT_COUNTRY, DEFAULT_TIMEZONE, Company
 from app.repositories.base import Scope
 from app.repositories.companies import CompanyRepository
 
@@ -29,13 +29,10 @@ class Scopes:
         remembered = self._known.get(company_id)
         if remembered is not None and remembered[0] > time.monotonic():
             return remembered[1]
-        defaults = Scope(company_id, DEFAULT_COUNTRY, ZoneInfo(DEFAULT_TIMEZONE))
-        company = CompanyRepository(defaults, self._reader).get()
+        company = CompanyRepository(scope_of(company_id, None), self._reader).get()
+        scope = scope_of(company_id, company)
         if company is None:
-            return defaults
-        scope = Scope(company_id, company.country, _zone(company.timezone) or defaults.timezone)
-        if company.country not in phonenumbers.SUPPORTED_REGIONS:
-            scope = Scope(company_id, DEFAULT_COUNTRY, scope.timezone)
+            return scope
         if (scope.country, scope.timezone.key) != (company.country, company.timezone):
             self._warn_once(company_id)
         self._known[company_id] = (time.monotonic() + REMEMBERED, scope)
@@ -54,6 +51,19 @@ class Scopes:
                 DEFAULT_COUNTRY,
                 DEFAULT_TIMEZONE,
             )
+
+
+def scope_of(company_id: int, company: Company | None) -> Scope:
+    """The company's scope; RU and Europe/Moscow where it is not known, or what it says is not."""
+    defaults = Scope(company_id, DEFAULT_COUNTRY, ZoneInfo(DEFAULT_TIMEZONE))
+    if company is None:
+        return defaults
+    is_known = company.country in phonenumbers.SUPPORTED_REGIONS
+    return Scope(
+        company_id,
+        company.country if is_known else defaults.country,
+        _zone(company.timezone) or defaults.timezone,
+    )
 
 
 def _zone(name: str) -> ZoneInfo | None:

@@ -46,6 +46,7 @@ class Schema:
         self._check = check
         self.key = key
         self.required: frozenset[str] = row_type.__required_keys__
+        self.fields: frozenset[str] = self.required | row_type.__optional_keys__
 
     def validate(self, row: Any, company_id: int, country: str = "RU") -> Values:
         """The row with its values converted (ids to int, phones to E.164, times to UTC).
