@@ -5,6 +5,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+from psycopg.pq import TransactionStatus
 from sqlalchemy import event, text
 from sqlalchemy.orm import Session, UOWTransaction
 from tenacity import Retrying, before_sleep_log, retry_if_exception_type, stop_after_attempt
@@ -13,7 +14,7 @@ from tenacity.wait import wait_random_exponential
 from app.database.connection import session_settings
 from app.database.database import Database
 from app.database.query import PoolReader, SessionReader
-from app.errors import RAW_ERRORS, InvalidInputError, RetryableConflictError, from_driver
+from app.errors import RAW_ERRORS, FrontdeskError, InvalidInputError, RetryableConflictError, from_driver
 from app.repositories import Repositories
 from app.repositories.base import Scope
 from app.schemas.types import MAX_ID
@@ -56,6 +57,7 @@ class UnitOfWork(Repositories):
     ) -> None:
         try:
             if error is None:
+                self._refuse_failed()
                 self.session.commit()
         except RAW_ERRORS as failure:
             raise from_driver(failure) from failure
@@ -63,6 +65,15 @@ class UnitOfWork(Repositories):
             self.session.close()  # rolls back what was not committed
         if isinstance(error, RAW_ERRORS):
             raise from_driver(error) from error
+
+    def _refuse_failed(self) -> None:
+        # PostgreSQL answers a COMMIT after a failed statement by rolling back, and calls that no error.
+        if self.session.in_transaction():
+            driver: Any = self.session.connection().connection.driver_connection
+            if driver.info.transaction_status is TransactionStatus.INERROR:
+                raise FrontdeskError(
+                    "A statement of this unit of work failed and its error was caught: nothing was kept."
+                )
 
     def _refuse_other_companies(self, session: Session, context: UOWTransaction, instances: Any) -> None:
         for record in (*session.new, *session.dirty, *session.deleted):
