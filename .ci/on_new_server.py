@@ -1,0 +1,26 @@
+"""Run a command with DATABASE_URL of a new, empty PostgreSQL server that goes away again.
+
+    python .ci/on_new_server.py alembic upgrade head
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from tests.servers import Server  # noqa: E402 - found through the line above
+
+
+def main() -> int:
+    server = Server()
+    try:
+        environment = os.environ | {"DATABASE_URL": server.url}
+        return subprocess.run(sys.argv[1:], env=environment, check=False).returncode  # noqa: S603 - ours
+    finally:
+        server.delete()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
