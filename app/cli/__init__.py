@@ -3,6 +3,7 @@
 import click
 
 from app.cli import console
+from app.cli.demo import demo_commands
 from app.cli.up import up_command
 
 
@@ -35,3 +36,4 @@ def main(debug: bool) -> None:
 
 
 main.add_command(up_command)
+main.add_command(demo_commands)

@@ -10,6 +10,7 @@ from alembic.util import CommandError
 from rich.console import Console
 
 from app.config import Settings
+from app.database import migrations
 from app.errors import RAW_ERRORS, ConfigurationError, FrontdeskError, InvalidInputError, from_driver
 from app.frontdesk import Frontdesk
 from app.observability import sentry
@@ -53,9 +54,15 @@ def settings() -> Settings:
 
 @contextmanager
 def opened_desk() -> Iterator[Frontdesk]:
-    """The configured Frontdesk on a database that answers. Raises UnavailableError at once otherwise."""
-    with Frontdesk(settings()) as desk:
+    """The configured Frontdesk on a database that answers. Raises UnavailableError at once otherwise.
+
+    The embedded database needs no deploy step: it is brought to head here.
+    """
+    found = settings()
+    with Frontdesk(found) as desk:
         desk.database.ping()
+        if found.database_url is None:
+            migrations.upgrade(found.migration_url())
         yield desk
 
 
