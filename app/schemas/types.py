@@ -28,9 +28,8 @@ def _not_bool(value: Any) -> Any:
 
 def _not_a_number(value: Any) -> Any:
     # pydantic would count seconds from 1970: a booking of that year out of any stray number.
-    if isinstance(value, (int, float, Decimal, bytes)) or (
-        isinstance(value, str) and _NUMBER.fullmatch(value)
-    ):
+    number = isinstance(value, (int, float, Decimal, bytes))
+    if number or (isinstance(value, str) and _NUMBER.fullmatch(value)):
         raise ValueError("must be a date or a time, not a number")
     return value
 
