@@ -8,6 +8,7 @@ from app.models.company import Company
 from app.models.dialog import DialogContext
 from app.models.service import Service, ServiceCategory, ServiceStaff
 from app.models.staff import Staff, StaffSchedule
+from app.models.sync import RequestBudget, SyncRun
 from app.models.whatsapp import WhatsAppAuth, WhatsAppKey
 
 __all__ = [
@@ -19,11 +20,13 @@ __all__ = [
     "Client",
     "Company",
     "DialogContext",
+    "RequestBudget",
     "Service",
     "ServiceCategory",
     "ServiceStaff",
     "Staff",
     "StaffSchedule",
+    "SyncRun",
     "WhatsAppAuth",
     "WhatsAppKey",
 ]

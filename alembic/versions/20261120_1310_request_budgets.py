@@ -1,0 +1,25 @@
+"""`request_budgets`: the limits of an API hold for our address, so all processes count in one place.
+
+Revises: sync_runs
+Created: 2026-11-20 13:10
+"""
+
+from app.database import schema_changes as changes
+
+revision = "request_budgets"
+down_revision = "sync_runs"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    changes.execute(
+        "CREATE TABLE IF NOT EXISTS request_budgets ("
+        " api TEXT NOT NULL, granted TIMESTAMPTZ[] NOT NULL DEFAULT '{}', paused_until TIMESTAMPTZ,"
+        " CONSTRAINT pk_request_budgets PRIMARY KEY (api))"
+    )
+
+
+def downgrade() -> None:
+    """Drop the table: it remembers one minute."""
+    changes.execute("DROP TABLE IF EXISTS request_budgets")
