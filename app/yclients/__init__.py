@@ -1,0 +1,1 @@
+"""What YClients sends: payloads to rows, files of payloads into the database."""
