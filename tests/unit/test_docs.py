@@ -1,0 +1,102 @@
+"""The pages and the code agree: a name that changes in one changes in the other."""
+
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+
+from app.config import Settings
+from app.data_layer import DataLayer
+from app.errors import FrontdeskError
+from app.schemas import rows
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+DATA_LAYER = (ROOT / "docs/data-layer.md").read_text()
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def operations() -> dict[str, str]:
+    """Each operation as the page writes it: `get_clients(limit=100, after=None)`."""
+    found = {}
+    for name, function in inspect.getmembers(DataLayer, inspect.isfunction):
+        if not name.startswith("_"):
+            parameters = [
+                p.replace(annotation=p.empty) for p in inspect.signature(function).parameters.values()
+            ]
+            found[name] = f"{name}({', '.join(str(p) for p in parameters if p.name != 'self')})"
+    return found
+
+
+def kinds_of_errors(base: type[FrontdeskError] = FrontdeskError) -> set[str]:
+    return {base.code}.union(*(kinds_of_errors(kind) for kind in base.__subclasses__()))
+
+
+def commands_of_make(text: str) -> set[str]:
+    """Targets in `make x` as code, and not the verb in a sentence."""
+    return set(re.findall(r"(?:`|^    |\$ |… )make ([a-z-]+)", text, re.MULTILINE))
+
+
+def test_every_operation_is_documented_with_its_signature_and_no_other_is() -> None:
+    documented = re.findall(r"^\| `(\w+\(.*?\))` \|", DATA_LAYER, re.MULTILINE)
+    assert sorted(documented) == sorted(operations().values())
+
+
+def test_every_error_code_is_documented_and_no_other_is() -> None:
+    documented = re.findall(
+        r"^\| `(\w+)` \|", DATA_LAYER.partition("## Errors")[2].partition("\n## ")[0], re.MULTILINE
+    )
+    assert sorted(documented) == sorted(kinds_of_errors())
+
+
+@pytest.mark.parametrize(
+    ("kind", "schema"),
+    [
+        ("company", rows.CompanyRow),
+        ("client", rows.ClientRow),
+        ("service", rows.ServiceRow),
+        ("staff", rows.StaffRow),
+        ("schedule", rows.StaffScheduleRow),
+        ("booking", rows.BookingRow),
+        ("booking of `create_booking`", rows.NewBookingRow),
+    ],
+)
+def test_every_field_of_a_row_is_documented_and_whether_it_is_required(kind: str, schema: type) -> None:
+    (line,) = re.findall(rf"^\| {re.escape(kind)} \| (.*) \|$", DATA_LAYER, re.MULTILINE)
+    fields = re.sub(r"\(.*?\)", "", line)  # parts of a field's own value
+    mirrored = {"source_changed_at", "deleted_at"}
+    documented = set(re.findall(r"`(\w+)`", fields)) | (mirrored & set(schema.__annotations__))
+    assert documented == set(schema.__annotations__)
+    assert set(re.findall(r"`(\w+)`\*", fields)) == schema.__required_keys__  # type: ignore[attr-defined] # TypedDict
+
+
+def test_every_setting_is_in_the_readme_and_no_other_is() -> None:
+    table = README.partition("## Configuration")[2].partition("\n## ")[0]
+    first_cells = re.findall(r"^\| (`[A-Z].*?) \|", table, re.MULTILINE)
+    documented = re.findall(r"`(\w+)`", " ".join(first_cells))
+    assert sorted(documented) == sorted(name.upper() for name in Settings.model_fields)
+
+
+def test_the_defaults_in_the_readme_are_those_of_the_settings() -> None:
+    for name, default in re.findall(r"^\| `([A-Z_]+)` \| ([\d.]+) \|", README, re.MULTILINE):
+        assert str(Settings.model_fields[name.lower()].default) == default, name
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_target_of_make_that_a_page_names_exists(page: Path) -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert commands_of_make(page.read_text()) <= targets
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_between_pages_leads_somewhere(page: Path) -> None:
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text())
+    assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+def test_every_folder_in_the_tour_exists() -> None:
+    tour = README.partition("## A tour of the layout")[2].partition("\n## ")[0]
+    first_cells = re.findall(r"^\| (`.*?) \|", tour, re.MULTILINE)
+    paths = re.findall(r"`([\w./]+)`", " ".join(first_cells))
+    assert [path for path in paths if not (ROOT / path).exists()] == []
