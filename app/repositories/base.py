@@ -73,13 +73,15 @@ class Repository(Generic[M]):
     model: ClassVar[type[Any]]
     schema: ClassVar[Schema]
     target: ClassVar[Target]
-    _by_keys: ClassVar[Query[Any]]  # by the first column of the key; compiled once
+    # One column tells a company's rows apart: the YClients id, or our own where the key has several.
+    _identity: ClassVar[str]
+    _by_keys: ClassVar[Query[Any]]  # by that column; compiled once
 
     def __init_subclass__(cls) -> None:
-        if cls.target.key:
-            column = getattr(cls.model, cls.target.key[0])
-            keys = bindparam("keys", type_=ARRAY(column.type))
-            cls._by_keys = Query(scoped(select(cls.model)).where(column == any_(keys)))
+        cls._identity = cls.target.key[0] if len(cls.target.key) == 1 else "id"
+        column = getattr(cls.model, cls._identity)
+        keys = bindparam("keys", type_=ARRAY(column.type))
+        cls._by_keys = Query(scoped(select(cls.model)).where(column == any_(keys)))
 
     def __init__(self, scope: Scope, reader: Reader, session: Session | None = None) -> None:
         self.scope = scope
@@ -112,9 +114,11 @@ class Repository(Generic[M]):
         return list(self._read(Query(statement)))
 
     def find_by_ids(self, ids: Sequence[int]) -> list[M | None]:
-        """Rows by YClients id, in the order of `ids`, None in the gaps; one query."""
-        (column,) = self.target.key
-        found = {getattr(row, column): row for row in self._read(self._by_keys, keys=list(ids))}
+        """Rows by YClients id (by ours where the key has other columns), in the order of `ids`; one query.
+
+        None stands in the gaps.
+        """
+        found = {getattr(row, self._identity): row for row in self._read(self._by_keys, keys=list(ids))}
         return [found.get(i) for i in ids]
 
     def count(self, **filters: Any) -> int:
@@ -148,6 +152,8 @@ class Repository(Generic[M]):
         batch = rows if isinstance(rows, Batch) else self.validate(rows)
         if batch.schema is not self.schema:
             raise TypeError("this batch was validated as rows of another kind")
+        if batch.company_id != self.scope.company_id:
+            raise InvalidInputError(fields={"company_id": "names another company"})
         batch, report = self.fold(batch)
         report.add(self._merge(batch.rows))
         return report
@@ -177,7 +183,7 @@ class Repository(Generic[M]):
             if theirs is None and ours is not None:
                 merged["source_changed_at"] = ours
             latest[key] = position, merged
-        folded = Batch(batch.schema, folded=True)
+        folded = Batch(batch.schema, batch.company_id, folded=True)
         for position, row in latest.values():
             folded.add(position, row)
         return folded, report

@@ -22,7 +22,7 @@ from sqlalchemy import (
 
 from app.database.merge import Freshness, Merged, Target, merge
 from app.database.query import Query
-from app.errors import ConflictError
+from app.errors import ConflictError, InvalidInputError
 from app.models import Booking, BookingService, BookingSlot, Client
 from app.repositories.base import Repository, scoped
 from app.repositories.slots import Slots
@@ -123,7 +123,9 @@ class BookingRepository(Repository[Booking]):
         return booking.id
 
     def change(self, booking_id: int, values: Mapping[str, Any]) -> None:
-        """Write columns of the booking with *our* id."""
+        """Write columns of the booking with *our* id; its company is not one of them."""
+        if "company_id" in values:
+            raise InvalidInputError(fields={"company_id": "cannot be changed"})
         self._open_session.execute(
             update(Booking)
             .where(Booking.company_id == self.scope.company_id, Booking.id == booking_id)

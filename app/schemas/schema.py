@@ -72,7 +72,7 @@ class Schema:
         """
         if isinstance(rows, (Mapping, str, bytes)) or not isinstance(rows, Iterable):
             raise InvalidInputError(fields={"rows": "must be an iterable of mappings"})
-        batch = Batch(self)
+        batch = Batch(self, company_id)
         for position, row in enumerate(rows):
             try:
                 batch.add(position, self.validate(row, company_id, country))
@@ -91,12 +91,13 @@ class Schema:
 
 @dataclass
 class Batch:
-    """Rows that `schema` has checked, with the positions that they were given at.
+    """Rows that `schema` has checked for one company, with the positions that they were given at.
 
     `folded`: no two rows have the same key.
     """
 
     schema: Schema
+    company_id: int
     rows: list[Values] = field(default_factory=list)
     positions: list[int] = field(default_factory=list)
     rejected: list[Rejected] = field(default_factory=list)
@@ -110,10 +111,10 @@ class Batch:
     def halves(self) -> "tuple[Batch, Batch]":
         """The first and the second half of the good rows; each lands or fails by itself."""
         middle = len(self.rows) // 2
-        return (
-            Batch(self.schema, self.rows[:middle], self.positions[:middle], folded=self.folded),
-            Batch(self.schema, self.rows[middle:], self.positions[middle:], folded=self.folded),
-        )
+        return self._part(slice(None, middle)), self._part(slice(middle, None))
+
+    def _part(self, of: slice) -> "Batch":
+        return Batch(self.schema, self.company_id, self.rows[of], self.positions[of], folded=self.folded)
 
 
 def reasons(error: ValidationError) -> dict[str, str]:

@@ -97,14 +97,14 @@ class _Run:
         """Import one file; after each chunk say how many of its bytes are done."""
         summary = self.summary.kinds.setdefault(str(source.kind), KindSummary())
         started = time.perf_counter()
-        batch = Batch(source.kind.schema)
+        batch = Batch(source.kind.schema, self._company_id)
         context = Context(self._company_id, self._scope.timezone, source.staff_id)
         try:
             for position, row in enumerate(source.reader):
                 self._check(source, context, position, row, batch)
                 if position % CHUNK == CHUNK - 1:
                     self._land(source, batch)
-                    batch = Batch(source.kind.schema)
+                    batch = Batch(source.kind.schema, self._company_id)
                     yield source.reader.bytes_read
         except BrokenFileError as error:
             self.summary.broken.append(error)

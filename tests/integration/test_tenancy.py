@@ -1,0 +1,305 @@
+"""No repository method can read or write another company's row."""
+
+import inspect
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from datetime import UTC, date, datetime, timedelta
+from types import SimpleNamespace
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from app import Frontdesk
+from app.data_layer import DataLayer
+from app.errors import FrontdeskError, InvalidInputError
+from app.models import Base, Client
+from app.repositories import Repositories
+from app.repositories.slots import Slots
+from app.unit_of_work import UnitOfWork
+from tests.factories import (
+    BookingRow,
+    ClientRow,
+    CompanyRow,
+    DialogRow,
+    NewBookingRow,
+    NewClientRow,
+    ServiceCategoryRow,
+    ServiceRow,
+    StaffRow,
+    StaffScheduleRow,
+    WhatsAppAuthRow,
+    WhatsAppKeyRow,
+)
+from tests.factories.booking import NOON
+
+PHONE = "+79686484488"
+DAY = date(2026, 12, 1)
+WITHOUT_REPOSITORY = ("sync_runs",)
+Case = Callable[[UnitOfWork, SimpleNamespace], Any]
+
+# What an attacker would write: the same keys as the other company's rows, other values.
+ROWS: dict[str, Callable[[], dict[str, Any]]] = {
+    "companies": lambda: CompanyRow(title="Taken over"),
+    "clients": lambda: ClientRow(yclients_id=1, phone=PHONE, name="Taken over"),
+    "service_categories": lambda: ServiceCategoryRow(yclients_id=1, title="Taken over"),
+    "services": lambda: ServiceRow(yclients_id=1, title="Taken over", staff=[{"staff_id": 99}]),
+    "staff": lambda: StaffRow(yclients_id=1, name="Taken over"),
+    "staff_schedules": lambda: StaffScheduleRow(staff_id=1, date=DAY, is_working=False),
+    "bookings": lambda: BookingRow(yclients_record_id=1, starts_at=NOON, comment="Taken over", services=[9]),
+    "dialog_contexts": lambda: DialogRow(user_id="u", stage="Taken over"),
+    "whatsapp_auth": lambda: WhatsAppAuthRow(creds=b"Taken over"),
+    "whatsapp_keys": lambda: WhatsAppKeyRow(key_id="1", value=b"Taken over"),
+}
+BY_IDS: dict[str, Any] = {"dialog_contexts": ["u"]}
+
+
+def _shared(name: str) -> dict[str, Case]:
+    """Cases of the methods that every repository has."""
+
+    def of(uow: UnitOfWork) -> Any:
+        return getattr(uow, name)
+
+    return {
+        "find_one": lambda uow, theirs: of(uow).find_one(id=theirs.ids[name]),
+        "find_many": lambda uow, theirs: [
+            *of(uow).find_many(id__in=[theirs.ids[name]]),
+            *of(uow).find_many(company_id=theirs.company_id),
+            *of(uow).find_many(company_id__ne=uow.scope.company_id),
+        ],
+        "find_by_ids": lambda uow, theirs: of(uow).find_by_ids(BY_IDS.get(name, [1])),
+        "count": lambda uow, theirs: of(uow).count(id=theirs.ids[name]),
+        "upsert": lambda uow, theirs: of(uow).upsert(ROWS[name]()),
+        "bulk_upsert": lambda uow, theirs: of(uow).bulk_upsert([ROWS[name]()]).inserted and None,
+        "delete": lambda uow, theirs: (
+            of(uow).delete(id=theirs.ids[name]) + of(uow).delete(company_id=theirs.company_id)
+        ),
+        "validate": lambda uow, theirs: (
+            of(uow)
+            .bulk_upsert(of(uow).validate([{**ROWS[name](), "company_id": theirs.company_id}]))
+            .inserted
+        ),
+        "fold": lambda uow, theirs: (
+            of(uow).bulk_upsert(of(uow).fold(of(uow).validate([ROWS[name]()]))[0]).inserted and None
+        ),
+    }
+
+
+CASES: dict[str, dict[str, Case]] = {name: _shared(name) for name in ROWS}
+CASES["companies"]["get"] = lambda uow, theirs: uow.companies.get()
+CASES["clients"] |= {
+    "find_by_phone": lambda uow, theirs: uow.clients.find_by_phone(PHONE),
+    "search_by_name": lambda uow, theirs: uow.clients.search_by_name("Theirs", 10),
+    "page": lambda uow, theirs: uow.clients.page(100, None),
+    "find_or_create": lambda uow, theirs: uow.clients.find_or_create({"name": "Taken over", "phone": PHONE}),
+    "give_yclients_id": lambda uow, theirs: uow.clients.give_yclients_id("+79680000000", 77),
+}
+CASES["services"] |= {
+    "price_list": lambda uow, theirs: uow.services.price_list(include_inactive=True),
+    "in_category": lambda uow, theirs: uow.services.in_category(5),
+}
+CASES["dialog_contexts"]["of_user"] = lambda uow, theirs: uow.dialog_contexts.of_user("u")
+CASES["staff"]["team"] = lambda uow, theirs: uow.staff.team(include_inactive=True)
+CASES["staff_schedules"] |= {
+    "between": lambda uow, theirs: uow.staff_schedules.between(DAY, DAY, 1),
+    "hours": lambda uow, theirs: uow.staff_schedules.hours(DAY, NOON, NOON + timedelta(days=1), 1),
+}
+CASES["bookings"] |= {
+    "between": lambda uow, theirs: uow.bookings.between(NOON, NOON + timedelta(days=1)),
+    "of_client": lambda uow, theirs: uow.bookings.of_client(PHONE, None, None, include_cancelled=True),
+    "lock": lambda uow, theirs: uow.bookings.lock(theirs.ids["bookings"]),
+    "add": lambda uow, theirs: uow.bookings.add(
+        {"company_id": theirs.company_id, "starts_at": NOON, "ends_at": NOON + timedelta(hours=1)}, []
+    ),
+    "change": lambda uow, theirs: uow.bookings.change(theirs.ids["bookings"], {"comment": "Taken over"}),
+    "confirm": lambda uow, theirs: uow.bookings.confirm(theirs.booking, 4711),
+    "slots": lambda uow, theirs: None,  # its methods stand below
+}
+SLOTS: dict[str, Case] = {
+    "reserve": lambda uow, theirs: uow.bookings.slots.reserve(
+        theirs.ids["bookings"], 7, NOON + timedelta(days=9), NOON + timedelta(days=10)
+    ),
+    "release": lambda uow, theirs: uow.bookings.slots.release(theirs.ids["bookings"]),
+    "mirror": lambda uow, theirs: uow.bookings.slots.mirror([theirs.ids["bookings"]]),
+}
+
+
+def public_methods(kind: type) -> set[str]:
+    return {name for name, _ in inspect.getmembers(kind) if not name.startswith("_")} - {
+        "model",
+        "schema",
+        "target",
+    }
+
+
+def fill(salon: DataLayer, desk: Frontdesk) -> SimpleNamespace:
+    """Give the company a row in every table; answer with our ids by repository."""
+    booking = salon.create_booking(
+        NewClientRow(name="Theirs", phone="+79680000000"), NewBookingRow(services=[1])
+    ).unwrap()
+    with desk.unit_of_work(salon.company_id) as uow:
+        uow.clients.upsert(ClientRow(yclients_id=1, phone=PHONE, name="Theirs"))
+        uow.service_categories.upsert(ServiceCategoryRow(yclients_id=1))
+        uow.services.upsert(ServiceRow(yclients_id=1, category_id=5, staff=[{"staff_id": 7}]))
+        uow.staff.upsert(StaffRow(yclients_id=1))
+        uow.staff_schedules.upsert(StaffScheduleRow(staff_id=1, date=DAY))
+        uow.bookings.upsert(
+            BookingRow(yclients_record_id=1, starts_at=NOON, client_phone=PHONE, services=[1])
+        )
+        uow.dialog_contexts.upsert(DialogRow(user_id="u"))
+        uow.whatsapp_auth.upsert(WhatsAppAuthRow())
+        uow.whatsapp_keys.upsert(WhatsAppKeyRow(key_id="1"))
+        ids = {name: getattr(uow, name).find_one().id for name in ROWS}
+    return SimpleNamespace(company_id=salon.company_id, ids=ids, booking=booking)
+
+
+def everything_of(url: str, company_id: int) -> dict[str, list[Any]]:
+    """Every row of a company, with the versions that tell whether it was rewritten."""
+    tables = [
+        table.name
+        for table in Base.metadata.sorted_tables
+        if "company_id" in table.columns and table.name not in WITHOUT_REPOSITORY
+    ]
+    with psycopg.connect(url) as connection:
+        return {
+            name: connection.execute(
+                sql.SQL("SELECT xmin, ctid, t.* FROM {} AS t WHERE company_id = %s ORDER BY id").format(
+                    sql.Identifier(name)
+                ),
+                (company_id,),
+            ).fetchall()
+            for name in tables
+        }
+
+
+def records(answer: Any) -> list[Any]:
+    """Whatever a method answered with, without the gaps."""
+    items = answer if isinstance(answer, Iterable) and not isinstance(answer, str) else [answer]
+    return [item for item in items if item not in (None, 0)]
+
+
+class TestNoMethodCrossesCompanies:
+    @pytest.fixture(scope="class")
+    @staticmethod
+    def theirs(new_company: Callable[..., DataLayer], desk: Frontdesk) -> SimpleNamespace:
+        return fill(new_company(), desk)
+
+    def test_every_public_method_is_tried_here(self) -> None:
+        repositories = Repositories(scope=None, reader=None)  # type: ignore[arg-type] # nothing is called
+        assert {
+            name: public_methods(type(repository))
+            for name, repository in vars(repositories).items()
+            if name != "scope"
+        } == {name: set(cases) for name, cases in CASES.items()}
+        assert public_methods(Slots) == set(SLOTS)
+
+    @pytest.mark.parametrize(
+        ("name", "method"), [*((name, method) for name, cases in CASES.items() for method in cases)]
+    )
+    def test_repository_method(
+        self,
+        desk: Frontdesk,
+        salon: DataLayer,
+        theirs: SimpleNamespace,
+        settings: Any,
+        name: str,
+        method: str,
+    ) -> None:
+        self.attack(desk, salon, theirs, settings, CASES[name][method])
+
+    @pytest.mark.parametrize("method", SLOTS)
+    def test_slot_method(
+        self, desk: Frontdesk, salon: DataLayer, theirs: SimpleNamespace, settings: Any, method: str
+    ) -> None:
+        self.attack(desk, salon, theirs, settings, SLOTS[method])
+
+    @staticmethod
+    def attack(desk: Frontdesk, salon: DataLayer, theirs: SimpleNamespace, settings: Any, case: Case) -> None:
+        url = settings.database_url.get_secret_value()
+        before = everything_of(url, theirs.company_id)
+        assert all(before.values()), "the other company has a row in every table"
+        answer = None
+        with suppress(FrontdeskError, TypeError), desk.unit_of_work(salon.company_id) as uow:
+            answer = case(uow, theirs)
+        for record in records(answer):
+            assert record.company_id == salon.company_id
+        assert everything_of(url, theirs.company_id) == before
+
+
+class TestRowsThatNameAnotherCompany:
+    @pytest.mark.parametrize("name", ROWS)
+    def test_a_single_row_is_refused(self, uow: UnitOfWork, name: str) -> None:
+        with pytest.raises(InvalidInputError, match="company_id: names another company"):
+            getattr(uow, name).upsert({**ROWS[name](), "company_id": uow.scope.company_id + 1})
+
+    @pytest.mark.parametrize("name", ROWS)
+    def test_a_row_of_many_is_rejected_and_the_others_land(self, uow: UnitOfWork, name: str) -> None:
+        report = getattr(uow, name).bulk_upsert(
+            [
+                {**ROWS[name](), "company_id": uow.scope.company_id + 1},
+                {**ROWS[name](), "company_id": uow.scope.company_id},
+            ]
+        )
+        assert [(rejected.position, dict(rejected.errors)) for rejected in report.rejected] == [
+            (0, {"company_id": "names another company"})
+        ]
+        assert report.total == 2
+
+    def test_a_batch_checked_for_another_company_is_refused(
+        self, desk: Frontdesk, uow: UnitOfWork, new_company: Callable[..., DataLayer]
+    ) -> None:
+        with desk.unit_of_work(new_company().company_id) as other:
+            batch = other.clients.validate([ClientRow()])
+        with pytest.raises(InvalidInputError):
+            uow.clients.bulk_upsert(batch)
+
+
+class TestRecordsInASession:
+    def test_a_new_record_of_another_company_is_refused(self, desk: Frontdesk, salon: DataLayer) -> None:
+        with pytest.raises(InvalidInputError), desk.unit_of_work(salon.company_id) as uow:
+            uow.session.add(Client(company_id=salon.company_id + 1, yclients_id=1, name="A"))
+
+    def test_a_record_moved_to_another_company_is_refused(
+        self, desk: Frontdesk, salon: DataLayer, new_company: Callable[..., DataLayer]
+    ) -> None:
+        salon.upsert_client(ClientRow(yclients_id=1)).unwrap()
+        other = new_company()
+        with pytest.raises(InvalidInputError):
+            desk.transact(
+                salon.company_id,
+                lambda uow: setattr(uow.clients.find_one(yclients_id=1), "company_id", other.company_id),
+            )
+        assert other.get_clients().unwrap() == []
+
+    def test_a_booking_is_not_moved_to_another_company_by_a_change(
+        self, desk: Frontdesk, salon: DataLayer, new_company: Callable[..., DataLayer]
+    ) -> None:
+        booking = salon.upsert_booking(BookingRow(yclients_record_id=1, staff_id=None)).unwrap()
+        other = new_company()
+        with suppress(InvalidInputError), desk.unit_of_work(salon.company_id) as uow:
+            uow.bookings.change(booking.id, {"company_id": other.company_id})
+        assert other.get_booking_by_id(1).unwrap() is None
+
+    def test_a_changed_record_of_our_own_is_written(self, desk: Frontdesk, salon: DataLayer) -> None:
+        salon.upsert_client(ClientRow(yclients_id=1)).unwrap()
+        with desk.unit_of_work(salon.company_id) as uow:
+            client = uow.clients.find_one(yclients_id=1)
+            assert client is not None
+            client.comment = "likes tea"
+        stored = salon.get_client_by_id(1).unwrap()
+        assert stored is not None
+        assert stored.comment == "likes tea"
+
+
+def test_both_companies_keep_rows_of_the_same_ids_apart(new_company: Callable[..., DataLayer]) -> None:
+    first, second = new_company(), new_company()
+    now = datetime.now(UTC)
+    for salon, name in ((first, "Анна"), (second, "Ира")):
+        salon.upsert_clients([ClientRow(yclients_id=1, name=name, phone=PHONE)]).unwrap()
+        assert salon.create_booking(
+            NewClientRow(name=name, phone=PHONE), NewBookingRow(starts_at=now)
+        ).success
+    assert [c.name for c in first.get_clients().unwrap()] == ["Анна"]
+    assert [c.name for c in second.search_clients_by_name("а").unwrap()] == ["Ира"]
+    assert len(first.get_client_appointments(PHONE).unwrap()) == 1
