@@ -16,6 +16,22 @@ _REASONS = {
     "string_pattern_mismatch": "contains characters that are not allowed here (NUL, for one)",
     "string_unicode": "is not valid Unicode",
     "timezone_aware": "needs a time zone (an aware datetime)",
+    "dict_type": "is not an object with fields",
+    "list_type": "is not a list",
+    "string_type": "is not text",
+    "int_type": "is not a whole number",
+    "int_parsing": "is not a whole number",
+    "int_from_float": "is not a whole number",
+    "decimal_type": "is not a number",
+    "decimal_parsing": "is not a number",
+    "bool_type": "is neither true nor false",
+    "bool_parsing": "is neither true nor false",
+    "date_type": "is not a date",
+    "date_parsing": "is not a date",
+    "date_from_datetime_parsing": "is not a date",
+    "datetime_type": "is not a time",
+    "datetime_parsing": "is not a time",
+    "datetime_from_date_parsing": "is not a time",
 }
 MAX_REASON = 200
 

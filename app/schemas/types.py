@@ -17,6 +17,7 @@ MAX_ID = 2**63 - 2
 MAX_INTEGER = 2**31 - 1
 EARLIEST, LATEST = date(1900, 1, 1), date(2200, 1, 1)
 NO_NUL = r"^[^\x00]*$"
+_EMAIL = re.compile(r"[^@\s]+@[^@\s]+")
 _NUMBER = re.compile(r"\s*[-+]?[\d.]+\s*")
 
 
@@ -36,6 +37,12 @@ def _not_a_number(value: Any) -> Any:
 
 def _phone(value: str, info: ValidationInfo) -> str:
     return to_e164(value, (info.context or {}).get("country", "RU"))
+
+
+def _email(value: str) -> str:
+    if not _EMAIL.fullmatch(value):
+        raise ValueError("is not an e-mail address")
+    return value
 
 
 def _within_years(value: date) -> date:
@@ -94,7 +101,7 @@ Line = Annotated[str, _text(255)]
 Text = Annotated[str, _text(100_000)]
 Key = Annotated[str, StringConstraints(min_length=1, max_length=255, pattern=NO_NUL)]
 Phone = Annotated[str, AfterValidator(_phone)]
-Email = Annotated[str, _text(255), StringConstraints(pattern=r"^[^@\s\x00]+@[^@\s\x00]+$")]
+Email = Annotated[str, _text(255), AfterValidator(_email)]
 Price = Annotated[Decimal, Field(ge=0, max_digits=12, decimal_places=2)]
 Balance = Annotated[Decimal, Field(max_digits=12, decimal_places=2)]
 Percent = Annotated[Decimal, Field(ge=0, le=100, max_digits=5, decimal_places=2)]
