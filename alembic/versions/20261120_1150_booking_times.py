@@ -66,7 +66,7 @@ def start_and_end() -> None:
         "ALTER TABLE bookings RENAME COLUMN datetime TO starts_at"
     )
     changes.execute(
-        "-- squawk-ignore changing-column-type, adding-not-nullable-field -- announced; a rewrite scans anyway\n"
+        "-- squawk-ignore changing-column-type, adding-not-nullable-field -- announced; it scans anyway\n"
         "ALTER TABLE bookings ALTER COLUMN duration TYPE timestamptz"
         " USING starts_at + make_interval(secs => CASE WHEN duration > 0 THEN duration ELSE 3600 END),"
         " ALTER COLUMN duration SET NOT NULL"

@@ -20,18 +20,18 @@ COMPANY_NUMBER = f"CASE WHEN {_DIGITS} <= 9223372036854775807 THEN {_DIGITS} END
 class Rule:
     """What makes rows of a table the same, and how they are merged.
 
-    `key`: SQL expressions by column. `shown`: the columns of the key that a report may show; the others
-    can hold a person's phone. `filled`: whether the kept row takes over what only the others have.
+    `key`: SQL expressions by column. `hidden`: columns of the key that a report may not show, because
+    they can hold a person's phone. `filled`: whether the kept row takes over what only the others have.
     """
 
     table: str
     key: dict[str, str]
-    shown: tuple[str, ...]
+    hidden: tuple[str, ...] = ()
     filled: bool = True
 
 
 def _mirrored(table: str, *columns: str) -> Rule:
-    return Rule(table, {column: column for column in columns}, columns)
+    return Rule(table, {column: column for column in columns})
 
 
 RULES = {
@@ -42,13 +42,13 @@ RULES = {
         _mirrored("staff", "yclients_id", "company_id"),
         _mirrored("bookings", "yclients_record_id", "company_id"),
         _mirrored("staff_schedules", "staff_id", "date", "company_id"),
-        Rule("dialog_contexts", {"user_id": "user_id", "company_id": "company_id"}, ("company_id",)),
+        Rule("dialog_contexts", {"user_id": "user_id", "company_id": "company_id"}, hidden=("user_id",)),
         # Halves of two sessions make none: credentials and keys are never mixed.
-        Rule("whatsapp_auth", {"company_id": COMPANY_NUMBER}, ("company_id",), filled=False),
+        Rule("whatsapp_auth", {"company_id": COMPANY_NUMBER}, filled=False),
         Rule(
             "whatsapp_keys",
             {"company_id": COMPANY_NUMBER, "key_type": "key_type", "key_id": "key_id"},
-            ("company_id", "key_type"),
+            hidden=("key_id",),
             filled=False,
         ),
     )
@@ -100,7 +100,9 @@ def find_groups(connection: Connection, rule: Rule) -> list[Group]:
             key=tuple(row[:-1]),
             ids=tuple(row[-1]),
             shown=", ".join(
-                f"{name} {value}" for name, value in zip(key, row[:-1], strict=True) if name in rule.shown
+                f"{name} {value}"
+                for name, value in zip(key, row[:-1], strict=True)
+                if name not in rule.hidden
             ),
         )
         for row in rows

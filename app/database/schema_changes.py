@@ -285,11 +285,9 @@ def refuse_rows(table: str, condition: str, reason: str) -> None:
     total = bind().exec_driver_sql(f"SELECT count(*) FROM {table} WHERE {condition}").scalar_one()
     if not total:
         return
-    company = "company_id" if has_column(table, "company_id") else "NULL"
-    rows = bind().exec_driver_sql(
-        f"SELECT {company}, id FROM {table} WHERE {condition} ORDER BY 1, 2 LIMIT {LISTED}"
-    )
-    report = [f"{table}: company {company_id}, id {row_id}: {reason}" for company_id, row_id in rows]
+    name = "'company ' || company_id || ', id ' || id" if has_column(table, "company_id") else "'id ' || id"
+    rows = bind().exec_driver_sql(f"SELECT {name} FROM {table} WHERE {condition} ORDER BY id LIMIT {LISTED}")
+    report = [f"{table}: {row}: {reason}" for row in rows.scalars()]
     if total > LISTED:
         report.append(f"{table}: and {total - LISTED} rows more: {reason}")
     raise MigrationRefused(
