@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import ge, gt, le, lt
 from typing import Any
 
-from sqlalchemy import ColumnElement
+from sqlalchemy import ARRAY, ColumnElement, any_, literal
 
 from app.errors import InvalidInputError
 from app.models import Base
@@ -57,7 +57,8 @@ def _condition(model: type[Base], name: str, value: Any) -> ColumnElement[bool]:
             comparison: ColumnElement[bool] = _COMPARISONS[operator](column, value)
             return comparison
         case "in" if isinstance(value, Iterable) and not isinstance(value, (str, bytes)):
-            return column.in_(list(value))
+            # One array: a statement has room for 65,535 parameters only.
+            return column == any_(literal(list(value), ARRAY(column.type)))
         case "null" if isinstance(value, bool):
             return column.is_(None) if value else column.is_not(None)
     raise InvalidInputError(fields={name: f"needs one of {', '.join(OPERATORS)} and a value that fits it"})

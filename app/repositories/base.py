@@ -6,7 +6,19 @@ from operator import itemgetter
 from typing import Any, ClassVar, Generic, TypeVar
 from zoneinfo import ZoneInfo
 
-from sqlalchemy import ARRAY, ColumnElement, Select, any_, bindparam, delete, func, select, update
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    ColumnElement,
+    Select,
+    any_,
+    bindparam,
+    delete,
+    func,
+    literal,
+    select,
+    update,
+)
 from sqlalchemy.orm import Session
 
 from app.database.children import replace_children
@@ -258,7 +270,8 @@ class Repository(Generic[M]):
         )
         touched = {parents[key] for key in changed} - set(merged.written)
         if touched:
-            where = (self.model.company_id == self.scope.company_id, self.model.id.in_(touched))
+            ids = literal(list(touched), ARRAY(BigInteger))
+            where = (self.model.company_id == self.scope.company_id, self.model.id == any_(ids))
             self._open_session.execute(update(self.model).where(*where).values(updated_at=func.now()))
             merged.updated += len(touched)
             merged.unchanged -= len(touched)
