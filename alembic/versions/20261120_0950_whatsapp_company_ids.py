@@ -15,29 +15,24 @@ down_revision = "wide_ids"
 branch_labels = None
 depends_on = None
 
-TABLES = ("whatsapp_auth", "whatsapp_keys")
-NAMES = (
-    ("whatsapp_auth", "whatsapp_auth_company_id_key", "uq_whatsapp_auth_company_id"),
-    (
-        "whatsapp_keys",
-        "whatsapp_keys_company_id_key_type_key_id_key",
-        "uq_whatsapp_keys_company_id_key_type_key_id",
-    ),
-)
+UNIQUE = {
+    "whatsapp_auth": ["company_id"],
+    "whatsapp_keys": ["company_id", "key_type", "key_id"],
+}
 ROUNDS = 20
 
 
 def preflight(connection: Connection) -> None:
-    for table in TABLES:
+    for table in UNIQUE:
         changes.announce_rewrite(connection, table)
 
 
 def upgrade() -> None:
-    for table in TABLES:
+    for table in UNIQUE:
         if changes.column_type(table, "company_id") != "bigint":
             to_number(table)
-    for table, old, new in NAMES:
-        rename(table, old, new)
+    for table, columns in UNIQUE.items():
+        name_unique(table, f"uq_{table}_{'_'.join(columns)}", columns)
 
 
 def to_number(table: str) -> None:
@@ -69,19 +64,27 @@ def to_number(table: str) -> None:
     )
 
 
-def rename(table: str, old: str, new: str) -> None:
-    if changes.constraint(table, old) is not None:
-        changes.execute(
-            "-- squawk-ignore renaming-object -- nobody names a constraint of the old shape\n"
-            f"ALTER TABLE {table} RENAME CONSTRAINT {old} TO {new}"
-        )
-        changes.commit()
+def name_unique(table: str, name: str, columns: list[str]) -> None:
+    """Give the constraint on these columns its name, whatever an installation called it."""
+    for _, old in changes.indexes_on(table, columns, unique=True):
+        if old is not None:
+            if old != name:
+                changes.execute(
+                    "-- squawk-ignore renaming-object -- nobody names a constraint of the old shape\n"
+                    f"ALTER TABLE {table} RENAME CONSTRAINT {old} TO {name}"
+                )
+                changes.commit()
+            return
+    changes.add_unique(table, name, columns)
+    for index, other in changes.indexes_on(table, columns, unique=True):
+        if other != name:
+            changes.drop_index(index, table, other)
 
 
 def downgrade() -> None:
-    for table, old, new in NAMES:
-        rename(table, new, old)
-    for table in TABLES:
+    for table, columns in UNIQUE.items():
+        name_unique(table, f"{table}_{'_'.join(columns)}_key", columns)
+    for table in UNIQUE:
         if changes.column_type(table, "company_id") == "bigint":
             changes.execute(
                 f"ALTER TABLE {table} ALTER COLUMN company_id TYPE varchar(64) USING company_id::text"

@@ -40,7 +40,7 @@ POLL_INTERVAL = 0.2  # seconds
 # Nothing that a server or a role sets by default may cut a long build short or change a meaning.
 CONNECTION_OPTIONS = (
     f"-c lock_timeout={LOCK_TIMEOUT_MS} -c statement_timeout=0 -c idle_in_transaction_session_timeout=0"
-    " -c timezone=UTC"
+    " -c idle_session_timeout=0 -c timezone=UTC"
 )
 
 

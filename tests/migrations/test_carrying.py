@@ -325,7 +325,12 @@ def test_old_unique_indexes_go_whatever_their_names(old: Database) -> None:
         "CREATE UNIQUE INDEX one_phone ON clients (phone);"
         "DROP INDEX services_yclients_id_key; ALTER TABLE services ADD CONSTRAINT own UNIQUE (yclients_id);"
         "DROP INDEX staff_yclients_id_idx; CREATE UNIQUE INDEX staff_only ON staff (yclients_id);"
-        "CREATE INDEX more ON bookings (yclients_id)"
+        "CREATE INDEX more ON bookings (yclients_id);"
+        "ALTER TABLE whatsapp_auth DROP CONSTRAINT whatsapp_auth_company_id_key;"
+        "CREATE UNIQUE INDEX one_session ON whatsapp_auth (company_id);"
+        "ALTER TABLE whatsapp_keys RENAME CONSTRAINT whatsapp_keys_company_id_key_type_key_id_key TO k;"
+        "ALTER TABLE companies RENAME CONSTRAINT companies_company_id_key TO one_company;"
+        "ALTER TABLE staff RENAME CONSTRAINT staff_pkey TO staff_key"
     )
     old.upgrade()
     old.check()
