@@ -53,7 +53,7 @@ def replace_children(
                 """
                 WITH ours AS (
                     SELECT {names} FROM {table}
-                    WHERE company_id = %(company_id)s AND {parent} = ANY(%(parents)s)
+                    WHERE company_id = %(company_id)s AND {parent} = ANY(%(parents)s::bigint[])
                 )
                 SELECT {parent} FROM (
                     (TABLE ours EXCEPT ALL SELECT {names} FROM {stage})
@@ -69,20 +69,20 @@ def replace_children(
             cursor.execute(
                 sql.SQL(
                     "SELECT FROM {parent_table} WHERE company_id = %(company_id)s"
-                    " AND {parent_key} = ANY(%(changed)s) ORDER BY {parent_key} FOR UPDATE"
+                    " AND {parent_key} = ANY(%(changed)s::bigint[]) ORDER BY {parent_key} FOR UPDATE"
                 ).format(**parts),
                 parameters,
             )
             cursor.execute(
                 sql.SQL(
-                    "DELETE FROM {table} WHERE company_id = %(company_id)s AND {parent} = ANY(%(changed)s)"
+                    "DELETE FROM {table} WHERE company_id = %(company_id)s AND {parent} = ANY(%(changed)s::bigint[])"
                 ).format(**parts),
                 parameters,
             )
             cursor.execute(
                 sql.SQL(
                     "INSERT INTO {table} (company_id, {names}) SELECT %(company_id)s, {names} FROM {stage}"
-                    " WHERE {parent} = ANY(%(changed)s)"
+                    " WHERE {parent} = ANY(%(changed)s::bigint[])"
                 ).format(**parts),
                 parameters,
             )

@@ -90,6 +90,8 @@ class Repository(Generic[M]):
     _by_keys: ClassVar[Query[Any]]  # by that column; compiled once
 
     def __init_subclass__(cls) -> None:
+        if not hasattr(cls, "target"):  # a base of several repositories, not one itself
+            return
         cls._identity = cls.target.key[0] if len(cls.target.key) == 1 else "id"
         column = getattr(cls.model, cls._identity)
         keys = bindparam("keys", type_=ARRAY(column.type))
