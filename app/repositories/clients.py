@@ -8,7 +8,8 @@ from sqlalchemy import ARRAY, BigInteger, any_, bindparam, func, literal, select
 from app.database.merge import Derived, Freshness, Merged, Target, merge
 from app.database.query import Query
 from app.models import Client
-from app.repositories.base import Repository, scoped
+from app.repositories.base import scoped
+from app.repositories.mirrored import MirroredRepository
 from app.schemas import rows as schemas
 from app.schemas.schema import Values
 from app.text import fold, search_name
@@ -25,7 +26,7 @@ _BY_NAME = Query(
 _PAGE = Query(_present.where(Client.id > bindparam("after")).order_by(Client.id).limit(bindparam("limit")))
 
 
-class ClientRepository(Repository[Client]):
+class ClientRepository(MirroredRepository[Client]):
     """The salon's clients."""
 
     model = Client

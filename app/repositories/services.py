@@ -8,7 +8,8 @@ from sqlalchemy import bindparam, or_, select
 from app.database.merge import Freshness, Merged, Target, merge
 from app.database.query import Query
 from app.models import Service, ServiceCategory, ServiceStaff
-from app.repositories.base import Repository, scoped
+from app.repositories.base import scoped
+from app.repositories.mirrored import MirroredRepository
 from app.schemas import rows as schemas
 from app.schemas.schema import Values
 
@@ -18,7 +19,7 @@ _ALL = Query(_present.where(or_(Service.is_active, bindparam("include_inactive")
 _IN_CATEGORY = Query(_present.where(Service.is_active, Service.category_id == bindparam("category_id")))
 
 
-class ServiceCategoryRepository(Repository[ServiceCategory]):
+class ServiceCategoryRepository(MirroredRepository[ServiceCategory]):
     """Groups of the price list."""
 
     model = ServiceCategory
@@ -26,7 +27,7 @@ class ServiceCategoryRepository(Repository[ServiceCategory]):
     target = Target(ServiceCategory, ("yclients_id",), Freshness.NOT_OLDER)
 
 
-class ServiceRepository(Repository[Service]):
+class ServiceRepository(MirroredRepository[Service]):
     """The price list. A row may name its `staff`: who performs it (`service_staff`), replaced as a whole."""
 
     model = Service

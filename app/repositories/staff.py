@@ -9,7 +9,8 @@ from sqlalchemy import BigInteger, and_, bindparam, or_, select
 from app.database.merge import Freshness, Target
 from app.database.query import Query
 from app.models import Staff, StaffSchedule
-from app.repositories.base import Repository, scoped
+from app.repositories.base import scoped
+from app.repositories.mirrored import MirroredRepository
 from app.schemas import rows as schemas
 
 _ALL = Query(
@@ -46,7 +47,7 @@ _HOURS: LiteralString = """
 """
 
 
-class StaffRepository(Repository[Staff]):
+class StaffRepository(MirroredRepository[Staff]):
     """The salon's staff."""
 
     model = Staff
@@ -58,7 +59,7 @@ class StaffRepository(Repository[Staff]):
         return self._read(_ALL, include_inactive=include_inactive)
 
 
-class StaffScheduleRepository(Repository[StaffSchedule]):
+class StaffScheduleRepository(MirroredRepository[StaffSchedule]):
     """Working hours by date."""
 
     model = StaffSchedule

@@ -21,9 +21,7 @@ class TransientError(YClientsError):
 
 
 class RefusedError(YClientsError):
-    """YClients refuses the request."""
-
-    code = "refused"
+    """YClients refuses the request; asking again will not help."""
 
 
 class UnauthorizedError(RefusedError):

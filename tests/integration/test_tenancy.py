@@ -36,6 +36,7 @@ from tests.factories.booking import NOON
 
 PHONE = "+79686484488"
 DAY = date(2026, 12, 1)
+LATE = datetime(2100, 1, 1, tzinfo=UTC)
 WITHOUT_REPOSITORY = ("sync_runs",)
 Case = Callable[[UnitOfWork, SimpleNamespace], Any]
 
@@ -123,6 +124,13 @@ SLOTS: dict[str, Case] = {
     "release": lambda uow, theirs: uow.bookings.slots.release(theirs.ids["bookings"]),
     "mirror": lambda uow, theirs: uow.bookings.slots.mirror([theirs.ids["bookings"]]),
 }
+for listed in ("clients", "service_categories", "services", "staff", "staff_schedules"):
+    CASES[listed] |= {
+        "known_keys": lambda uow, theirs, name=listed: getattr(uow, name).known_keys(LATE),
+        "mark_deleted": lambda uow, theirs, name=listed: getattr(uow, name).mark_deleted(
+            [theirs.ids[name]], LATE
+        ),
+    }
 
 
 def public_methods(kind: type) -> set[str]:
