@@ -4,6 +4,7 @@ import click
 
 from app.cli import console
 from app.cli.demo import demo_commands
+from app.cli.imports import import_command
 from app.cli.up import up_command
 
 
@@ -36,4 +37,5 @@ def main(debug: bool) -> None:
 
 
 main.add_command(up_command)
+main.add_command(import_command)
 main.add_command(demo_commands)

@@ -3,6 +3,9 @@
 import logging
 import signal
 import sys
+from datetime import datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import click
 from pydantic import SecretStr
@@ -13,6 +16,8 @@ from app.database import migrations
 from app.frontdesk import Frontdesk
 from app.web import create_app
 from app.web.server import HOST, serve, take_port
+from app.yclients import sample
+from app.yclients.importer import import_files
 
 
 @click.command("up")
@@ -29,6 +34,7 @@ def up_command(port: int) -> None:
     door = take_port(port)
     settings = _start_database(settings)
     _migrate(settings)
+    _load_sample(settings)
     serve(
         lambda: create_app(Frontdesk(settings)),
         door,
@@ -59,6 +65,29 @@ def _migrate(settings: Settings) -> None:
         _say("schema", f"migrated from {upgrade.before or 'nothing'} to {upgrade.after}")
     else:
         _say("schema", f"at head ({upgrade.after})")
+
+
+def _load_sample(settings: Settings) -> None:
+    """A salon to look around in, through the import, where there is no company yet.
+
+    Bookings come in last: a sample without any is one whose import was cut short.
+    """
+    if settings.is_production:
+        return
+    with Frontdesk(settings) as desk:
+        known = desk.database.read(
+            lambda connection: connection.execute(
+                "SELECT company_id, EXISTS (SELECT FROM bookings WHERE bookings.company_id = c.company_id)"
+                " FROM companies AS c LIMIT 2"
+            ).fetchall()
+        )
+        if known and known != [(sample.COMPANY_ID, False)]:
+            return
+        with TemporaryDirectory() as folder:
+            files = sample.write_sample(Path(folder), datetime.now(sample.ZONE).date())
+            summary = import_files(desk, sample.COMPANY_ID, files)
+    rows = ", ".join(f"{kind.as_dict()['rows']} {name}" for name, kind in summary.kinds.items())
+    _say("sample", f"salon {sample.COMPANY_ID}: {rows}")
 
 
 def _say_addresses(address: str) -> None:
