@@ -75,7 +75,8 @@ def replace_children(
             )
             cursor.execute(
                 sql.SQL(
-                    "DELETE FROM {table} WHERE company_id = %(company_id)s AND {parent} = ANY(%(changed)s::bigint[])"
+                    "DELETE FROM {table}"
+                    " WHERE company_id = %(company_id)s AND {parent} = ANY(%(changed)s::bigint[])"
                 ).format(**parts),
                 parameters,
             )

@@ -185,6 +185,7 @@ class TestManyRows:
         assert uow.clients.bulk_upsert(renamed).updated == self.COUNT - 1
         assert uow.clients.count(search_name="ира ким") == self.COUNT - 1
 
+    @pytest.mark.full
     def test_services_whose_staff_changed(self, uow: UnitOfWork) -> None:
         for staff in (7, 8):
             rows = [
