@@ -75,9 +75,13 @@ def _services_of(payload: Payload, row: Values) -> None:
 
 def _cost(given: Payload) -> Any:
     """`cost` is the price as booked, after the discount; the others stand in where it is missing."""
-    names = ("cost", "cost_to_pay", "manual_cost", "first_cost")
-    costs = [cost for name in names if (cost := amount(given.get(name))) is not None]
-    return next((cost for cost in costs if cost is not UNREADABLE), costs[0] if costs else None)
+    unreadable = None
+    for name in ("cost", "cost_to_pay", "manual_cost", "first_cost"):
+        cost = amount(given.get(name))
+        if isinstance(cost, Decimal):
+            return cost
+        unreadable = unreadable or cost
+    return unreadable
 
 
 def _times_of(payload: Payload, context: Context, mapped: Mapped) -> None:

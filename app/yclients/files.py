@@ -104,30 +104,38 @@ class RowReader:
 
     def _rows_of(self, events: Iterator[tuple[str, Any]], source: "_Limited") -> Iterator[Any]:
         """Build values from the parser's events; rows are handed out as they end, and not kept."""
-        open_values: list[tuple[str, Any]] = []
+        around: list[
+            tuple[Any, str]
+        ] = []  # the values that are open around this one, with their keys in them
+        inside: Any = None  # the object or list that is being built
+        rows: Any = None  # the list whose items are rows: the one at the top, or `data` of the envelope
         key = ""
         for event, value in events:
             if event == "map_key":
                 key = value
                 continue
             if event in ("start_map", "start_array"):
-                if len(open_values) == MAX_DEPTH:
+                if len(around) == MAX_DEPTH:
                     raise self._broken("is nested too deeply")
-                open_values.append((key, {} if event == "start_map" else []))
+                around.append((inside, key))
+                inside = {} if event == "start_map" else []
+                if type(inside) is list and (len(around) == 1 or _is_data(around)):
+                    rows = inside
                 continue
             if event in ("end_map", "end_array"):
-                key, value = open_values.pop()
-            elif event == "number" and not isinstance(value, int):
+                value = inside
+                inside, key = around.pop()
+            elif event == "number" and type(value) is not int:
                 value = float(value)  # a Decimal of JSON may have billions of digits: 1E+999999999
-            if not open_values:
+            if inside is None:
                 yield from self._rows_of_top(event, value)
-            elif _holds_rows(open_values):
+            elif type(inside) is dict:
+                inside[key] = value
+            elif inside is rows:
                 source.row_ends()
                 yield value
-            elif isinstance(parent := open_values[-1][1], dict):
-                parent[key] = value
             else:
-                parent.append(value)
+                inside.append(value)
 
     def _rows_of_top(self, event: str, value: Any) -> Iterator[Any]:
         """What is left when a value at the top has ended: an envelope, or an object that is the only row."""
@@ -169,13 +177,9 @@ class _Limited:
         self._row_began = self._reader.bytes_read
 
 
-def _holds_rows(open_values: list[tuple[str, Any]]) -> bool:
-    """Whether the innermost open value is the list of rows: the top one, or `data` of the envelope."""
-    if not isinstance(open_values[-1][1], list):
-        return False
-    return len(open_values) == 1 or (
-        len(open_values) == 2 and open_values[1][0] == "data" and isinstance(open_values[0][1], dict)
-    )
+def _is_data(around: list[tuple[Any, str]]) -> bool:
+    """Whether the value that has just begun is the `data` of an envelope at the top."""
+    return len(around) == 2 and around[1][1] == "data" and type(around[1][0]) is dict
 
 
 def _message(envelope: dict[str, Any]) -> str:

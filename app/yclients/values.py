@@ -21,7 +21,9 @@ _BOOLEANS = {"0": False, "1": True, "false": False, "true": True}
 
 def is_empty(value: Any) -> bool:
     """Whether YClients says nothing by it: null, blanks, `{}` or `[]`."""
-    return value is None or value in ({}, []) or (isinstance(value, str) and not value.strip())
+    if isinstance(value, str):
+        return not value.strip()
+    return value is None or value in ({}, [])
 
 
 def text(value: Any) -> Any:
@@ -33,13 +35,15 @@ def text(value: Any) -> Any:
 
 def integer(value: Any) -> Any:
     """`83169`, `"83169"`, `83169.0`."""
+    if type(value) is int:
+        return value
     if is_empty(value):
         return None
     if isinstance(value, float) and math.isfinite(value) and value.is_integer():
         return int(value)
     if isinstance(value, str) and _INTEGER.fullmatch(value.strip()):
         return int(value.strip().partition(".")[0])
-    return value if isinstance(value, int) and not isinstance(value, bool) else UNREADABLE
+    return UNREADABLE
 
 
 def reference(value: Any) -> Any:
@@ -49,9 +53,11 @@ def reference(value: Any) -> Any:
 
 def amount(value: Any) -> Any:
     """Money, percent or rating, to two places: `1300`, `"1300.00"`, `"1 300,50"`."""
+    if type(value) is int:
+        return Decimal(value)
     if is_empty(value):
         return None
-    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+    if not isinstance(value, (float, str)):
         return UNREADABLE
     written = re.sub(r"\s", "", str(value)).replace(",", ".")
     if not _AMOUNT.fullmatch(written):
