@@ -1,0 +1,54 @@
+"""One sync of a company at a time, on whatever machine: a session lock in the database."""
+
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+
+import psycopg
+
+from app.config import Settings
+from app.database.connection import connection_class, connection_parameters
+from app.errors import from_driver
+from app.unit_of_work import UnitOfWork
+from app.yclients.errors import SyncRunningError
+
+_KEY = "hashtextextended('yclients sync of company ' || %(company_id)s::text, 0)"
+_IS_HELD = f"""
+    SELECT EXISTS (
+        SELECT FROM pg_locks, (SELECT {_KEY} AS key) AS wanted
+        WHERE locktype = 'advisory' AND objsubid = 1 AND granted
+          AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+          AND (classid::bigint << 32) | objid::bigint = key
+    )
+"""  # noqa: S608 - the key has no value in it, but a placeholder
+
+
+@contextmanager
+def company_lock(settings: Settings, company_id: int) -> Iterator[None]:
+    """Hold the lock of the company's sync. Raises SyncRunningError where another session holds it.
+
+    It has a connection of its own, past a pooler that would give the session to somebody else. A process
+    that is killed loses the connection, and the lock with it.
+    """
+    settings = settings.model_copy(update={"postgres_pooler": None})
+    parameters = connection_parameters(settings, settings.migration_url())
+    try:
+        connection = connection_class(settings).connect(**parameters, autocommit=True)
+    except psycopg.Error as error:
+        raise from_driver(error) from error
+    with closing(connection):
+        try:
+            row = connection.execute(
+                f"SELECT pg_try_advisory_lock({_KEY})", {"company_id": company_id}
+            ).fetchone()
+        except psycopg.Error as error:
+            raise from_driver(error) from error
+        if row is None or not row[0]:
+            raise SyncRunningError
+        yield
+
+
+def is_running(uow: UnitOfWork) -> bool:
+    """Whether some process syncs the company now."""
+    connection = uow.session.connection()
+    parameters = {"company_id": uow.scope.company_id}
+    return bool(connection.exec_driver_sql(_IS_HELD, parameters).scalar_one())
