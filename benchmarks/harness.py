@@ -46,7 +46,7 @@ class Peer:
 
     name: str
     measure: Measure | None
-    target: Target | None
+    target: Target | None = None
     missing: str = ""
 
 
