@@ -56,8 +56,11 @@ class ClientRepository(MirroredRepository[Client]):
         lock = func.hashtextextended(f"client {self.scope.company_id} {values['phone']}", 0)
         self._open_session.execute(select(func.pg_advisory_xact_lock(lock)))
         yclients_id = values.get("yclients_id")
-        client = self.find_one(yclients_id=yclients_id) if yclients_id else None
-        client = client or self.find_by_phone(values["phone"])
+        if yclients_id is None:
+            client = self.find_by_phone(values["phone"])
+        else:
+            self.give_yclients_id(values["phone"], yclients_id)
+            client = self.find_one(yclients_id=yclients_id)
         if client is None:
             names = [values.get(part) for part in _NAME_PARTS]
             client = Client(
