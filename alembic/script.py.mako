@@ -11,7 +11,8 @@ Rules, because salons are at work while this runs:
   get a lock is rolled back to its last commit and tried again. So commit (`changes.commit`) after each table.
 - Indexes CONCURRENTLY (`changes.build_index`), constraints NOT VALID and then validated (`changes.add_not_valid`,
   `changes.validate`), UNIQUE from a finished index (`changes.add_unique`).
-- A step that rewrites a table says so: `changes.announce_rewrite`, also in a `preflight`.
+- A step that rewrites a table says so (`changes.announce_rewrite`), and a `preflight` asks before the first
+  change (`changes.refuse_large_rewrite`).
 - Every row is kept, merged or archived (`changes.archive`). `downgrade` restores what the old shape can hold and
   refuses the rest by name (`changes.refuse_rows`).
 - Frozen in time: never import models, and copy the rules of today's code that it needs.

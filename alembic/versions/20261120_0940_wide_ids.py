@@ -29,7 +29,7 @@ IDS = {
 
 def preflight(connection: Connection) -> None:
     for table in IDS:
-        changes.announce_rewrite(connection, table)
+        changes.refuse_large_rewrite(connection, table)
 
 
 def upgrade() -> None:
@@ -48,7 +48,7 @@ def downgrade() -> None:
 def change(table: str, columns: tuple[str, ...], to: str, from_: str) -> None:
     """Change all columns in one statement: one rewrite, and after a kill either all or none."""
     if changes.column_type(table, columns[0]) == from_:
-        changes.announce_rewrite(changes.bind(), table)
+        changes.announce_rewrite(table)
         alterations = ", ".join(f"ALTER COLUMN {column} TYPE {to}" for column in columns)
         changes.execute(
             "-- squawk-ignore changing-column-type -- announced, and on request for large tables\n"

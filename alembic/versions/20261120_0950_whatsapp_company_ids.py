@@ -24,7 +24,7 @@ ROUNDS = 20
 
 def preflight(connection: Connection) -> None:
     for table in UNIQUE:
-        changes.announce_rewrite(connection, table)
+        changes.refuse_large_rewrite(connection, table)
 
 
 def upgrade() -> None:
@@ -38,7 +38,7 @@ def upgrade() -> None:
 def to_number(table: str) -> None:
     """Merge, archive, convert. '0962302' and '962302 ' become one number: new duplicates may have come."""
     rule = dedupe.RULES[table]
-    changes.announce_rewrite(changes.bind(), table)
+    changes.announce_rewrite(table)
     for _ in range(ROUNDS):
         if changes.option("dedupe") is None:
             dedupe.refuse_duplicates(changes.bind(), [rule])

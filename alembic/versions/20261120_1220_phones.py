@@ -35,7 +35,11 @@ def upgrade() -> None:
 
 
 def e164(text: str, country: str) -> str | None:
-    """Read a number of the country, or an international one that lost its `+`; None where it is neither."""
+    """Read a number of the country, or an international one that lost its `+`; None where it is neither.
+
+    A country that could not be mapped to a code counts as Russia, the default.
+    """
+    country = country if country in phonenumbers.SUPPORTED_REGIONS else "RU"
     digits = re.sub(r"\D", "", text)
     if len(text) > 40 or re.search(r"[^\W\d_]", text):
         return None

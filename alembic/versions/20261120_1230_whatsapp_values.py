@@ -31,13 +31,13 @@ END $$
 
 def preflight(connection: Connection) -> None:
     for table, _ in COLUMNS:
-        changes.announce_rewrite(connection, table)
+        changes.refuse_large_rewrite(connection, table)
 
 
 def upgrade() -> None:
     for table, column in COLUMNS:
         if changes.column_type(table, column) == "jsonb":
-            changes.announce_rewrite(changes.bind(), table)
+            changes.announce_rewrite(table)
             changes.execute(
                 "-- squawk-ignore changing-column-type -- announced, and on request for large tables\n"
                 f"ALTER TABLE {table} ALTER COLUMN {column} TYPE bytea USING {COMPACT.format(column=column)}"

@@ -114,8 +114,8 @@ def refuse_duplicates(connection: Connection, rules: Iterable[Rule]) -> None:
     groups = [group for rule in rules for group in find_groups(connection, rule)]
     if groups:
         raise MigrationRefused(
-            f"{len(groups)} groups of duplicates stand in the way. Resolve them, or repeat the command with"
-            " -x dedupe=keep-earliest: each group is merged into its earliest row, the others are archived.",
+            f"{len(groups)} groups of duplicates stand in the way. Resolve them, or merge each into its"
+            " earliest row and archive the others: alembic -x dedupe=keep-earliest upgrade head",
             tuple(str(group) for group in groups),
         )
 

@@ -21,7 +21,7 @@ log = logging.getLogger("alembic.frontdesk")
 # A table with more rows than this is rewritten only on request. A million narrow rows take about
 # three seconds here, under a lock that stops everybody.
 REWRITE_ON_REQUEST = 1_000_000
-ROWS_REWRITTEN_PER_SECOND = 350_000
+ROWS_REWRITTEN_PER_SECOND = 300_000
 LISTED = 100  # row ids named in one refusal
 BATCH = 2_000  # rows per transaction of a backfill
 
@@ -243,26 +243,31 @@ def set_not_null(table: str, column: str) -> None:
 # Rows
 
 
-def announce_rewrite(connection: Connection, table: str) -> None:
-    """Say how long a rewrite of the table stops everybody; refuse a large one without `-x rewrite=yes`."""
-    rows = connection.execute(
-        # The planner's figure is free but -1 or old where nothing was analysed; the size never lies.
-        text(
-            "SELECT CASE WHEN reltuples >= 0 AND relpages > 0"
-            " THEN reltuples / relpages * pg_relation_size(oid) / current_setting('block_size')::int"
-            " ELSE pg_relation_size(oid) / 100 END::bigint FROM pg_class WHERE oid = to_regclass(:table)"
-        ),
-        {"table": table},
-    ).scalar()
-    if not rows or rows < REWRITE_ON_REQUEST / 10:
-        return
-    seconds = max(1, round(rows / ROWS_REWRITTEN_PER_SECOND))
+def refuse_large_rewrite(connection: Connection, table: str) -> int:
+    """Refuse to rewrite a large table without `-x rewrite=yes`; return about how many rows it has."""
+    # The planner's figure is free, but -1 or old where nothing was analysed; the size never lies.
+    estimate = text(
+        "SELECT CASE WHEN reltuples >= 0 AND relpages > 0"
+        " THEN reltuples / relpages * pg_relation_size(oid) / current_setting('block_size')::int"
+        " ELSE pg_relation_size(oid) / 100 END::bigint FROM pg_class WHERE oid = to_regclass(:table)"
+    )
+    rows: int = connection.execute(estimate, {"table": table}).scalar() or 0
     if rows >= REWRITE_ON_REQUEST and option("rewrite") != "yes":
         raise MigrationRefused(
-            f"Table {table} (about {rows:,} rows) must be rewritten: about {seconds} s during which nobody"
-            f" can read or write it. Repeat the command with -x rewrite=yes at a quiet time."
+            f"Table {table} (about {rows:,} rows) must be rewritten: about {_seconds(rows)} s during which"
+            " nobody can read or write it. At a quiet time: alembic -x rewrite=yes upgrade head"
         )
-    log.info("Rewriting %s (about %s rows): about %s s", table, f"{rows:,}", seconds)
+    return rows
+
+
+def announce_rewrite(table: str) -> None:
+    """Say how long the rewrite of a table, which comes next, stops everybody."""
+    if rows := refuse_large_rewrite(bind(), table):
+        log.info("Rewriting %s (about %s rows): about %s s", table, f"{rows:,}", _seconds(rows))
+
+
+def _seconds(rows: int) -> int:
+    return max(1, round(rows / ROWS_REWRITTEN_PER_SECOND))
 
 
 def archive(table: str, condition: str, reason: str, *, kept_id: str = "NULL", **values: object) -> int:
