@@ -1,16 +1,18 @@
 # `make` lists the targets. Everything happens in .venv, which is made when it is needed.
 
 # The first Python that is new enough; `make run PYTHON=python3.12` takes that one.
-PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
+ifndef PYTHON
+PYTHON := $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$python; break; }; done)
+endif
 VENV ?= .venv
 BIN := $(VENV)/bin
 
 # A stamp's name says what is installed, so nothing is installed twice and nothing old is kept.
-VERSION = $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
-MADE = $(VENV)/python-$(VERSION)
-RUNTIME = $(MADE)-runtime-$(shell cat pyproject.toml requirements.txt | cksum | tr ' ' -)
-DEVELOPMENT = $(MADE)-development-$(shell cat pyproject.toml requirements-dev.txt | cksum | tr ' ' -)
+VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
+MADE := $(VENV)/python-$(VERSION)
+RUNTIME := $(MADE)-runtime-$(shell cat pyproject.toml requirements.txt | cksum | tr ' ' -)
+DEVELOPMENT := $(MADE)-development-$(shell cat pyproject.toml requirements-dev.txt | cksum | tr ' ' -)
 
 PIP = $(BIN)/python -m pip --quiet --disable-pip-version-check
 LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
