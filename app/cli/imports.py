@@ -117,7 +117,7 @@ def _print(summary: ImportSummary, rejects: Path | None) -> None:
         screen.print(_table(summary))
     for error in summary.broken:
         screen.print(
-            escape(f"{error.path}: {error.reason}; the rows before that were imported."), soft_wrap=True
+            escape(f"{error.path}: {error.reason}; its rows before that were imported."), soft_wrap=True
         )
     _print_findings(summary, rejects, screen)
     if not summary.kinds:

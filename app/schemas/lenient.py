@@ -41,20 +41,31 @@ def _optional(schema: Schema, row: Mapping[str, Any], field: str) -> bool:
 
 
 def _without(row: dict[str, Any], fields: Mapping[str, str], attempts: Mapping[str, int]) -> dict[str, Any]:
-    # From the last item of a list to its first, so that leaving one out does not renumber the next.
-    for field in sorted(fields, key=_descending, reverse=True):
-        path = field.split(".")
-        leave_out = attempts[field] - 1  # 0: only None; 1: the field itself; 2: what contains it; …
-        kept = path[: len(path) - max(0, leave_out - 1)] or path[:1]
-        row = _changed(row, kept, leave_out > 0)
+    # Each place once, and from the last item of a list to its first: leaving one out renumbers the next.
+    places = {_place(field.split("."), attempts[field]) for field in fields}
+    for path, leave_out in sorted(places, key=_in_order, reverse=True):
+        row = _changed(row, path, leave_out)
     return row
 
 
-def _descending(field: str) -> list[tuple[int, str]]:
-    return [(int(part), "") if part.isdecimal() else (0, part) for part in field.split(".")]
+def _place(path: list[str], attempt: int) -> tuple[tuple[str, ...], bool]:
+    """What is to go at this attempt, and whether it is left out; it becomes None otherwise.
+
+    Items of lists go all at the same attempt: the numbers in the reasons stay those of the row given.
+    """
+    in_list = next((i for i, part in enumerate(path) if part.isdecimal()), None)
+    if attempt <= 2:
+        return tuple(path), attempt == 2 and not path[-1].isdecimal()
+    if attempt == 3 and in_list is not None:
+        return tuple(path[: in_list + 1]), True
+    return tuple(path[:1]), True
 
 
-def _changed(container: Any, path: list[str], leave_out: bool) -> Any:
+def _in_order(place: tuple[tuple[str, ...], bool]) -> list[tuple[int, str]]:
+    return [(int(part), "") if part.isdecimal() else (0, part) for part in place[0]]
+
+
+def _changed(container: Any, path: tuple[str, ...], leave_out: bool) -> Any:
     """A copy of `container` in which what `path` leads to is None, or left out."""
     if not isinstance(container, (dict, list)):
         return None  # pydantic looked into a value of another type
@@ -64,6 +75,8 @@ def _changed(container: Any, path: list[str], leave_out: bool) -> Any:
         return copy  # left out already, with what contained it
     if len(path) > 1:
         copy[name] = _changed(copy.get(name) if isinstance(copy, dict) else copy[name], path[1:], leave_out)
+    elif leave_out and isinstance(copy, dict):
+        copy.pop(name, None)
     elif leave_out:
         del copy[name]
     else:
