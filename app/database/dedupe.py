@@ -41,7 +41,8 @@ RULES = {
         _mirrored("services", "yclients_id", "company_id"),
         _mirrored("staff", "yclients_id", "company_id"),
         _mirrored("bookings", "yclients_record_id", "company_id"),
-        _mirrored("staff_schedules", "staff_id", "date", "company_id"),
+        # As text, for PostgreSQL knows dates that Python does not.
+        Rule("staff_schedules", {"staff_id": "staff_id", "date": "date::text", "company_id": "company_id"}),
         Rule("dialog_contexts", {"user_id": "user_id", "company_id": "company_id"}, hidden=("user_id",)),
         # Halves of two sessions make none: credentials and keys are never mixed.
         Rule("whatsapp_auth", {"company_id": COMPANY_NUMBER}, filled=False),
@@ -126,17 +127,20 @@ def merge(connection: Connection, rule: Rule, group: Group) -> Merged | None:
     What referenced the other rows references the kept one, what only they have fills its empty fields,
     and they go to `archived_rows` whole. Returns None where the group is none any more.
     """
-    rows = [
-        dict(row._mapping)
-        for row in connection.execute(
+    # As JSON: the values are only looked at, and Python cannot hold every timestamp.
+    rows: Sequence[Mapping[str, Any]] = (
+        connection.execute(
             text(
-                f"SELECT * FROM {rule.table} WHERE id = ANY(:ids) AND ({', '.join(group.columns)}) IN"
+                f"SELECT to_jsonb(old) FROM {rule.table} AS old WHERE id = ANY(:ids)"
+                f" AND ({', '.join(group.columns)}) IN"
                 f" (({', '.join(f':key{number}' for number in range(len(group.key)))}))"
                 " ORDER BY created_at, id FOR UPDATE"
             ),
             {"ids": list(group.ids), **{f"key{number}": value for number, value in enumerate(group.key)}},
         )
-    ]
+        .scalars()
+        .all()
+    )
     if len(rows) < 2:
         return None
     kept, others = rows[0], rows[1:]

@@ -91,6 +91,18 @@ def test_halves_of_two_sessions_are_never_mixed(old: Database) -> None:
     assert [entry["row"]["creds"] for entry in old.archived("whatsapp_auth")] == [{"noise": 1}]
 
 
+def test_values_that_python_cannot_hold_are_no_obstacle(old: Database) -> None:
+    for _ in range(2):
+        old.execute(
+            "INSERT INTO staff_schedules (staff_id, company_id, date) VALUES (1, 1, 'infinity');"
+            "INSERT INTO bookings (yclients_id, company_id, datetime, created_at)"
+            " VALUES (1, 1, '-infinity', 'infinity')"
+        )
+    merged(old)
+    assert old.values("SELECT date::text FROM staff_schedules") == ["infinity"]
+    assert [entry["reason"] for entry in old.archived("bookings")] == ["duplicate", "datetime is not a time"]
+
+
 def test_what_referenced_a_removed_row_references_the_kept_one(old: Database) -> None:
     old.insert("staff", {}, {}, {"yclients_id": 2})
     old.execute("CREATE TABLE photos (id int, member int REFERENCES staff (id))")
