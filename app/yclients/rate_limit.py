@@ -81,3 +81,12 @@ class RateLimiter:
                 connection.execute(_PAUSE, {"api": self._api, "seconds": seconds})
         except RAW_ERRORS as error:
             raise from_driver(error) from error
+
+
+def time_needed(requests: int, limits: tuple[Limit, ...] = YCLIENTS_LIMITS) -> float:
+    """Seconds until the last of so many requests may be sent, when nobody else sends any."""
+    turns: list[float] = []
+    for number in range(requests):
+        ends = [turns[number - each.count] + each.seconds for each in limits if number >= each.count]
+        turns.append(max(ends, default=0.0))
+    return turns[-1] if turns else 0.0

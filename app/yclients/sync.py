@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
+from app.data_layer.base import an_instant
 from app.errors import FrontdeskError, InvalidInputError, from_driver
 from app.frontdesk import Frontdesk
 from app.observability import sentry
@@ -86,8 +87,8 @@ def sync(
     kinds = _wanted(only)
     if full and since is not None:
         raise InvalidInputError("Give either full or since.")
-    if since is not None and since.tzinfo is None:
-        raise InvalidInputError(fields={"since": "needs a time zone (an aware datetime)"})
+    if since is not None:
+        since = an_instant("since", since)
     settings = desk.settings
     if client is None:
         client = YClients(settings, RateLimiter(desk.database, api_url(settings).netloc.decode()))

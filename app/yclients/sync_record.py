@@ -45,7 +45,12 @@ class RunRecord:
         """Record the end of a run that did its work. Raises FrontdeskError."""
         until, since = self._complete_until, self._summary.changed_after
         has_gap = self._summary.mode == "since" and until is not None and since is not None and since > until
-        self._end(complete_until=self.started_at if bookings_are_complete and not has_gap else None)
+        notes = " ".join(self._summary.notes)
+        self._end(
+            complete_until=self.started_at if bookings_are_complete and not has_gap else None,
+            error_code="incomplete" if notes else None,
+            error_message=notes or None,
+        )
 
     def fail(self, kinds: list[str], failure: FrontdeskError, code: str | None = None) -> None:
         """Record what stopped the run."""

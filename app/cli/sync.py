@@ -1,0 +1,200 @@
+"""`frontdesk sync`: bring a company up to date with YClients, and how the syncs stand."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+
+import click
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+from app.cli import console
+from app.frontdesk import Frontdesk
+from app.schemas.types import MAX_ID
+from app.yclients import sync as yclients_sync
+from app.yclients.kinds import BY_NAME
+from app.yclients.sync_status import RunStatus, sync_status
+from app.yclients.sync_summary import SyncSummary
+
+SHOWN = 20  # faults on the screen
+_COUNTS = (
+    "rows",
+    "inserted",
+    "updated",
+    "unchanged",
+    "stale",
+    "superseded",
+    "deleted",
+    "rejected",
+    "warnings",
+)
+_ID = click.IntRange(1, MAX_ID)
+
+
+@click.group("sync")
+def sync_commands() -> None:
+    """Bring companies up to date with YClients."""
+
+
+def _kinds(context: click.Context, parameter: click.Parameter, given: tuple[str, ...]) -> list[str] | None:
+    """`--only a,b --only c`."""
+    names = [name.strip() for each in given for name in each.split(",")]
+    for name in names:
+        if name not in BY_NAME:
+            raise click.BadParameter(f"{name!r} is not one of {', '.join(BY_NAME)}.")
+    return names or None
+
+
+@sync_commands.command("yclients")
+@click.option("--company", "company_id", type=_ID, required=True, help="The company's YClients id.")
+@click.option("--full", is_flag=True, help="Read all bookings, not only those changed since the last run.")
+@click.option(
+    "--since", help="Read the bookings changed since then: 2026-11-01, or with a time of the salon."
+)
+@click.option("--only", multiple=True, callback=_kinds, help=f"Some of: {', '.join(BY_NAME)}.")
+@click.option("--dry-run", is_flag=True, help="Do everything and roll it back.")
+@console.json_option
+def yclients_command(
+    company_id: int, full: bool, since: str | None, only: list[str] | None, dry_run: bool, as_json: bool
+) -> None:
+    """Bring a company up to date with YClients.
+
+    The first run reads everything; later ones read the bookings that have changed, and compare the rest.
+    The limits of the API are shared with every other sync of this installation. A run that was stopped or
+    killed loses nothing: start it again.
+    """
+    if full and since:
+        raise click.UsageError("Give either --full or --since.")
+    with console.opened_desk() as desk, _progress() as on_progress:
+        summary = yclients_sync.sync(
+            desk,
+            company_id,
+            full=full,
+            since=_moment(desk, company_id, since) if since else None,
+            only=only,
+            dry_run=dry_run,
+            on_progress=on_progress,
+        )
+    if as_json:
+        console.print_json(summary.as_dict())
+    else:
+        _print(summary)
+    if not summary.is_well:
+        raise click.exceptions.Exit(console.SOMETHING_IS_WRONG)
+
+
+def _moment(desk: Frontdesk, company_id: int, written: str) -> datetime:
+    """A time; without an offset, of the salon's clock."""
+    try:
+        moment = datetime.fromisoformat(written)
+    except ValueError:
+        raise click.BadParameter("--since is a date or a time, as 2026-11-01 or 2026-11-01T10:00.") from None
+    return moment if moment.tzinfo else moment.replace(tzinfo=desk.units.scopes.get(company_id).timezone)
+
+
+class _Rate(ProgressColumn):
+    """Rows a second."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text(f"{speed:,.0f} rows/s" if speed else "", style="progress.data.speed")
+
+
+@contextmanager
+def _progress() -> Iterator[yclients_sync.OnProgress]:
+    """A bar for each kind on a terminal's stderr, nothing elsewhere."""
+    columns = (
+        TextColumn("{task.description:<18}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        _Rate(),
+        TimeRemainingColumn(),
+    )
+    screen = Console(stderr=True)
+    with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as progress:
+        tasks = {name: progress.add_task(name, total=None, visible=False) for name in BY_NAME}
+
+        def show(state: yclients_sync.Progress) -> None:
+            progress.start_task(tasks[state.kind])
+            progress.update(tasks[state.kind], completed=state.done, total=state.total, visible=True)
+
+        yield show
+
+
+def _print(summary: SyncSummary) -> None:
+    screen = console.screen()
+    table = Table(box=None, pad_edge=False)
+    table.add_column("kind")
+    for name in (*_COUNTS, "seconds"):
+        table.add_column(name, justify="right")
+    for name, kind in summary.kinds.items():
+        table.add_row(name, *(f"{vars(kind)[count]:,}" for count in _COUNTS), f"{kind.seconds:.1f}")
+    screen.print(table)
+    for name, fault in summary.faults[:SHOWN]:
+        outcome = "rejected" if fault.is_rejected else "warning"
+        key = ", ".join(map(str, fault.key or ())) or "without a key"
+        reasons = "; ".join(f"{field}: {reason}" for field, reason in fault.reasons.items())
+        screen.print(escape(f"{name} {key}: {outcome}: {reasons}"), soft_wrap=True)
+    more = sum(kind.rejected + kind.warnings for kind in summary.kinds.values()) - SHOWN
+    if more > 0:
+        screen.print(f"… and {more:,} more.")
+    for note in summary.notes:
+        screen.print(escape(note), soft_wrap=True)
+    screen.print(f"{summary.requests:,} requests in {summary.seconds:.1f} s.", end=" ")
+    screen.print("" if summary.changed else "Nothing changed.")
+    if summary.is_dry_run:
+        screen.print("Dry run: everything was rolled back.")
+
+
+@sync_commands.command("status")
+@click.option("--company", "company_id", type=_ID, help="The company's YClients id; all companies without.")
+@console.json_option
+def status_command(company_id: int | None, as_json: bool) -> None:
+    """The last runs: when, what, and how they ended.
+
+    Exit code 1 where the last run of a company did not end well.
+    """
+    with console.opened_desk() as desk:
+        found = sync_status(desk, company_id)
+    if as_json:
+        console.print_json([status.as_dict() for statuses in found.values() for status in statuses])
+    else:
+        _print_status([status for statuses in found.values() for status in statuses])
+    if any(statuses and not statuses[0].state.is_well for statuses in found.values()):
+        raise click.exceptions.Exit(console.SOMETHING_IS_WRONG)
+
+
+def _print_status(statuses: list[RunStatus]) -> None:
+    screen = console.screen()
+    if not statuses:
+        screen.print("No sync has run yet.")
+        return
+    table = Table(box=None, pad_edge=False)
+    for name in ("company", "started (UTC)", "mode", "state", "seconds", "requests", "written"):
+        table.add_column(name, justify="left" if name in ("started (UTC)", "mode", "state") else "right")
+    table.add_column("remarks")
+    for status in statuses:
+        run = status.run
+        seconds = (run.finished_at - run.started_at).total_seconds() if run.finished_at else None
+        table.add_row(
+            str(run.company_id),
+            f"{run.started_at:%Y-%m-%d %H:%M:%S}",
+            run.mode,
+            status.state.value,
+            f"{seconds:.1f}" if seconds is not None else "",
+            f"{run.requests:,}",
+            f"{status.written:,}",
+            escape(run.error_message or ""),
+        )
+    screen.print(table)
