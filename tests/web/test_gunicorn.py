@@ -1,0 +1,83 @@
+"""`gunicorn wsgi:app`, as deployments run it: real processes, real signals."""
+
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import psutil
+import psycopg
+import pytest
+
+from app.config import PROJECT_ROOT
+from tests.processes import BIN, Process, answers, free_port, get, running, wait_until
+
+Starter = Callable[..., tuple[Process, int]]
+
+
+@pytest.fixture
+def gunicorn(tmp_path: Path) -> Iterator[Starter]:
+    """Starts gunicorn on a free port: `gunicorn(url, "--preload")`."""
+    with ExitStack() as stack:
+
+        def start(database_url: str, *options: str) -> tuple[Process, int]:
+            port = free_port()
+            command = [str(BIN / "gunicorn"), "--bind", f"127.0.0.1:{port}", *options, "wsgi:app"]
+            process = stack.enter_context(
+                running(command, tmp_path / "output", PROJECT_ROOT, DATABASE_URL=database_url)
+            )
+            return process, port
+
+        yield start
+
+
+def connections_of(url: str, application: str = "frontdesk") -> int:
+    with psycopg.connect(url) as connection:
+        counted = connection.execute(
+            "SELECT count(*) FROM pg_stat_activity WHERE application_name = %s", (application,)
+        ).fetchone()
+    return int(counted[0]) if counted else 0
+
+
+@pytest.mark.parametrize("options", [(), ("--preload", "--workers", "3")])
+def test_it_serves_and_gives_every_connection_back(
+    gunicorn: Starter, database_url: str, options: tuple[str, ...]
+) -> None:
+    process, port = gunicorn(database_url, *options)
+    wait_until(lambda: answers(port))
+    for _ in range(12):
+        assert get(port, "/health/ready").status_code == 200
+        assert get(port, "/health/database").json()["database"]["connections"]["max"] == 3
+    process.send(signal.SIGINT)
+    assert process.wait() == 0
+    assert connections_of(database_url) == 0
+
+
+def test_it_turns_unready_before_it_stops(gunicorn: Starter, database_url: str) -> None:
+    process, port = gunicorn(database_url)
+    wait_until(lambda: answers(port))
+    process.send(signal.SIGTERM)
+    wait_until(lambda: get(port, "/health/ready").status_code == 503)
+    assert get(port, "/health/ready").json()["code"] == "shutting_down"
+    assert process.wait() == 0
+
+
+def test_a_killed_worker_is_replaced(gunicorn: Starter, database_url: str) -> None:
+    process, port = gunicorn(database_url, "--preload")
+    wait_until(lambda: answers(port))
+    (worker,) = process.children()
+    worker.kill()
+    psutil.wait_procs([worker], timeout=10)
+    wait_until(lambda: len(process.children()) == 1 and answers(port))
+    assert get(port, "/health/ready").status_code == 200
+
+
+@pytest.mark.parametrize("options", [(), ("--preload",)])
+def test_a_wrong_configuration_is_said_without_a_traceback(
+    gunicorn: Starter, options: tuple[str, ...]
+) -> None:
+    process, _ = gunicorn("mysql://someone:secret@somewhere", *options)
+    assert process.wait() != 0
+    assert "DATABASE_URL: is not a PostgreSQL URL" in process.output
+    assert "Traceback" not in process.output
+    assert "secret" not in process.output

@@ -1,0 +1,209 @@
+"""What the health API answers, to whom, and in which state of the database."""
+
+import base64
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from datetime import datetime
+from typing import Any
+
+import pytest
+from flask.testing import FlaskClient
+
+from app import Frontdesk, Settings, create_app
+from app.database import migrations
+from tests.servers import Server, execute
+
+PATHS = ("/health", "/health/live", "/health/ready", "/health/database")
+
+Opener = Callable[..., FlaskClient]
+
+
+@pytest.fixture
+def serving() -> Iterator[Opener]:
+    """Makes test clients: `serving(database_url=…, health_token=…)`."""
+    with ExitStack() as stack:
+
+        def make(**settings: Any) -> FlaskClient:
+            desk = stack.enter_context(Frontdesk(Settings(**settings)))
+            return create_app(desk).test_client()
+
+        yield make
+
+
+def desk_of(client: FlaskClient) -> Frontdesk:
+    desk = client.application.extensions["desk"]
+    assert isinstance(desk, Frontdesk)
+    return desk
+
+
+NOWHERE = "postgresql://someone:secret@127.0.0.1:1/somewhere"
+
+
+def test_health_tells_about_the_process_alone(serving: Opener) -> None:
+    answer = serving(database_url=NOWHERE).get("/health")
+    assert answer.status_code == 200
+    assert answer.json is not None
+    assert answer.json["status"] == "ok"
+    assert type(answer.json["uptime"]) is int
+    assert datetime.fromisoformat(answer.json["timestamp"]).utcoffset() is not None
+    assert answer.json["timestamp"].endswith("Z")
+
+
+def test_a_lost_database_is_no_reason_to_restart_the_process(serving: Opener) -> None:
+    assert serving(database_url=NOWHERE).get("/health/live").status_code == 200
+
+
+def test_ready_with_a_database_at_head(serving: Opener, worker_database_url: str) -> None:
+    answer = serving(database_url=worker_database_url).get("/health/ready")
+    assert (answer.status_code, answer.json and answer.json["status"]) == (200, "ok")
+
+
+@pytest.mark.parametrize(
+    ("statement", "code"),
+    [
+        (f"UPDATE alembic_version SET version_num = '{migrations.revisions()[1]}'", "schema_behind"),
+        ("DELETE FROM alembic_version", "schema_behind"),
+        ("DROP TABLE alembic_version", "schema_behind"),
+        ("UPDATE alembic_version SET version_num = 'from_the_future'", "schema_unknown"),
+        ("ALTER TABLE alembic_version RENAME version_num TO number", "schema_unknown"),
+    ],
+)
+def test_not_ready_with_another_schema(serving: Opener, database_url: str, statement: str, code: str) -> None:
+    execute(database_url, statement)
+    answer = serving(database_url=database_url).get("/health/ready")
+    assert answer.status_code == 503
+    assert answer.json is not None
+    assert (answer.json["status"], answer.json["code"]) == ("unavailable", code)
+
+
+def test_not_ready_without_a_database_and_the_reason_goes_to_the_log_alone(
+    serving: Opener, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING, logger="app.web"):
+        client = serving(database_url=NOWHERE)
+        answers = [client.get(path) for path in ("/health/ready", "/health/database", "/health/ready")]
+    assert [answer.status_code for answer in answers] == [503, 503, 503]
+    assert answers[0].json is not None
+    assert answers[0].json["code"] == "database_unreachable"
+    for answer in answers:
+        assert "127.0.0.1" not in answer.text
+        assert "someone" not in answer.text
+    (record,) = caplog.records
+    assert "refused" in record.getMessage()
+    assert "secret" not in record.getMessage()
+
+
+def test_not_ready_while_shutting_down(serving: Opener, worker_database_url: str) -> None:
+    client = serving(database_url=worker_database_url)
+    client.application.extensions["health"].shutting_down = True
+    answer = client.get("/health/ready")
+    assert (answer.status_code, answer.json and answer.json["code"]) == (503, "shutting_down")
+    assert client.get("/health/live").status_code == 200
+
+
+def test_database_shows_the_pool_of_this_process(serving: Opener, worker_database_url: str) -> None:
+    client = serving(database_url=worker_database_url)
+    desk_of(client).database.pool.wait()
+    answer = client.get("/health/database")
+    assert answer.status_code == 200
+    assert answer.json is not None
+    assert set(answer.json) == {"timestamp", "database"}
+    assert answer.json["database"] == {
+        "enabled": True,
+        "backend": "postgresql",
+        "connections": {"total": 1, "idle": 1, "waiting": 0, "max": 3},
+        "utilization": {"percent": 0, "status": "normal"},
+        "health": {"status": "healthy", "waiting_requests": 0},
+    }
+
+
+def test_an_exhausted_pool_is_reported_and_blinds_nobody(serving: Opener, worker_database_url: str) -> None:
+    client = serving(database_url=worker_database_url)
+    pool = desk_of(client).database.pool
+    with ExitStack() as stack:
+        for _ in range(3):
+            stack.enter_context(pool.connection())
+        assert client.get("/health/ready").status_code == 200
+        answer = client.get("/health/database")
+    assert answer.status_code == 200
+    assert answer.json is not None
+    assert answer.json["database"]["connections"] == {"total": 3, "idle": 0, "waiting": 0, "max": 3}
+    assert answer.json["database"]["utilization"] == {"percent": 100, "status": "high"}
+    assert answer.json["database"]["health"] == {"status": "at_capacity", "waiting_requests": 0}
+
+
+def test_an_unreachable_database_keeps_its_shape(serving: Opener) -> None:
+    answer = serving(database_url=NOWHERE).get("/health/database")
+    assert answer.status_code == 503
+    assert answer.json is not None
+    assert answer.json["database"]["health"]["status"] == "unreachable"
+
+
+def test_checks_leave_no_connection_behind(serving: Opener, database_url: str) -> None:
+    client = serving(database_url=database_url, service_name="probing")
+    assert client.get("/health/ready").status_code == 200
+    with desk_of(client).database.autocommit() as connection:
+        mine = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'probing'"
+        deadline = time.monotonic() + 10
+        while (count := connection.execute(mine).fetchone()) != (1,) and time.monotonic() < deadline:
+            time.sleep(0.02)
+    assert count == (1,)
+
+
+def test_a_frozen_server_is_unreachable_and_no_probe_hangs(serving: Opener) -> None:
+    server = Server()
+    try:
+        client = serving(database_url=server.url)
+        server.freeze()
+        began = time.monotonic()
+        answers = [client.get(path) for path in PATHS * 3]
+        assert time.monotonic() - began < 5
+        server.thaw()
+        assert [answer.status_code for answer in answers] == [200, 200, 503, 503] * 3
+    finally:
+        server.delete()
+
+
+def basic(password: str) -> str:
+    return "Basic " + base64.b64encode(f"operator:{password}".encode()).decode()
+
+
+@pytest.mark.parametrize("header", ["Bearer s3cret", basic("s3cret"), "bearer s3cret"])
+def test_the_token_shows_details(serving: Opener, worker_database_url: str, header: str) -> None:
+    client = serving(database_url=worker_database_url, health_token="s3cret")
+    for path, detail in (("/health/ready", "timestamp"), ("/health/database", "database")):
+        answer = client.get(path, headers={"Authorization": header})
+        assert answer.status_code == 200
+        assert answer.json is not None
+        assert detail in answer.json
+
+
+@pytest.mark.parametrize(
+    "header",
+    ["", "Bearer", "Bearer wrong", "Bearer s3crét", basic("wrong"), "Basic %%%", "Digest a=b", "s3cret"],
+)
+def test_without_the_token_there_is_the_status_alone(
+    serving: Opener, worker_database_url: str, header: str
+) -> None:
+    client = serving(database_url=worker_database_url, health_token="s3cret")
+    headers = {"Authorization": header} if header else {}
+    assert client.get("/health/ready", headers=headers).json == {"status": "ok"}
+    assert client.get("/health/database", headers=headers).json == {"status": "healthy"}
+
+
+def test_nothing_is_stored_and_mistakes_are_answered_in_json(
+    serving: Opener, worker_database_url: str
+) -> None:
+    client = serving(database_url=worker_database_url)
+    answers = [client.get(path) for path in PATHS] + [client.get("/nothing"), client.post("/health")]
+    assert [answer.status_code for answer in answers] == [200, 200, 200, 200, 404, 405]
+    for answer in answers:
+        assert answer.headers["Cache-Control"] == "no-store"
+        assert answer.mimetype == "application/json"
+    assert answers[-2].json is not None
+    assert answers[-2].json["error"]["code"] == "not_found"
+    assert answers[-1].json is not None
+    assert answers[-1].json["error"]["code"] == "method_not_allowed"
+    assert "GET" in answers[-1].headers["Allow"]
