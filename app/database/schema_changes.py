@@ -296,7 +296,7 @@ def refuse_rows(table: str, condition: str, reason: str) -> None:
     if total > LISTED:
         report.append(f"{table}: and {total - LISTED} rows more: {reason}")
     raise MigrationRefused(
-        f"The older schema cannot hold {total} rows of {table} ({reason}); change or export them first.",
+        f"The older schema cannot hold {total} row(s) of {table} ({reason}); change or export them first.",
         tuple(report),
     )
 
