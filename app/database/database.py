@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import psycopg
-from psycopg_pool import ConnectionPool, PoolTimeout
+from psycopg_pool import ConnectionPool
 from sqlalchemy import Engine, create_engine
 from sqlalchemy.pool import NullPool
 
@@ -51,6 +51,9 @@ class Database:
             min_size=settings.postgres_min_connections,
             max_size=settings.postgres_max_connections,
             timeout=settings.postgres_connection_timeout / 1000,
+            # The pool waits twice as long after each failed attempt. When it gives up, the next caller tries
+            # at once: so an outage of minutes is over for us when it is over.
+            reconnect_timeout=settings.postgres_connection_timeout / 1000,
             max_idle=settings.postgres_idle_timeout / 1000,
             max_lifetime=settings.postgres_max_lifetime / 1000,
             close_returns=True,
@@ -78,8 +81,10 @@ class Database:
                 if connection.autocommit:
                     connection.autocommit = False
                 ConnectionPool.check_connection(connection)
-            except psycopg.OperationalError:
+            except psycopg.OperationalError as error:
                 pool.putconn(connection)  # the pool discards it, and makes another
+                if isinstance(error, ClientDeadlineExceeded):
+                    raise  # a frozen server answers on no other connection either
                 continue
             return connection
 
@@ -101,14 +106,14 @@ class Database:
         Where the connection turns out to be lost, the pool checks all of its own and the function runs
         once more; so it must not write.
         """
-        try:
-            with self.autocommit() as connection:
+        with self.autocommit() as connection:
+            try:
                 return statement(connection)
-        except (ClientDeadlineExceeded, PoolTimeout):
-            raise
-        except psycopg.OperationalError:
-            if not connection.closed:
+            except ClientDeadlineExceeded:
                 raise
+            except psycopg.OperationalError:
+                if not connection.closed:
+                    raise
         self.pool.check()
         with self.autocommit() as connection:
             return statement(connection)

@@ -4,6 +4,7 @@ import logging
 from typing import Any
 
 import sentry_sdk
+from sentry_sdk.integrations.logging import LoggingIntegration
 from sentry_sdk.utils import BadDsn
 
 from app.config import Settings
@@ -25,9 +26,10 @@ def initialise(settings: Settings) -> None:
             release=settings.release,
             server_name=settings.service_name,
             traces_sample_rate=settings.sentry_traces_sample_rate,
-            send_default_pii=False,
             include_local_variables=False,
             max_request_body_size="never",
+            # Log lines are for the log: the boundary has captured the failure that they tell of.
+            integrations=[LoggingIntegration(event_level=None)],
             before_send=_without_values,
             before_send_transaction=_without_values,
         )
