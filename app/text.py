@@ -1,4 +1,4 @@
-"""Folding of names for search."""
+"""Text: folded for search, and made fit to be shown."""
 
 import unicodedata
 
@@ -11,3 +11,8 @@ def fold(text: str) -> str:
 def search_name(*parts: str | None) -> str:
     """Join name, surname and patronymic, folded, as `clients.search_name` holds them."""
     return fold(" ".join(filter(None, parts)))
+
+
+def printable(text: str) -> str:
+    """One line without control characters and lone surrogates, which terminals and files do not take."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())

@@ -116,9 +116,7 @@ def _print(summary: ImportSummary, rejects: Path | None) -> None:
     if summary.kinds:
         screen.print(_table(summary))
     for error in summary.broken:
-        screen.print(
-            escape(f"{error.path}: {error.reason}; its rows before that were imported."), soft_wrap=True
-        )
+        screen.print(escape(f"{error.message}; its rows before that were imported."), soft_wrap=True)
     _print_findings(summary, rejects, screen)
     if not summary.kinds:
         screen.print("The files hold no rows: nothing to import.")

@@ -9,6 +9,7 @@ from typing import Any
 from app.errors import FrontdeskError
 from app.frontdesk import Frontdesk
 from app.schemas.schema import Batch
+from app.text import printable
 from app.yclients.files import BrokenFileError, NotARow
 from app.yclients.intake import Fault, Intake
 from app.yclients.kinds import Kind
@@ -100,7 +101,8 @@ class _Run:
         try:
             report = self._intake.land(source.kind, batch)
         except FrontdeskError as error:
-            where = f"{source.reader.path}, rows {batch.positions[0]} to {batch.positions[-1]}"
+            path = printable(str(source.reader.path))
+            where = f"{path}, rows {batch.positions[0]} to {batch.positions[-1]}"
             again = "What came before is stored; the same import again goes on from there."
             raise type(error)(f"{where}: {error.message} {again}") from error
         refused, report.rejected = report.rejected, []

@@ -7,6 +7,7 @@ from typing import Any
 
 from app.repositories.base import UpsertReport
 from app.schemas.schema import Key
+from app.text import printable
 from app.yclients.files import BrokenFileError
 
 KEPT = 100  # findings that the summary itself remembers, of however many
@@ -33,17 +34,17 @@ class Finding:
     def as_dict(self) -> dict[str, Any]:
         """The finding as JSON has it."""
         return {
-            "file": str(self.path),
+            "file": printable(str(self.path)),
             "kind": self.kind,
             "position": self.position,
-            "key": list(self.key) if self.key else None,
+            "key": [printable(part) if isinstance(part, str) else part for part in self.key or ()] or None,
             "outcome": self.outcome,
-            "errors": dict(self.reasons),
+            "errors": {printable(name): reason for name, reason in self.reasons.items()},
         }
 
     def __str__(self) -> str:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in self.reasons.items())
-        return f"{self.path}, row {self.position}: {self.outcome}: {reasons}"
+        return printable(f"{self.path}, row {self.position}: {self.outcome}: {reasons}")
 
 
 @dataclass
@@ -104,6 +105,8 @@ class ImportSummary:
             "made_company": self.made_company,
             "changed": self.changed,
             "kinds": {name: kind.as_dict() for name, kind in self.kinds.items()},
-            "broken_files": [{"file": str(error.path), "reason": error.reason} for error in self.broken],
+            "broken_files": [
+                {"file": printable(str(error.path)), "reason": error.reason} for error in self.broken
+            ],
             "findings": [finding.as_dict() for finding in self.findings],
         }
