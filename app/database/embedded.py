@@ -104,7 +104,7 @@ def _wait_for_others(pid_file: Path) -> None:
         except FileNotFoundError:
             return
         pid = lines[0].strip() if lines else ""
-        if not pid.isdecimal() or not _is_postgres(int(pid)):
+        if not pid.isdecimal() or not _lives(int(pid), "postgres"):
             pid_file.unlink(missing_ok=True)
             return
         if len(lines) == 8 and lines[7].strip() == "ready":
@@ -121,11 +121,13 @@ _patiently = Retrying(
 )
 
 
-def _is_postgres(pid: int) -> bool:
-    with suppress(psutil.NoSuchProcess):
+def _lives(pid: int, name: str | None = None) -> bool:
+    """Whether the process runs; one that was killed may keep its number until its parent looks."""
+    try:
         process = psutil.Process(pid)
-        return bool(process.name() == "postgres" and process.status() != psutil.STATUS_ZOMBIE)
-    return False
+        return process.status() != psutil.STATUS_ZOMBIE and name in (None, process.name())
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _forget_the_dead(users: Path) -> None:
@@ -136,7 +138,7 @@ def _forget_the_dead(users: Path) -> None:
         return
     except ValueError:  # killed while it was written
         pids = []
-    users.write_text(json.dumps([pid for pid in pids if psutil.pid_exists(pid)]))
+    users.write_text(json.dumps([pid for pid in pids if _lives(pid)]))
 
 
 def _create_database(maintenance_url: str) -> None:
