@@ -9,7 +9,7 @@ import phonenumbers
 _RUSSIAN_MOBILE = re.compile(
     r"(\+7|8|7)?[ \-(]{0,2}(9\d{2})[ \-)]{0,2}(\d{3})[ \-]?(\d{2})[ \-]?(\d{2})", re.ASCII
 )
-_LETTER = re.compile(r"[^\W\d_]")
+_FOREIGN = re.compile(r"[^\W\d_]|\x00")  # letters, and what no text may hold
 _ALLOWED_LENGTH = 40
 
 
@@ -23,7 +23,7 @@ def to_e164(text: str, country: str = "RU") -> str:
     """
     if country == "RU" and (fast := _RUSSIAN_MOBILE.fullmatch(text)):
         return "+7" + "".join(fast.groups()[1:])
-    if len(text) > _ALLOWED_LENGTH or _LETTER.search(text):
+    if len(text) > _ALLOWED_LENGTH or _FOREIGN.search(text):
         raise ValueError("is not a phone number")
     digits = re.sub(r"\D", "", text)
     for candidate, region in ((text, country), ("+" + digits.removeprefix("00"), None)):
