@@ -4,10 +4,13 @@ The number of workers is left to gunicorn (`--workers`, WEB_CONCURRENCY; 1 by de
 a pool of POSTGRES_MAX_CONNECTIONS, so one with threads spends the connections of one service.
 """
 
+import logging
 import os
 import signal
 import threading
 from typing import Any
+
+from app.observability.addresses import hide_secrets
 
 worker_class = "gthread"
 threads = 8
@@ -15,6 +18,10 @@ timeout = 30  # seconds without a sign of life from a worker until it is replace
 graceful_timeout = 30  # seconds for requests that are under way when it is told to stop
 loglevel = "warning"
 control_socket_disable = True  # nobody here manages gunicorn over a socket in the home directory
+
+# The webhook's address holds its secret, and both logs write addresses.
+for name in ("gunicorn.access", "gunicorn.error"):
+    logging.getLogger(name).addFilter(hide_secrets)
 
 DRAIN = 2.0  # seconds between "not ready" and closing the door: a load balancer's next probe comes first
 

@@ -8,6 +8,7 @@ from sentry_sdk.integrations.logging import LoggingIntegration
 from sentry_sdk.utils import BadDsn
 
 from app.config import Settings
+from app.observability.addresses import without_secret
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +29,8 @@ def initialise(settings: Settings) -> None:
             traces_sample_rate=settings.sentry_traces_sample_rate,
             include_local_variables=False,
             max_request_body_size="never",
+            # Other people's servers are not told about our traces.
+            trace_propagation_targets=[],
             # Log lines are for the log: the boundary has captured the failure that they tell of.
             integrations=[LoggingIntegration(event_level=None)],
             before_send=_without_values,
@@ -54,5 +57,7 @@ def _without_values(event: Any, hint: Any) -> Any:
     request = event.get("request", {})
     for name in ("query_string", "data", "cookies", "headers", "env"):
         request.pop(name, None)
+    if "url" in request:
+        request["url"] = without_secret(request["url"])
     event.pop("breadcrumbs", None)
     return event

@@ -7,6 +7,7 @@ from app.config import Settings
 from app.frontdesk import Frontdesk
 from app.observability import sentry
 from app.web.health import Health
+from app.web.webhooks import webhook_routes
 
 
 def create_app(desk: Frontdesk | None = None) -> Flask:
@@ -23,6 +24,8 @@ def create_app(desk: Frontdesk | None = None) -> Flask:
     app.extensions["desk"] = desk
     app.extensions["health"] = Health(desk)
     app.register_blueprint(app.extensions["health"].blueprint())
+    if (secret := desk.settings.yclients_webhook_secret) is not None:
+        app.register_blueprint(webhook_routes(desk, secret))
     app.register_error_handler(HTTPException, _error)
     app.after_request(_not_stored)
     return app

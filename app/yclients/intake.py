@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from app.bulk import bulk_upsert
-from app.errors import InvalidInputError
+from app.errors import RAW_ERRORS, InvalidInputError, from_driver
 from app.frontdesk import Frontdesk
 from app.models import Company
 from app.repositories.base import UpsertReport
@@ -38,7 +38,10 @@ class Intake:
         """Raises FrontdeskError where the database cannot be asked about the company."""
         self._units = _DryRun(desk.database) if dry_run else desk.units
         self.company_id = company_id
-        company = desk.company(company_id).get_company().unwrap()
+        try:
+            company = desk.units.reading(company_id).companies.get()
+        except RAW_ERRORS as error:
+            raise from_driver(error) from error
         self.is_known = company is not None
         self._scope = scope_of(company_id, company)
         self.made_company = False
