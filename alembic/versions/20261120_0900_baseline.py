@@ -4,6 +4,7 @@ Revises:
 Created: 2026-11-20 09:00
 """
 
+from app.database import catalog
 from app.database import schema_changes as changes
 from app.database.migrations import MigrationRefused
 
@@ -153,7 +154,7 @@ def columns(table: str) -> set[str]:
 
 def upgrade() -> None:
     """Create the tables, or take over an existing installation whose tables are exactly these."""
-    existing = [table for table in TABLES if changes.has_table(table)]
+    existing = [table for table in TABLES if catalog.has_table(table)]
     if not existing:
         changes.execute(SCHEMA)
         return

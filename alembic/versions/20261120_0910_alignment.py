@@ -4,6 +4,7 @@ Revises: baseline
 Created: 2026-11-20 09:10
 """
 
+from app.database import catalog
 from app.database import schema_changes as changes
 
 revision = "alignment"
@@ -14,7 +15,7 @@ depends_on = None
 
 def upgrade() -> None:
     rename("services", "active", "is_active")
-    if changes.has_column("staff", "fired"):
+    if catalog.has_column("staff", "fired"):
         invert("fired", default="true")
         rename("staff", "fired", "is_active")
     rename("bookings", "yclients_id", "yclients_record_id")
@@ -22,14 +23,14 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     rename("bookings", "yclients_record_id", "yclients_id")
-    if changes.has_column("staff", "is_active"):
+    if catalog.has_column("staff", "is_active"):
         invert("is_active", default="false")
         rename("staff", "is_active", "fired")
     rename("services", "is_active", "active")
 
 
 def rename(table: str, old: str, new: str) -> None:
-    if changes.has_column(table, old):
+    if catalog.has_column(table, old):
         changes.execute(
             "-- squawk-ignore renaming-column -- the old code is stopped, and a copy would drift\n"
             f"ALTER TABLE {table} RENAME COLUMN {old} TO {new}"

@@ -7,7 +7,7 @@ Created: 2026-11-20 09:30
 from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
 
-from app.database import dedupe
+from app.database import catalog, dedupe
 from app.database import schema_changes as changes
 from app.database.migrations import MigrationRefused
 
@@ -62,7 +62,7 @@ def upgrade() -> None:
 def make_unique(table: str, name: str, columns: tuple[str, ...]) -> None:
     """Merge, build, and go round again when duplicates came in between."""
     for _ in range(ROUNDS):
-        if changes.constraint(table, name) is None:
+        if catalog.constraint(table, name) is None:
             if changes.option("dedupe") is None:
                 dedupe.refuse_duplicates(changes.bind(), [dedupe.RULES[table]])
             merge_duplicates(table)
@@ -89,7 +89,7 @@ def downgrade() -> None:
     for table in ("clients", "services"):
         refuse_repeated(table, "yclients_id")
     refuse_repeated("clients", "phone")
-    if not changes.indexes_on("clients", ["phone"], unique=True):
+    if not catalog.indexes_on("clients", ["phone"], unique=True):
         changes.add_unique("clients", "clients_phone_key", ["phone"])
     with changes.outside_transaction():
         for name, table, columns, unique in (

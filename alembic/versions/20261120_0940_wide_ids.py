@@ -6,6 +6,7 @@ Created: 2026-11-20 09:40
 
 from sqlalchemy import Connection
 
+from app.database import catalog
 from app.database import schema_changes as changes
 
 revision = "wide_ids"
@@ -47,7 +48,7 @@ def downgrade() -> None:
 
 def change(table: str, columns: tuple[str, ...], to: str, from_: str) -> None:
     """Change all columns in one statement: one rewrite, and after a kill either all or none."""
-    if changes.column_type(table, columns[0]) == from_:
+    if catalog.column_type(table, columns[0]) == from_:
         changes.announce_rewrite(table)
         alterations = ", ".join(f"ALTER COLUMN {column} TYPE {to}" for column in columns)
         changes.execute(

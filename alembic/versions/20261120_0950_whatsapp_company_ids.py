@@ -6,7 +6,7 @@ Created: 2026-11-20 09:50
 
 from sqlalchemy import Connection
 
-from app.database import dedupe
+from app.database import catalog, dedupe
 from app.database import schema_changes as changes
 from app.database.migrations import MigrationRefused
 
@@ -29,7 +29,7 @@ def preflight(connection: Connection) -> None:
 
 def upgrade() -> None:
     for table in UNIQUE:
-        if changes.column_type(table, "company_id") != "bigint":
+        if catalog.column_type(table, "company_id") != "bigint":
             to_number(table)
     for table, columns in UNIQUE.items():
         name_unique(table, f"uq_{table}_{'_'.join(columns)}", columns)
@@ -66,7 +66,7 @@ def to_number(table: str) -> None:
 
 def name_unique(table: str, name: str, columns: list[str]) -> None:
     """Give the constraint on these columns its name, whatever an installation called it."""
-    for _, old in changes.indexes_on(table, columns, unique=True):
+    for _, old in catalog.indexes_on(table, columns, unique=True):
         if old is not None:
             if old != name:
                 changes.execute(
@@ -76,7 +76,7 @@ def name_unique(table: str, name: str, columns: list[str]) -> None:
                 changes.commit()
             return
     changes.add_unique(table, name, columns)
-    for index, other in changes.indexes_on(table, columns, unique=True):
+    for index, other in catalog.indexes_on(table, columns, unique=True):
         if other != name:
             changes.drop_index(index, table, other)
 
@@ -85,7 +85,7 @@ def downgrade() -> None:
     for table, columns in UNIQUE.items():
         name_unique(table, f"{table}_{'_'.join(columns)}_key", columns)
     for table in UNIQUE:
-        if changes.column_type(table, "company_id") == "bigint":
+        if catalog.column_type(table, "company_id") == "bigint":
             changes.execute(
                 f"ALTER TABLE {table} ALTER COLUMN company_id TYPE varchar(64) USING company_id::text"
             )

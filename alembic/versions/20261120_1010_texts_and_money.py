@@ -4,6 +4,7 @@ Revises: instants
 Created: 2026-11-20 10:10
 """
 
+from app.database import catalog
 from app.database import schema_changes as changes
 
 revision = "texts_and_money"
@@ -45,7 +46,7 @@ TYPES = {
 
 def upgrade() -> None:
     for table, types in TYPES.items():
-        if changes.column_type(table, types[0][0]) != "text":
+        if catalog.column_type(table, types[0][0]) != "text":
             change(table, [(column, new) for column, _, new in types])
 
 
@@ -54,7 +55,7 @@ def downgrade() -> None:
         for column, old, _ in types:
             changes.refuse_rows(table, too_wide(column, old), f"{column} does not fit {old}")
     for table, types in TYPES.items():
-        if changes.column_type(table, types[0][0]) == "text":
+        if catalog.column_type(table, types[0][0]) == "text":
             change(table, [(column, old) for column, old, _ in types])
 
 

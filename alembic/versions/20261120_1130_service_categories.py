@@ -4,6 +4,7 @@ Revises: clients
 Created: 2026-11-20 11:30
 """
 
+from app.database import catalog
 from app.database import schema_changes as changes
 
 revision = "service_categories"
@@ -42,7 +43,7 @@ def upgrade() -> None:
         " ON service_staff (company_id, staff_id)"
     )
     changes.commit()
-    if changes.has_column("services", "category_title"):
+    if catalog.has_column("services", "category_title"):
         carry_titles()
 
 

@@ -8,6 +8,7 @@ import json
 import re
 from typing import Any
 
+from app.database import catalog
 from app.database import schema_changes as changes
 
 revision = "schedules"
@@ -19,7 +20,7 @@ CLOCK = re.compile(r"\s*([01]?\d|2[0-4]):([0-5]\d)(?::00)?\s*")
 
 
 def upgrade() -> None:
-    if changes.has_column("staff_schedules", "slots"):
+    if catalog.has_column("staff_schedules", "slots"):
         changes.execute(
             "-- squawk-ignore renaming-column -- the old code is stopped, and a copy would drift\n"
             "ALTER TABLE staff_schedules RENAME COLUMN slots TO intervals"
@@ -69,5 +70,5 @@ def read(entry: Any) -> dict[str, str] | None:
 
 
 def downgrade() -> None:
-    if changes.has_column("staff_schedules", "intervals"):
+    if catalog.has_column("staff_schedules", "intervals"):
         changes.execute("ALTER TABLE staff_schedules RENAME COLUMN intervals TO slots")

@@ -6,6 +6,7 @@ Created: 2026-11-20 11:50
 
 from sqlalchemy import Connection
 
+from app.database import catalog
 from app.database import schema_changes as changes
 
 revision = "booking_times"
@@ -29,7 +30,7 @@ def preflight(connection: Connection) -> None:
 
 
 def upgrade() -> None:
-    if changes.has_column("bookings", "datetime"):
+    if catalog.has_column("bookings", "datetime"):
         start_and_end()
     changes.execute(
         "-- squawk-ignore ban-drop-not-null -- a booking made here has no id at YClients yet\n"
@@ -89,7 +90,7 @@ def downgrade() -> None:
     for name, _ in CHECKS:
         changes.execute(f"ALTER TABLE bookings DROP CONSTRAINT IF EXISTS {name}")
     changes.commit()
-    if changes.has_column("bookings", "ends_at"):
+    if catalog.has_column("bookings", "ends_at"):
         changes.set_not_null("bookings", "yclients_record_id")
         changes.execute(
             "ALTER TABLE bookings ALTER COLUMN ends_at DROP NOT NULL,"

@@ -9,6 +9,7 @@ from typing import Any
 
 from sqlalchemy import text
 
+from app.database import catalog
 from app.database import schema_changes as changes
 
 revision = "booking_services"
@@ -38,7 +39,7 @@ def upgrade() -> None:
         " ON booking_services (company_id, service_id)"
     )
     changes.commit()
-    while changes.has_column("bookings", "service_ids"):
+    while catalog.has_column("bookings", "service_ids"):
         carry()
         changes.execute("LOCK TABLE bookings IN ACCESS EXCLUSIVE MODE")
         if (

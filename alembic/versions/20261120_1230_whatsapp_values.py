@@ -6,6 +6,7 @@ Created: 2026-11-20 12:30
 
 from sqlalchemy import Connection
 
+from app.database import catalog
 from app.database import schema_changes as changes
 
 revision = "whatsapp_values"
@@ -36,7 +37,7 @@ def preflight(connection: Connection) -> None:
 
 def upgrade() -> None:
     for table, column in COLUMNS:
-        if changes.column_type(table, column) == "jsonb":
+        if catalog.column_type(table, column) == "jsonb":
             changes.announce_rewrite(table)
             changes.execute(
                 "-- squawk-ignore changing-column-type -- announced, and on request for large tables\n"

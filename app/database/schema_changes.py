@@ -14,6 +14,7 @@ from typing import Any
 from alembic import context, op
 from sqlalchemy import Connection, text
 
+from app.database import catalog
 from app.database.migrations import MigrationRefused
 
 log = logging.getLogger("alembic.frontdesk")
@@ -56,88 +57,6 @@ def outside_transaction() -> Iterator[None]:
             execute("RESET lock_timeout")
 
 
-# What is there
-
-
-def column_type(table: str, column: str) -> str | None:
-    """Return the type as PostgreSQL writes it (`bigint`), or None where there is no such column."""
-    found: str | None = (
-        bind()
-        .execute(
-            text(
-                "SELECT format_type(atttypid, atttypmod) FROM pg_attribute"
-                " WHERE attrelid = to_regclass(:table) AND attname = :column AND NOT attisdropped"
-            ),
-            {"table": table, "column": column},
-        )
-        .scalar()
-    )
-    return found
-
-
-def has_column(table: str, column: str) -> bool:
-    return column_type(table, column) is not None
-
-
-def has_table(table: str) -> bool:
-    return bind().execute(text("SELECT to_regclass(:table)"), {"table": table}).scalar() is not None
-
-
-def constraint(table: str, name: str) -> bool | None:
-    """Return whether the constraint is validated, or None where there is none of that name."""
-    validated: bool | None = (
-        bind()
-        .execute(
-            text(
-                "SELECT convalidated FROM pg_constraint"
-                " WHERE conrelid = to_regclass(:table) AND conname = :name"
-            ),
-            {"table": table, "name": name},
-        )
-        .scalar()
-    )
-    return validated
-
-
-def primary_key(table: str) -> tuple[str, list[str]] | None:
-    """Return the name and the columns of the primary key."""
-    row = (
-        bind()
-        .execute(
-            text(
-                "SELECT conname, (SELECT array_agg(attname::text ORDER BY place) FROM"
-                " unnest(conkey) WITH ORDINALITY AS k(number, place)"
-                " JOIN pg_attribute ON attrelid = conrelid AND attnum = number)"
-                " FROM pg_constraint WHERE conrelid = to_regclass(:table) AND contype = 'p'"
-            ),
-            {"table": table},
-        )
-        .one_or_none()
-    )
-    return (row[0], row[1]) if row else None
-
-
-def indexes_on(
-    table: str, columns: Sequence[str], *, unique: bool | None = None
-) -> list[tuple[str, str | None]]:
-    """Return name and constraint (or None) of the plain indexes on exactly these columns."""
-    rows = bind().execute(
-        text(
-            "SELECT indexrelid::regclass::text, conname FROM pg_index"
-            " LEFT JOIN pg_constraint ON conindid = indexrelid AND conrelid = indrelid AND contype = 'u'"
-            " WHERE indrelid = to_regclass(:table) AND NOT indisprimary"
-            " AND indpred IS NULL AND indexprs IS NULL"
-            " AND (CAST(:unique AS boolean) IS NULL OR indisunique = :unique)"
-            " AND (SELECT array_agg(attname::text ORDER BY place) FROM"
-            "  unnest(indkey[0:indnkeyatts - 1]) WITH ORDINALITY AS k(number, place)"
-            "  JOIN pg_attribute ON attrelid = indrelid AND attnum = number) = CAST(:columns AS text[])"
-            " ORDER BY 1"
-        ),
-        {"table": table, "columns": list(columns), "unique": unique},
-    )
-    return [(name, constraint_name) for name, constraint_name in rows]
-
-
 # Indexes and constraints
 
 
@@ -147,28 +66,17 @@ def build_index(table: str, name: str, columns: Sequence[str], *, unique: bool =
     A failed or killed build leaves an invalid index behind, which IF NOT EXISTS would take for a good
     one: it is dropped first, and validity is checked after. Raises IntegrityError for duplicates.
     """
-    if (valid := _index_is_valid(name)) is None or not valid:
+    if (valid := catalog.index_is_valid(name)) is None or not valid:
         execute(f"DROP INDEX CONCURRENTLY IF EXISTS {name}")
         kind = "UNIQUE INDEX" if unique else "INDEX"
         execute(f"CREATE {kind} CONCURRENTLY IF NOT EXISTS {name} ON {table} ({', '.join(columns)})")
-    if not _index_is_valid(name):
+    if not catalog.index_is_valid(name):
         raise MigrationRefused(f"Index {name} is not valid after its build; run the same command again.")
-
-
-def _index_is_valid(name: str) -> bool | None:
-    valid: bool | None = (
-        bind()
-        .execute(
-            text("SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass(:name)"), {"name": name}
-        )
-        .scalar()
-    )
-    return valid
 
 
 def add_unique(table: str, name: str, columns: Sequence[str]) -> None:
     """Add a UNIQUE constraint from a concurrent index. Raises IntegrityError for duplicates."""
-    if constraint(table, name) is not None:
+    if catalog.constraint(table, name) is not None:
         return
     with outside_transaction():
         build_index(table, name, columns, unique=True)
@@ -178,7 +86,7 @@ def add_unique(table: str, name: str, columns: Sequence[str]) -> None:
 
 def set_primary_key(table: str, name: str, columns: Sequence[str]) -> None:
     """Replace the primary key by one on `columns`, from a concurrent index, in one short statement."""
-    old = primary_key(table)
+    old = catalog.primary_key(table)
     if old == (name, list(columns)):
         return
     building = f"{name}_new" if old and old[0] == name else name
@@ -207,20 +115,20 @@ def drop_index(name: str, table: str, constraint_name: str | None = None) -> Non
 
 def drop_indexes_on(table: str, columns: Sequence[str], *, unique: bool | None = None) -> None:
     """Drop every plain index (or unique constraint) on exactly these columns, whatever its name."""
-    for name, constraint_name in indexes_on(table, columns, unique=unique):
+    for name, constraint_name in catalog.indexes_on(table, columns, unique=unique):
         drop_index(name, table, constraint_name)
 
 
 def add_not_valid(table: str, name: str, definition: str) -> None:
     """Add a CHECK or a foreign key for the rows to come, which is short: no row is looked at."""
-    if constraint(table, name) is None:
+    if catalog.constraint(table, name) is None:
         execute(f"ALTER TABLE {table} ADD CONSTRAINT {name} {definition} NOT VALID")
         commit()
 
 
 def validate(table: str, name: str) -> None:
     """Check the rows that are there already, which stops nobody."""
-    if not constraint(table, name):
+    if not catalog.constraint(table, name):
         with outside_transaction():
             execute(
                 "-- squawk-ignore prefer-robust-stmts -- outside a transaction, and harmless when repeated\n"
@@ -290,7 +198,11 @@ def refuse_rows(table: str, condition: str, reason: str) -> None:
     total = bind().exec_driver_sql(f"SELECT count(*) FROM {table} WHERE {condition}").scalar_one()
     if not total:
         return
-    name = "'company ' || company_id || ', id ' || id" if has_column(table, "company_id") else "'id ' || id"
+    name = (
+        "'company ' || company_id || ', id ' || id"
+        if catalog.has_column(table, "company_id")
+        else "'id ' || id"
+    )
     rows = bind().exec_driver_sql(f"SELECT {name} FROM {table} WHERE {condition} ORDER BY id LIMIT {LISTED}")
     report = [f"{table}: {row}: {reason}" for row in rows.scalars()]
     if total > LISTED:

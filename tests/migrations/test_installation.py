@@ -11,6 +11,9 @@ import pytest
 from app.database.migrations import MigrationRefused
 from tests.migrations.databases import Database, MakeDatabase
 
+# One worker runs them all (with --dist loadgroup): the installation is built and carried over once.
+pytestmark = pytest.mark.xdist_group("installation")
+
 ROWS = 10_000
 SALONS = (962302, 15)
 PHONES = (
