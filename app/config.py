@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import psycopg.conninfo
 from cryptography.fernet import Fernet
@@ -15,6 +15,9 @@ from app.errors import ConfigurationError
 
 PROJECT_ROOT = Path(__file__).resolve().parents[1]
 EMBEDDED_DATA = PROJECT_ROOT / ".frontdesk"
+
+# PostgreSQL counts its timeouts in 32 bits.
+Milliseconds = Annotated[int, Field(gt=0, le=2**31 - 1)]
 
 _URL_FORM = (
     "is not a PostgreSQL URL like postgresql://user:password@host:5432/name (percent-encode the password)"
@@ -41,12 +44,12 @@ class Settings(BaseSettings):
     service_count: int = Field(7, ge=1)
     postgres_max_connections: int = Field(3, ge=1, le=1000)
     postgres_min_connections: int = Field(1, ge=0)
-    postgres_connection_timeout: int = Field(10_000, gt=0)
-    postgres_idle_timeout: int = Field(30_000, gt=0)
-    postgres_max_lifetime: int = Field(3_600_000, gt=0)
-    postgres_statement_timeout: int = Field(30_000, gt=0)
-    postgres_lock_timeout: int = Field(30_000, gt=0)
-    postgres_query_timeout: int = Field(60_000, gt=0)
+    postgres_connection_timeout: Milliseconds = 10_000
+    postgres_idle_timeout: Milliseconds = 30_000
+    postgres_max_lifetime: Milliseconds = 3_600_000
+    postgres_statement_timeout: Milliseconds = 30_000
+    postgres_lock_timeout: Milliseconds = 30_000
+    postgres_query_timeout: Milliseconds = 60_000
     postgres_pooler: Literal["transaction"] | None = None
     sentry_dsn: SecretStr | None = None
     sentry_enabled: bool = True
