@@ -1,0 +1,94 @@
+"""What every command does with an error: one line that says what to do, and an exit code."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import psycopg
+import pytest
+from alembic.util import CommandError
+from click.testing import CliRunner
+
+from app.cli import console, main
+from app.errors import ConfigurationError, FrontdeskError, InvalidInputError, UnavailableError
+
+
+@pytest.fixture
+def failing() -> Iterator[dict[str, BaseException]]:
+    """A command `fail` that raises what is put here as "with"."""
+    raised: dict[str, BaseException] = {}
+
+    @main.command("fail")
+    def fail() -> None:
+        raise raised["with"]
+
+    yield raised
+    del main.commands["fail"]
+
+
+@pytest.mark.parametrize(
+    ("error", "exit_code", "line"),
+    [
+        (ConfigurationError("A: is wrong\nB: is wrong"), 2, "Error: A: is wrong\nB: is wrong\n"),
+        (InvalidInputError(fields={"id": "must be positive"}), 2, "Error: id: must be positive\n"),
+        (UnavailableError("gone\n\taway"), 3, "Error: gone away\n"),
+        (FrontdeskError("broken"), 3, "Error: broken\n"),
+        (CommandError("The database is newer"), 3, "Error: The database is newer\n"),
+        (psycopg.OperationalError("Anna +79680000001"), 3, "Error: The database cannot be reached.\n"),
+        (KeyboardInterrupt(), 130, "Stopped.\n"),
+    ],
+)
+def test_an_error_is_one_line_and_an_exit_code(
+    failing: dict[str, BaseException], error: BaseException, exit_code: int, line: str
+) -> None:
+    failing["with"] = error
+    result = CliRunner().invoke(main, ["fail"])
+    assert (result.exit_code, result.stderr, result.stdout) == (exit_code, line, "")
+
+
+def test_a_mistake_of_ours_is_one_line_without_its_values(failing: dict[str, BaseException]) -> None:
+    failing["with"] = ValueError("Anna +79680000001")
+    result = CliRunner().invoke(main, ["fail"])
+    assert result.exit_code == 3
+    assert "Unexpected ValueError" in result.stderr
+    assert "--debug" in result.stderr
+    assert "Anna" not in result.stderr
+
+
+def test_debug_lets_the_error_through(failing: dict[str, BaseException]) -> None:
+    failing["with"] = FrontdeskError("broken")
+    result = CliRunner().invoke(main, ["--debug", "fail"])
+    assert result.exception is failing["with"]
+
+
+def test_wrong_usage_leaves_with_two() -> None:
+    assert CliRunner().invoke(main, ["nothing-like-it"]).exit_code == 2
+    assert CliRunner().invoke(main, ["up", "--port", "0"]).exit_code == 2
+
+
+def test_help_needs_no_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ENVIRONMENT", "production")
+    for name in ([], ["up"], ["import"], ["demo"], ["demo", "race"]):
+        result = CliRunner().invoke(main, [*name, "--help"])
+        assert result.exit_code == 0
+        assert "Usage:" in result.output
+
+
+def test_every_command_says_what_it_does() -> None:
+    def walk(command: click.Command) -> Iterator[click.Command]:
+        yield command
+        if isinstance(command, click.Group):
+            for each in command.commands.values():
+                yield from walk(each)
+
+    for command in walk(main):
+        assert command.get_short_help_str(), command.name
+
+
+def test_a_database_that_does_not_answer_is_said_before_anything_else(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DATABASE_URL", "postgresql://someone:s3cret@127.0.0.1:1/frontdesk")
+    with pytest.raises(UnavailableError, match="refused"), console.opened_desk():
+        raise AssertionError("opened")

@@ -1,0 +1,68 @@
+"""`frontdesk demo race`: one winner, nothing left of the others, nothing left of the demo."""
+
+import json
+from pathlib import Path
+
+import psycopg
+import pytest
+from click.testing import CliRunner
+
+from app import Frontdesk
+from app.cli import main
+from app.cli.demo import Race, run_race
+from app.data_layer import DataLayer
+from app.models import Base
+
+
+@pytest.fixture
+def configured(worker_database_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DATABASE_URL", worker_database_url)
+
+
+def test_fifty_ask_and_one_wins(configured: None) -> None:
+    result = CliRunner().invoke(main, ["demo", "race", "--json"])
+    assert result.exit_code == 0
+    race = json.loads(result.output)
+    assert race["answers"] == {"booked": 1, "slot_taken": 49}
+    assert race["left_behind"] == 0
+    assert race["won_by_one"]
+
+
+def test_people_read_it_too(configured: None) -> None:
+    result = CliRunner().invoke(main, ["demo", "race"])
+    assert "49  slot_taken" in result.output
+    assert "One winner" in result.output
+
+
+def test_the_scratch_company_is_removed(configured: None, worker_database_url: str) -> None:
+    CliRunner().invoke(main, ["demo", "race"])
+    with psycopg.connect(worker_database_url) as connection:
+        for table in Base.metadata.sorted_tables:
+            if "company_id" in table.c:
+                count = f"SELECT count(*) FROM {table.name} WHERE company_id >= 8000000000000000000"
+                assert connection.execute(count.encode()).fetchone() == (0,)
+
+
+def test_rows_of_losers_would_be_seen(desk: Frontdesk, salon: DataLayer) -> None:
+    race = run_race(desk, salon, 2, lambda number, answer: _leave_a_row(salon, answer))
+    assert race.answers == {"booked": 1, "slot_taken": 1}
+    assert race.left_behind == 1
+    assert not race.is_won_by_one
+
+
+def _leave_a_row(salon: DataLayer, answer: str) -> None:
+    if answer == "slot_taken":
+        salon.upsert_client({"yclients_id": 5, "name": "Loser", "phone": "+79689999999"}).unwrap()
+
+
+def test_two_winners_would_be_wrong() -> None:
+    assert not Race(50, {"booked": 2, "slot_taken": 48}, 0, 1.0).is_won_by_one
+
+
+def test_production_is_not_for_demos(configured: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ENVIRONMENT", "production")
+    monkeypatch.setenv("SENTRY_ENABLED", "false")
+    result = CliRunner().invoke(main, ["demo", "race"])
+    assert result.exit_code == 2
+    assert "production" in result.output
