@@ -32,10 +32,10 @@ run: $(RUNTIME) ## database, migrations, sample salon and health API; Ctrl-C sto
 	@$(BIN)/frontdesk up $(ARGS)
 
 test: $(DEVELOPMENT) ## the tests, on an embedded PostgreSQL or on TEST_DATABASE_URL
-	@$(BIN)/python -m pytest -n 2 -m "not full" $(ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not full" $(ARGS)
 
 test-full: $(DEVELOPMENT) ## the tests with those of sizes and repetitions that need longer
-	@$(BIN)/python -m pytest -n 2 $(ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
 
 bench: $(DEVELOPMENT) ## the benchmarks, as one table
 	@$(BIN)/python -m benchmarks $(ARGS)
