@@ -243,11 +243,14 @@ class Repository(Generic[M]):
     def _merge_group(self, names: frozenset[str], rows: list[Values]) -> Merged:
         """Merge rows that all have the same columns."""
         columns = self._columns(names)
-        values = [*map(itemgetter(*columns), rows)]
+        # A company may come with its title alone, and of one column itemgetter makes no tuple.
+        values = (
+            [*map(itemgetter(*columns), rows)] if len(columns) > 1 else [(row[columns[0]],) for row in rows]
+        )
         return merge(self._connection, self.target, self.scope.company_id, columns, values)
 
     def _columns(self, names: frozenset[str]) -> tuple[str, ...]:
-        """The columns among `names`, in the order of the table (at least two: the key and a required one)."""
+        """The columns among `names`, in the order of the table."""
         return tuple(c.key for c in self.model.__table__.columns if c.key in names)
 
     def _replace_children(
