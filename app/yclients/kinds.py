@@ -98,7 +98,7 @@ SCHEDULES = Kind(
     rows.STAFF_SCHEDULE,
     payloads.schedule,
     lambda repositories: repositories.staff_schedules,
-    frozenset({"slots", "is_working"}),
+    frozenset({"date", "slots", "is_working"}),
     "schedule",
 )
 BOOKINGS = Kind(
@@ -106,7 +106,7 @@ BOOKINGS = Kind(
     rows.BOOKING,
     bookings.booking,
     lambda repositories: repositories.bookings,
-    frozenset({"datetime", "seance_length", "attendance", "visit_attendance", "visit_id", "activity_id"}),
+    frozenset({"date", "datetime", "staff_id", "client", "seance_length", "attendance", "visit_id"}),
     "booking",
 )
 

@@ -40,7 +40,7 @@ def staff_id_in(path: Path) -> int | None:
 
 
 def _is_ours(row: Mapping[str, Any]) -> bool:
-    return not OUR_KEYS.isdisjoint(row) or ("id" not in row and "slots" not in row)
+    return not OUR_KEYS.isdisjoint(row) or {"id", "date"}.isdisjoint(row)
 
 
 def _kind_of_payload(row: Mapping[str, Any], path: Path) -> Kind | None:

@@ -1,0 +1,305 @@
+"""Files of every kind come in, in any order, and the same files again change nothing."""
+
+import json
+from datetime import date, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app import Frontdesk
+from app.data_layer import DataLayer
+from app.errors import InvalidInputError
+from app.yclients import importer
+from app.yclients.importer import import_files
+from app.yclients.kinds import KINDS
+from app.yclients.sample import COMPANY_ID, PAST, ZONE, write_sample
+from app.yclients.summary import ImportSummary
+
+TODAY = date(2026, 11, 20)
+COUNTED = ("inserted", "updated", "unchanged", "stale", "superseded", "rejected")
+
+
+@pytest.fixture
+def sample(tmp_path: Path, company_id: int) -> list[Path]:
+    """The sample salon's files, of a company that nobody else uses."""
+    paths = write_sample(tmp_path, TODAY)
+    for path in paths:
+        text = path.read_text("utf-8").replace(f'"company_id": {COMPANY_ID}', f'"company_id": {company_id}')
+        path.write_text(text.replace(f'"id": {COMPANY_ID}', f'"id": {company_id}'), "utf-8")
+    return paths
+
+
+@pytest.fixture
+def clients_file(tmp_path: Path) -> Any:
+    def write(rows: list[Any], name: str = "clients.json") -> Path:
+        path = tmp_path / name
+        path.write_text(json.dumps({"success": True, "data": rows, "meta": {}}), "utf-8")
+        return path
+
+    return write
+
+
+def client(number: int, **fields: Any) -> dict[str, Any]:
+    return {"id": number, "name": f"Анна {number}", "phone": f"8 (968) {number:03}-44-88", **fields}
+
+
+def counts(summary: ImportSummary) -> dict[str, int]:
+    """How many rows of all kinds met which fate."""
+    total = {name: sum(getattr(kind, name) for kind in summary.kinds.values()) for name in COUNTED}
+    assert sum(total.values()) == sum(kind.rows for kind in summary.kinds.values())
+    return {name: number for name, number in total.items() if number}
+
+
+class TestTheSampleSalon:
+    def test_comes_in_whole_whatever_the_order(
+        self, desk: Frontdesk, company_id: int, sample: list[Path]
+    ) -> None:
+        summary = import_files(desk, company_id, reversed(sample))
+        assert list(summary.kinds) == [kind.name for kind in KINDS]
+        assert summary.is_well
+        assert not summary.made_company
+        assert not summary.findings
+        assert counts(summary) == {"inserted": sum(kind.rows for kind in summary.kinds.values())}
+
+        salon = desk.company(company_id)
+        company = salon.get_company().unwrap()
+        assert company is not None
+        assert (company.country, company.timezone) == ("RU", "Europe/Moscow")
+        assert {member.yclients_id: member.is_bookable for member in salon.get_staff().unwrap()}[11] is False
+        assert len(salon.get_services().unwrap()) == 12
+        assert all(found.phone.startswith("+7900") for found in salon.get_clients().unwrap() if found.phone)
+
+    def test_again_changes_nothing(self, desk: Frontdesk, company_id: int, sample: list[Path]) -> None:
+        first = import_files(desk, company_id, sample)
+        again = import_files(desk, company_id, sample)
+        assert first.changed
+        assert not again.changed
+        assert counts(again) == {"unchanged": counts(first)["inserted"]}
+
+    def test_can_be_booked(self, desk: Frontdesk, company_id: int, sample: list[Path]) -> None:
+        import_files(desk, company_id, sample)
+        salon = desk.company(company_id)
+        slots = salon.find_free_slots(TODAY + timedelta(days=1), 3600).unwrap()
+        assert slots
+        assert 11 not in {slot.staff_id for slot in slots}  # hidden
+        start = datetime.combine(TODAY - timedelta(days=PAST), datetime.min.time(), ZONE)
+        booked = salon.get_bookings(start, start + timedelta(days=60)).unwrap()
+        deleted = [b for b in desk.unit_of_work(company_id).bookings.find_many() if b.deleted_at is not None]
+        assert {b.status for b in deleted} == {"cancelled"}
+        assert len(booked) + len(deleted) > 200
+        assert all(b.price == sum(s.cost for s in b.services) for b in booked)
+        taken = next(b for b in booked if b.status == "active")
+        where = {"staff_id": taken.staff_id, "starts_at": taken.starts_at, "duration": 900}
+        refused = salon.create_booking({"name": "Анна", "phone": "+79686484488"}, where)
+        assert refused.error is not None
+        assert refused.error.code == "slot_taken"
+
+
+class TestCompanies:
+    def test_an_unknown_one_is_made_with_default_settings(
+        self, desk: Frontdesk, company_id: int, clients_file: Any
+    ) -> None:
+        summary = import_files(desk, company_id, [clients_file([client(1)])])
+        company = desk.company(company_id).get_company().unwrap()
+        assert summary.made_company
+        assert company is not None
+        assert (company.title, company.country) == (f"Company {company_id}", "RU")
+        assert not import_files(desk, company_id, [clients_file([client(1)])]).made_company
+
+    def test_phones_and_clocks_are_read_by_the_company_that_comes_along(
+        self, desk: Frontdesk, salon: DataLayer, tmp_path: Path
+    ) -> None:
+        assert salon.get_client_by_phone("+995 555 12 34 56").unwrap() is None  # Moscow is remembered by now
+        company = {
+            "id": salon.company_id,
+            "title": "თბილისი",
+            "country": "Грузия",
+            "timezone": "Asia/Tbilisi",
+        }
+        booking = {
+            "id": 5,
+            "date": "2026-11-21 10:00:00",
+            "client": {"id": 1, "name": "Ნინო", "phone": "555123456"},
+        }
+        for name, data in (("b.json", [booking]), ("a.json", company)):
+            (tmp_path / name).write_text(json.dumps({"success": True, "data": data}))
+        for dry_run in (True, False):
+            assert import_files(desk, salon.company_id, tmp_path.glob("*.json"), dry_run=dry_run).is_well
+        (appointment,) = salon.get_client_appointments("555 12-34-56").unwrap()
+        assert appointment.client_phone == "+995555123456"
+        assert appointment.starts_at.astimezone(ZONE).hour == 9
+
+    def test_what_cannot_be_mapped_is_kept_and_warned_of(
+        self, desk: Frontdesk, company_id: int, tmp_path: Path
+    ) -> None:
+        path = tmp_path / "company.json"
+        path.write_text(json.dumps({"data": {"id": company_id, "title": "Салон", "country": "Нарния"}}))
+        summary = import_files(desk, company_id, [path])
+        company = desk.company(company_id).get_company().unwrap()
+        assert company is not None
+        assert company.country == "Нарния"
+        assert [finding.reasons.keys() for finding in summary.findings] == [{"country"}]
+        assert desk.company(company_id).upsert_clients([client_row(1)]).unwrap().inserted == 1
+
+    def test_a_company_payload_of_another_one_is_refused_before_anything_is_written(
+        self, desk: Frontdesk, company_id: int, sample: list[Path]
+    ) -> None:
+        with pytest.raises(InvalidInputError, match=f"is about company {company_id}, not about company"):
+            import_files(desk, company_id + 10**9, sample)
+        assert desk.company(company_id + 10**9).get_company().unwrap() is None
+
+    def test_bookings_of_another_one_are_rejected(
+        self, desk: Frontdesk, company_id: int, sample: list[Path]
+    ) -> None:
+        bookings = [path for path in sample if path.stem == "bookings"]
+        summary = import_files(desk, company_id + 10**9, bookings)
+        assert counts(summary).keys() == {"rejected"}
+        assert summary.findings[0].reasons == {"company_id": "names another company"}
+        assert not summary.is_well
+
+
+class TestRows:
+    def test_of_ours_come_in_line_by_line(self, desk: Frontdesk, salon: DataLayer, tmp_path: Path) -> None:
+        path = tmp_path / "rows.ndjson"
+        rows = [
+            {"yclients_record_id": 7, "staff_id": 7, "starts_at": "2026-11-21T10:00:00Z", "comment": "x"}
+            | {"ends_at": "2026-11-21T11:00:00Z", "services": [1, {"service_id": 2, "cost": "100.50"}]},
+            {"yclients_record_id": 8, "starts_at": "2026-11-21T10:00:00Z", "ends_at": "2026-11-21T09:00:00Z"},
+        ]
+        path.write_text("\n".join(map(json.dumps, rows)))
+        summary = import_files(desk, salon.company_id, [path])
+        assert counts(summary) == {"inserted": 1, "rejected": 1}
+        booking = salon.get_booking_by_id(7).unwrap()
+        assert booking is not None
+        assert [service.cost for service in booking.services] == [None, Decimal("100.5")]
+
+    def test_bad_ones_never_cost_the_good_ones_and_are_named(
+        self, desk: Frontdesk, salon: DataLayer, clients_file: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(importer, "CHUNK", 3)
+        rows = [client(n) for n in range(1, 11)]
+        rows[4] = client(5, phone="secret-phone")
+        rows[6] = client(7) | {"id": "abc"}
+        rows[9] = client(10) | {"name": " "}
+        heard: list[Any] = []
+        summary = import_files(desk, salon.company_id, [clients_file(rows)], on_finding=heard.append)
+        assert counts(summary) == {"inserted": 8, "rejected": 2}
+        assert [(f.position, f.key, f.outcome, list(f.reasons)) for f in heard] == [
+            (4, (5,), "warning", ["phone"]),
+            (6, None, "rejected", ["yclients_id"]),
+            (9, (10,), "rejected", ["name"]),
+        ]
+        assert summary.findings == heard
+        assert "secret" not in str(summary.as_dict())
+        found = salon.get_client_by_id(5).unwrap()
+        assert found is not None
+        assert found.phone is None
+
+    def test_older_ones_never_win(self, desk: Frontdesk, salon: DataLayer, clients_file: Any) -> None:
+        new = client(1, comment="new", last_change_date="2026-02-02T12:00:00+0300")
+        old = client(1, comment="old", last_change_date="2026-01-01T12:00:00+0300")
+        files = [clients_file([new], "clients_1.json"), clients_file([old], "clients_2.json")]
+        assert counts(import_files(desk, salon.company_id, files)) == {"inserted": 1, "stale": 1}
+        found = salon.get_client_by_id(1).unwrap()
+        assert found is not None
+        assert found.comment == "new"
+
+    def test_a_record_that_carries_our_id_confirms_our_booking(
+        self, desk: Frontdesk, salon: DataLayer, tmp_path: Path
+    ) -> None:
+        start = datetime(2026, 12, 1, 10, tzinfo=ZONE)
+        ours = salon.create_booking(
+            {"name": "Анна", "phone": "+79686484488"}, {"staff_id": 7, "starts_at": start, "duration": 3600}
+        ).unwrap()
+        record = {
+            "id": 555,
+            "api_id": str(ours.id),
+            "staff_id": 7,
+            "datetime": start.isoformat(),
+            "services": [],
+        }
+        record |= {"seance_length": 3600, "client": {"id": 9, "name": "Анна", "phone": "79686484488"}}
+        path = tmp_path / "bookings.json"
+        path.write_text(json.dumps([record]))
+        import_files(desk, salon.company_id, [path])
+        confirmed = salon.get_booking(ours.id).unwrap()
+        assert confirmed is not None
+        assert confirmed.yclients_record_id == 555
+        assert desk.transact(salon.company_id, lambda uow: uow.bookings.count()) == 1
+
+
+class TestRuns:
+    def test_a_dry_run_tells_all_and_leaves_nothing(
+        self, desk: Frontdesk, company_id: int, sample: list[Path], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(importer, "CHUNK", 50)
+        dry = import_files(desk, company_id, sample, dry_run=True)
+        assert desk.company(company_id).get_company().unwrap() is None
+        wet = import_files(desk, company_id, sample)
+        assert counts(dry) == counts(wet)
+        unknown = import_files(
+            desk, company_id + 10**9, [p for p in sample if p.stem == "clients"], dry_run=True
+        )
+        assert unknown.made_company
+        assert desk.company(company_id + 10**9).get_company().unwrap() is None
+
+    def test_an_interrupted_one_goes_on_where_it_stopped(
+        self, desk: Frontdesk, salon: DataLayer, clients_file: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(importer, "CHUNK", 10)
+        path = clients_file([client(n) for n in range(1, 101)])
+
+        def stop(kind: str, done: int, total: int) -> None:
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            import_files(desk, salon.company_id, [path], on_progress=stop)
+        assert counts(import_files(desk, salon.company_id, [path])) == {"inserted": 90, "unchanged": 10}
+
+    def test_progress_goes_from_the_first_byte_to_the_last(
+        self, desk: Frontdesk, company_id: int, sample: list[Path], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(importer, "CHUNK", 20)
+        seen: list[tuple[str, int, int]] = []
+        import_files(desk, company_id, sample, on_progress=lambda *step: seen.append(step))
+        done = [step[1] for step in seen]
+        size = sum(path.stat().st_size for path in sample)
+        assert done == sorted(done)
+        assert {step[2] for step in seen} == {size}
+        assert done[-1] <= size
+
+    def test_the_rows_before_a_cut_are_stored_and_the_other_files_too(
+        self, desk: Frontdesk, salon: DataLayer, clients_file: Any, tmp_path: Path
+    ) -> None:
+        whole = clients_file([client(n) for n in range(1, 101)]).read_bytes()
+        (tmp_path / "clients.json").write_bytes(whole[: len(whole) // 2])
+        other = clients_file([client(500)], "clients_2.json")
+        summary = import_files(desk, salon.company_id, [tmp_path / "clients.json", other])
+        (error,) = summary.broken
+        assert "truncated" in error.reason
+        assert not summary.is_well
+        inserted = counts(summary)["inserted"]
+        assert 40 < inserted < 60
+        assert desk.transact(salon.company_id, lambda uow: uow.clients.count()) == inserted
+
+    def test_files_that_cannot_be_used_are_all_named_before_anything_is_written(
+        self, desk: Frontdesk, company_id: int, clients_file: Any, tmp_path: Path
+    ) -> None:
+        (tmp_path / "empty.json").touch()
+        (tmp_path / "text.json").write_text("hello")
+        (tmp_path / "schedule.json").write_text('[{"date": "2026-11-21", "slots": []}]')
+        (tmp_path / "what.json").write_text('[{"id": 1}]')
+        names = ["empty.json", "text.json", "schedule.json", "what.json", "missing.json", "."]
+        paths = [clients_file([client(1)]), *(tmp_path / name for name in names)]
+        with pytest.raises(InvalidInputError) as caught:
+            import_files(desk, company_id, paths)
+        for reason in ("is empty", "is not JSON", "--staff", "--kind", "does not exist", "is no file"):
+            assert reason in caught.value.message
+        assert "\n" not in caught.value.message
+        assert desk.company(company_id).get_company().unwrap() is None
+
+
+def client_row(number: int) -> dict[str, Any]:
+    return {"yclients_id": number, "name": "Анна", "phone": "8 (968) 648-44-88"}
