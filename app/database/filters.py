@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import ge, gt, le, lt
 from typing import Any
 
-from sqlalchemy import ARRAY, ColumnElement, any_, literal
+from sqlalchemy import ARRAY, ColumnElement, String, any_, literal
 
 from app.errors import InvalidInputError
 from app.models import Base
@@ -14,8 +14,6 @@ _COMPARISONS: dict[str, Callable[[Any, Any], Any]] = {
     "gte": ge,
     "lt": lt,
     "lte": le,
-    "like": ColumnElement.like,
-    "ilike": ColumnElement.ilike,
 }
 OPERATORS = ("eq", "ne", "gt", "gte", "lt", "lte", "like", "ilike", "in", "null")
 
@@ -53,9 +51,11 @@ def _condition(model: type[Base], name: str, value: Any) -> ColumnElement[bool]:
             return column.is_(None) if value is None else column == value
         case "ne":
             return column.is_distinct_from(value)
-        case "gt" | "gte" | "lt" | "lte" | "like" | "ilike":
-            comparison: ColumnElement[bool] = _COMPARISONS[operator](column, value)
+        case "gt" | "gte" | "lt" | "lte" if value is not None:
+            comparison: ColumnElement[bool] = _COMPARISONS[operator](column, literal(value, column.type))
             return comparison
+        case "like" | "ilike" if isinstance(value, str) and isinstance(column.type, String):
+            return column.like(value) if operator == "like" else column.ilike(value)
         case "in" if isinstance(value, Iterable) and not isinstance(value, (str, bytes)):
             # One array: a statement has room for 65,535 parameters only.
             return column == any_(literal(list(value), ARRAY(column.type)))

@@ -1,0 +1,99 @@
+"""What a driver raises becomes one of ours, by SQLSTATE, and never with a value."""
+
+from collections.abc import Iterator
+
+import psycopg
+import psycopg.errors
+import psycopg_pool
+import pytest
+import sqlalchemy.exc
+
+from app import errors
+from app.errors import ClientDeadlineExceeded, FrontdeskError, InvalidInputError, from_driver
+
+CODES = {
+    "invalid",
+    "unknown_company",
+    "not_found",
+    "slot_taken",
+    "conflict",
+    "unavailable",
+    "timeout",
+    "fenced",
+    "internal",
+}
+
+
+def tree(kind: type[FrontdeskError] = FrontdeskError) -> Iterator[type[FrontdeskError]]:
+    yield kind
+    for child in kind.__subclasses__():
+        if child.__module__ == errors.__name__:
+            yield from tree(child)
+
+
+def raised(sqlstate: str) -> psycopg.Error:
+    return psycopg.errors.lookup(sqlstate)("DETAIL: Key (phone)=(+79686484488) already exists")
+
+
+@pytest.mark.parametrize("kind", [*tree()])
+def test_every_error_has_a_known_code_and_says_what_happened(kind: type[FrontdeskError]) -> None:
+    assert kind.code in CODES
+    assert len(kind().message) > 10
+    assert str(kind("as told")) == kind("as told").message == "as told"
+
+
+def test_every_code_of_the_contract_is_in_use() -> None:
+    assert {kind.code for kind in tree()} == CODES
+
+
+@pytest.mark.parametrize(
+    ("sqlstate", "code", "retryable"),
+    [
+        ("23P01", "slot_taken", False),
+        ("23505", "conflict", True),
+        ("23503", "conflict", False),
+        ("23514", "invalid", False),
+        ("22003", "invalid", False),
+        ("22P02", "invalid", False),
+        ("40001", "conflict", True),
+        ("40P01", "conflict", True),
+        ("55P03", "timeout", True),
+        ("57014", "timeout", True),
+        ("57P01", "unavailable", True),
+        ("57P03", "unavailable", True),
+        ("08006", "unavailable", True),
+        ("53300", "unavailable", True),
+        ("28P01", "unavailable", False),
+        ("3D000", "unavailable", False),
+        ("42P01", "internal", False),
+        ("42601", "internal", False),
+        ("XX000", "internal", False),
+    ],
+)
+def test_a_sqlstate_decides(sqlstate: str, code: str, retryable: bool) -> None:
+    raw = raised(sqlstate)
+    for error in (raw, sqlalchemy.exc.DBAPIError("SELECT", {"phone": "+79686484488"}, raw)):
+        ours = from_driver(error)
+        assert (ours.code, ours.retryable) == (code, retryable)
+        assert "9686484488" not in ours.message
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (psycopg.OperationalError("connection refused"), "unavailable"),
+        (psycopg_pool.PoolTimeout("30 s"), "unavailable"),
+        (ClientDeadlineExceeded("silent"), "timeout"),
+        (psycopg.ProgrammingError("cannot adapt"), "internal"),
+        (ValueError("+79686484488"), "internal"),
+        (InvalidInputError("as it is"), "invalid"),
+    ],
+)
+def test_without_a_sqlstate_the_kind_decides(error: Exception, code: str) -> None:
+    assert from_driver(error).code == code
+    assert "9686484488" not in from_driver(error).message
+
+
+def test_wrong_fields_are_all_in_the_message() -> None:
+    error = InvalidInputError(fields={"name": "required", "phone": "is not a phone number"})
+    assert error.message == "name: required; phone: is not a phone number"
