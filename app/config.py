@@ -1,6 +1,7 @@
 """Settings: the only reader of the environment, validated as a whole at start."""
 
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -9,7 +10,7 @@ from cryptography.fernet import Fernet
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic.functional_validators import ModelWrapValidatorHandler
 from pydantic_core import InitErrorDetails, PydanticCustomError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from app.errors import ConfigurationError
 
@@ -21,6 +22,14 @@ Milliseconds = Annotated[int, Field(gt=0, le=2**31 - 1)]
 
 _URL_FORM = (
     "is not a PostgreSQL URL like postgresql://user:password@host:5432/name (percent-encode the password)"
+)
+
+
+# The first may not be greater than the second.
+_ORDERED = (
+    ("postgres_min_connections", "postgres_max_connections"),
+    ("whatsapp_expired_warning", "whatsapp_expired_critical"),
+    ("whatsapp_silent_warning", "whatsapp_silent_critical"),
 )
 
 
@@ -58,6 +67,14 @@ class Settings(BaseSettings):
     health_token: SecretStr | None = None
     whatsapp_encryption_keys: SecretStr | None = None
     whatsapp_api_token: SecretStr | None = None
+    whatsapp_retention: Literal["safe", "classic"] = "safe"
+    whatsapp_retention_days: Annotated[dict[str, int | None], NoDecode] = {}
+    whatsapp_expired_warning: int = Field(100, ge=1)
+    whatsapp_expired_critical: int = Field(250, ge=1)
+    whatsapp_expired_percent: int = Field(50, ge=1, le=100)
+    whatsapp_min_sessions: int = Field(10, ge=0)
+    whatsapp_silent_warning: int = Field(24, ge=1)
+    whatsapp_silent_critical: int = Field(48, ge=1)
     yclients_base_url: str = Field("https://api.yclients.com/api/v1", pattern=r"^https?://")
     yclients_partner_token: SecretStr | None = None
     yclients_user_token: SecretStr | None = None
@@ -89,6 +106,19 @@ class Settings(BaseSettings):
                     "fernet_key", "key {number} is not a Fernet key", {"number": number}
                 ) from None
         return value
+
+    @field_validator("whatsapp_retention_days", mode="before")
+    @classmethod
+    def _is_a_table_of_days(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        days: dict[str, int | None] = {}
+        for entry in value.split(","):
+            found = re.fullmatch(r"\s*([\w-]+)\s*=\s*(?:(\d{1,4})|never)\s*", entry)
+            if found is None:
+                raise PydanticCustomError("days", "is not like device-list=30,tctoken=never (in days)")
+            days[found[1]] = int(found[2]) if found[2] else None
+        return days
 
     @model_validator(mode="wrap")
     @classmethod
@@ -170,9 +200,15 @@ def _together(given: dict[str, Any]) -> list[tuple[str, str]]:
             problems.append(("sentry_dsn", "is required in production, or SENTRY_ENABLED=false on purpose"))
     if given.get("postgres_pooler") and not given.get("direct_database_url"):
         problems.append(("direct_database_url", "is required with POSTGRES_POOLER, for migrations and locks"))
-    try:
-        if int(given.get("postgres_min_connections", 1)) > int(given.get("postgres_max_connections", 3)):
-            problems.append(("postgres_min_connections", "is greater than POSTGRES_MAX_CONNECTIONS"))
-    except (TypeError, ValueError):
-        pass  # not numbers: the fields' own check says so
+    for low, high in _ORDERED:
+        try:
+            wrong = int(given.get(low, _default(low))) > int(given.get(high, _default(high)))
+        except (TypeError, ValueError):
+            continue  # not numbers: the fields' own check says so
+        if wrong:
+            problems.append((low, f"is greater than {high.upper()}"))
     return problems
+
+
+def _default(name: str) -> Any:
+    return Settings.model_fields[name].default

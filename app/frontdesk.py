@@ -8,8 +8,19 @@ from app.config import Settings
 from app.data_layer import DataLayer
 from app.database.database import Database
 from app.unit_of_work import UnitOfWork, Units, checked_company_id
+from app.whatsapp.encryption import Vault
+from app.whatsapp.retention import Retention
+from app.whatsapp.store import SessionStore
 
 T = TypeVar("T")
+
+
+class Salon(DataLayer):
+    """All operations of one company: the data layer's own, and its WhatsApp session's."""
+
+    def __init__(self, units: Units, company_id: int, whatsapp: SessionStore) -> None:
+        super().__init__(units, company_id)
+        self.whatsapp = whatsapp
 
 
 class Frontdesk:
@@ -19,15 +30,18 @@ class Frontdesk:
         self.settings = settings
         self.database = Database(settings, settings.primary_url())
         self.units = Units(self.database)
+        self._vault = Vault.of(settings)
+        self._retention = Retention.of(settings)
 
     @classmethod
     def from_env(cls) -> Self:
         """Configured by the environment. Raises ConfigurationError, which names every problem."""
         return cls(Settings.load())
 
-    def company(self, company_id: int) -> DataLayer:
+    def company(self, company_id: int) -> Salon:
         """The data layer bound to one company (its YClients id, known here or not)."""
-        return DataLayer(self.units, checked_company_id(company_id))
+        store = SessionStore(self.units, checked_company_id(company_id), self._vault, self._retention)
+        return Salon(self.units, company_id, store)
 
     def unit_of_work(self, company_id: int) -> UnitOfWork:
         """One transaction of one company, as a `with` block."""

@@ -9,7 +9,7 @@ from app.models.dialog import DialogContext
 from app.models.service import Service, ServiceCategory, ServiceStaff
 from app.models.staff import Staff, StaffSchedule
 from app.models.sync import RequestBudget, SyncRun
-from app.models.whatsapp import WhatsAppAuth, WhatsAppKey
+from app.models.whatsapp import WhatsAppAuth, WhatsAppKey, WhatsAppState
 
 __all__ = [
     "ArchivedRow",
@@ -29,4 +29,5 @@ __all__ = [
     "SyncRun",
     "WhatsAppAuth",
     "WhatsAppKey",
+    "WhatsAppState",
 ]

@@ -35,5 +35,23 @@ class WhatsAppKey(Tenant, Base):
     def constraints(cls) -> tuple[Any, ...]:
         return (
             UniqueConstraint("company_id", "key_type", "key_id"),
-            Index(None, "company_id", "expires_at"),
+            # All that health asks for: it never reads the values, which are ten times as large.
+            Index(None, "company_id", "key_type", "expires_at", "updated_at"),
         )
+
+
+class WhatsAppState(Tenant, Base):
+    """What is remembered of a salon's session beside its values."""
+
+    __tablename__ = "whatsapp_states"
+
+    owner: Mapped[str | None]  # the worker that holds the session
+    held_until: Mapped[Instant | None]
+    contested_at: Mapped[Instant | None]  # another worker tried to write while it was held
+    contested_by: Mapped[str | None]
+    most_sessions: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
+    critical_since: Mapped[Instant | None]  # so that an episode is reported once
+
+    @classmethod
+    def constraints(cls) -> tuple[Any, ...]:
+        return (UniqueConstraint("company_id"),)

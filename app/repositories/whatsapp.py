@@ -1,9 +1,20 @@
 """The WhatsApp worker's credentials and keys, as rows of opaque bytes."""
 
-from app.database.merge import Freshness, Target
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import ARRAY, Text, delete, func, literal, select, tuple_, update
+from sqlalchemy.dialects.postgresql import insert
+
+from app.database.merge import Freshness, Target, merge
 from app.models import WhatsAppAuth, WhatsAppKey
 from app.repositories.base import Repository
 from app.schemas import rows as schemas
+
+Stored = tuple[str, str, bytes, datetime | None]  # key_type, key_id, value, expires_at
+
+_COLUMNS = ("key_type", "key_id", "value", "expires_at")
 
 
 class WhatsAppAuthRepository(Repository[WhatsAppAuth]):
@@ -13,6 +24,26 @@ class WhatsAppAuthRepository(Repository[WhatsAppAuth]):
     schema = schemas.WHATSAPP_AUTH
     target = Target(WhatsAppAuth, (), Freshness.ALWAYS)
 
+    def add(self, creds: bytes) -> bool:
+        """Insert the first credentials, as version 1; False where there are some already."""
+        statement = (
+            insert(WhatsAppAuth)
+            .values(company_id=self.scope.company_id, creds=creds)
+            .on_conflict_do_nothing(index_elements=["company_id"])
+            .returning(WhatsAppAuth.id)
+        )
+        return self._open_session.scalar(statement) is not None
+
+    def replace(self, creds: bytes, version: int) -> bool:
+        """Write the next version; False where `version` is not what is stored."""
+        statement = (
+            update(WhatsAppAuth)
+            .where(*self._where({"version": version}))
+            .values(creds=creds, version=version + 1, updated_at=func.now())
+            .returning(WhatsAppAuth.id)
+        )
+        return self._open_session.scalar(statement) is not None
+
 
 class WhatsAppKeyRepository(Repository[WhatsAppKey]):
     """The salon's Signal keys."""
@@ -20,3 +51,43 @@ class WhatsAppKeyRepository(Repository[WhatsAppKey]):
     model = WhatsAppKey
     schema = schemas.WHATSAPP_KEY
     target = Target(WhatsAppKey, ("key_type", "key_id"), Freshness.ALWAYS)
+
+    def values(self, key_type: str, ids: Sequence[str]) -> dict[str, bytes]:
+        """Stored values by id, in one statement; missing ids are absent, expired rows are not hidden."""
+        found: Any = self._reader.rows(
+            "SELECT key_id, value FROM whatsapp_keys WHERE company_id = %(company_id)s"
+            " AND key_type = %(key_type)s AND key_id = ANY(%(ids)s::text[])",
+            company_id=self.scope.company_id,
+            key_type=key_type,
+            ids=list(ids),
+        )
+        return dict(found)
+
+    def count_by_type(self) -> Sequence[Sequence[Any]]:
+        """`(key_type, keys, of them past their expiry, last write)` for each type."""
+        return self._reader.rows(
+            "SELECT key_type, count(*), count(*) FILTER (WHERE expires_at < now()), max(updated_at)"
+            " FROM whatsapp_keys WHERE company_id = %(company_id)s GROUP BY key_type ORDER BY key_type",
+            company_id=self.scope.company_id,
+        )
+
+    def write(self, rows: Sequence[Stored], gone: Sequence[tuple[str, str]]) -> None:
+        """Write `rows` and delete `gone` (type and id). No key may be in both, or twice."""
+        if gone:
+            # Two writers that delete and write the same keys meet in one order: that of the merge.
+            self._lock([*gone, *(row[:2] for row in rows)])
+            self._open_session.execute(delete(WhatsAppKey).where(*self._of(gone)))
+        merge(self._connection, self.target, self.scope.company_id, _COLUMNS, rows)
+
+    def _lock(self, keys: Sequence[tuple[str, str]]) -> None:
+        key = WhatsAppKey.key_type, WhatsAppKey.key_id
+        statement = select(WhatsAppKey.id).where(*self._of(keys)).order_by(*key).with_for_update()
+        self._open_session.execute(statement)
+
+    def _of(self, keys: Sequence[tuple[str, str]]) -> list[Any]:
+        types, ids = (literal(list(column), ARRAY(Text)) for column in zip(*keys, strict=True))
+        wanted = func.unnest(types, ids).table_valued("type", "id")
+        return [
+            *self._where({}),
+            tuple_(WhatsAppKey.key_type, WhatsAppKey.key_id).in_(select(wanted.c.type, wanted.c.id)),
+        ]

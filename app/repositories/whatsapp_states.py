@@ -1,0 +1,90 @@
+"""Who holds a salon's WhatsApp session, and what its health is compared with."""
+
+from datetime import timedelta
+
+from sqlalchemy import delete, func, or_, select, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from app.models import WhatsAppKey, WhatsAppState
+
+
+class WhatsAppStates:
+    """One company's row, inside a unit of work."""
+
+    def __init__(self, session: Session, company_id: int) -> None:
+        self._session = session
+        self._company_id = company_id
+
+    def take(self, owner: str, lease: timedelta) -> str | None:
+        """Make `owner` the one that holds the session, whoever held it; return who that was until now."""
+        before = self._session.scalars(
+            select(WhatsAppState.owner).where(
+                WhatsAppState.company_id == self._company_id,
+                WhatsAppState.owner != owner,
+                WhatsAppState.held_until > func.now(),
+            )
+        ).one_or_none()
+        held = {"owner": owner, "held_until": func.now() + lease, "updated_at": func.now()}
+        self._session.execute(
+            insert(WhatsAppState)
+            .values(company_id=self._company_id, **held)
+            .on_conflict_do_update(index_elements=["company_id"], set_=held)
+        )
+        return before
+
+    def hold(self, owner: str, lease: timedelta) -> bool:
+        """Hold the session for another while; False where another worker holds it."""
+        held = {"owner": owner, "held_until": func.now() + lease, "updated_at": func.now()}
+        statement = (
+            insert(WhatsAppState)
+            .values(company_id=self._company_id, **held)
+            .on_conflict_do_update(
+                index_elements=["company_id"],
+                set_=held,
+                where=or_(
+                    WhatsAppState.owner.is_(None),
+                    WhatsAppState.owner == owner,
+                    WhatsAppState.held_until < func.now(),
+                ),
+            )
+            .returning(WhatsAppState.id)
+        )
+        return self._session.scalar(statement) is not None
+
+    def contest(self, owner: str) -> None:
+        """Note that `owner` tried to write while another worker held the session."""
+        self._session.execute(
+            update(WhatsAppState)
+            .where(WhatsAppState.company_id == self._company_id)
+            .values(contested_at=func.now(), contested_by=owner, updated_at=func.now())
+        )
+
+    def release(self, owner: str) -> None:
+        """Let the session go, if it is `owner` who holds it."""
+        self._session.execute(
+            update(WhatsAppState)
+            .where(WhatsAppState.company_id == self._company_id, WhatsAppState.owner == owner)
+            .values(owner=None, held_until=None, updated_at=func.now())
+        )
+
+    def remember_sessions(self) -> None:
+        """Note how many sessions there are, where there were never more: some are about to be deleted."""
+        sessions = (
+            select(WhatsAppKey.company_id, func.count().label("most_sessions"))
+            .where(WhatsAppKey.company_id == self._company_id, WhatsAppKey.key_type == "session")
+            .group_by(WhatsAppKey.company_id)
+        )
+        statement = insert(WhatsAppState).from_select(["company_id", "most_sessions"], sessions)
+        new = statement.excluded.most_sessions
+        self._session.execute(
+            statement.on_conflict_do_update(
+                index_elements=["company_id"],
+                set_={"most_sessions": new, "updated_at": func.now()},
+                where=WhatsAppState.most_sessions < new,
+            )
+        )
+
+    def delete(self) -> None:
+        """Forget everything about the session."""
+        self._session.execute(delete(WhatsAppState).where(WhatsAppState.company_id == self._company_id))
