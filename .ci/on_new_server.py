@@ -10,7 +10,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tests.servers import Server  # noqa: E402 - found through the line above
+from tests.servers import Server
 
 
 def main() -> int:
