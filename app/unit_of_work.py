@@ -33,8 +33,9 @@ class UnitOfWork(Repositories):
     Records stay readable after it.
     """
 
-    def __init__(self, database: Database, scope: Scope) -> None:
+    def __init__(self, database: Database, scope: Scope, scopes: Scopes) -> None:
         self._database = database
+        self._scopes = scopes
         self.session = Session(database.engine, expire_on_commit=False, autoflush=False)
         event.listen(self.session, "before_flush", self._refuse_other_companies)
         super().__init__(scope, SessionReader(self.session), self.session)
@@ -63,6 +64,8 @@ class UnitOfWork(Repositories):
             raise from_driver(failure) from failure
         finally:
             self.session.close()  # rolls back what was not committed
+            if self.companies.was_written:
+                self._scopes.forget(self.scope.company_id)
         if isinstance(error, RAW_ERRORS):
             raise from_driver(error) from error
 
@@ -91,7 +94,7 @@ class Units:
 
     def open(self, company_id: int) -> UnitOfWork:
         """One transaction of one company, as a `with` block."""
-        return UnitOfWork(self.database, self._scope(company_id))
+        return UnitOfWork(self.database, self._scope(company_id), self.scopes)
 
     def reading(self, company_id: int) -> Repositories:
         """Repositories for lone reads: each method is one statement outside a transaction."""

@@ -19,7 +19,4 @@ class CompanyOperations(Operations):
     @operation
     def upsert_company(self, data: Mapping[str, Any]) -> Company:
         """Insert or update the company; every other write needs it."""
-        try:
-            return self._transact(lambda uow: uow.companies.upsert(data))
-        finally:
-            self._units.scopes.forget(self.company_id)
+        return self._transact(lambda uow: uow.companies.upsert(data))

@@ -2,11 +2,12 @@
 
 from sqlalchemy import select
 
-from app.database.merge import Freshness, Target
+from app.database.merge import Freshness, Merged, Target
 from app.database.query import Query
 from app.models import Company
 from app.repositories.base import Repository, scoped
 from app.schemas import rows as schemas
+from app.schemas.schema import Values
 
 _ONE = Query(scoped(select(Company)))
 
@@ -17,8 +18,13 @@ class CompanyRepository(Repository[Company]):
     model = Company
     schema = schemas.COMPANY
     target = Target(Company, (), Freshness.NOT_OLDER)
+    was_written = False  # the country and the time zone that others remember may be old then
 
     def get(self) -> Company | None:
         """The company, or None where it is not known yet."""
         found = self._read(_ONE)
         return found[0] if found else None
+
+    def _merge(self, rows: list[Values]) -> Merged:
+        self.was_written = True
+        return super()._merge(rows)

@@ -36,7 +36,7 @@ _ADD_MISSING = sql.SQL(
     WITH missing AS (
         SELECT b.id, b.staff_id, {during} AS during FROM bookings AS b
         WHERE b.company_id = %(company_id)s AND b.id = ANY(%(bookings)s) AND {holds_time}
-          -- Not EXISTS: for a company that ANALYZE has not seen yet, that becomes a nested loop over its slots.
+          -- Not EXISTS: for a company that ANALYZE has not seen, that becomes a nested loop over its slots.
           AND b.id NOT IN (
               SELECT s.booking FROM booking_slots AS s
               WHERE s.company_id = %(company_id)s AND s.booking = ANY(%(bookings)s)

@@ -14,7 +14,7 @@ from psycopg import sql
 from app import Frontdesk
 from app.data_layer import DataLayer
 from app.errors import FrontdeskError, InvalidInputError
-from app.models import Base, Client
+from app.models import Client
 from app.repositories import Repositories
 from app.repositories.slots import Slots
 from app.unit_of_work import UnitOfWork
@@ -37,7 +37,7 @@ from tests.factories.booking import NOON
 PHONE = "+79686484488"
 DAY = date(2026, 12, 1)
 LATE = datetime(2100, 1, 1, tzinfo=UTC)
-WITHOUT_REPOSITORY = ("sync_runs",)
+CHILDREN = ("service_staff", "booking_services", "booking_slots")
 Case = Callable[[UnitOfWork, SimpleNamespace], Any]
 
 # What an attacker would write: the same keys as the other company's rows, other values.
@@ -138,6 +138,7 @@ def public_methods(kind: type) -> set[str]:
         "model",
         "schema",
         "target",
+        "was_written",
     }
 
 
@@ -164,11 +165,6 @@ def fill(salon: DataLayer, desk: Frontdesk) -> SimpleNamespace:
 
 def everything_of(url: str, company_id: int) -> dict[str, list[Any]]:
     """Every row of a company, with the versions that tell whether it was rewritten."""
-    tables = [
-        table.name
-        for table in Base.metadata.sorted_tables
-        if "company_id" in table.columns and table.name not in WITHOUT_REPOSITORY
-    ]
     with psycopg.connect(url) as connection:
         return {
             name: connection.execute(
@@ -177,7 +173,7 @@ def everything_of(url: str, company_id: int) -> dict[str, list[Any]]:
                 ),
                 (company_id,),
             ).fetchall()
-            for name in tables
+            for name in (*ROWS, *CHILDREN)
         }
 
 
