@@ -11,9 +11,31 @@ from app.yclients.values import UNREADABLE, instant, integer, is_empty, items
 Payload = Mapping[str, Any]
 Fields = Mapping[str, tuple[str, Callable[[Any], Any]]]  # by our column: the payload's key, and its reader
 
-# Columns with a default of their own: nothing is a reason to leave them alone, not to write NULL.
-_WITH_DEFAULT = frozenset({"timezone", "country", "is_active", "is_bookable", "is_working"}) | frozenset(
-    {"visit_count", "attendance", "amount", "company_id"}
+# Columns that are never NULL: where YClients says nothing, they are left out, for their default to stand or
+# for validation to say that they are required.
+_NEVER_NULL = frozenset(
+    {
+        *(
+            "yclients_id",
+            "yclients_record_id",
+            "service_id",
+            "staff_id",
+            "company_id",
+            "name",
+            "title",
+            "date",
+        ),
+        *(
+            "timezone",
+            "country",
+            "is_active",
+            "is_bookable",
+            "is_working",
+            "visit_count",
+            "attendance",
+            "amount",
+        ),
+    }
 )
 _ONE_WEEK = 7 * 24 * 3600  # seconds
 
@@ -46,9 +68,7 @@ def mirrored_row(payload: Payload, context: Context, fields: Fields) -> Values:
 def plain_row(payload: Payload, fields: Fields) -> Values:
     """The columns whose keys the payload has."""
     row = {column: read(payload[key]) for column, (key, read) in fields.items() if key in payload}
-    return {
-        column: value for column, value in row.items() if value is not None or column not in _WITH_DEFAULT
-    }
+    return {column: value for column, value in row.items() if value is not None or column not in _NEVER_NULL}
 
 
 def item_rows(value: Any, fields: Fields) -> Any:
