@@ -102,6 +102,17 @@ CASES["services"] |= {
 }
 CASES["dialog_contexts"]["of_user"] = lambda uow, theirs: uow.dialog_contexts.of_user("u")
 CASES["staff"]["team"] = lambda uow, theirs: uow.staff.team(include_inactive=True)
+CASES["whatsapp_auth"] |= {
+    "add": lambda uow, theirs: uow.whatsapp_auth.add(b"Taken over") and None,
+    "replace": lambda uow, theirs: uow.whatsapp_auth.replace(b"Taken over", 1),
+}
+CASES["whatsapp_keys"] |= {
+    "values": lambda uow, theirs: uow.whatsapp_keys.values("session", ["1"]),
+    "count_by_type": lambda uow, theirs: uow.whatsapp_keys.count_by_type(),
+    "write": lambda uow, theirs: uow.whatsapp_keys.write(
+        [("session", "2", b"Taken over", None)], [("session", "1")]
+    ),
+}
 CASES["staff_schedules"] |= {
     "between": lambda uow, theirs: uow.staff_schedules.between(DAY, DAY, 1),
     "hours": lambda uow, theirs: uow.staff_schedules.hours(DAY, NOON, NOON + timedelta(days=1), 1),
