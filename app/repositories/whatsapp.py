@@ -86,7 +86,7 @@ class WhatsAppKeyRepository(Repository[WhatsAppKey]):
 
     def _of(self, keys: Sequence[tuple[str, str]]) -> list[Any]:
         types, ids = (literal(list(column), ARRAY(Text)) for column in zip(*keys, strict=True))
-        wanted = func.unnest(types, ids).table_valued("type", "id")
+        wanted = func.unnest(types, ids).table_valued("type", "id").render_derived()
         return [
             *self._where({}),
             tuple_(WhatsAppKey.key_type, WhatsAppKey.key_id).in_(select(wanted.c.type, wanted.c.id)),

@@ -8,6 +8,7 @@ from app.frontdesk import Frontdesk
 from app.observability import sentry
 from app.web.health import Health
 from app.web.webhooks import webhook_routes
+from app.web.whatsapp import whatsapp_routes
 
 
 def create_app(desk: Frontdesk | None = None) -> Flask:
@@ -24,6 +25,7 @@ def create_app(desk: Frontdesk | None = None) -> Flask:
     app.extensions["desk"] = desk
     app.extensions["health"] = Health(desk)
     app.register_blueprint(app.extensions["health"].blueprint())
+    app.register_blueprint(whatsapp_routes(desk))
     if (secret := desk.settings.yclients_webhook_secret) is not None:
         app.register_blueprint(webhook_routes(desk, secret))
     app.register_error_handler(HTTPException, _error)

@@ -1,15 +1,15 @@
 """The health API: what orchestrators and operators ask."""
 
-import hmac
 import time
 from datetime import UTC, datetime
 from typing import Any
 
-from flask import Blueprint, jsonify, request
+from flask import Blueprint, jsonify
 from flask.typing import ResponseReturnValue
 
 from app.frontdesk import Frontdesk
 from app.web.database_check import DatabaseCheck, Verdict
+from app.web.tokens import has_token
 
 HIGH = 80  # percent of the pool in use
 
@@ -81,11 +81,7 @@ class Health:
         expected = self._desk.settings.health_token
         if expected is None:
             return True
-        given = request.authorization
-        if given is None:
-            return False
-        token = given.token if given.type == "bearer" else given.password
-        return hmac.compare_digest((token or "").encode(), expected.get_secret_value().encode())
+        return has_token(expected)
 
 
 def _now() -> str:

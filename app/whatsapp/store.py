@@ -10,7 +10,7 @@ from app.data_layer.boundary import operation
 from app.errors import InvalidInputError, UnknownCompanyError
 from app.repositories.whatsapp import Stored
 from app.repositories.whatsapp_states import WhatsAppStates
-from app.schemas.types import Id, Key
+from app.schemas.types import Key, Position
 from app.unit_of_work import UnitOfWork, Units
 from app.whatsapp import buffers
 from app.whatsapp.encryption import Vault
@@ -22,7 +22,7 @@ T = TypeVar("T")
 LEASE = timedelta(seconds=60)  # every write of the worker renews it
 LONGEST_NAME = 255
 
-a_version = Argument(Id | None)
+a_version = Argument(Position | None)
 an_owner = Argument(Key)
 
 
