@@ -178,6 +178,7 @@ class TestManyRows:
 
     COUNT = 70_000
 
+    @pytest.mark.full
     def test_clients_of_whom_only_a_part_of_the_name_is_given(self, uow: UnitOfWork) -> None:
         rows = [{"yclients_id": n, "name": "Анна", "surname": "Ким"} for n in range(1, self.COUNT)]
         assert uow.clients.bulk_upsert(rows).inserted == self.COUNT - 1
