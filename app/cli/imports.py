@@ -19,6 +19,7 @@ from app.yclients.summary import Finding, ImportSummary
 
 SHOWN = 20  # findings on the screen
 _COUNTS = ("rows", "inserted", "updated", "unchanged", "stale", "superseded", "rejected", "warnings")
+_WIDEST = 120  # characters of the widest table
 _ID = click.IntRange(1, MAX_ID)
 
 
@@ -114,7 +115,8 @@ def _print(summary: ImportSummary, rejects: Path | None) -> None:
     if summary.made_company:
         screen.print(f"Company {summary.company_id} was not known: made with default settings.")
     if summary.kinds:
-        screen.print(_table(summary))
+        # On a narrow terminal a wrapped line is read more easily than a number cut short.
+        screen.print(_table(summary), width=max(screen.width, _WIDEST), crop=False)
     for error in summary.broken:
         screen.print(escape(f"{error.message}; its rows before that were imported."), soft_wrap=True)
     _print_findings(summary, rejects, screen)
@@ -127,16 +129,20 @@ def _print(summary: ImportSummary, rejects: Path | None) -> None:
 
 
 def _table(summary: ImportSummary) -> Table:
+    """Counts by kind; what happened to no row of any kind has no column."""
+    happened = [
+        name for name in _COUNTS if name == "rows" or any(getattr(k, name) for k in summary.kinds.values())
+    ]
     table = Table(box=None, pad_edge=False)
     table.add_column("kind")
-    for name in (*_COUNTS, "seconds", "rows/s"):
+    for name in (*happened, "seconds", "rows/s"):
         table.add_column(name, justify="right")
     for name, kind in summary.kinds.items():
         counts = kind.as_dict()
         rate = counts["rows_per_second"]
         table.add_row(
             name,
-            *(f"{counts[count]:,}" for count in _COUNTS),
+            *(f"{counts[count]:,}" for count in happened),
             f"{kind.seconds:.2f}",
             f"{rate:,}" if rate else "",
         )

@@ -68,7 +68,7 @@ class _Run:
         self.summary = ImportSummary(company_id, dry_run)
 
     def take(self, source: Source) -> Iterator[int]:
-        """Import one file; after each chunk say how many of its bytes are done."""
+        """Import one file; after each chunk, and at the end, say how many of its bytes are done."""
         summary = self.summary.kinds.setdefault(str(source.kind), KindSummary())
         started = time.perf_counter()
         batch = self._intake.new_batch(source.kind)
@@ -87,6 +87,7 @@ class _Run:
         self._land(source, batch)
         self.summary.made_company = self._intake.made_company
         summary.seconds += time.perf_counter() - started
+        yield source.reader.size
 
     def _check(self, source: Source, context: Context, position: int, row: Any, batch: Batch) -> Fault | None:
         """Map and validate a row: add it to the batch, or set it aside."""
