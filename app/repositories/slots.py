@@ -28,6 +28,10 @@ _NARROW_OURS = sql.SQL(
     FROM bookings AS b
     WHERE b.company_id = %(company_id)s AND b.id = ANY(%(bookings)s) AND {holds_time}
       AND ours.company_id = %(company_id)s AND ours.staff_id = b.staff_id
+      -- The same again, as the index of the exclusion constraint has it.
+      AND int8range(ours.company_id, ours.company_id, '[]')
+          = int8range(%(company_id)s::bigint, %(company_id)s::bigint, '[]')
+      AND int8range(ours.staff_id, ours.staff_id, '[]') = int8range(b.staff_id, b.staff_id, '[]')
       AND ours.during && {during} AND ours.booking <> b.id AND upper_inf(ours.claim)
     """
 ).format(**_PARTS)

@@ -14,7 +14,7 @@ from typing import Any, Self
 import httpx
 from pydantic import SecretStr
 from tenacity import RetryCallState, Retrying, before_sleep_log, retry_if_exception_type, stop_after_attempt
-from tenacity.wait import wait_exponential_jitter
+from tenacity.wait import wait_base, wait_exponential, wait_random
 
 from app.config import Settings
 from app.errors import ConfigurationError
@@ -198,11 +198,11 @@ def api_url(settings: Settings) -> httpx.URL:
         raise ConfigurationError("YCLIENTS_BASE_URL: is not a URL.") from None
 
 
-class _Backoff(wait_exponential_jitter):
+class _Backoff(wait_base):
     """What YClients asks for, or longer after each failure, at random so that processes part."""
 
     def __init__(self, first: float) -> None:
-        super().__init__(initial=first, max=LONGEST_PAUSE, jitter=first)
+        self._longer = wait_exponential(multiplier=first, max=LONGEST_PAUSE) + wait_random(0, first)
 
     def __call__(self, retry_state: RetryCallState) -> float:
         error = retry_state.outcome.exception() if retry_state.outcome else None
@@ -211,7 +211,7 @@ class _Backoff(wait_exponential_jitter):
             raise TransientError(
                 f"YClients asks to be left alone for {asked_for:.0f} s; start the sync again after that."
             ) from None
-        return max(asked_for or 0.0, super().__call__(retry_state))
+        return max(asked_for or 0.0, self._longer(retry_state))
 
 
 def _token(secret: SecretStr | None) -> str:

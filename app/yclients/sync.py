@@ -1,8 +1,6 @@
 """The sync: what YClients has, brought into one company page by page, within the API's limits."""
 
-import logging
 import time
-import traceback
 from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -11,9 +9,9 @@ from functools import partial
 from typing import Any
 
 from app.data_layer.base import an_instant
+from app.data_layer.boundary import report
 from app.errors import FrontdeskError, InvalidInputError, from_driver
 from app.frontdesk import Frontdesk
-from app.observability import sentry
 from app.repositories.mirrored import MirroredRepository
 from app.schemas.schema import Batch
 from app.unit_of_work import UnitOfWork, checked_company_id
@@ -39,8 +37,6 @@ from app.yclients.sync_lock import company_lock
 from app.yclients.sync_record import RunRecord
 from app.yclients.sync_summary import SyncedKind, SyncSummary
 from app.yclients.values import day
-
-log = logging.getLogger(__name__)
 
 SCHEDULE_DAYS = 30  # from today on
 # A complete list that lacks more than half of what was there (and more than a few rows) is broken more
@@ -161,7 +157,7 @@ class _Sync:
             raise
         except Exception as error:
             failure = from_driver(error)
-            self._report(error, failure)
+            report(error, "sync", self._company_id)
             self._measure()
             self._record.fail(names, failure)
             if failure is error:
@@ -281,12 +277,6 @@ class _Sync:
         self.summary.made_company = self._intake.made_company
         self.summary.requests = self._client.requests
         self.summary.seconds = time.perf_counter() - self._began
-
-    def _report(self, error: Exception, failure: FrontdeskError) -> None:
-        log.error("The sync of company %s failed: %s", self._company_id, failure.message)
-        if failure.code == "internal":
-            log.error("The way to it:\n%s", "".join(traceback.format_tb(error.__traceback__)))
-        sentry.capture(error, component="yclients", operation="sync", company_id=self._company_id)
 
     def _note(self, kind: Kind, text: str) -> None:
         self.summary.notes.append(f"{kind.name}: {text}.")

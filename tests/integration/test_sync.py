@@ -1,0 +1,333 @@
+"""What a sync brings in, leaves alone, and takes for deleted."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import psycopg
+import pytest
+
+from app import Settings
+from app.errors import InvalidInputError
+from app.yclients.standin.salon import FIRST_CLIENT, FIRST_RECORD, FIRST_SERVICE, FIRST_STAFF, Salon
+from app.yclients.standin.server import Mood
+from app.yclients.sync import SCHEDULE_DAYS, Progress
+from app.yclients.sync_record import OVERLAP
+from tests.factories import NewBookingRow, NewClientRow
+from tests.upstream import SMALL, Upstream, upstream_of
+
+SOON = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) + timedelta(days=400)
+
+
+@pytest.fixture
+def upstream(settings: Settings, company_id: int) -> Iterator[Upstream]:
+    with upstream_of(settings, Salon(company_id, SMALL)) as upstream:
+        yield upstream
+
+
+@pytest.fixture
+def synced(upstream: Upstream) -> Upstream:
+    """A salon that is here already."""
+    assert upstream.sync().is_well
+    return upstream
+
+
+def record(**values: Any) -> dict[str, Any]:
+    """A record of YClients as little as it can be: an hour with staff member 7."""
+    return {
+        "staff_id": 7,
+        "client": None,
+        "services": [],
+        "datetime": SOON.isoformat(),
+        "seance_length": 3600,
+        "attendance": 0,
+        "deleted": False,
+        **values,
+    }
+
+
+class TestTheFirstSync:
+    def test_brings_everything_in(self, upstream: Upstream) -> None:
+        summary = upstream.sync()
+        assert summary.is_well
+        assert {name: kind.inserted for name, kind in summary.kinds.items()} == {
+            "company": 1,
+            "service_categories": SMALL.categories,
+            "services": SMALL.services,
+            "staff": SMALL.staff,
+            "clients": SMALL.clients,
+            "schedules": SMALL.staff * (SCHEDULE_DAYS + 1),
+            "bookings": SMALL.records,
+        }
+        company = upstream.here.get_company().unwrap()
+        assert company is not None
+        assert (company.title, company.country) == ("Салон «Пример»", "RU")
+        assert summary.requests == len(upstream.stand_in.requests) == 4 + 2 + SMALL.staff + 2
+
+    def test_a_second_one_writes_nothing(self, synced: Upstream) -> None:
+        before = written_rows(synced)
+        summary = synced.sync()
+        assert not summary.changed
+        assert summary.kinds["bookings"].rows == 0
+        assert not synced.sync(full=True).changed
+        assert written_rows(synced) == before
+
+    def test_tells_how_far_it_is(self, upstream: Upstream) -> None:
+        states: list[Progress] = []
+        upstream.sync(on_progress=states.append)
+        assert [(state.done, state.total) for state in states if state.kind == "clients"] == [
+            (200, 250),
+            (250, 250),
+        ]
+
+    def test_a_dry_run_leaves_no_trace(self, upstream: Upstream) -> None:
+        summary = upstream.sync(dry_run=True)
+        assert summary.kinds["bookings"].inserted == SMALL.records
+        assert upstream.here.get_company().unwrap() is None
+        assert not any(upstream.rows().values())
+        assert upstream.sync().kinds["bookings"].inserted == SMALL.records
+
+    def test_only_some_kinds_bring_an_unknown_company_along(self, upstream: Upstream) -> None:
+        assert list(upstream.sync(only=["staff"]).kinds) == ["company", "staff"]
+        assert list(upstream.sync(only=["staff", "services"]).kinds) == ["services", "staff"]
+
+    @pytest.mark.parametrize(
+        "options",
+        [
+            {"only": []},
+            {"only": ["records"]},
+            {"full": True, "since": SOON},
+            {"since": datetime(2026, 1, 1)},  # noqa: DTZ001 - that is what is wrong with it
+            {"since": datetime(1, 1, 1, tzinfo=UTC)},
+        ],
+    )
+    def test_wrong_options_are_refused_before_anything_is_asked(
+        self, upstream: Upstream, options: dict[str, Any]
+    ) -> None:
+        with pytest.raises(InvalidInputError):
+            upstream.sync(**options)
+        assert upstream.stand_in.requests == []
+
+
+class TestAChangeUpstream:
+    def test_arrives_with_the_next_sync(self, synced: Upstream) -> None:
+        synced.salon.put("clients", FIRST_CLIENT + 5, name="Ариадна", phone="8 (968) 648-44-88")
+        synced.salon.put("staff", FIRST_STAFF + 1, name="Ольга", fired=1)
+        synced.salon.put("records", FIRST_RECORD + 1, datetime=SOON.isoformat(), seance_length="5400")
+        synced.salon.put("records", 1, **record(staff_id=9))
+        summary = synced.sync()
+        changed = {name: (kind.inserted, kind.updated) for name, kind in summary.kinds.items()}
+        assert (changed["clients"], changed["staff"], changed["bookings"]) == ((0, 1), (0, 1), (1, 1))
+        client = synced.here.get_client_by_phone("+79686484488").unwrap()
+        assert client is not None
+        assert client.name == "Ариадна"
+        booking = synced.here.get_booking_by_id(FIRST_RECORD + 1).unwrap()
+        assert booking is not None
+        assert (booking.starts_at, booking.ends_at) == (SOON, SOON + timedelta(minutes=90))
+
+    def test_only_the_bookings_that_changed_are_read_again(self, synced: Upstream) -> None:
+        synced.salon.put("records", 1, **record())
+        assert synced.sync().kinds["bookings"].rows == 1
+        assert len(synced.requests("/records/")) == 3
+        assert "changed_after" in synced.requests("/records/")[-1]
+        assert synced.sync(full=True).kinds["bookings"].rows == SMALL.records + 1
+        assert "changed_after" not in synced.requests("/records/")[-1]
+
+    def test_who_was_fired_has_no_schedule(self, synced: Upstream) -> None:
+        synced.salon.put("staff", FIRST_STAFF + 1, fired="1")
+        synced.sync()
+        assert len(synced.requests(f"/{FIRST_STAFF + 1}/")) == 1
+
+    def test_rows_that_cannot_be_used_come_back_with_reasons_and_the_others_land(
+        self, upstream: Upstream
+    ) -> None:
+        upstream.salon.put("clients", FIRST_CLIENT + 3, id=0)
+        upstream.salon.put("clients", FIRST_CLIENT + 4, name="")
+        upstream.salon.put("clients", FIRST_CLIENT + 5, phone="none", birth_date="31.12.1999")
+        upstream.salon.put("records", 1, **record(datetime="soon"))
+        upstream.salon.collections["staff"][5] = ["no", "object"]  # type: ignore[assignment]
+        summary = upstream.sync()
+        assert not summary.is_well
+        assert {name: kind.rejected for name, kind in summary.kinds.items() if kind.rejected} == {
+            "clients": 2,
+            "staff": 1,
+            "bookings": 1,
+        }
+        assert summary.kinds["clients"].inserted == SMALL.clients - 2
+        assert summary.kinds["clients"].warnings == 1
+        assert {(kind, *sorted(fault.reasons)) for kind, fault in summary.faults} == {
+            ("clients", "yclients_id"),
+            ("clients", "name"),
+            ("clients", "birth_date", "phone"),
+            ("staff", "row"),
+            ("bookings", "ends_at", "starts_at"),
+        }
+
+
+class TestADeletionUpstream:
+    def test_of_a_booking_comes_with_a_mark_and_frees_its_time(self, synced: Upstream) -> None:
+        synced.salon.put("records", 1, **record())
+        synced.sync()
+        assert synced.here.create_booking(NewClientRow(), NewBookingRow(starts_at=SOON)).error
+        synced.salon.delete("records", 1)
+        synced.sync()
+        booking = synced.here.get_booking_by_id(1).unwrap()
+        assert booking is not None
+        assert (booking.status, booking.deleted_at is None) == ("cancelled", False)
+        assert synced.here.create_booking(NewClientRow(), NewBookingRow(starts_at=SOON)).success
+
+    def test_of_anything_else_is_found_by_comparison_and_the_row_stays(self, synced: Upstream) -> None:
+        synced.salon.delete("clients", FIRST_CLIENT + 7)
+        synced.salon.delete("services", FIRST_SERVICE + 2)
+        synced.salon.delete("staff", FIRST_STAFF + 3)
+        synced.salon.delete("service_categories", 7_000)
+        summary = synced.sync()
+        assert {name: kind.deleted for name, kind in summary.kinds.items() if kind.deleted} == {
+            "clients": 1,
+            "services": 1,
+            "staff": 1,
+            "service_categories": 1,
+        }
+        client = synced.here.get_client_by_id(FIRST_CLIENT + 7).unwrap()
+        assert client is not None
+        assert client.deleted_at is not None
+        assert not synced.sync().changed
+
+    def test_is_taken_back_when_the_row_is_there_again(self, synced: Upstream) -> None:
+        row = synced.salon.collections["clients"].pop(FIRST_CLIENT + 7)
+        synced.sync()
+        synced.salon.collections["clients"][FIRST_CLIENT + 7] = row
+        assert synced.sync().kinds["clients"].updated == 1
+        client = synced.here.get_client_by_id(FIRST_CLIENT + 7).unwrap()
+        assert client is not None
+        assert client.deleted_at is None
+
+    def test_of_a_working_day_takes_its_free_times(self, synced: Upstream, monkeypatch: Any) -> None:
+        usual = synced.salon.schedule
+        monkeypatch.setattr(synced.salon, "schedule", lambda *given: usual(*given)[1:])
+        assert synced.sync().kinds["schedules"].deleted == SMALL.staff
+        assert synced.sync().kinds["schedules"].deleted == 0
+
+    @pytest.mark.parametrize("options", [{}, {"full": True}])
+    def test_of_everything_is_not_believed(self, synced: Upstream, options: dict[str, Any]) -> None:
+        for path in ("clients/search", "services/", "staff/", "service_categories/"):
+            synced.stand_in.moods.append(Mood("empty", path, times=9))
+        summary = synced.sync(**options)
+        assert not summary.changed
+        assert len(summary.notes) == 4
+        assert all("nothing is taken for deleted" in note for note in summary.notes)
+
+    def test_of_more_than_half_is_believed_only_in_a_full_sync(self, synced: Upstream) -> None:
+        for number in range(150):
+            synced.salon.delete("clients", FIRST_CLIENT + number)
+        summary = synced.sync()
+        assert (summary.kinds["clients"].deleted, summary.is_well) == (0, False)
+        assert "--full" in summary.notes[0]
+        assert synced.sync(full=True).kinds["clients"].deleted == 150
+
+    def test_is_not_read_from_a_list_that_breaks_off(self, synced: Upstream) -> None:
+        """Pages after the first come empty, and the count still promises them."""
+        rows = synced.stand_in._page
+        synced.stand_in._page = lambda rows_, number, size: (  # type: ignore[method-assign]
+            rows(rows_, number, size)[0] if number == 1 else [],
+            len(rows_),
+        )
+        summary = synced.sync()
+        assert summary.kinds["clients"].deleted == 0
+        assert any(note.startswith("clients: the list changed") for note in summary.notes)
+
+    def test_leaves_what_only_exists_here(self, synced: Upstream) -> None:
+        booking = synced.here.create_booking(
+            NewClientRow(phone="+79686484488"), NewBookingRow(starts_at=SOON)
+        ).unwrap()
+        synced.sync(full=True)
+        client = synced.here.get_client_by_phone("+79686484488").unwrap()
+        assert client is not None
+        assert client.deleted_at is None
+        kept = synced.here.get_booking(booking.id).unwrap()
+        assert kept is not None
+        assert (kept.deleted_at, kept.updated_at) == (None, booking.updated_at)
+
+
+class TestOurOwnBookings:
+    def test_one_that_comes_back_with_our_id_is_confirmed_and_never_doubled(self, synced: Upstream) -> None:
+        booking = synced.here.create_booking(
+            NewClientRow(phone="+79686484488"), NewBookingRow(starts_at=SOON)
+        ).unwrap()
+        synced.salon.put("clients", 5, name="Анна", phone="+7 968 648-44-88")
+        synced.salon.put(
+            "records",
+            77,
+            **record(api_id=str(booking.id), client={"id": 5, "name": "Анна", "phone": "79686484488"}),
+        )
+        synced.sync()
+        confirmed = synced.here.get_booking(booking.id).unwrap()
+        assert confirmed is not None
+        assert (confirmed.yclients_record_id, confirmed.pending_since) == (77, None)
+        assert len(synced.here.get_bookings(SOON, SOON + timedelta(hours=1)).unwrap()) == 1
+        client = synced.here.get_client_by_phone("+79686484488").unwrap()
+        assert client is not None
+        assert client.yclients_id == 5
+        assert not synced.sync().changed
+
+    def test_a_move_that_has_not_reached_yclients_is_left_standing(self, synced: Upstream) -> None:
+        synced.salon.put("records", 1, **record())
+        synced.sync()
+        mirrored = synced.here.get_booking_by_id(1).unwrap()
+        assert mirrored is not None
+        later = SOON + timedelta(hours=3)
+        synced.here.reschedule_booking(mirrored.id, later).unwrap()
+        synced.sync(full=True)
+        ours = synced.here.get_booking(mirrored.id).unwrap()
+        assert ours is not None
+        assert (ours.starts_at, ours.pending_since is None) == (later, False)
+        synced.salon.put("records", 1, datetime=later.isoformat())
+        synced.sync()
+        ours = synced.here.get_booking(mirrored.id).unwrap()
+        assert ours is not None
+        assert (ours.starts_at, ours.pending_since) == (later, None)
+
+
+class TestWhereTheNextOneGoesOn:
+    """`changed_after` of the next incremental run."""
+
+    def test_at_the_start_of_the_last_with_an_overlap(self, synced: Upstream) -> None:
+        first, second = synced.sync(), synced.sync()
+        assert first.changed_after is not None
+        assert second.changed_after is not None
+        assert first.changed_after < second.changed_after < datetime.now(UTC) - OVERLAP
+
+    def test_a_run_without_bookings_says_nothing_about_them(self, synced: Upstream) -> None:
+        before = synced.sync(dry_run=True).changed_after
+        synced.sync(only=["clients"])
+        synced.sync(dry_run=True)
+        assert synced.sync(dry_run=True).changed_after == before
+
+    def test_a_run_that_failed_says_nothing(self, synced: Upstream) -> None:
+        before = synced.sync(dry_run=True).changed_after
+        synced.stand_in.moods.append(Mood("status", "/records/", status=403))
+        with pytest.raises(Exception, match="403"):
+            synced.sync()
+        assert synced.sync(dry_run=True).changed_after == before
+
+    def test_since_a_time_of_the_callers_begins_where_nothing_was_before(self, upstream: Upstream) -> None:
+        upstream.sync(since=datetime.now(UTC) - timedelta(days=3))
+        assert upstream.sync().mode == "incremental"
+        assert "changed_after" in upstream.requests("/records/")[-1]
+
+    def test_since_a_later_time_leaves_no_gap(self, synced: Upstream) -> None:
+        before = synced.sync(dry_run=True).changed_after
+        synced.sync(since=datetime.now(UTC) + timedelta(minutes=1))
+        assert synced.sync(dry_run=True).changed_after == before
+
+
+def written_rows(upstream: Upstream) -> list[Any]:
+    """The versions of all rows: another one for each that was written again."""
+    with psycopg.connect(upstream.desk.database._url) as connection:
+        return [
+            connection.execute(
+                f"SELECT xmin, ctid FROM {table} WHERE company_id = %s ORDER BY id",  # type: ignore[arg-type]
+                (upstream.company_id,),
+            ).fetchall()
+            for table in upstream.rows()
+        ]

@@ -1,0 +1,98 @@
+"""A salon behind the stand-in for YClients, and a desk that syncs with it."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+
+from app import Frontdesk, Settings
+from app.data_layer import DataLayer
+from app.yclients.client import YClients
+from app.yclients.rate_limit import Limit, RateLimiter
+from app.yclients.standin.salon import Salon, Sizes
+from app.yclients.standin.server import PARTNER_TOKEN, USER_TOKEN, StandIn, serving
+from app.yclients.sync import sync
+from app.yclients.sync_summary import SyncSummary
+
+SMALL = Sizes(clients=250, staff=5, services=12, categories=3, records=320)  # two pages of each long list
+UNLIMITED = (Limit(1000, 0.1),)
+QUICK = 0.01  # seconds before the second attempt
+
+# What is compared between two databases: everything but our own ids and times.
+COMPARED = {
+    "companies": "title, timezone, country, phone, address, deleted_at IS NULL",
+    "service_categories": "yclients_id, title, weight, deleted_at IS NULL",
+    "services": "yclients_id, title, category_id, price_min, price_max, duration, is_active,"
+    " deleted_at IS NULL",
+    "service_staff": "service_id, staff_id, duration",
+    "staff": "yclients_id, name, position, rating, is_active, is_bookable, deleted_at IS NULL",
+    "clients": "yclients_id, name, surname, phone, email, birth_date, importance, discount, visit_count,"
+    " total_spent, search_name, source, source_changed_at, deleted_at IS NULL",
+    "staff_schedules": "staff_id, date, is_working, intervals, deleted_at IS NULL",
+    "bookings": "yclients_record_id, client_id, client_phone, client_name, staff_id, starts_at, ends_at,"
+    " attendance, status, price, source, source_changed_at, pending_since, deleted_at",
+    "booking_services": "(SELECT yclients_record_id FROM bookings AS b WHERE b.company_id = t.company_id"
+    " AND b.id = t.booking), position, service_id, title, amount, cost, discount",
+    "booking_slots": "(SELECT yclients_record_id FROM bookings AS b WHERE b.company_id = t.company_id"
+    " AND b.id = t.booking), staff_id, during",
+}
+
+
+class Upstream:
+    """One salon at YClients and here. `salon` are its rows there, `desk` is the service here."""
+
+    def __init__(self, desk: Frontdesk, stand_in: StandIn) -> None:
+        self.desk = desk
+        self.stand_in = stand_in
+        self.salon = stand_in.salon
+        self.company_id = stand_in.salon.company_id
+
+    @property
+    def here(self) -> DataLayer:
+        return self.desk.company(self.company_id)
+
+    def client(self) -> YClients:
+        limiter = RateLimiter(self.desk.database, self.desk.settings.yclients_base_url, UNLIMITED)
+        return YClients(self.desk.settings, limiter, backoff=QUICK)
+
+    def sync(self, **options: Any) -> SyncSummary:
+        return sync(self.desk, self.company_id, **{"client": self.client(), **options})
+
+    def requests(self, part: str) -> list[str]:
+        """What was asked for at addresses with `part` in them, so far."""
+        return [each for each in self.stand_in.requests if part in each]
+
+    def rows(self) -> dict[str, list[Any]]:
+        return rows_of(self.desk.database._url, self.company_id)
+
+
+@contextmanager
+def upstream_of(settings: Settings, salon: Salon) -> Iterator[Upstream]:
+    """The salon on a port of this machine, and a desk of these settings that knows where."""
+    stand_in = StandIn(salon, UNLIMITED)
+    with serving(stand_in) as address, Frontdesk(knowing(settings, address)) as desk:
+        yield Upstream(desk, stand_in)
+
+
+def knowing(settings: Settings, address: str) -> Settings:
+    """Settings with the API's address and tokens."""
+    values = settings.model_dump(exclude_unset=True) | {
+        "yclients_base_url": address,
+        "yclients_partner_token": PARTNER_TOKEN,
+        "yclients_user_token": USER_TOKEN,
+    }
+    return Settings(**values)
+
+
+def rows_of(url: str, company_id: int) -> dict[str, list[Any]]:
+    """Every row of a company that came from YClients, table by table, fit to be compared."""
+    with psycopg.connect(url) as connection:
+        return {
+            table: connection.execute(
+                f"SELECT to_jsonb(r)::text FROM (SELECT {columns} FROM {table} AS t"  # type: ignore[arg-type]
+                " WHERE company_id = %s) AS r ORDER BY 1",
+                (company_id,),
+            ).fetchall()
+            for table, columns in COMPARED.items()
+        }
