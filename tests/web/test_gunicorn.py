@@ -31,10 +31,11 @@ def gunicorn(tmp_path: Path) -> Iterator[Starter]:
         yield start
 
 
-def connections_of(url: str, application: str = "frontdesk") -> int:
+def connections_of(url: str) -> int:
     with psycopg.connect(url) as connection:
         counted = connection.execute(
-            "SELECT count(*) FROM pg_stat_activity WHERE application_name = %s", (application,)
+            "SELECT count(*) FROM pg_stat_activity"
+            " WHERE application_name = 'frontdesk' AND datname = current_database()"
         ).fetchone()
     return int(counted[0]) if counted else 0
 
@@ -50,7 +51,7 @@ def test_it_serves_and_gives_every_connection_back(
         assert get(port, "/health/database").json()["database"]["connections"]["max"] == 3
     process.send(signal.SIGINT)
     assert process.wait() == 0
-    assert connections_of(database_url) == 0
+    wait_until(lambda: connections_of(database_url) == 0)
 
 
 def test_it_turns_unready_before_it_stops(gunicorn: Starter, database_url: str) -> None:
