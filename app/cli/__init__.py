@@ -8,6 +8,7 @@ from app.cli.demo_yclients import demo_yclients_command
 from app.cli.imports import import_command
 from app.cli.sync import sync_commands
 from app.cli.up import up_command
+from app.cli.whatsapp import whatsapp_commands
 
 
 class Commands(click.Group):
@@ -41,5 +42,6 @@ def main(debug: bool) -> None:
 main.add_command(up_command)
 main.add_command(import_command)
 main.add_command(sync_commands)
+main.add_command(whatsapp_commands)
 main.add_command(demo_commands)
 demo_commands.add_command(demo_yclients_command)

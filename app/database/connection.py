@@ -38,6 +38,16 @@ def connection_class(settings: Settings) -> type[DeadlineConnection]:
     )
 
 
+def connect_directly(settings: Settings) -> psycopg.Connection[Any]:
+    """A connection past the pool and past a pooler, in autocommit: for session locks and long work.
+
+    Raises psycopg's errors.
+    """
+    direct = settings.model_copy(update={"postgres_pooler": None})
+    parameters = connection_parameters(direct, settings.migration_url())
+    return connection_class(direct).connect(**parameters, autocommit=True)
+
+
 def connection_parameters(settings: Settings, url: str) -> dict[str, Any]:
     """Keyword arguments for `psycopg.connect`: the URL's, and the session's settings as connection options.
 

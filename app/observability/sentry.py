@@ -49,6 +49,14 @@ def capture(error: BaseException, **tags: Any) -> None:
         scope.capture_exception(error)
 
 
+def message(text: str, **tags: Any) -> None:
+    """Send what is no exception but somebody should see. `text` holds nothing personal."""
+    with sentry_sdk.new_scope() as scope:
+        for name, value in tags.items():
+            scope.set_tag(name, value)
+        scope.capture_message(text, level="error")
+
+
 def _without_values(event: Any, hint: Any) -> Any:
     """Drop what carries values: driver errors' text (PostgreSQL quotes keys), query strings, breadcrumbs."""
     for exception in event.get("exception", {}).get("values", []):

@@ -1,15 +1,19 @@
 """The health API: what orchestrators and operators ask."""
 
+import re
 import time
 from datetime import UTC, datetime
 from typing import Any
 
-from flask import Blueprint, jsonify
+from flask import Blueprint, jsonify, request
 from flask.typing import ResponseReturnValue
 
+from app.errors import FrontdeskError
 from app.frontdesk import Frontdesk
 from app.web.database_check import DatabaseCheck, Verdict
 from app.web.tokens import has_token
+from app.web.whatsapp_check import WhatsAppCheck
+from app.whatsapp.health import Level
 
 HIGH = 80  # percent of the pool in use
 
@@ -23,6 +27,7 @@ class Health:
         self._desk = desk
         self._started = time.monotonic()
         self._check_database = DatabaseCheck(desk.database)
+        self._check_whatsapp = WhatsAppCheck(desk.database, desk.settings)
         self.shutting_down = False
 
     def blueprint(self) -> Blueprint:
@@ -32,6 +37,7 @@ class Health:
         routes.add_url_rule("/live", view_func=self.live)
         routes.add_url_rule("/ready", view_func=self.ready)
         routes.add_url_rule("/database", view_func=self.database)
+        routes.add_url_rule("/whatsapp", view_func=self.whatsapp)
         return routes
 
     def process(self) -> ResponseReturnValue:
@@ -72,6 +78,29 @@ class Health:
         if not self._may_see_details():
             return jsonify(status=status), 200 if reachable else 503
         return jsonify(timestamp=_now(), database=document), 200 if reachable else 503
+
+    def whatsapp(self) -> ResponseReturnValue:
+        """All salons' WhatsApp sessions, or one salon's (`?company_id=`); 503 when critical."""
+        try:
+            seen = self._check_whatsapp()
+        except FrontdeskError as error:
+            return self._answer("unavailable", {"code": error.code, "timestamp": _now()}, 503)
+        company = request.args.get("company_id")
+        if company is None:
+            return self._answer_level(seen.level, seen.as_dict())
+        if re.fullmatch("[0-9]{1,19}", company) is None:
+            return self._answer("unknown", {"code": "invalid"}, 400)
+        salon = seen.salons.get(int(company))
+        if salon is None:
+            return self._answer("unknown", {"code": "unknown_company"}, 404)
+        return self._answer_level(salon.level, seen.salon_as_dict(salon.company_id))
+
+    def _answer_level(self, level: Level, details: Document) -> ResponseReturnValue:
+        return self._answer(
+            str(level),
+            {name: value for name, value in details.items() if name != "status"},
+            503 if level is Level.CRITICAL else 200,
+        )
 
     def _answer(self, status: str, details: Document, code: int = 200) -> ResponseReturnValue:
         return jsonify(status=status, **(details if self._may_see_details() else {})), code

@@ -15,7 +15,7 @@ REMEMBERED = 1.0  # seconds
 class SingleFlight(Generic[T]):
     """Runs `check` at most once at a time and once a second, whoever asks and however many.
 
-    An answer takes at most DEADLINE seconds: whoever asks while a check takes longer gets `too_late`
+    An answer takes at most `deadline` seconds: whoever asks while a check takes longer gets `too_late`
     (at once, if the deadline has passed already), and no second check is started beside it. What the
     check raises is raised to all who asked. Safe to share between threads; after a fork, each process
     runs its own.
@@ -27,10 +27,10 @@ class SingleFlight(Generic[T]):
         self._lock = threading.Lock()
         self._flight: _Flight[T] | None = None
 
-    def __call__(self) -> T:
+    def __call__(self, deadline: float = DEADLINE) -> T:
         flight = self._current()
         try:
-            return flight.landing.result(timeout=max(0.0, flight.departed + DEADLINE - time.monotonic()))
+            return flight.landing.result(timeout=max(0.0, flight.departed + deadline - time.monotonic()))
         except TimeoutError:
             return self._too_late
 

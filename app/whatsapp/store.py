@@ -187,7 +187,9 @@ class SessionStore(Operations):
         self._transact(lambda uow: WhatsAppStates(uow.session, self.company_id).release(owner))
 
     @operation
-    def bring_in(self, creds: Mapping[str, Any], data: Mapping[str, Mapping[str, Any]]) -> None:
+    def bring_in(
+        self, creds: Mapping[str, Any], data: Mapping[str, Mapping[str, Any]], dry_run: bool = False
+    ) -> None:
         """Write a whole session from elsewhere; a company that has one already keeps it (a conflict)."""
         stored = self._vault.lock(buffers.encode(dict(creds)))
         rows, _ = self._rows(data)
@@ -196,6 +198,8 @@ class SessionStore(Operations):
             if not uow.whatsapp_auth.add(stored):
                 raise StaleCredentialsError("This company has a session already: forget it first.")
             uow.whatsapp_keys.write(rows, ())
+            if dry_run:
+                uow.session.rollback()
 
         self._transact(work)
 

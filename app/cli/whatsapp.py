@@ -1,0 +1,246 @@
+"""`frontdesk whatsapp …`: salons' WhatsApp sessions, for operators."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.table import Table
+
+from app.cli import console
+from app.errors import RAW_ERRORS, UnknownCompanyError, from_driver
+from app.frontdesk import Frontdesk
+from app.schemas.types import MAX_ID
+from app.whatsapp import cleanup, first_system, multi_file, rotation
+from app.whatsapp.health import Level, Overview, SalonHealth
+from app.whatsapp.watch import observe
+
+COLOURS = {Level.HEALTHY: "green", Level.WARNING: "yellow", Level.CRITICAL: "bold red"}
+
+_ID = click.IntRange(1, MAX_ID)
+_one_company = click.option("--company", "company_id", type=_ID, help="This company only (YClients id).")
+_the_company = click.option(
+    "--company", "company_id", type=_ID, required=True, help="The company's YClients id."
+)
+_dry_run = click.option("--dry-run", is_flag=True, help="Count, and change nothing.")
+
+
+@click.group("whatsapp")
+def whatsapp_commands() -> None:
+    """Salons' WhatsApp sessions."""
+
+
+@whatsapp_commands.command("status")
+@_one_company
+@console.json_option
+def status_command(company_id: int | None, as_json: bool) -> None:
+    """Show how the sessions are, and what to do; exit code 1 when one is critical."""
+    with console.opened_desk() as desk:
+        try:
+            seen = observe(desk.database, desk.settings, company_id)
+        except RAW_ERRORS as error:
+            raise from_driver(error) from error
+    if company_id is not None and not seen.salons:
+        raise UnknownCompanyError
+    level = seen.level if company_id is None else seen.salons[company_id].level
+    if as_json:
+        console.print_json(seen.as_dict() if company_id is None else seen.salon_as_dict(company_id))
+    else:
+        _print_status(seen, seen.paired if company_id is None else list(seen.salons.values()))
+    if level is Level.CRITICAL:
+        raise click.exceptions.Exit(console.SOMETHING_IS_WRONG)
+
+
+def _print_status(seen: Overview, salons: list[SalonHealth]) -> None:
+    screen = console.screen()
+    if not salons:
+        screen.print(seen.as_dict()["recommendation"], style=COLOURS[Level.CRITICAL])
+        return
+    table = Table(box=None, pad_edge=False)
+    for name in ("company", "status", "keys", "expired", "sessions", "last write", "why, and what to do"):
+        table.add_column(name, justify="right" if name in ("keys", "expired", "sessions") else "left")
+    for salon in salons:
+        table.add_row(
+            str(salon.company_id),
+            f"[{COLOURS[salon.level]}]{salon.level}[/]",
+            f"{salon.total:,}",
+            f"{salon.expired:,}",
+            f"{salon.sessions:,}",
+            salon.last_write.strftime("%Y-%m-%d %H:%M") if salon.last_write else "never",
+            "\n".join(f"{finding.reason}. {finding.advice}" for finding in salon.findings),
+        )
+    screen.print(table)
+
+
+@whatsapp_commands.command("cleanup")
+@_one_company
+@click.option("--type", "types", multiple=True, help="Only this type, even a protected one; repeatable.")
+@_dry_run
+@console.json_option
+def cleanup_command(company_id: int | None, types: tuple[str, ...], dry_run: bool, as_json: bool) -> None:
+    """Delete keys that expired more than a week ago, and no protected type unless it is named.
+
+    Safe to run from cron on several machines: one runs, the others say so.
+    """
+    with console.opened_desk() as desk, _progress("companies") as on_progress:
+        result = cleanup.clean_up(desk.settings, company_id, types, dry_run, on_progress)
+    if as_json:
+        console.print_json(result.as_dict())
+        return
+    screen = console.screen()
+    if result.is_elsewhere:
+        screen.print("Another clean-up is under way: nothing was done here.")
+        return
+    what = "would be deleted" if dry_run else "deleted"
+    _print_counts(("type", "before", what, "after"), [
+        (name, count, result.deleted[name], result.after.get(name, 0))
+        for name, count in result.before.items()
+    ])  # fmt: skip
+    screen.print(f"{result.deleted.total():,} keys {what}.")
+    if result.kept:
+        screen.print(f"{result.kept:,} expired keys are of protected types: only --type deletes those.")
+
+
+@whatsapp_commands.command("forget")
+@_the_company
+@_dry_run
+@console.json_option
+def forget_command(company_id: int, dry_run: bool, as_json: bool) -> None:
+    """Delete a company's session, credentials and keys: its phone has to be paired again."""
+    with console.opened_desk() as desk:
+        salon = desk.company(company_id)
+        if dry_run:
+            if salon.get_company().unwrap() is None:
+                raise UnknownCompanyError
+            there = salon.whatsapp.statistics().unwrap()
+            credentials, keys = int(there.has_credentials), there.total
+        else:
+            forgotten = salon.whatsapp.forget().unwrap()
+            credentials, keys = forgotten.credentials, forgotten.keys
+    if as_json:
+        console.print_json({"dry_run": dry_run, "credentials": credentials, "keys": keys})
+    else:
+        what = "would be deleted" if dry_run else "deleted"
+        console.screen().print(f"{credentials} credentials and {keys:,} keys {what}.")
+
+
+@whatsapp_commands.command("rotate-keys")
+@_dry_run
+@console.json_option
+@click.pass_context
+def rotate_command(ctx: click.Context, dry_run: bool, as_json: bool) -> None:
+    """Encrypt everything with the first of WHATSAPP_ENCRYPTION_KEYS.
+
+    Interrupted, it goes on when it is run again. Take the old key out only when nothing is left to rotate
+    and every process runs with the new one in front.
+    """
+    with console.opened_desk() as desk, _progress("values") as on_progress:
+        seen = 0
+
+        def count(values: int) -> None:
+            nonlocal seen
+            seen += values
+            on_progress(seen, None)
+
+        result = rotation.rotate_keys(desk.settings, dry_run, count)
+    if as_json:
+        console.print_json(result.as_dict() | {"dry_run": dry_run})
+    else:
+        would = "would be " if dry_run else ""
+        console.screen().print(
+            f"{result.rotated:,} {would}encrypted anew, {result.current:,} had the newest key already."
+        )
+        if result.changed:
+            console.screen().print(f"{result.changed:,} changed meanwhile: run it again to be sure.")
+        if result.unreadable:
+            console.screen().print(f"{result.unreadable:,} cannot be decrypted with any of the keys.")
+    if result.unreadable or result.changed:
+        ctx.exit(console.SOMETHING_IS_WRONG)
+
+
+@whatsapp_commands.command("import")
+@_one_company
+@click.option("--legacy", is_flag=True, help="From the first system's tables in LEGACY_DATABASE_URL.")
+@_dry_run
+@console.json_option
+@click.argument("folder", required=False, type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.pass_context
+def import_command(
+    ctx: click.Context,
+    company_id: int | None,
+    legacy: bool,
+    dry_run: bool,
+    as_json: bool,
+    folder: Path | None,
+) -> None:
+    """Bring sessions in: from the FOLDER of Baileys' useMultiFileAuthState, or from the first system.
+
+    A company that has a session already keeps it. Stop the old worker first: two at once break the session.
+    """
+    if legacy == (folder is not None):
+        raise console.WrongUsage("Give either the FOLDER or --legacy.")
+    if folder is not None and company_id is None:
+        raise console.WrongUsage("Give --company: the folder does not say whose session it is.")
+    with console.opened_desk() as desk:
+        sessions: Iterable[tuple[int, multi_file.Session]] = first_system.read_tables(
+            desk.settings, company_id
+        )
+        if folder is not None and company_id is not None:
+            sessions = [(company_id, multi_file.read_folder(folder))]
+        outcomes = [_bring_in(desk, company, session, dry_run) for company, session in sessions]
+    if as_json:
+        console.print_json({"dry_run": dry_run, "sessions": outcomes})
+    else:
+        _print_import(outcomes, dry_run)
+    if not outcomes or any(outcome["error"] or outcome["skipped"] for outcome in outcomes):
+        ctx.exit(console.SOMETHING_IS_WRONG)
+
+
+def _bring_in(desk: Frontdesk, company_id: int, session: multi_file.Session, dry_run: bool) -> dict[str, Any]:
+    salon = desk.company(company_id)
+    result = salon.whatsapp.bring_in(session.creds, session.keys, dry_run)
+    if result.error is not None and result.error.code in ("unavailable", "timeout", "internal"):
+        raise result.error
+    return {
+        "company_id": company_id,
+        "error": result.error and result.error.message,
+        "keys": {key_type: len(values) for key_type, values in session.keys.items()},
+        "skipped": session.skipped,
+    }
+
+
+def _print_import(outcomes: list[dict[str, Any]], dry_run: bool) -> None:
+    screen = console.screen()
+    if not outcomes:
+        screen.print("There is no session to bring in.")
+    for outcome in outcomes:
+        keys = ", ".join(f"{count} {key_type}" for key_type, count in outcome["keys"].items())
+        if outcome["error"]:
+            screen.print(f"Company {outcome['company_id']}: {outcome['error']}")
+        else:
+            done = "would be brought in" if dry_run else "brought in"
+            screen.print(f"Company {outcome['company_id']}: {done}: credentials, {keys or 'no keys'}.")
+        for key_type, count in outcome["skipped"].items():
+            screen.print(f"  {count} of {key_type} cannot be read: left out.")
+
+
+def _print_counts(names: tuple[str, ...], rows: list[tuple[Any, ...]]) -> None:
+    table = Table(box=None, pad_edge=False)
+    for number, name in enumerate(names):
+        table.add_column(name, justify="right" if number else "left")
+    for first, *counts in rows:
+        table.add_row(first, *(f"{count:,}" for count in counts))
+    console.screen().print(table)
+
+
+@contextmanager
+def _progress(what: str) -> Iterator[Any]:
+    """A bar on a terminal's stderr, nothing elsewhere."""
+    screen = Console(stderr=True)
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as progress:
+        task = progress.add_task(what, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)

@@ -1,0 +1,138 @@
+"""Clean-up: delete what expired a grace ago, in small batches, one run at a time."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from app.config import Settings
+from app.data_layer.boundary import report
+from app.database.connection import connect_directly
+from app.database.database import Connection
+from app.errors import RAW_ERRORS, UnknownCompanyError, from_driver
+from app.repositories import whatsapp_overview as overview
+from app.whatsapp.retention import GRACE, IDLE, PROTECTED, Retention
+
+BATCH = 500  # keys a transaction: a worker that writes one of them waits a few milliseconds
+ADVISORY_LOCK = 0x4664576173686564  # any number that nothing else here locks
+Progress = Callable[[int, int], None]  # companies done, companies
+
+
+@dataclass
+class CleanUp:
+    """Keys by type: how many there were, are due (or were deleted), and are left.
+
+    `is_elsewhere`: another run was under way, and this one did nothing. `kept` are expired keys of
+    protected types that the operator did not name.
+    """
+
+    is_dry_run: bool
+    is_elsewhere: bool = False
+    before: Mapping[str, int] = field(default_factory=dict)
+    deleted: Counter[str] = field(default_factory=Counter)
+    after: Mapping[str, int] = field(default_factory=dict)
+    kept: int = 0
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        what = "due" if self.is_dry_run else "deleted"
+        return {
+            "ran": not self.is_elsewhere,
+            "dry_run": self.is_dry_run,
+            "types": {
+                name: {"before": count, what: self.deleted[name], "after": self.after.get(name, 0)}
+                for name, count in self.before.items()
+            },
+            what: self.deleted.total(),
+            "protected_expired": self.kept,
+        }
+
+
+def clean_up(
+    settings: Settings,
+    company_id: int | None = None,
+    types: Iterable[str] = (),
+    dry_run: bool = False,
+    on_progress: Progress = lambda done, total: None,
+) -> CleanUp:
+    """Clean all companies up, or one; a failure is reported and raised as a FrontdeskError.
+
+    `types` are the only ones to look at, and protected ones are looked at only then. What was deleted
+    before a failure stays deleted.
+    """
+    result = CleanUp(dry_run)
+    try:
+        with connect_directly(settings) as connection, _alone(connection, dry_run) as is_alone:
+            if is_alone:
+                _run(connection, settings, company_id, frozenset(types), result, on_progress)
+            result.is_elsewhere = not is_alone
+    except RAW_ERRORS as error:
+        report(error, "whatsapp cleanup", company_id)
+        raise from_driver(error) from error
+    return result
+
+
+def _run(
+    connection: Connection,
+    settings: Settings,
+    company_id: int | None,
+    named: frozenset[str],
+    result: CleanUp,
+    on_progress: Progress,
+) -> None:
+    if company_id is not None and not overview.companies(connection, company_id):
+        raise UnknownCompanyError
+    retention = Retention.of(settings)
+    counted = overview.count_keys(connection, company_id)
+    result.before = result.after = _by_type(counted)
+    cleaned = [name for name in result.before if retention.is_cleaned(name, named)]
+    result.kept = sum(
+        each.expired
+        for each in counted
+        if each.key_type in PROTECTED - set(cleaned) and retention.expires(each.key_type)
+    )
+    due = overview.Due(
+        by_expiry=[name for name in cleaned if not retention.by_idleness(name)],
+        grace=GRACE,
+        by_idleness=[name for name in cleaned if retention.by_idleness(name)],
+        idle=IDLE,
+    )
+    if result.is_dry_run:
+        result.deleted.update(overview.count_due(connection, due, company_id))
+        result.after = {name: count - result.deleted[name] for name, count in result.before.items()}
+        return
+    if "session" in cleaned:
+        sessions = {each.company_id: each.total for each in counted if each.key_type == "session"}
+        overview.note_most_sessions(connection, sessions)
+    worth = sorted(
+        {
+            each.company_id
+            for each in counted
+            if each.key_type in due.by_idleness or (each.key_type in due.by_expiry and each.expired)
+        }
+    )
+    for number, company in enumerate(worth, 1):
+        while batch := overview.delete_due(connection, due, company, BATCH):
+            result.deleted.update(batch)
+            if len(batch) < BATCH:
+                break
+        on_progress(number, len(worth))
+    result.after = _by_type(overview.count_keys(connection, company_id))
+
+
+@contextmanager
+def _alone(connection: Connection, dry_run: bool) -> Iterator[bool]:
+    """Whether this is the only run; the server frees the lock of a process that dies."""
+    if dry_run:
+        yield True
+        return
+    row = connection.execute("SELECT pg_try_advisory_lock(%s)", (ADVISORY_LOCK,)).fetchone()
+    yield bool(row and row[0])  # closing the connection ends the lock
+
+
+def _by_type(counted: Iterable[overview.Counted]) -> dict[str, int]:
+    counts: Counter[str] = Counter()
+    for each in counted:
+        counts[each.key_type] += each.total
+    return dict(sorted(counts.items()))

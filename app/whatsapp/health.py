@@ -1,0 +1,211 @@
+"""How a salon's session is: critical, warning or healthy, why, and what to do."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import IntEnum
+from typing import Any
+
+from app.config import Settings
+from app.repositories.whatsapp_overview import Known
+from app.whatsapp.store import TypeStatistics
+
+CONTEST_REMEMBERED = timedelta(hours=1)
+LISTED = 20  # salons in one document
+
+
+class Level(IntEnum):
+    """The greater, the worse."""
+
+    HEALTHY = 0
+    WARNING = 1
+    CRITICAL = 2
+
+    def __str__(self) -> str:
+        return self.name.lower()
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """Where a level begins; silence in hours. Each holds for one salon."""
+
+    expired_warning: int
+    expired_critical: int
+    expired_percent: int
+    min_sessions: int
+    silent_warning: int
+    silent_critical: int
+
+    @classmethod
+    def of(cls, settings: Settings) -> "Thresholds":
+        """By WHATSAPP_EXPIRED_WARNING and its neighbours."""
+        return cls(**{name: getattr(settings, f"whatsapp_{name}") for name in cls.__dataclass_fields__})
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is not as it should be."""
+
+    level: Level
+    reason: str
+    advice: str
+
+
+@dataclass(frozen=True)
+class SalonHealth:
+    """One salon's session. A salon without credentials and keys is not paired: nobody expects one of it."""
+
+    known: Known
+    keys: Mapping[str, TypeStatistics]
+    last_write: datetime | None
+    findings: tuple[Finding, ...]
+
+    @property
+    def company_id(self) -> int:
+        return self.known.company_id
+
+    @property
+    def is_paired(self) -> bool:
+        return self.known.paired_at is not None or bool(self.keys)
+
+    @property
+    def level(self) -> Level:
+        return max((finding.level for finding in self.findings), default=Level.HEALTHY)
+
+    @property
+    def total(self) -> int:
+        return sum(each.total for each in self.keys.values())
+
+    @property
+    def expired(self) -> int:
+        return sum(each.expired for each in self.keys.values())
+
+    @property
+    def sessions(self) -> int:
+        return self.keys["session"].total if "session" in self.keys else 0
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "company_id": self.company_id,
+            "status": str(self.level),
+            "auth_records": int(self.known.paired_at is not None),
+            "total_keys": self.total,
+            "expired_keys": self.expired,
+            "keys_by_type": _as_dict(self.keys),
+            "last_write": iso(self.last_write),
+            "worker": self.known.owner,
+            "reasons": [finding.reason for finding in self.findings],
+            "recommendation": " ".join(finding.advice for finding in self.findings) or "Nothing to do.",
+        }
+
+
+def judge(
+    known: Known, keys: Mapping[str, TypeStatistics], last: datetime | None, limits: Thresholds, now: datetime
+) -> SalonHealth:
+    """Compare a salon's figures with the thresholds."""
+    plain = SalonHealth(known, keys, last, ())
+    return SalonHealth(known, keys, last, tuple(_findings(plain, limits, now)))
+
+
+def _findings(salon: SalonHealth, limits: Thresholds, now: datetime) -> Iterable[Finding]:
+    """All that is wrong, the worst first."""
+    company_id, known, expired = salon.company_id, salon.known, salon.expired
+    clean = f"Run `frontdesk whatsapp cleanup --company {company_id}`."
+    if known.paired_at is None:
+        advice = "Pair the salon's phone with its worker"
+        if salon.keys:
+            advice += f", or `frontdesk whatsapp forget --company {company_id}` if it is gone"
+        yield Finding(Level.CRITICAL, "no credentials", f"{advice}.")
+    if expired >= limits.expired_critical:
+        yield Finding(Level.CRITICAL, f"{expired} expired keys", clean)
+    last = salon.last_write or known.paired_at
+    silent = (now - last).total_seconds() / 3600 if last is not None else 0.0
+    if silent >= limits.silent_warning:
+        level = Level.CRITICAL if silent >= limits.silent_critical else Level.WARNING
+        advice = "See that the worker runs and is connected to WhatsApp."
+        yield Finding(level, f"no key written for {int(silent)} hours", advice)
+    if limits.expired_warning <= expired < limits.expired_critical:
+        yield Finding(Level.WARNING, f"{expired} expired keys", clean)
+    if expired * 100 > salon.total * limits.expired_percent:
+        yield Finding(Level.WARNING, f"{expired} of {salon.total} keys are expired", clean)
+    if salon.sessions < limits.min_sessions <= known.most_sessions:
+        reason = f"{salon.sessions} sessions where there were {known.most_sessions}"
+        advice = "Conversations were lost: look for what deletes sessions, and in the worker's log."
+        yield Finding(Level.WARNING, reason, advice)
+    if known.contested_at is not None and now - known.contested_at < CONTEST_REMEMBERED:
+        reason = f"two workers hold the session: {known.owner} and {known.contested_by}"
+        yield Finding(Level.WARNING, reason, "Stop one of them.")
+
+
+@dataclass(frozen=True)
+class Overview:
+    """The sessions of all salons; as bad as the worst of those that are paired."""
+
+    at: datetime
+    thresholds: Thresholds
+    salons: Mapping[int, SalonHealth]
+
+    @property
+    def paired(self) -> list[SalonHealth]:
+        """The worst first."""
+        paired = [salon for salon in self.salons.values() if salon.is_paired]
+        return sorted(paired, key=lambda salon: (-salon.level, salon.company_id))
+
+    @property
+    def level(self) -> Level:
+        return max((salon.level for salon in self.paired), default=Level.CRITICAL)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON; at most the LISTED worst salons that are not healthy one by one."""
+        paired = self.paired
+        wrong = [salon for salon in paired if salon.level is not Level.HEALTHY]
+        by_type: dict[str, TypeStatistics] = {}
+        for salon in paired:
+            for key_type, each in salon.keys.items():
+                before = by_type.get(key_type, TypeStatistics(0, 0))
+                by_type[key_type] = TypeStatistics(before.total + each.total, before.expired + each.expired)
+        return {
+            "status": str(self.level),
+            "auth_records": sum(salon.known.paired_at is not None for salon in paired),
+            "total_keys": sum(each.total for each in by_type.values()),
+            "expired_keys": sum(each.expired for each in by_type.values()),
+            **self.times(),
+            "keys_by_type": _as_dict(dict(sorted(by_type.items()))),
+            "last_write": iso(max((s.last_write for s in paired if s.last_write), default=None)),
+            "salons": {str(level): sum(s.level is level for s in paired) for level in Level},
+            "attention": [_brief(salon) for salon in wrong[:LISTED]],
+            "recommendation": self._recommendation(wrong),
+        }
+
+    def salon_as_dict(self, company_id: int) -> dict[str, Any]:
+        """For JSON, one salon."""
+        return {**self.salons[company_id].as_dict(), **self.times()}
+
+    def times(self) -> dict[str, Any]:
+        """When it was looked at, and what it was compared with."""
+        limits = self.thresholds
+        thresholds = {"warning": limits.expired_warning, "critical": limits.expired_critical}
+        return {"thresholds": thresholds, "last_check": iso(self.at)}
+
+    def _recommendation(self, wrong: list[SalonHealth]) -> str:
+        if not self.paired:
+            return "No salon is paired: start a WhatsApp worker."
+        if not wrong:
+            return "Nothing to do."
+        return f"Company {wrong[0].company_id}: {wrong[0].as_dict()['recommendation']}"
+
+
+def iso(instant: datetime | None) -> str | None:
+    """UTC, to the second."""
+    return None if instant is None else instant.isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def _brief(salon: SalonHealth) -> dict[str, Any]:
+    names = ("company_id", "status", "reasons", "recommendation")
+    document = salon.as_dict()
+    return {name: document[name] for name in names}
+
+
+def _as_dict(keys: Mapping[str, TypeStatistics]) -> dict[str, dict[str, int]]:
+    return {name: {"total": each.total, "expired": each.expired} for name, each in keys.items()}
