@@ -52,7 +52,10 @@ def _start_database(settings: Settings) -> Settings:
     settings = settings.model_copy(update={"database_url": SecretStr(settings.primary_url())})
     with Frontdesk(settings) as desk:
         desk.database.ping()
-    _say("database", "embedded PostgreSQL, data under .frontdesk/" if embedded else "the one that DATABASE_URL names")
+    _say(
+        "database",
+        "embedded PostgreSQL, data under .frontdesk/" if embedded else "the one that DATABASE_URL names",
+    )
     return settings
 
 
@@ -86,7 +89,9 @@ def _load_sample(settings: Settings) -> None:
         with TemporaryDirectory() as folder:
             files = sample.write_sample(Path(folder), datetime.now(sample.ZONE).date())
             summary = import_files(desk, sample.COMPANY_ID, files)
-    rows = ", ".join(f"{kind.as_dict()['rows']} {name.replace('_', ' ')}" for name, kind in summary.kinds.items())
+    rows = ", ".join(
+        f"{kind.as_dict()['rows']} {name.replace('_', ' ')}" for name, kind in summary.kinds.items()
+    )
     _say("sample", f"salon {sample.COMPANY_ID}: {rows}")
 
 
