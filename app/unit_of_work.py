@@ -63,11 +63,19 @@ class UnitOfWork(Repositories):
         except RAW_ERRORS as failure:
             raise from_driver(failure) from failure
         finally:
-            self.session.close()  # rolls back what was not committed
+            self._release()
             if self.companies.was_written:
                 self._scopes.forget(self.scope.company_id)
         if isinstance(error, RAW_ERRORS):
             raise from_driver(error) from error
+
+    def _release(self) -> None:
+        """Roll back what was not committed, and give the connection back."""
+        try:
+            self.session.close()
+        except RAW_ERRORS:
+            # Lost in a COPY, which SQLAlchemy does not see: there is nothing left to roll back.
+            self.session.invalidate()
 
     def _refuse_failed(self) -> None:
         # PostgreSQL answers a COMMIT after a failed statement by rolling back, and calls that no error.
