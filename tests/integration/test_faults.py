@@ -105,9 +105,24 @@ class TestAKilledServer:
                 server.start()
             assert len(sent) == 2
             assert {event["tags"]["operation"] for event in sent} == {"get_client_by_id", "upsert_client"}
-            # The pool's pauses between attempts double, but they do not outlast the outage for long.
-            assert until_it_works(lambda: salon.get_client_by_id(1), seconds=2).unwrap() is not None
+            assert until_it_works(lambda: salon.get_client_by_id(1)).unwrap() is not None
             assert salon.upsert_client(ClientRow()).success
+
+    def test_back_after_a_while_is_tried_at_once_not_after_a_pause_that_grew_with_the_outage(
+        self, server: Server, open_desk: Callable[..., Any]
+    ) -> None:
+        with open_desk(postgres_connection_timeout=500) as desk:
+            salon = desk.company(COMPANY)
+            server.kill()
+            try:
+                until_it_works(
+                    lambda: salon.get_client_by_id(1), seconds=3.5
+                )  # the pool would wait until 7 s
+            finally:
+                server.start()
+            started = time.monotonic()
+            assert until_it_works(lambda: salon.get_client_by_id(1)).success
+            assert time.monotonic() - started < 1.5
 
     def test_restarted_between_two_calls_is_not_noticed(
         self, server: Server, open_desk: Callable[..., Any], sent: list[Any]
