@@ -51,33 +51,27 @@ def test_a_result_is_remembered_for_a_while_and_then_checked_anew(
     assert ask() == 2
 
 
-def test_who_asks_a_stuck_check_hears_so_and_starts_no_second_one(
-    check: Check, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(single_flight, "DEADLINE", 0.05)
+def test_who_asks_a_stuck_check_hears_so_and_starts_no_second_one(check: Check) -> None:
     check.gate.clear()
     ask = SingleFlight(check, too_late=-1)
-    assert [ask() for _ in range(20)] == [-1] * 20
+    assert [ask(deadline=0.05) for _ in range(20)] == [-1] * 20
     assert check.runs == 1
 
 
-def test_after_the_deadline_nobody_waits_at_all(check: Check, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_after_the_deadline_nobody_waits_at_all(check: Check) -> None:
     check.gate.clear()
     ask = SingleFlight(check, too_late=-1)
-    monkeypatch.setattr(single_flight, "DEADLINE", 0.0)
     began = time.monotonic()
-    assert ask() == -1
-    assert time.monotonic() - began < single_flight.REMEMBERED
+    assert ask(deadline=0.0) == -1
+    assert time.monotonic() - began < single_flight.DEADLINE
 
 
-def test_a_late_result_serves_those_who_ask_after_it(check: Check, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(single_flight, "DEADLINE", 0.05)
+def test_a_late_result_serves_those_who_ask_after_it(check: Check) -> None:
     check.gate.clear()
     ask = SingleFlight(check, too_late=-1)
-    assert ask() == -1
+    assert ask(deadline=0.0) == -1
     check.gate.set()
-    monkeypatch.setattr(single_flight, "DEADLINE", 10.0)
-    assert ask() == 1
+    assert ask(deadline=60.0) == 1
 
 
 def test_what_the_check_raises_reaches_everybody_and_the_next_check_runs(
