@@ -1,0 +1,145 @@
+"""The limits of an API hold for all processes of an installation together."""
+
+import multiprocessing
+import time
+from collections.abc import Iterator
+from datetime import timedelta
+from itertools import pairwise
+
+import psycopg
+import pytest
+
+from app import Frontdesk, Settings
+from app.errors import UnavailableError
+from app.yclients.client import YClients
+from app.yclients.rate_limit import FAR_AHEAD, YCLIENTS_LIMITS, Limit, RateLimiter, time_needed
+from app.yclients.standin.salon import Salon, Sizes
+from app.yclients.standin.server import LIMITS, StandIn, serving
+from tests.threads import at_once
+from tests.upstream import knowing
+
+API = "api.example"
+TINY = Sizes(clients=1, staff=1, services=1, categories=1, records=1)
+
+
+@pytest.fixture
+def desk(database_url: str) -> Iterator[Frontdesk]:
+    with Frontdesk(Settings(database_url=database_url, postgres_max_connections=10)) as desk:
+        yield desk
+
+
+def turns(desk: Frontdesk, count: int, *limits: Limit) -> list[float]:
+    """Seconds from the first turn to each, as they were given."""
+    limiter = RateLimiter(desk.database, API, limits)
+    began = time.monotonic()
+    given = [time.monotonic() + limiter.take_turn() - began for _ in range(count)]
+    return [turn - given[0] for turn in given]
+
+
+def assert_kept(given: list[float], *limits: Limit) -> None:
+    given = sorted(given)
+    for limit in limits:
+        for first, after in zip(given, given[limit.count :], strict=False):
+            assert after - first > limit.seconds - 0.05
+
+
+def test_turns_come_as_fast_as_the_limits_allow_and_no_faster(desk: Frontdesk) -> None:
+    limits = Limit(5, 1.2), Limit(20, 61.0)
+    given = turns(desk, 45, *limits)
+    assert_kept(given, *limits)
+    assert given[4] < 0.5
+    assert given[-1] == pytest.approx(time_needed(45, limits), abs=0.5)
+    assert given[-1] == pytest.approx(122, abs=0.5)
+
+
+def test_turns_come_in_order(desk: Frontdesk) -> None:
+    given = turns(desk, 30, Limit(3, 1.0))
+    assert all(first <= second + 0.01 for first, second in pairwise(given))
+
+
+def test_threads_and_connections_share_them(desk: Frontdesk) -> None:
+    limit = Limit(5, 2.0)
+    limiters = [RateLimiter(desk.database, API, (limit,)) for _ in range(20)]
+    began = time.monotonic()
+    waits = at_once([lambda each=each: time.monotonic() + each.take_turn() - began for each in limiters])
+    assert_kept(waits, limit)
+    assert max(waits) == pytest.approx(6.0, abs=0.5)
+
+
+def test_apis_have_limits_of_their_own(desk: Frontdesk) -> None:
+    turns(desk, 5, Limit(1, 60.0))
+    assert RateLimiter(desk.database, "another.example", (Limit(1, 60.0),)).take_turn() == 0
+
+
+def test_a_pause_holds_for_everyone(desk: Frontdesk) -> None:
+    turns(desk, 1, *YCLIENTS_LIMITS)
+    RateLimiter(desk.database, API).pause(30)
+    RateLimiter(desk.database, API).pause(3)  # the longer one counts
+    assert RateLimiter(desk.database, API).take_turn() == pytest.approx(30, abs=0.5)
+
+
+def test_a_clock_that_was_set_back_stops_nobody(desk: Frontdesk, database_url: str) -> None:
+    turns(desk, 10, Limit(5, 1.0))
+    with psycopg.connect(database_url) as connection:
+        connection.execute(
+            "UPDATE request_budgets SET granted = (SELECT array_agg(t + %s::interval + '1 minute' ORDER BY n)"
+            " FROM unnest(granted) WITH ORDINALITY AS g (t, n))",
+            (FAR_AHEAD,),
+        )
+    assert RateLimiter(desk.database, API, (Limit(5, 1.0),)).take_turn() == 0
+
+
+def test_without_a_database_nothing_is_sent(desk: Frontdesk) -> None:
+    nowhere = Settings(
+        database_url="postgresql://someone@127.0.0.1:1/nowhere", postgres_connection_timeout=500
+    )
+    with Frontdesk(nowhere) as lost, pytest.raises(UnavailableError):
+        RateLimiter(lost.database, API).take_turn()
+
+
+def test_the_time_needed_is_told_before() -> None:
+    assert time_needed(0) == 0
+    assert time_needed(5) == 0
+    assert timedelta(seconds=time_needed(200)) < timedelta(minutes=1) < timedelta(seconds=time_needed(201))
+
+
+def ask(settings: Settings, company_id: int, requests: int) -> None:
+    """What one process does: it asks as fast as it may."""
+    with (
+        Frontdesk(settings) as desk,
+        YClients(settings, RateLimiter(desk.database, settings.yclients_base_url)) as client,
+    ):
+        for _ in range(requests):
+            client.company(company_id)
+
+
+def hammer(database_url: str, company_id: int, processes: int, requests: int) -> tuple[StandIn, float]:
+    """Let processes ask a stand-in with YClients' own limits; answer with it and the seconds that it took."""
+    stand_in = StandIn(Salon(company_id, TINY), LIMITS)
+    began = time.monotonic()
+    with serving(stand_in) as address:
+        settings = knowing(Settings(database_url=database_url), address)
+        context = multiprocessing.get_context("spawn")
+        workers = [
+            context.Process(target=ask, args=(settings, company_id, requests)) for _ in range(processes)
+        ]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+    assert [worker.exitcode for worker in workers] == [0] * processes
+    return stand_in, time.monotonic() - began
+
+
+def test_four_processes_are_never_refused(database_url: str, company_id: int) -> None:
+    stand_in, _ = hammer(database_url, company_id, processes=4, requests=8)
+    assert len(stand_in.requests) == 32
+    assert stand_in.refused == 0
+
+
+@pytest.mark.full
+def test_four_processes_are_never_refused_in_more_than_a_minute(database_url: str, company_id: int) -> None:
+    stand_in, seconds = hammer(database_url, company_id, processes=4, requests=70)
+    assert len(stand_in.requests) == 280
+    assert stand_in.refused == 0
+    assert seconds < time_needed(280) + 15

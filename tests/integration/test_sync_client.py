@@ -1,0 +1,310 @@
+"""What the client makes of YClients' moods, and what it never gives away."""
+
+import logging
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from app import Frontdesk, Settings
+from app.errors import ConfigurationError, FrontdeskError
+from app.yclients.client import ATTEMPTS, YClients
+from app.yclients.errors import (
+    ForbiddenError,
+    PaymentRequiredError,
+    RefusedError,
+    TokensMissingError,
+    TransientError,
+    UnauthorizedError,
+    UnknownToYClientsError,
+    YClientsError,
+)
+from app.yclients.rate_limit import RateLimiter
+from app.yclients.standin.salon import Salon
+from app.yclients.standin.server import Mood
+from tests.upstream import QUICK, SMALL, UNLIMITED, Upstream, knowing, upstream_of
+
+SECRET = "".join(["tok", "en", "-of", "-the", "-user"])
+
+
+@pytest.fixture
+def upstream(settings: Settings, company_id: int) -> Iterator[Upstream]:
+    with upstream_of(settings, Salon(company_id, SMALL)) as upstream:
+        yield upstream
+
+
+@pytest.fixture
+def client(upstream: Upstream) -> Iterator[YClients]:
+    with upstream.client() as client:
+        yield client
+
+
+def client_of(desk: Frontdesk, settings: Settings, **options: Any) -> YClients:
+    return YClients(settings, RateLimiter(desk.database, "tests", UNLIMITED), **{"backoff": QUICK, **options})
+
+
+class TestRefusals:
+    @pytest.mark.parametrize(
+        ("status", "kind", "words"),
+        [
+            (401, UnauthorizedError, "YCLIENTS_USER_TOKEN"),
+            (402, PaymentRequiredError, "licence"),
+            (403, ForbiddenError, "right"),
+            (404, UnknownToYClientsError, "company id"),
+            (422, RefusedError, "Произошла ошибка"),
+            (400, RefusedError, "400"),
+            (301, YClientsError, "YCLIENTS_BASE_URL"),
+        ],
+    )
+    def test_are_told_apart_and_not_repeated(
+        self, upstream: Upstream, client: YClients, status: int, kind: type[Exception], words: str
+    ) -> None:
+        upstream.stand_in.moods.append(Mood("status", status=status))
+        with pytest.raises(kind, match=words) as raised:
+            client.staff(upstream.company_id)
+        assert str(status) in str(raised.value)
+        assert client.requests == 1
+
+    def test_without_success_give_yclients_own_words(self, upstream: Upstream, client: YClients) -> None:
+        upstream.stand_in.moods.append(Mood("unsuccessful"))
+        with pytest.raises(RefusedError, match="Произошла ошибка"):
+            client.staff(upstream.company_id)
+
+    def test_redirects_are_not_followed(self, upstream: Upstream, client: YClients) -> None:
+        elsewhere: list[str] = []
+
+        def redirect(connection: socket.socket) -> None:
+            elsewhere.append(connection.recv(4096).decode())
+            connection.sendall(b"HTTP/1.1 302 Found\r\nLocation: /other\r\nContent-Length: 0\r\n\r\n")
+
+        with answering(redirect) as address:
+            client = client_of(upstream.desk, knowing(upstream.desk.settings, address))
+            with pytest.raises(YClientsError, match="another address"):
+                client.company(1)
+        assert len(elsewhere) == 1
+
+
+class TestDisorder:
+    @pytest.mark.parametrize(
+        "mood",
+        [
+            Mood("status", status=500, times=3),
+            Mood("status", status=503, times=3),
+            Mood("status", status=408, times=3),
+            Mood("garbage", times=3),
+            Mood("cut", times=3),
+        ],
+        ids=lambda mood: f"{mood.kind}-{mood.status}",
+    )
+    def test_that_passes_is_sat_out(self, upstream: Upstream, client: YClients, mood: Mood) -> None:
+        upstream.stand_in.moods.append(mood)
+        assert len(client.staff(upstream.company_id).rows) == SMALL.staff
+        assert client.requests == 4
+
+    @pytest.mark.parametrize(("kind", "words"), [("status", "500"), ("garbage", "not JSON")])
+    def test_that_stays_is_given_up(
+        self, upstream: Upstream, client: YClients, kind: str, words: str
+    ) -> None:
+        upstream.stand_in.moods.append(Mood(kind, times=99))
+        with pytest.raises(TransientError, match=words) as raised:
+            client.staff(upstream.company_id)
+        assert raised.value.retryable
+        assert client.requests == ATTEMPTS
+
+    @pytest.mark.parametrize("status", [429, 503])
+    def test_retry_after_is_honoured(self, upstream: Upstream, client: YClients, status: int) -> None:
+        upstream.stand_in.moods.append(Mood("status", status=status, retry_after=1))
+        began = time.monotonic()
+        client.staff(upstream.company_id)
+        assert 1.0 <= time.monotonic() - began < 3.0
+
+    def test_retry_after_holds_for_every_process(self, upstream: Upstream, client: YClients) -> None:
+        upstream.stand_in.moods.append(Mood("status", status=429, retry_after=1))
+        limiter = RateLimiter(upstream.desk.database, upstream.desk.settings.yclients_base_url, UNLIMITED)
+        asking = threading.Thread(target=client.staff, args=(upstream.company_id,))
+        asking.start()
+        time.sleep(0.3)
+        assert limiter.take_turn() > 0.3
+        asking.join()
+
+    def test_retry_after_can_be_a_date(self, upstream: Upstream) -> None:
+        moment = datetime.now(UTC) + timedelta(seconds=2)
+        date = moment.strftime("%a, %d %b %Y %H:%M:%S GMT").encode()
+        with answering(
+            sending(b"HTTP/1.1 429 Slow\r\nContent-Length: 0\r\nRetry-After: " + date + b"\r\n\r\n"),
+            sending(b'HTTP/1.1 200 OK\r\nContent-Length: 28\r\n\r\n{"success": true, "data":[]}'),
+        ) as address:
+            client = client_of(upstream.desk, knowing(upstream.desk.settings, address))
+            assert client.staff(1).rows == []
+        assert datetime.now(UTC) >= moment.replace(microsecond=0)
+
+    def test_a_wait_of_hours_is_left_to_the_caller(self, upstream: Upstream, client: YClients) -> None:
+        upstream.stand_in.moods.append(Mood("status", status=429, retry_after=7200))
+        with pytest.raises(TransientError, match="7200 s"):
+            client.staff(upstream.company_id)
+        assert client.requests == 1
+
+    def test_silence_ends_in_a_time_out(self, upstream: Upstream) -> None:
+        upstream.stand_in.moods.append(Mood("slow", seconds=1.5))
+        with client_of(upstream.desk, upstream.desk.settings, patience=0.3) as client:
+            assert len(client.staff(upstream.company_id).rows) == SMALL.staff
+            assert client.requests == 2
+
+    def test_an_answer_that_drips_is_given_up(self, upstream: Upstream) -> None:
+        def drip(connection: socket.socket) -> None:
+            connection.recv(4096)
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
+            for _ in range(20):
+                connection.sendall(b" ")
+                time.sleep(0.1)
+
+        with answering(*[drip] * ATTEMPTS) as address:
+            settings = knowing(upstream.desk.settings, address)
+            with pytest.raises(TransientError, match="more than"):
+                client_of(upstream.desk, settings, patience=0.3).staff(1)
+
+    def test_nobody_at_the_address_is_said(self, upstream: Upstream) -> None:
+        settings = knowing(upstream.desk.settings, "http://127.0.0.1:1/api")
+        with pytest.raises(TransientError, match="cannot be reached"):
+            client_of(upstream.desk, settings).staff(1)
+
+    def test_leaving_the_client_ends_its_waits(self, upstream: Upstream) -> None:
+        upstream.stand_in.moods.append(Mood("status", status=503, times=99))
+        client = client_of(upstream.desk, upstream.desk.settings, backoff=30)
+        ends: list[BaseException] = []
+
+        def ask() -> None:
+            try:
+                client.staff(upstream.company_id)
+            except YClientsError as error:
+                ends.append(error)
+
+        with client:
+            asking = threading.Thread(target=ask)
+            asking.start()
+            time.sleep(0.3)
+        asking.join(2)
+        assert [str(end) for end in ends] == ["The sync was stopped."]
+
+
+class TestSecrets:
+    @pytest.mark.parametrize("token", ["", "  ", "a\nb", "a b", "токен", "a\x7f"])
+    def test_a_token_that_no_header_can_hold_is_refused_unseen(self, desk: Frontdesk, token: str) -> None:
+        settings = Settings(
+            **desk.settings.model_dump(exclude_unset=True)
+            | {"yclients_partner_token": "partner", "yclients_user_token": token}
+        )
+        with pytest.raises(TokensMissingError) as raised:
+            client_of(desk, settings)
+        assert token.strip() == "" or token not in str(raised.value)
+
+    def test_production_sends_them_over_https_only(self, desk: Frontdesk) -> None:
+        settings = Settings(
+            database_url="postgresql://u@h/d",
+            environment="production",
+            sentry_enabled=False,
+            yclients_base_url="http://api.example/api/v1",
+            yclients_partner_token="partner",
+            yclients_user_token=SECRET,
+        )
+        with pytest.raises(ConfigurationError, match="https"):
+            client_of(desk, settings)
+
+    def test_an_address_that_is_none_is_said(self, desk: Frontdesk) -> None:
+        settings = knowing(desk.settings, "http://[:::1/api")
+        with pytest.raises(ConfigurationError, match="YCLIENTS_BASE_URL"):
+            client_of(desk, settings)
+
+    def test_a_certificate_that_is_not_valid_stops_everything(
+        self, upstream: Upstream, tmp_path: Path
+    ) -> None:
+        received: list[bytes] = []
+        with answering(lambda each: received.append(each.recv(4096)), tls=self_signed(tmp_path)) as address:
+            settings = knowing(upstream.desk.settings, address.replace("http:", "https:"))
+            client = client_of(upstream.desk, settings)
+            with pytest.raises(YClientsError, match="certificate"):
+                client.staff(1)
+        assert client.requests == 1
+        assert received == []
+
+    @pytest.mark.parametrize("mood", [None, Mood("status", status=500, times=9), Mood("status", status=401)])
+    def test_no_token_is_in_a_log_an_error_or_a_repr(
+        self, upstream: Upstream, caplog: pytest.LogCaptureFixture, mood: Mood | None
+    ) -> None:
+        if mood is not None:
+            upstream.stand_in.moods.append(mood)
+        caplog.set_level(logging.DEBUG)
+        settings = Settings(
+            **upstream.desk.settings.model_dump(exclude_unset=True) | {"yclients_user_token": SECRET}
+        )
+        client = client_of(upstream.desk, settings)
+        with pytest.raises(FrontdeskError) as raised:  # the stand-in knows another one
+            client.staff(upstream.company_id)
+        shown = [*caplog.messages, str(raised.value), repr(raised.value), repr(client), repr(vars(client))]
+        assert caplog.messages
+        assert not [each for each in shown if SECRET in each]
+
+
+Handler = Callable[[socket.socket], Any]
+
+
+def sending(answer: bytes) -> Handler:
+    def send(connection: socket.socket) -> None:
+        connection.recv(4096)
+        connection.sendall(answer)
+
+    return send
+
+
+@contextmanager
+def answering(*handlers: Handler, tls: ssl.SSLContext | None = None) -> Iterator[str]:
+    """A server that gives each connection to the next handler, and then closes it."""
+    with socket.create_server(("127.0.0.1", 0)) as door:
+
+        def serve() -> None:
+            for handler in handlers:
+                try:
+                    connection, _ = door.accept()
+                    with tls.wrap_socket(connection, server_side=True) if tls else connection as each:
+                        handler(each)
+                except OSError:  # the client has left, or the door is closed
+                    continue
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield f"http://127.0.0.1:{door.getsockname()[1]}/api"
+        door.shutdown(socket.SHUT_RDWR)
+    thread.join()
+
+
+def self_signed(folder: Path) -> ssl.SSLContext:
+    """The certificate of a stranger who says that this machine is his."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now)
+        .not_valid_after(now + timedelta(days=1))
+        .sign(key, hashes.SHA256())
+    )
+    file = folder / "pair.pem"
+    file.write_bytes(
+        certificate.public_bytes(serialization.Encoding.PEM)
+        + key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+    )
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(file)
+    return context
