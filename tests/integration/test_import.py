@@ -6,11 +6,12 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 
-from app import Frontdesk
+from app import Frontdesk, Settings
 from app.data_layer import DataLayer
-from app.errors import InvalidInputError
+from app.errors import InvalidInputError, UnavailableError
 from app.yclients import importer
 from app.yclients.importer import import_files
 from app.yclients.kinds import KINDS
@@ -257,6 +258,29 @@ class TestRuns:
         with pytest.raises(KeyboardInterrupt):
             import_files(desk, salon.company_id, [path], on_progress=stop)
         assert counts(import_files(desk, salon.company_id, [path])) == {"inserted": 90, "unchanged": 10}
+
+    def test_a_connection_lost_in_a_chunk_says_where_and_is_given_back(
+        self, settings: Settings, salon: DataLayer, clients_file: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        path = clients_file([client(n) for n in range(1, 101)])
+        write_row = psycopg.Copy.write_row
+
+        def lose_the_connection(copy: psycopg.Copy, row: Any) -> None:
+            with psycopg.connect(settings.primary_url(), autocommit=True) as other:
+                other.execute("SELECT pg_terminate_backend(%s, 5000)", (copy.connection.info.backend_pid,))
+            write_row(copy, row)
+
+        two = settings.model_copy(
+            update={"postgres_max_connections": 2, "postgres_connection_timeout": 5_000}
+        )
+        with Frontdesk(two) as desk:
+            for _ in range(3):
+                with monkeypatch.context() as patch:
+                    patch.setattr(psycopg.Copy, "write_row", lose_the_connection)
+                    with pytest.raises(UnavailableError) as caught:
+                        import_files(desk, salon.company_id, [path])
+                assert "clients.json, rows 0 to 99: The database cannot be reached" in caught.value.message
+            assert counts(import_files(desk, salon.company_id, [path])) == {"inserted": 100}
 
     def test_progress_goes_from_the_first_byte_to_the_last(
         self, desk: Frontdesk, company_id: int, sample: list[Path], monkeypatch: pytest.MonkeyPatch
