@@ -6,15 +6,16 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from psycopg.pq import TransactionStatus
-from sqlalchemy import event, text
+from sqlalchemy import event
 from sqlalchemy.orm import Session, UOWTransaction
 from tenacity import Retrying, before_sleep_log, retry_if_exception_type, stop_after_attempt
 from tenacity.wait import wait_random_exponential
 
-from app.database.connection import session_settings
-from app.database.database import Database
+from app.database.connection import set_locally
+from app.database.database import Connection, Database
 from app.database.query import PoolReader, SessionReader
 from app.errors import RAW_ERRORS, FrontdeskError, InvalidInputError, RetryableConflictError, from_driver
+from app.observability import work
 from app.repositories import Repositories
 from app.repositories.base import Scope
 from app.schemas.types import MAX_ID
@@ -44,13 +45,11 @@ class UnitOfWork(Repositories):
         settings = self._database.settings
         if settings.postgres_pooler:  # no connection options through a pooler in transaction mode
             try:
-                for name, value in session_settings(settings).items():
-                    self.session.execute(
-                        text("SELECT set_config(:name, :value, true)"), {"name": name, "value": value}
-                    )
+                set_locally(self._driver, settings)
             except RAW_ERRORS as error:
-                self.session.close()
+                self._release()
                 raise from_driver(error) from error
+        self._begun = work.begin(self.scope.company_id)
         return self
 
     def __exit__(
@@ -63,6 +62,7 @@ class UnitOfWork(Repositories):
         except RAW_ERRORS as failure:
             raise from_driver(failure) from failure
         finally:
+            work.end(self._begun)
             self._release()
             if self.companies.was_written:
                 self._scopes.forget(self.scope.company_id)
@@ -77,14 +77,21 @@ class UnitOfWork(Repositories):
             # Lost in a COPY, which SQLAlchemy does not see: there is nothing left to roll back.
             self.session.invalidate()
 
+    @property
+    def _driver(self) -> Connection:
+        connection: Any = self.session.connection().connection.driver_connection
+        driver: Connection = connection
+        return driver
+
     def _refuse_failed(self) -> None:
         # PostgreSQL answers a COMMIT after a failed statement by rolling back, and calls that no error.
-        if self.session.in_transaction():
-            driver: Any = self.session.connection().connection.driver_connection
-            if driver.info.transaction_status is TransactionStatus.INERROR:
-                raise FrontdeskError(
-                    "A statement of this unit of work failed and its error was caught: nothing was kept."
-                )
+        if (
+            self.session.in_transaction()
+            and self._driver.info.transaction_status is TransactionStatus.INERROR
+        ):
+            raise FrontdeskError(
+                "A statement of this unit of work failed and its error was caught: nothing was kept."
+            )
 
     def _refuse_other_companies(self, session: Session, context: UOWTransaction, instances: Any) -> None:
         for record in (*session.new, *session.dirty, *session.deleted):

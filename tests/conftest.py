@@ -5,6 +5,8 @@ an order. A test that must see a whole database takes `database_url`, a clone of
 """
 
 import itertools
+import json
+import logging
 import os
 import socket
 from collections.abc import Callable, Iterator
@@ -12,14 +14,17 @@ from typing import Any
 
 import psycopg
 import pytest
+import sentry_sdk
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 
 from app import Frontdesk, Settings
 from app.data_layer import DataLayer
 from app.database import migrations
+from app.observability import sentry
 from app.unit_of_work import UnitOfWork
 from tests.servers import Server, execute, url_of
+from tests.watching import Lines, Recorder, personal, repetitions
 
 # How the controller tells the workers of pytest-xdist where the server is.
 SERVER_URL = "FRONTDESK_TEST_SERVER_URL"
@@ -156,6 +161,42 @@ def uow(desk: Frontdesk, salon: DataLayer) -> Iterator[UnitOfWork]:
     with desk.unit_of_work(salon.company_id) as uow:
         yield uow
         uow.session.rollback()
+
+
+@pytest.fixture(scope="session")
+def _sentry() -> Recorder:
+    """Sentry as production starts it, with every trace kept; what it sends stays here."""
+    sentry.initialise(Settings(sentry_dsn="http://key@127.0.0.1:9/1", sentry_traces_sample_rate=1))
+    recorder = sentry_sdk.get_client().transport = Recorder()
+    return recorder
+
+
+@pytest.fixture(scope="session")
+def _lines() -> Iterator[Lines]:
+    lines = Lines()
+    logging.getLogger().addHandler(lines)
+    logging.getLogger("app").setLevel(logging.INFO)
+    yield lines
+    logging.getLogger().removeHandler(lines)
+
+
+@pytest.fixture
+def sent(_sentry: Recorder) -> Recorder:
+    """What this test sends to Sentry."""
+    return _sentry
+
+
+@pytest.fixture(autouse=True)
+def nothing_leaks(request: pytest.FixtureRequest, _sentry: Recorder, _lines: Lines) -> Iterator[None]:
+    """No test may let a person into the log or into Sentry, or run one statement ten times for ten rows."""
+    _sentry.payloads.clear()
+    _lines.lines.clear()
+    before = repetitions()
+    yield
+    assert personal(json.dumps(_sentry.payloads, ensure_ascii=False)) == []
+    assert personal("\n".join(_lines.lines)) == []
+    if request.node.get_closest_marker("repeats_statements") is None:
+        assert repetitions() == before, "N+1: a unit of work has run the same statement ten times"
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -13,7 +13,11 @@ from app.config import Settings
 from app.database import migrations
 from app.errors import RAW_ERRORS, ConfigurationError, FrontdeskError, InvalidInputError, from_driver
 from app.frontdesk import Frontdesk
-from app.observability import sentry
+from app.observability import logs, sentry
+from app.observability.failures import report
+
+# Other codes are answers to what the command was asked.
+FAILED = ("internal", "unavailable", "timeout")
 
 SOMETHING_IS_WRONG = 1
 INTERRUPTED = 130
@@ -34,14 +38,19 @@ class CouldNotRun(click.ClickException):
 
 
 def failure(error: Exception) -> click.ClickException:
-    """The line and the exit code for an error; what nobody expected also goes to Sentry."""
+    """The line and the exit code for an error; what is no answer but a failure is also reported."""
     if isinstance(error, (ConfigurationError, InvalidInputError)):
         return WrongUsage(error.message)
-    if isinstance(error, (FrontdeskError, CommandError)):  # Alembic's is what the chain refuses with
+    context = click.get_current_context(silent=True)
+    command = context.command_path if context is not None else "frontdesk"
+    if isinstance(error, CommandError):  # what the chain of migrations refuses with
         return CouldNotRun(" ".join(str(error).split()))
-    sentry.capture(error)
-    if isinstance(error, RAW_ERRORS):
-        return CouldNotRun(from_driver(error).message)
+    if isinstance(error, (FrontdeskError, *RAW_ERRORS)):
+        known = from_driver(error)
+        if known.code in FAILED:
+            report(error, command, component="cli")
+        return CouldNotRun(" ".join(known.message.split()))
+    report(error, command, component="cli")
     return CouldNotRun(f"Unexpected {type(error).__name__}; `frontdesk --debug …` shows where it comes from.")
 
 
@@ -49,6 +58,12 @@ def settings() -> Settings:
     """The settings, with Sentry started; every command calls it first. Raises ConfigurationError."""
     loaded = Settings.load()
     sentry.initialise(loaded)
+    # A command speaks for itself, on one line where it fails; what goes on inside is shown on request.
+    context = click.get_current_context(silent=True)
+    if context is not None and context.find_root().params.get("debug"):
+        logs.configure(loaded)
+    else:
+        logs.keep_quiet()
     return loaded
 
 

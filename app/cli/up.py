@@ -14,6 +14,7 @@ from app.cli import console
 from app.config import Settings
 from app.database import migrations
 from app.frontdesk import Frontdesk
+from app.observability import logs
 from app.web import create_app
 from app.web.server import HOST, serve, take_port
 from app.yclients import sample
@@ -35,6 +36,7 @@ def up_command(port: int) -> None:
     settings = _start_database(settings)
     _migrate(settings)
     _load_sample(settings)
+    logs.configure(settings)
     serve(
         lambda: create_app(Frontdesk(settings)),
         door,

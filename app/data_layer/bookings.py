@@ -29,7 +29,7 @@ from app.unit_of_work import UnitOfWork
 class BookingOperations(Operations):
     """Bookings. `*_by_id` and `*_by_ids` take YClients ids; the workflows take our own `id`."""
 
-    @operation
+    @operation(Booking)
     def get_bookings(self, start: datetime, end: datetime, staff_id: int | None = None) -> list[Booking]:
         """Bookings that start in [start, end), cancelled ones too, the earliest first."""
         period = an_instant("start", start), an_instant("end", end)
@@ -37,32 +37,32 @@ class BookingOperations(Operations):
             raise InvalidInputError(fields={"end": "is before start"})
         return list(self._reading.bookings.between(*period, optional_id("staff_id", staff_id)))
 
-    @operation
+    @operation(Booking)
     def get_booking(self, id: int) -> Booking | None:
         """The booking with *our* id."""
         return self._reading.bookings.find_one(id=an_id("id", id))
 
-    @operation
+    @operation(Booking)
     def get_booking_by_id(self, id: int) -> Booking | None:
         """The booking with this YClients record id."""
         return self._reading.bookings.find_by_ids([an_id("id", id)])[0]
 
-    @operation
+    @operation(Booking)
     def get_bookings_by_ids(self, ids: Sequence[int]) -> list[Booking | None]:
         """Bookings by YClients record id, in the order of `ids`, None in the gaps."""
         return self._reading.bookings.find_by_ids(ids_of("ids", ids))
 
-    @operation
+    @operation(Booking)
     def upsert_booking(self, data: Mapping[str, Any]) -> Booking:
         """Insert or update a booking by `yclients_record_id`; an overlap is recorded, never refused."""
         return self._transact(lambda uow: uow.bookings.upsert(data))
 
-    @operation
+    @operation(Booking)
     def upsert_bookings(self, rows: Iterable[Mapping[str, Any]]) -> UpsertReport:
         """Insert or update many bookings."""
         return self._upsert_all(lambda repositories: repositories.bookings, rows)
 
-    @operation
+    @operation(Booking)
     def find_free_slots(
         self, date: date, duration: int, staff_id: int | None = None, step: int = 900
     ) -> list[FreeSlot]:
@@ -88,7 +88,7 @@ class BookingOperations(Operations):
             )
         ]
 
-    @operation
+    @operation(Booking)
     def create_booking(self, client: Mapping[str, Any], booking: Mapping[str, Any]) -> Booking:
         """Book: the slot, the client (found by phone, or new) and the booking together, or nothing.
 
@@ -117,7 +117,7 @@ class BookingOperations(Operations):
 
         return self._transact(work)
 
-    @operation
+    @operation(Booking)
     def confirm_booking(self, id: int, yclients_record_id: int, client_id: int | None = None) -> Booking:
         """Note the YClients ids of a booking made here, and of its client."""
         booking_id, record_id = an_id("id", id), an_id("yclients_record_id", yclients_record_id)
@@ -134,7 +134,7 @@ class BookingOperations(Operations):
 
         return self._transact(work)
 
-    @operation
+    @operation(Booking)
     def reschedule_booking(
         self, id: int, starts_at: datetime, staff_id: int | None = None, duration: int | None = None
     ) -> Booking:
@@ -161,7 +161,7 @@ class BookingOperations(Operations):
 
         return self._transact(work)
 
-    @operation
+    @operation(Booking)
     def cancel_booking(self, id: int) -> Booking:
         """Cancel a booking and give its slot back; a cancelled one stays as it is."""
         booking_id = an_id("id", id)

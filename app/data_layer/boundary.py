@@ -1,25 +1,22 @@
 """The one error boundary: what happens below becomes a Result here, and is reported here, once."""
 
-import logging
-import traceback
 from collections.abc import Callable
 from functools import wraps
+from time import perf_counter
 from typing import Concatenate, ParamSpec, TypeVar
 
 from app.data_layer.result import Result
 from app.errors import (
     ConflictError,
     FencedError,
-    FrontdeskError,
     InvalidInputError,
     NotFoundError,
     SlotTakenError,
     UnknownCompanyError,
-    from_driver,
 )
-from app.observability import sentry
-
-log = logging.getLogger(__name__)
+from app.models import Base
+from app.observability import work
+from app.observability.failures import report
 
 P = ParamSpec("P")
 S = TypeVar("S")
@@ -30,34 +27,33 @@ EXPECTED = (InvalidInputError, UnknownCompanyError, NotFoundError, SlotTakenErro
 
 
 def operation(
-    method: Callable[Concatenate[S, P], T],
-) -> Callable[Concatenate[S, P], Result[T]]:
-    """Make a method an operation of the data layer: it answers with a Result and raises nothing."""
+    model: type[Base], component: str = "data_layer"
+) -> Callable[[Callable[Concatenate[S, P], T]], Callable[Concatenate[S, P], Result[T]]]:
+    """Make a method an operation: it answers with a Result and raises nothing.
 
-    @wraps(method)
-    def run(self: S, /, *args: P.args, **kwargs: P.kwargs) -> Result[T]:
-        try:
-            return Result(method(self, *args, **kwargs))
-        except EXPECTED as error:
-            return Result(error=error)
-        except Exception as error:  # noqa: BLE001 - the boundary: whatever it is, it is reported and answered
-            failure = error if isinstance(error, FrontdeskError) else from_driver(error)
-            report(error, method.__name__, getattr(self, "company_id", None))
-            return Result(error=failure)
+    `model` is what the operation is about; a failure is reported with its table, and with `component`.
+    """
 
-    return run
+    def decorate(method: Callable[Concatenate[S, P], T]) -> Callable[Concatenate[S, P], Result[T]]:
+        @wraps(method)
+        def run(self: S, /, *args: P.args, **kwargs: P.kwargs) -> Result[T]:
+            company_id = getattr(self, "company_id", None)
+            began = perf_counter()
+            token = work.begin(company_id, method.__name__)
+            try:
+                return Result(method(self, *args, **kwargs))
+            except EXPECTED as error:
+                return Result(error=error)
+            except Exception as error:  # noqa: BLE001 - the boundary: whatever it is, it is reported and answered
+                seconds = perf_counter() - began
+                table = model.__tablename__
+                name = method.__name__
+                return Result(
+                    error=report(error, name, company_id, component=component, table=table, seconds=seconds)
+                )
+            finally:
+                work.end(token)
 
+        return run
 
-def report(error: Exception, operation_name: str, company_id: int | None) -> None:
-    """Tell the log and Sentry; the log gets the kind of error and the way to it, never its text."""
-    failure = from_driver(error)
-    log.error(
-        "%s failed for company %s: %s (%s)",
-        operation_name,
-        company_id,
-        failure.message,
-        type(error.__cause__ or error).__name__,
-    )
-    if failure.code == "internal":
-        log.error("The way to it:\n%s", "".join(traceback.format_tb(error.__traceback__)))
-    sentry.capture(error, operation=operation_name, company_id=company_id)
+    return decorate

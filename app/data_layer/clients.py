@@ -21,45 +21,45 @@ from app.repositories.base import UpsertReport
 class ClientOperations(Operations):
     """Clients, by phone, id and name."""
 
-    @operation
+    @operation(Client)
     def get_client_by_phone(self, phone: str) -> Client | None:
         """The client with this phone, in any writing; of several the one that was here first."""
         reading = self._reading
         return reading.clients.find_by_phone(self._phone(reading, phone))
 
-    @operation
+    @operation(Client)
     def get_client_by_id(self, id: int) -> Client | None:
         """The client with this YClients id; one deleted upstream has `deleted_at`."""
         return self._reading.clients.find_by_ids([an_id("id", id)])[0]
 
-    @operation
+    @operation(Client)
     def get_clients_by_ids(self, ids: Sequence[int]) -> list[Client | None]:
         """Clients by YClients id, in the order of `ids`, None in the gaps."""
         return self._reading.clients.find_by_ids(ids_of("ids", ids))
 
-    @operation
+    @operation(Client)
     def get_clients(self, limit: int = 100, after: int | None = None) -> list[Client]:
         """A page of clients in the order of our `id`; `after` is the `id` of the last one seen."""
         clients = self._reading.clients.page(a_limit("limit", limit), a_position("after", after))
         return list(clients)
 
-    @operation
+    @operation(Client)
     def search_clients_by_name(self, text: str, limit: int = 20) -> list[Client]:
         """Clients whose name, surname or patronymic contains `text`, whatever its case."""
         part = a_part_of_a_name("text", text)
         return list(self._reading.clients.search_by_name(part, a_limit("limit", limit)))
 
-    @operation
+    @operation(Client)
     def upsert_client(self, data: Mapping[str, Any]) -> Client:
         """Insert or update a client by `yclients_id`; answers with the client as stored."""
         return self._transact(lambda uow: uow.clients.upsert(data))
 
-    @operation
+    @operation(Client)
     def upsert_clients(self, rows: Iterable[Mapping[str, Any]]) -> UpsertReport:
         """Insert or update many clients."""
         return self._upsert_all(lambda repositories: repositories.clients, rows)
 
-    @operation
+    @operation(Booking)
     def get_client_appointments(
         self, phone: str, start: datetime | None = None, end: datetime | None = None
     ) -> list[Booking]:
@@ -68,7 +68,7 @@ class ClientOperations(Operations):
         period = optional_instant("start", start), optional_instant("end", end)
         return list(reading.bookings.of_client(self._phone(reading, phone), *period, include_cancelled=True))
 
-    @operation
+    @operation(Booking)
     def get_upcoming_appointments(self, phone: str, now: datetime | None = None) -> list[Booking]:
         """The client's active bookings that start at `now` (the present) or later, the earliest first."""
         reading = self._reading

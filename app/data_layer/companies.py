@@ -11,12 +11,12 @@ from app.models import Company
 class CompanyOperations(Operations):
     """The company."""
 
-    @operation
+    @operation(Company)
     def get_company(self) -> Company | None:
         """The company, or None where it is not known yet."""
         return self._reading.companies.get()
 
-    @operation
+    @operation(Company)
     def upsert_company(self, data: Mapping[str, Any]) -> Company:
         """Insert or update the company; every other write needs it."""
         return self._transact(lambda uow: uow.companies.upsert(data))

@@ -13,12 +13,12 @@ from app.models import DialogContext
 class DialogOperations(Operations):
     """Dialogue contexts."""
 
-    @operation
+    @operation(DialogContext)
     def get_dialog_context(self, user_id: str) -> DialogContext | None:
         """The dialogue of `user_id`, or None."""
         return self._reading.dialog_contexts.of_user(a_key("user_id", user_id))
 
-    @operation
+    @operation(DialogContext)
     def upsert_dialog_context(self, user_id: str, data: Mapping[str, Any]) -> DialogContext:
         """Write `stage`, `context` (JSON), `last_activity_at` (now, where absent)."""
         if not isinstance(data, Mapping):

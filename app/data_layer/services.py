@@ -12,33 +12,33 @@ from app.repositories.base import UpsertReport
 class ServiceOperations(Operations):
     """Services."""
 
-    @operation
+    @operation(Service)
     def get_services(self, include_inactive: bool = False) -> list[Service]:
         """Services on offer, by weight and title; with `include_inactive` also the others."""
         everything = a_flag("include_inactive", include_inactive)
         return list(self._reading.services.price_list(everything))
 
-    @operation
+    @operation(Service)
     def get_service_by_id(self, id: int) -> Service | None:
         """The service with this YClients id."""
         return self._reading.services.find_by_ids([an_id("id", id)])[0]
 
-    @operation
+    @operation(Service)
     def get_services_by_ids(self, ids: Sequence[int]) -> list[Service | None]:
         """Services by YClients id, in the order of `ids`, None in the gaps."""
         return self._reading.services.find_by_ids(ids_of("ids", ids))
 
-    @operation
+    @operation(Service)
     def get_services_by_category(self, category_id: int) -> list[Service]:
         """Services on offer of one category (YClients id)."""
         return list(self._reading.services.in_category(an_id("category_id", category_id)))
 
-    @operation
+    @operation(Service)
     def upsert_service(self, data: Mapping[str, Any]) -> Service:
         """Insert or update a service by `yclients_id`; `staff` (who performs it) is replaced where given."""
         return self._transact(lambda uow: uow.services.upsert(data))
 
-    @operation
+    @operation(Service)
     def upsert_services(self, rows: Iterable[Mapping[str, Any]]) -> UpsertReport:
         """Insert or update many services."""
         return self._upsert_all(lambda repositories: repositories.services, rows)

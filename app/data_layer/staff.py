@@ -14,27 +14,27 @@ from app.repositories.base import UpsertReport
 class StaffOperations(Operations):
     """Staff."""
 
-    @operation
+    @operation(Staff)
     def get_staff(self, include_inactive: bool = False) -> list[Staff]:
         """Who works here, by weight and name; with `include_inactive` also who was fired."""
         return list(self._reading.staff.team(a_flag("include_inactive", include_inactive)))
 
-    @operation
+    @operation(Staff)
     def get_staff_by_id(self, id: int) -> Staff | None:
         """The member of staff with this YClients id."""
         return self._reading.staff.find_by_ids([an_id("id", id)])[0]
 
-    @operation
+    @operation(Staff)
     def get_staff_by_ids(self, ids: Sequence[int]) -> list[Staff | None]:
         """Staff by YClients id, in the order of `ids`, None in the gaps."""
         return self._reading.staff.find_by_ids(ids_of("ids", ids))
 
-    @operation
+    @operation(Staff)
     def upsert_staff(self, rows: Iterable[Mapping[str, Any]]) -> UpsertReport:
         """Insert or update many members of staff."""
         return self._upsert_all(lambda repositories: repositories.staff, rows)
 
-    @operation
+    @operation(StaffSchedule)
     def get_staff_schedules(
         self, date_from: date, date_to: date, staff_id: int | None = None
     ) -> list[StaffSchedule]:
@@ -45,14 +45,14 @@ class StaffOperations(Operations):
         schedules = self._reading.staff_schedules
         return list(schedules.between(first, last, optional_id("staff_id", staff_id)))
 
-    @operation
+    @operation(StaffSchedule)
     def get_staff_schedule(self, staff_id: int, date: date) -> StaffSchedule | None:
         """One member of staff's schedule on one local date, or None."""
         day = a_date("date", date)
         found = self._reading.staff_schedules.between(day, day, an_id("staff_id", staff_id))
         return found[0] if found else None
 
-    @operation
+    @operation(StaffSchedule)
     def upsert_staff_schedules(self, rows: Iterable[Mapping[str, Any]]) -> UpsertReport:
         """Insert or update many schedules by `staff_id` and `date`."""
         return self._upsert_all(lambda repositories: repositories.staff_schedules, rows)

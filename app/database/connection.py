@@ -8,6 +8,7 @@ import psycopg.errors
 from psycopg.abc import PQGen
 
 from app.config import Settings
+from app.database.statements import MeasuredCursor
 from app.errors import ClientDeadlineExceeded
 
 T = TypeVar("T")
@@ -21,6 +22,21 @@ class DeadlineConnection(psycopg.Connection[Any]):
     """
 
     query_timeout: ClassVar[float] = 60.0  # seconds
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.cursor_factory = MeasuredCursor
+
+    def close(self) -> None:
+        """Give the connection back to its pool, or close it where it has none.
+
+        psycopg does not give back one that is lost, and its pool counts it as taken for ever.
+        """
+        pool = getattr(self, "_pool", None)
+        if pool is not None and self.closed:
+            pool.putconn(self)
+        else:
+            super().close()
 
     def wait(self, gen: PQGen[T], interval: float = 0.1, timeout: float | None = None) -> T:
         """Wait for the server at most `query_timeout` seconds, or raise ClientDeadlineExceeded."""
@@ -52,7 +68,7 @@ def connection_parameters(settings: Settings, url: str) -> dict[str, Any]:
     """Keyword arguments for `psycopg.connect`: the URL's, and the session's settings as connection options.
 
     As options they cost no round trip. A pooler in transaction mode refuses them and prepared
-    statements: there the unit of work sets the timeouts with SET LOCAL.
+    statements: there every transaction begins with `set_locally`.
     """
     parameters: dict[str, Any] = psycopg.conninfo.conninfo_to_dict(url)
     parameters["application_name"] = settings.service_name
@@ -73,3 +89,13 @@ def session_settings(settings: Settings) -> dict[str, str]:
         "idle_in_transaction_session_timeout": str(settings.postgres_query_timeout),
         "TimeZone": "UTC",
     }
+
+
+def set_locally(connection: psycopg.Connection[Any], settings: Settings) -> None:
+    """Give the transaction that is open, or begins with it, what `options` give a session."""
+    values = session_settings(settings)
+    connection.execute(
+        "SELECT set_config(name, value, true)"
+        " FROM unnest(%(names)s::text[], %(values)s::text[]) AS setting (name, value)",
+        {"names": [*values], "values": [*values.values()]},
+    )

@@ -4,19 +4,20 @@ import os
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import psycopg
-from psycopg_pool import ConnectionPool
 from sqlalchemy import Engine, create_engine
 from sqlalchemy.pool import NullPool
 
 from app.config import Settings
-from app.database.connection import connection_class, connection_parameters
+from app.database.connection import connection_class, connection_parameters, set_locally
+from app.database.pool import Connection, WatchedPool
 from app.errors import ClientDeadlineExceeded, UnavailableError
 
 T = TypeVar("T")
-Connection = psycopg.Connection[Any]
+
+__all__ = ["Connection", "Database"]
 
 
 class Database:
@@ -43,9 +44,9 @@ class Database:
         forget = weakref.WeakMethod(self._forget_pool)
         os.register_at_fork(after_in_child=lambda: (method := forget()) and method())
 
-    def _new_pool(self) -> ConnectionPool[Connection]:
+    def _new_pool(self) -> WatchedPool:
         settings = self.settings
-        return ConnectionPool(
+        return WatchedPool(
             kwargs=connection_parameters(settings, self._url),
             connection_class=connection_class(settings),
             min_size=settings.postgres_min_connections,
@@ -66,7 +67,7 @@ class Database:
         return self._pool
 
     @property
-    def pool(self) -> ConnectionPool[Connection]:
+    def pool(self) -> WatchedPool:
         """The pool of this process, opened when it is first used."""
         if self._pool.closed:
             self._pool.open()
@@ -80,7 +81,7 @@ class Database:
             try:
                 if connection.autocommit:
                     connection.autocommit = False
-                ConnectionPool.check_connection(connection)
+                pool.check_connection(connection)
             except psycopg.OperationalError as error:
                 pool.putconn(connection)  # the pool discards it, and makes another
                 if isinstance(error, ClientDeadlineExceeded):
@@ -106,6 +107,8 @@ class Database:
         Where the connection turns out to be lost, the pool checks all of its own and the function runs
         once more; so it must not write.
         """
+        if self.settings.postgres_pooler:
+            statement = self._with_timeouts(statement)
         with self.autocommit() as connection:
             try:
                 return statement(connection)
@@ -117,6 +120,16 @@ class Database:
         self.pool.check()
         with self.autocommit() as connection:
             return statement(connection)
+
+    def _with_timeouts(self, statement: Callable[[Connection], T]) -> Callable[[Connection], T]:
+        """The same in a transaction that carries the session's settings, where a pooler refuses them."""
+
+        def run(connection: Connection) -> T:
+            with connection.transaction():
+                set_locally(connection, self.settings)
+                return statement(connection)
+
+        return run
 
     def connect_alone(self, patience: int | None = None) -> Connection:
         """A new connection that the pool knows nothing of; the caller closes it.

@@ -1,71 +1,179 @@
-"""Sentry: one place that initialises it and one that captures; nothing personal leaves the process."""
+"""Sentry: one place that starts it, and one that sends; nothing personal leaves the process.
+
+What is sent is picked, not cleaned: whatever the SDK and its integrations add with a new version stays here
+until somebody decides that it may go.
+"""
 
 import logging
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import sentry_sdk
+from sentry_sdk.integrations.atexit import AtexitIntegration
 from sentry_sdk.integrations.logging import LoggingIntegration
-from sentry_sdk.utils import BadDsn
+from sentry_sdk.integrations.sqlalchemy import SqlalchemyIntegration
+from sentry_sdk.tracing import Span
 
 from app.config import Settings
-from app.observability.addresses import without_secret
 
 log = logging.getLogger(__name__)
 
+TAGS = ("service", "component", "operation", "table", "backend", "company_id", "duration_ms", "code")
+QUERY = "db"  # the kind of span whose description is a statement, as statements.py made it fit to be seen
+
+_KEPT = (
+    *("event_id", "type", "level", "platform", "timestamp", "start_timestamp", "sdk", "modules"),
+    *("release", "environment", "server_name", "transaction", "transaction_info"),
+)
+_KEPT_OF_SPAN = (
+    *("trace_id", "span_id", "parent_span_id", "same_process_as_parent", "op", "origin", "status"),
+    *("start_timestamp", "timestamp"),
+)
+_KEPT_OF_FRAME = ("filename", "abs_path", "module", "function", "lineno", "in_app")
+
+# Probes come every few seconds; their traces say nothing and cost money.
+_NOT_TRACED = ("/health", "/metrics", "/status")
+
+is_tracing = False
+_started: tuple[Settings, Any] | None = None
+
 
 def initialise(settings: Settings) -> None:
-    """Start Sentry where SENTRY_DSN is set; call it first thing in every entry point.
+    """Start Sentry where SENTRY_DSN is set; call it first thing in every entry point, again does no harm.
 
-    Parameters, local variables and request data can hold phones and names: none of them is sent.
+    It replaces a Sentry that the program has started for itself: that one would send phones and names.
     """
+    global is_tracing, _started
     if settings.sentry_dsn is None or not settings.sentry_enabled:
+        return
+    if _started is not None and _started[0] == settings and _started[1] is sentry_sdk.get_client():
         return
     try:
         sentry_sdk.init(
             dsn=settings.sentry_dsn.get_secret_value(),
             environment=settings.environment,
-            release=settings.release,
+            release=settings.release or _release(),
             server_name=settings.service_name,
-            traces_sample_rate=settings.sentry_traces_sample_rate,
+            traces_sampler=_sampler(settings.sentry_traces_sample_rate),
             include_local_variables=False,
+            include_source_context=False,
             max_request_body_size="never",
+            max_breadcrumbs=0,
+            auto_session_tracking=False,
             # Other people's servers are not told about our traces.
             trace_propagation_targets=[],
-            # Log lines are for the log: the boundary has captured the failure that they tell of.
-            integrations=[LoggingIntegration(event_level=None)],
-            before_send=_without_values,
-            before_send_transaction=_without_values,
+            integrations=[
+                # Log lines are for the log: whoever wrote one has reported the failure that it tells of.
+                LoggingIntegration(level=None, event_level=None),
+                AtexitIntegration(callback=lambda pending, timeout: None),  # it writes to stderr
+            ],
+            # It sees the statements of sessions only; ours are measured where all of them go through.
+            disabled_integrations=[SqlalchemyIntegration()],
+            before_send=_only_what_may_go,
+            before_send_transaction=_only_what_may_go,
         )
-    except BadDsn:
+    except ValueError:  # BadDsn, a port that is none
         # A salon's bookings do not wait for a typing error in a monitoring address.
         log.warning("SENTRY_DSN is not a Sentry address; errors are not reported to Sentry.")
+        return
+    sentry_sdk.get_global_scope().set_tag("service", settings.service_name)
+    is_tracing = settings.sentry_traces_sample_rate > 0
+    _started = settings, sentry_sdk.get_client()
 
 
 def capture(error: BaseException, **tags: Any) -> None:
     """Send one event. Without a DSN this does nothing."""
     with sentry_sdk.new_scope() as scope:
-        for name, value in tags.items():
-            scope.set_tag(name, value)
+        _tag(scope, tags)
         scope.capture_exception(error)
 
 
 def message(text: str, **tags: Any) -> None:
     """Send what is no exception but somebody should see. `text` holds nothing personal."""
     with sentry_sdk.new_scope() as scope:
-        for name, value in tags.items():
-            scope.set_tag(name, value)
+        _tag(scope, tags)
+        scope.set_extra(_OURS, text)
         scope.capture_message(text, level="error")
 
 
-def _without_values(event: Any, hint: Any) -> Any:
-    """Drop what carries values: driver errors' text (PostgreSQL quotes keys), query strings, breadcrumbs."""
-    for exception in event.get("exception", {}).get("values", []):
-        if not str(exception.get("module", "")).startswith("app."):
-            exception["value"] = ""
-    request = event.get("request", {})
-    for name in ("query_string", "data", "cookies", "headers", "env"):
-        request.pop(name, None)
-    if "url" in request:
-        request["url"] = without_secret(request["url"])
-    event.pop("breadcrumbs", None)
-    return event
+def open_span() -> Span | None:
+    """The span that a query belongs to, where its trace is kept."""
+    span = sentry_sdk.get_current_span()
+    return span if span is not None and span.sampled else None
+
+
+def add_query(span: Span, statement: str, seconds: float) -> None:
+    """Add a query that has just ended; `statement` without a value."""
+    end = datetime.now(UTC)
+    start = end - timedelta(seconds=seconds)
+    span.start_child(op=QUERY, name=statement, start_timestamp=start).finish(end_timestamp=end)
+
+
+_OURS = "frontdesk_message"
+
+
+def _tag(scope: sentry_sdk.Scope, tags: dict[str, Any]) -> None:
+    for name, value in {"backend": "postgresql", **tags}.items():
+        if value is not None:
+            scope.set_tag(name, value)
+
+
+def _release() -> str | None:
+    try:
+        return f"frontdesk@{version('frontdesk')}"
+    except PackageNotFoundError:
+        return None
+
+
+def _sampler(rate: float) -> Callable[[dict[str, Any]], float]:
+    def share(context: dict[str, Any]) -> float:
+        path = (context.get("wsgi_environ") or {}).get("PATH_INFO", "")
+        return 0.0 if path.startswith(_NOT_TRACED) else rate
+
+    return share
+
+
+def _only_what_may_go(event: Any, hint: Any) -> Any:
+    """An event or a transaction with what is known to hold nothing personal."""
+    kept = {name: event[name] for name in _KEPT if name in event}
+    if event.get("transaction_info", {}).get("source") == "url":  # an address may hold anything
+        kept["transaction"] = "unknown"
+    kept["tags"] = {name: value for name, value in (event.get("tags") or {}).items() if name in TAGS}
+    contexts = event.get("contexts", {})
+    kept["contexts"] = {"trace": _span(contexts["trace"])} if "trace" in contexts else {}
+    if "runtime" in contexts:
+        kept["contexts"]["runtime"] = contexts["runtime"]
+    if "spans" in event:
+        kept["spans"] = [_span(span) for span in event["spans"]]
+    if "method" in (request := event.get("request", {})):
+        kept["request"] = {"method": request["method"]}
+    if (text := event.get("extra", {}).get(_OURS)) is not None:
+        kept["message"] = text
+    if "exception" in event:
+        kept["exception"] = {"values": [_exception(each) for each in event["exception"]["values"]]}
+    return kept
+
+
+def _span(span: dict[str, Any]) -> dict[str, Any]:
+    kept = {name: span[name] for name in _KEPT_OF_SPAN if name in span}
+    if span.get("op") == QUERY and "description" in span:
+        kept["description"] = span["description"]
+    return kept
+
+
+def _exception(exception: dict[str, Any]) -> dict[str, Any]:
+    """Its kind and the way to it. Only our own errors' text is known to hold no value of a caller."""
+    mechanism = exception.get("mechanism") or {}
+    frames = (exception.get("stacktrace") or {}).get("frames") or []
+    module = str(exception.get("module") or "")
+    return {
+        "type": exception.get("type"),
+        "module": module,
+        "value": exception.get("value", "") if module.startswith("app.") else "",
+        "mechanism": {name: mechanism[name] for name in ("type", "handled") if name in mechanism},
+        "stacktrace": {
+            "frames": [{name: frame[name] for name in _KEPT_OF_FRAME if name in frame} for frame in frames]
+        },
+    }

@@ -1,12 +1,13 @@
 """The service over HTTP."""
 
-from flask import Flask, Response, jsonify
-from werkzeug.exceptions import HTTPException
+from flask import Flask, Response
 
 from app.config import Settings
 from app.frontdesk import Frontdesk
-from app.observability import sentry
+from app.observability import logs, sentry
 from app.web.health import Health
+from app.web.metrics import metrics_routes
+from app.web.requests import watch_requests
 from app.web.webhooks import webhook_routes
 from app.web.whatsapp import whatsapp_routes
 
@@ -19,6 +20,7 @@ def create_app(desk: Frontdesk | None = None) -> Flask:
     if desk is None:
         settings = Settings.load()
         sentry.initialise(settings)
+        logs.configure(settings)
         desk = Frontdesk(settings)
     app = Flask(__name__, static_folder=None)
     app.json.sort_keys = False  # type: ignore[attr-defined] # of the default provider, which this is
@@ -28,19 +30,10 @@ def create_app(desk: Frontdesk | None = None) -> Flask:
     app.register_blueprint(whatsapp_routes(desk))
     if (secret := desk.settings.yclients_webhook_secret) is not None:
         app.register_blueprint(webhook_routes(desk, secret))
-    app.register_error_handler(HTTPException, _error)
+    app.register_blueprint(metrics_routes(desk.settings))
+    watch_requests(app)
     app.after_request(_not_stored)
     return app
-
-
-def _error(error: HTTPException) -> Response:
-    """Errors as JSON, with the headers that belong to them (`Allow` of a 405, say)."""
-    response = Response(headers=error.get_headers())
-    response.status_code = error.code or 500
-    code = error.name.lower().replace(" ", "_")
-    response.set_data(jsonify(error={"code": code, "message": error.description}).data)
-    response.mimetype = "application/json"
-    return response
 
 
 def _not_stored(response: Response) -> Response:

@@ -11,9 +11,9 @@ from prometheus_client import Counter
 from pydantic import SecretStr
 from werkzeug.exceptions import HTTPException
 
-from app.data_layer.boundary import report
 from app.errors import FrontdeskError, InvalidInputError, from_driver
 from app.frontdesk import Frontdesk
+from app.observability.failures import report
 from app.yclients.webhook import RESOURCES, Event, take_event
 
 log = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ def webhook_routes(desk: Frontdesk, secret: SecretStr) -> Blueprint:
         except InvalidInputError as error:
             return _error(error, 400)
         except Exception as error:  # noqa: BLE001 - the boundary; Flask's own would log the address and its secret
-            report(error, "webhook", company_id)
+            report(error, "webhook", company_id, component="web")
             return _error(from_driver(error), 503)  # to be sent again
         resource = event.resource if event.resource in RESOURCES else "other"
         EVENTS.labels(resource, outcome.value).inc()

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from app.config import Settings
-from app.data_layer.boundary import report
 from app.database.connection import connect_directly
 from app.database.database import Connection
 from app.errors import RAW_ERRORS, UnknownCompanyError, from_driver
+from app.observability.failures import report
 from app.repositories import whatsapp_overview as overview
 from app.whatsapp.retention import GRACE, IDLE, PROTECTED, Retention
 
@@ -68,7 +68,7 @@ def clean_up(
                 _run(connection, settings, company_id, frozenset(types), result, on_progress)
             result.is_elsewhere = not is_alone
     except RAW_ERRORS as error:
-        report(error, "whatsapp cleanup", company_id)
+        report(error, "cleanup", company_id, component="whatsapp")
         raise from_driver(error) from error
     return result
 

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from app.data_layer.base import Argument, Operations
 from app.data_layer.boundary import operation
 from app.errors import InvalidInputError, UnknownCompanyError
+from app.models import WhatsAppAuth, WhatsAppKey, WhatsAppState
 from app.repositories.whatsapp import Stored
 from app.repositories.whatsapp_states import WhatsAppStates
 from app.schemas.types import Key, Position
@@ -89,7 +90,7 @@ class SessionStore(Operations):
         self._vault = vault
         self._retention = retention
 
-    @operation
+    @operation(WhatsAppAuth, "whatsapp")
     def get_creds(self) -> Credentials | None:
         """The credentials, or None where the salon was never paired, or logged out."""
         row = self._reading.whatsapp_auth.find_one()
@@ -97,7 +98,7 @@ class SessionStore(Operations):
             return self._nothing(None)
         return Credentials(buffers.decode(self._vault.unlock(row.creds)), row.version)
 
-    @operation
+    @operation(WhatsAppAuth, "whatsapp")
     def set_creds(self, creds: Mapping[str, Any], version: int | None, owner: str | None = None) -> int:
         """Write credentials made from `version` (None: the first ones); return the new version.
 
@@ -117,7 +118,7 @@ class SessionStore(Operations):
 
         return self._write(work, owner)
 
-    @operation
+    @operation(WhatsAppKey, "whatsapp")
     def get_keys(self, key_type: str, ids: Iterable[str]) -> dict[str, Any]:
         """Values by id, in one statement; ids that are not there are absent."""
         if isinstance(ids, (str, bytes, Mapping)) or not isinstance(ids, Iterable):
@@ -127,7 +128,7 @@ class SessionStore(Operations):
         unlock = self._vault.unlock
         return {key: buffers.decode(unlock(value)) for key, value in found.items()} or self._nothing({})
 
-    @operation
+    @operation(WhatsAppKey, "whatsapp")
     def set_keys(self, data: Mapping[str, Mapping[str, Any]], owner: str | None = None) -> None:
         """Write keys of all types in one transaction, all or nothing: `{type: {id: value}}`.
 
@@ -144,7 +145,7 @@ class SessionStore(Operations):
 
         self._write(work, owner)
 
-    @operation
+    @operation(WhatsAppKey, "whatsapp")
     def statistics(self) -> Statistics:
         """Counts by type, and when a key was written last."""
         counted = self._reading.whatsapp_keys.count_by_type()
@@ -157,7 +158,7 @@ class SessionStore(Operations):
             last_write=max((last for *_, last in counted), default=None),
         )
 
-    @operation
+    @operation(WhatsAppAuth, "whatsapp")
     def forget(self) -> Forgotten:
         """Log out: delete credentials, keys and what is remembered of them."""
 
@@ -170,7 +171,7 @@ class SessionStore(Operations):
 
         return self._transact(work)
 
-    @operation
+    @operation(WhatsAppState, "whatsapp")
     def hold(self, owner: str) -> Lease:
         """Take the session for the worker `owner`, as WhatsApp does: the newest connection wins.
 
@@ -180,13 +181,13 @@ class SessionStore(Operations):
         before = self._transact(lambda uow: WhatsAppStates(uow.session, self.company_id).take(owner, LEASE))
         return Lease(owner, int(LEASE.total_seconds()), before)
 
-    @operation
+    @operation(WhatsAppState, "whatsapp")
     def release(self, owner: str) -> None:
         """Let the session go, where it is `owner` who holds it."""
         owner = an_owner("owner", owner)
         self._transact(lambda uow: WhatsAppStates(uow.session, self.company_id).release(owner))
 
-    @operation
+    @operation(WhatsAppAuth, "whatsapp")
     def bring_in(
         self, creds: Mapping[str, Any], data: Mapping[str, Mapping[str, Any]], dry_run: bool = False
     ) -> None:

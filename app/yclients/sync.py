@@ -9,9 +9,9 @@ from functools import partial
 from typing import Any
 
 from app.data_layer.base import an_instant
-from app.data_layer.boundary import report
 from app.errors import FrontdeskError, InvalidInputError, from_driver
 from app.frontdesk import Frontdesk
+from app.observability.failures import report
 from app.repositories.mirrored import MirroredRepository
 from app.schemas.schema import Batch
 from app.unit_of_work import UnitOfWork, checked_company_id
@@ -157,7 +157,7 @@ class _Sync:
             raise
         except Exception as error:
             failure = from_driver(error)
-            report(error, "sync", self._company_id)
+            report(error, "sync", self._company_id, component="yclients")
             self._measure()
             self._record.fail(names, failure)
             if failure is error:

@@ -8,19 +8,16 @@ from typing import Any
 
 import psycopg
 import pytest
-import sentry_sdk
-from sentry_sdk.envelope import Envelope
-from sentry_sdk.transport import Transport
 
 from app import Frontdesk, Settings
 from app.data_layer import DataLayer, Result
 from app.database import migrations
 from app.errors import FrontdeskError
-from app.observability import sentry
 from app.unit_of_work import UnitOfWork
 from tests.factories import ClientRow
 from tests.servers import Server
 from tests.threads import at_once
+from tests.watching import Recorder
 
 COMPANY = 1
 TERMINATE = """
@@ -54,29 +51,6 @@ def open_desk(server: Server) -> Callable[..., Any]:
     return open_desk
 
 
-class Recorder(Transport):
-    """Keeps what would be sent to Sentry."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.events: list[Any] = []
-
-    def capture_envelope(self, envelope: Envelope) -> None:
-        self.events += [item.payload.json for item in envelope.items if item.type == "event"]
-
-
-@pytest.fixture
-def sent() -> Iterator[list[Any]]:
-    """The events that Sentry was sent."""
-    settings = Settings(sentry_dsn="http://key@127.0.0.1:9/1", sentry_traces_sample_rate=0)
-    sentry.initialise(settings)
-    recorder = Recorder()
-    sentry_sdk.get_client().transport = recorder
-    yield recorder.events
-    sentry_sdk.get_client().close()
-    sentry_sdk.get_global_scope().set_client(None)
-
-
 def code(result: Result[Any]) -> tuple[str, bool]:
     assert result.error is not None
     return result.error.code, result.error.retryable
@@ -92,7 +66,7 @@ def until_it_works(call: Callable[[], Result[Any]], seconds: float = 5) -> Resul
 
 class TestAKilledServer:
     def test_is_unavailable_while_down_and_served_again_after(
-        self, server: Server, open_desk: Callable[..., Any], sent: list[Any]
+        self, server: Server, open_desk: Callable[..., Any], sent: Recorder
     ) -> None:
         with open_desk() as desk:
             salon: DataLayer = desk.company(COMPANY)
@@ -103,8 +77,11 @@ class TestAKilledServer:
                 assert code(salon.upsert_client(ClientRow())) == ("unavailable", True)
             finally:
                 server.start()
-            assert len(sent) == 2
-            assert {event["tags"]["operation"] for event in sent} == {"get_client_by_id", "upsert_client"}
+            assert len(sent.events) == 2
+            assert {event["tags"]["operation"] for event in sent.events} == {
+                "get_client_by_id",
+                "upsert_client",
+            }
             assert until_it_works(lambda: salon.get_client_by_id(1)).unwrap() is not None
             assert salon.upsert_client(ClientRow()).success
 
@@ -125,7 +102,7 @@ class TestAKilledServer:
             assert time.monotonic() - started < 1.5
 
     def test_restarted_between_two_calls_is_not_noticed(
-        self, server: Server, open_desk: Callable[..., Any], sent: list[Any]
+        self, server: Server, open_desk: Callable[..., Any], sent: Recorder
     ) -> None:
         with open_desk(postgres_min_connections=3, postgres_connection_timeout=5000) as desk:
             salon = desk.company(COMPANY)
@@ -134,12 +111,12 @@ class TestAKilledServer:
             server.start()
             assert salon.upsert_client(ClientRow(yclients_id=1)).success
             assert salon.get_client_by_id(1).success
-            assert sent == []
+            assert sent.events == []
 
 
 class TestTerminatedConnections:
     def test_are_not_noticed_by_the_next_calls_of_any_thread(
-        self, server: Server, open_desk: Callable[..., Any], sent: list[Any]
+        self, server: Server, open_desk: Callable[..., Any], sent: Recorder
     ) -> None:
         with open_desk(postgres_min_connections=3, postgres_connection_timeout=5000) as desk:
             salon = desk.company(COMPANY)
@@ -151,7 +128,7 @@ class TestTerminatedConnections:
                 with psycopg.connect(server.url, autocommit=True) as connection:
                     connection.execute(TERMINATE)
                 assert [result.success for result in at_once([call] * 6)] == [True] * 6
-            assert sent == []
+            assert sent.events == []
 
     def test_in_the_middle_of_a_unit_of_work_roll_it_back(
         self, server: Server, open_desk: Callable[..., Any]
@@ -170,7 +147,7 @@ class TestTerminatedConnections:
 
 
 def test_an_exhausted_pool_says_so_in_time_and_recovers(
-    open_desk: Callable[..., Any], sent: list[Any]
+    open_desk: Callable[..., Any], sent: Recorder
 ) -> None:
     with open_desk(
         postgres_max_connections=1, postgres_connection_timeout=300, postgres_query_timeout=9000
@@ -182,11 +159,11 @@ def test_an_exhausted_pool_says_so_in_time_and_recovers(
             assert code(salon.get_client_by_id(1)) == ("unavailable", True)
             assert time.monotonic() - started < 1
         assert salon.get_client_by_id(1).success
-        assert len(sent) == 1
+        assert len(sent.events) == 1
 
 
 def test_a_lock_that_is_not_released_ends_in_timeout(
-    server: Server, open_desk: Callable[..., Any], sent: list[Any]
+    server: Server, open_desk: Callable[..., Any], sent: Recorder
 ) -> None:
     with open_desk(postgres_lock_timeout=200) as desk:
         salon = desk.company(COMPANY)
@@ -195,7 +172,7 @@ def test_a_lock_that_is_not_released_ends_in_timeout(
             other.execute("SELECT FROM clients WHERE yclients_id = 1 FOR UPDATE")
             assert code(salon.upsert_client(ClientRow(yclients_id=1))) == ("timeout", True)
         assert salon.upsert_client(ClientRow(yclients_id=1)).success
-        assert len(sent) == 1
+        assert len(sent.events) == 1
 
 
 def test_a_statement_that_takes_too_long_ends_in_timeout(open_desk: Callable[..., Any]) -> None:
@@ -208,7 +185,7 @@ def test_a_statement_that_takes_too_long_ends_in_timeout(open_desk: Callable[...
 
 @pytest.mark.parametrize("idle", [1, 3])
 def test_a_frozen_server_ends_in_an_answer_within_the_deadlines_and_recovers(
-    server: Server, open_desk: Callable[..., Any], sent: list[Any], idle: int
+    server: Server, open_desk: Callable[..., Any], sent: Recorder, idle: int
 ) -> None:
     with open_desk(
         postgres_query_timeout=500, postgres_connection_timeout=1000, postgres_min_connections=idle
@@ -224,7 +201,7 @@ def test_a_frozen_server_ends_in_an_answer_within_the_deadlines_and_recovers(
                 assert time.monotonic() - started < 1.8
         finally:
             server.thaw()
-        assert len(sent) == 2
+        assert len(sent.events) == 2
         assert until_it_works(lambda: salon.upsert_client(ClientRow())).success
 
 
@@ -245,18 +222,18 @@ def test_a_service_that_is_closed_says_that_it_is_unavailable(open_desk: Callabl
     assert code(salon.upsert_client(ClientRow()))[0] == "unavailable"
 
 
-def test_expected_answers_are_no_errors_to_sentry(open_desk: Callable[..., Any], sent: list[Any]) -> None:
+def test_expected_answers_are_no_errors_to_sentry(open_desk: Callable[..., Any], sent: Recorder) -> None:
     with open_desk() as desk:
         salon = desk.company(COMPANY)
         assert code(salon.cancel_booking(10**12))[0] == "not_found"
         assert code(salon.upsert_client({}))[0] == "invalid"
         assert code(desk.company(2).upsert_client(ClientRow()))[0] == "unknown_company"
-        assert sent == []
+        assert sent.events == []
 
 
 def test_a_failure_is_reported_once_and_without_what_the_caller_passed(
     open_desk: Callable[..., Any],
-    sent: list[Any],
+    sent: Recorder,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -271,8 +248,8 @@ def test_a_failure_is_reported_once_and_without_what_the_caller_passed(
         monkeypatch.setattr("app.repositories.clients.ClientRepository._merge_group", broken)
         result = salon.upsert_client(ClientRow(name=name, phone=f"+7{phone}"))
     assert code(result) == ("internal", False)
-    assert len(sent) == 1
-    for place in (repr(sent), caplog.text, repr(result)):
+    assert len(sent.events) == 1
+    for place in (repr(sent.payloads), caplog.text, repr(result)):
         assert name not in place
         assert phone not in place
 

@@ -1,0 +1,92 @@
+"""psycopg's pool, with its use in numbers and a warning before it is exhausted."""
+
+import logging
+import threading
+from time import perf_counter
+from typing import Any
+
+import psycopg
+from psycopg_pool import ConnectionPool, PoolTimeout
+
+from app.observability import metrics
+from app.observability.sparingly import Sparingly
+
+log = logging.getLogger(__name__)
+
+HIGH = 0.8  # of the connections
+CALM = 0.5  # from here down an episode is over: around 80 % one flutters
+
+Connection = psycopg.Connection[Any]
+
+
+class WatchedPool(ConnectionPool[Connection]):
+    """A pool that knows how many of its connections are taken, and by how many they are awaited."""
+
+    def __init__(self, **options: Any) -> None:
+        self._watch = threading.Lock()
+        self._is_high = False
+        self._warning = Sparingly(log)
+        self.in_use = 0
+        self.waiting = 0
+        super().__init__(**options)
+
+    def open(self, wait: bool = False, timeout: float = 30.0) -> None:
+        """Start to connect."""
+        if self.closed:
+            metrics.POOL_MAX.inc(self.max_size)
+        super().open(wait, timeout)
+
+    def close(self, timeout: float = 5.0) -> None:
+        """Close all connections."""
+        if not self.closed:
+            metrics.POOL_MAX.dec(self.max_size)
+        super().close(timeout)
+
+    def getconn(self, timeout: float | None = None) -> Connection:
+        """Take a connection, for `putconn` to give back. Raises PoolTimeout."""
+        began = self._wait() if self.in_use >= self.max_size else None
+        try:
+            connection = super().getconn(timeout)
+        except PoolTimeout:
+            metrics.POOL_TIMEOUTS.inc()
+            raise
+        finally:
+            if began is not None:
+                self._end_wait(began)
+        metrics.POOL_IN_USE.inc()
+        with self._watch:
+            self.in_use += 1
+            is_new = not self._is_high and self.in_use > HIGH * self.max_size
+            self._is_high |= is_new
+        if is_new:
+            metrics.POOL_FULL.inc()
+            self._warning.warn(
+                "The pool is above %d %%: %d of %d connections are in use, %d callers wait",
+                100 * HIGH,
+                self.in_use,
+                self.max_size,
+                self.waiting,
+            )
+        return connection
+
+    def putconn(self, conn: Connection) -> None:
+        """Give a connection back."""
+        # First, for whoever waits is woken by the pool and counts itself in.
+        with self._watch:
+            self.in_use -= 1
+            if self.in_use <= CALM * self.max_size:
+                self._is_high = False
+        metrics.POOL_IN_USE.dec()
+        super().putconn(conn)
+
+    def _wait(self) -> float:
+        with self._watch:
+            self.waiting += 1
+        metrics.POOL_WAITING.inc()
+        return perf_counter()
+
+    def _end_wait(self, began: float) -> None:
+        with self._watch:
+            self.waiting -= 1
+        metrics.POOL_WAITING.dec()
+        metrics.POOL_WAIT.observe(perf_counter() - began)

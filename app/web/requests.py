@@ -1,0 +1,50 @@
+"""Around every request: an id for its log lines, and an answer when something goes wrong."""
+
+import re
+import uuid
+
+from flask import Flask, Response, jsonify, request
+from flask.typing import ResponseReturnValue
+from werkzeug.exceptions import HTTPException
+
+from app.observability import work
+from app.observability.failures import report
+
+HEADER = "X-Request-ID"
+# What proxies make. It goes into the log, so it must not be able to hold a phone.
+_MADE_BY_A_MACHINE = re.compile(r"(?=.*[A-Za-z])[A-Za-z0-9-]{16,64}")
+
+
+def watch_requests(app: Flask) -> None:
+    """Name every request, answer every error as JSON."""
+    app.before_request(_name)
+    app.after_request(_show_name)
+    app.register_error_handler(HTTPException, _mistake)
+    app.register_error_handler(Exception, _failure)
+
+
+def _name() -> None:
+    given = request.headers.get(HEADER, "")
+    work.request_id.set(given if _MADE_BY_A_MACHINE.fullmatch(given) else uuid.uuid4().hex)
+
+
+def _show_name(response: Response) -> Response:
+    response.headers[HEADER] = work.request_id.get() or ""
+    return response
+
+
+def _mistake(error: HTTPException) -> Response:
+    """The caller's, with the headers that belong to it (`Allow` of a 405, say)."""
+    response = Response(headers=error.get_headers())
+    response.status_code = error.code or 500
+    code = error.name.lower().replace(" ", "_")
+    response.set_data(jsonify(error={"code": code, "message": error.description}).data)
+    response.mimetype = "application/json"
+    return response
+
+
+def _failure(error: Exception) -> ResponseReturnValue:
+    """Ours. Flask itself would log the address, which may hold anything, and the error's text."""
+    failure = report(error, request.endpoint or "unknown", component="web")
+    answer = {"code": failure.code, "message": failure.message}
+    return jsonify(error=answer), 503 if failure.retryable else 500

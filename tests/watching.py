@@ -1,0 +1,59 @@
+"""What leaves the process while tests run: log lines and Sentry's envelopes, searched for persons."""
+
+import json
+import logging
+import re
+from typing import Any
+
+from prometheus_client import REGISTRY
+from sentry_sdk.envelope import Envelope
+from sentry_sdk.transport import Transport
+
+from app.observability.logs import JsonFormatter
+
+# How tests write their clients: a phone, a name, an e-mail address.
+PERSONAL = re.compile(r"\b7?968\d{7}\b|\b(?:Anna|Анна|Ira|Ира)\b|[\w.]+@[\w-]+\.[a-z]{2,}\b")
+
+
+class Recorder(Transport):
+    """Keeps what would be sent to Sentry."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.payloads: list[Any] = []
+
+    def capture_envelope(self, envelope: Envelope) -> None:
+        for item in envelope.items:
+            self.payloads.append((item.type, json.loads(item.get_bytes())))
+
+    @property
+    def events(self) -> list[Any]:
+        """Errors and messages."""
+        return [payload for kind, payload in self.payloads if kind == "event"]
+
+    @property
+    def transactions(self) -> list[Any]:
+        """Traces, with their spans."""
+        return [payload for kind, payload in self.payloads if kind == "transaction"]
+
+
+class Lines(logging.Handler):
+    """Keeps what is logged, as production writes it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setFormatter(JsonFormatter("tests"))
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(self.format(record))
+
+
+def personal(text: str) -> list[str]:
+    """What in a text looks like a person."""
+    return PERSONAL.findall(text)
+
+
+def repetitions() -> float:
+    """How many units of work have run one statement ten times."""
+    return REGISTRY.get_sample_value("frontdesk_db_repeated_statements_total") or 0.0
