@@ -1,0 +1,31 @@
+// A worker for one salon: node example.mjs 962302
+// Needs Frontdesk (FRONTDESK_URL, WHATSAPP_API_TOKEN) and `npm install baileys@7.0.0-rc14`.
+import makeWASocket, { Browsers, DisconnectReason } from 'baileys'
+import { useFrontdeskAuthState } from './useFrontdeskAuthState.mjs'
+
+const company = process.argv[2]
+const { FRONTDESK_URL: url = 'http://127.0.0.1:8000', WHATSAPP_API_TOKEN: token } = process.env
+
+async function connect() {
+  const { state, saveCreds, logout } = await useFrontdeskAuthState({ url, company, token })
+  const sock = makeWASocket({ auth: state, browser: Browsers.ubuntu('Frontdesk') })
+
+  // A save that fails ends the process (an unhandled rejection): its supervisor starts it again, and what
+  // Frontdesk has is what counts.
+  sock.ev.on('creds.update', saveCreds)
+
+  sock.ev.on('connection.update', async ({ connection, lastDisconnect, qr }) => {
+    if (qr) console.log('Scan this with the salon’s phone:', qr)
+    if (connection !== 'close') return
+    const reason = lastDisconnect?.error?.output?.statusCode
+    if (reason === DisconnectReason.loggedOut) await logout()
+    if (reason === DisconnectReason.connectionReplaced) process.exit(1) // another worker has the session
+    await connect()
+  })
+
+  sock.ev.on('messages.upsert', ({ messages }) => {
+    for (const message of messages) console.log(message.key.remoteJid, message.message?.conversation)
+  })
+}
+
+await connect()

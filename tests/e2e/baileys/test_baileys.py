@@ -1,0 +1,230 @@
+"""Two WhatsApp devices, real Baileys in both, whose state lives in the service: they never lose a message."""
+
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+from cryptography.fernet import Fernet
+from pydantic import SecretStr
+
+from app import Frontdesk, Settings
+from app.database import migrations
+from app.whatsapp.cleanup import clean_up
+from tests.e2e.baileys.conftest import TOKEN, Peer, PeerError, serving
+from tests.servers import Server, execute
+
+SALON, ANNA, BORIS = 1, 2, 3  # companies: each device is one
+GROUP = "12345-678@g.us"
+
+
+@pytest.fixture
+def whatsapp_settings(database_url: str) -> Settings:
+    """A database at head with three companies."""
+    return prepare(database_url)
+
+
+def prepare(database_url: str) -> Settings:
+    settings = Settings(
+        database_url=SecretStr(database_url),
+        whatsapp_api_token=SecretStr(TOKEN),
+        whatsapp_encryption_keys=SecretStr(Fernet.generate_key().decode()),
+    )
+    with Frontdesk(settings) as desk:
+        for company_id in (SALON, ANNA, BORIS):
+            desk.company(company_id).upsert_company({"title": "Salon"}).unwrap()
+    return settings
+
+
+@pytest.fixture
+def url(whatsapp_settings: Settings) -> Iterator[str]:
+    with serving(whatsapp_settings) as url:
+        yield url
+
+
+@pytest.fixture
+def devices(url: str, peers: list[Peer]) -> tuple[Peer, Peer]:
+    """The salon and Anna, who has not written yet."""
+    salon, anna, _ = peers
+    salon.open(url, SALON)
+    anna.open(url, ANNA)
+    return salon, anna
+
+
+def send(sender: Peer, receiver: Peer, text: str) -> None:
+    """Encrypt at one end, decrypt at the other."""
+    message = sender("encrypt", jid=receiver.jid, text=text)
+    assert receiver("decrypt", jid=sender.jid, **message) == text
+
+
+def begin(salon: Peer, client: Peer) -> None:
+    """The client's first message takes one of the salon's pre-keys."""
+    (bundle,) = salon("bundles", count=1)
+    client("meet", jid=salon.jid, bundle=bundle)
+    send(client, salon, "Hello, is 10:00 free?")
+
+
+def rows(settings: Settings, company_id: int) -> set[tuple[str, str]]:
+    assert settings.database_url is not None
+    with psycopg.connect(settings.database_url.get_secret_value()) as connection:
+        return set(
+            connection.execute(
+                "SELECT key_type, key_id FROM whatsapp_keys WHERE company_id = %s", (company_id,)
+            ).fetchall()
+        )
+
+
+def test_two_devices_talk_and_survive_a_kill_between_any_two_messages(
+    devices: tuple[Peer, Peer], whatsapp_settings: Settings
+) -> None:
+    salon, anna = devices
+    begin(salon, anna)
+    assert {key_type for key_type, _ in rows(whatsapp_settings, SALON)} == {"identity-key", "session"}
+    salon.restart()
+    send(salon, anna, "It is")
+    anna.restart()
+    send(salon, anna, "I mean, until eleven")
+    send(anna, salon, "Good!")
+    salon.restart()
+    send(anna, salon, "… and thank you")
+
+
+def test_a_group_goes_on_after_a_kill(devices: tuple[Peer, Peer]) -> None:
+    salon, anna = devices
+    message = salon("encryptForGroup", group=GROUP, me=salon.jid, text="We are open")
+    assert anna("decryptFromGroup", group=GROUP, jid=salon.jid, **message) == "We are open"
+    anna.restart()
+    message = salon("encryptForGroup", group=GROUP, me=salon.jid, text="until eight")
+    again = {"ciphertext": message["ciphertext"], "key": ""}
+    assert anna("decryptFromGroup", group=GROUP, jid=salon.jid, **again) == "until eight"
+
+
+def test_everything_that_baileys_writes_is_what_it_reads(devices: tuple[Peer, Peer]) -> None:
+    salon, _ = devices
+    salon("roundTrip")
+
+
+def test_a_set_that_fails_half_way_leaves_nothing_behind(
+    devices: tuple[Peer, Peer], whatsapp_settings: Settings
+) -> None:
+    salon, _ = devices
+    salon("bundles", count=1)
+    before = rows(whatsapp_settings, SALON)
+    assert whatsapp_settings.database_url is not None
+    execute(
+        whatsapp_settings.database_url.get_secret_value(),
+        "CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'half-way'; END $$",
+        "CREATE TRIGGER fail BEFORE INSERT ON whatsapp_keys FOR EACH ROW"
+        " WHEN (new.key_type = 'session') EXECUTE FUNCTION fail()",
+    )
+    mutations = {"identity-key": {"7968.0": "k"}, "pre-key": {"1": None, "9": {}}, "session": {"7968.0": {}}}
+    with pytest.raises(PeerError):
+        salon("transaction", mutations=mutations)
+    assert rows(whatsapp_settings, SALON) == before
+
+
+def test_weeks_of_clean_up_break_no_conversation(
+    devices: tuple[Peer, Peer], whatsapp_settings: Settings, url: str, peers: list[Peer]
+) -> None:
+    salon, anna = devices
+    waiting, used = salon("bundles", count=2)
+    anna("meet", jid=salon.jid, bundle=used)
+    send(anna, salon, "Hello")
+    send(salon, anna, "Hello!")
+    for peer in devices:
+        peer("transaction", mutations={"device-list": {"7968": ["0"]}, "sender-key-memory": {"g": {}}})
+    assert whatsapp_settings.database_url is not None
+    for _ in range(10):
+        execute(
+            whatsapp_settings.database_url.get_secret_value(),
+            "UPDATE whatsapp_keys SET created_at = created_at - interval '1 week',"
+            " updated_at = updated_at - interval '1 week', expires_at = expires_at - interval '1 week'",
+        )
+        clean_up(whatsapp_settings)
+    assert {key_type for key_type, _ in rows(whatsapp_settings, SALON)} == {
+        "identity-key",
+        "pre-key",
+        "session",
+    }
+    salon.restart()
+    send(anna, salon, "It is me again")
+    send(salon, anna, "Welcome back")
+    boris = peers[2]
+    boris.open(url, BORIS)
+    boris("meet", jid=salon.jid, bundle=waiting)
+    send(boris, salon, "My first message, with a pre-key of long ago")
+
+
+def test_without_its_pre_key_a_first_message_is_lost_which_is_why_it_is_protected(
+    devices: tuple[Peer, Peer], whatsapp_settings: Settings
+) -> None:
+    salon, anna = devices
+    (bundle,) = salon("bundles", count=1)
+    anna("meet", jid=salon.jid, bundle=bundle)
+    message = anna("encrypt", jid=salon.jid, text="Hello")
+    assert whatsapp_settings.database_url is not None
+    execute(
+        whatsapp_settings.database_url.get_secret_value(),
+        "DELETE FROM whatsapp_keys WHERE key_type = 'pre-key'",
+    )
+    with pytest.raises(PeerError, match="Invalid PreKey ID"):
+        salon("decrypt", jid=anna.jid, **message)
+
+
+def test_many_saves_at_once_follow_each_other(devices: tuple[Peer, Peer]) -> None:
+    salon, _ = devices
+    assert salon("saveOften", times=20) == 20
+    salon("open")
+    assert salon("saveOften", times=1) == 21
+
+
+def test_the_older_of_two_workers_is_stopped(devices: tuple[Peer, Peer], url: str, peers: list[Peer]) -> None:
+    salon, anna = devices
+    begin(salon, anna)
+    second = peers[2]
+    second.open(url, SALON)
+    with pytest.raises(PeerError, match="Another worker") as refused:
+        salon("saveOften", times=1)
+    assert (refused.value.status, refused.value.code) == (409, "conflict")
+    send(second, anna, "I am the salon now")
+
+
+def test_after_a_logout_the_next_start_is_a_new_device(devices: tuple[Peer, Peer]) -> None:
+    salon, _ = devices
+    first = salon("open")
+    assert salon("open") == first
+    salon("logout")
+    assert salon("open") != first
+
+
+@pytest.fixture
+def own_server() -> Iterator[Server]:
+    server = Server()
+    yield server
+    server.delete()
+
+
+def test_an_outage_is_an_error_in_baileys_hands_and_no_new_session(
+    own_server: Server, peers: list[Peer]
+) -> None:
+    migrations.upgrade(own_server.url)
+    settings = prepare(own_server.url).model_copy(update={"postgres_connection_timeout": 1000})
+    with serving(settings) as url:
+        salon, anna, other = peers
+        salon.open(url, SALON)
+        anna.open(url, ANNA)
+        begin(salon, anna)
+        send(salon, anna, "Yes")
+        message = anna("encrypt", jid=salon.jid, text="Then at ten")
+        own_server.kill()
+        with pytest.raises(PeerError) as failed:
+            salon("get", type="session", ids=["7968.0"])
+        assert (failed.value.status, failed.value.code) == (503, "unavailable")
+        with pytest.raises(PeerError):
+            salon("decrypt", jid=anna.jid, **message)
+        with pytest.raises(PeerError) as failed:  # and no new credentials
+            other.open(url, SALON)
+        assert failed.value.status == 503
+        own_server.start()
+        assert salon("decrypt", jid=anna.jid, **message) == "Then at ten"
+        salon.restart()
+        send(salon, anna, "See you")
