@@ -1,6 +1,7 @@
 """The stand-in over HTTP: envelope, paging, limits and moods of the API, and a door to change its mind."""
 
 import math
+import socket
 import threading
 import time
 from collections import deque
@@ -240,7 +241,11 @@ def serving(
             if on_answer is not None:
                 on_answer(f"{self.command} {self.path} {int(code)}")
 
-    server = make_server(host, port, stand_in.app, threaded=True, request_handler=Handler)
+    # The server itself would end the process where the port is taken.
+    with socket.create_server((host, port)) as door:
+        server = make_server(
+            host, port, stand_in.app, threaded=True, request_handler=Handler, fd=door.fileno()
+        )
     thread = threading.Thread(target=server.serve_forever, args=(0.05,), name="stand-in", daemon=True)
     thread.start()
     try:

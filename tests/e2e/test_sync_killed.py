@@ -1,0 +1,197 @@
+"""`frontdesk sync` as an operator runs it: killed and started again, twice at once, refused."""
+
+import json
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from app import Frontdesk, Settings
+from app.cli import main
+from app.config import PROJECT_ROOT
+from app.yclients.standin.salon import FIRST_CLIENT, Salon, Sizes
+from app.yclients.standin.server import LIMITS, PARTNER_TOKEN, USER_TOKEN, Mood, StandIn, serving
+from tests.processes import Process, free_port, running, wait_until
+from tests.upstream import Upstream, knowing, rows_of
+
+CALL = "import sys; from app.cli import main; sys.argv[0] = 'frontdesk'; main()"
+SIZES = Sizes(clients=250, staff=2, services=20, categories=3, records=400)
+REQUESTS = 4 + 2 + SIZES.staff + 2
+Start = Callable[..., Process]
+
+
+@pytest.fixture
+def frontdesk(tmp_path: Path) -> Iterator[Start]:
+    """Starts commands: `frontdesk("sync", "status", DATABASE_URL=…)`."""
+    with ExitStack() as stack:
+        outputs = (tmp_path / f"output{number}" for number in range(100))
+
+        def start(*arguments: str, **environment: str) -> Process:
+            command = [sys.executable, "-c", CALL, *arguments]
+            return stack.enter_context(running(command, next(outputs), PROJECT_ROOT, **environment))
+
+        yield start
+
+
+@pytest.fixture
+def stand_in(company_id: int) -> StandIn:
+    return StandIn(Salon(company_id, SIZES), LIMITS)
+
+
+@pytest.fixture
+def address(stand_in: StandIn) -> Iterator[str]:
+    with serving(stand_in) as address:
+        yield address
+
+
+@pytest.fixture
+def sync(frontdesk: Start, address: str, company_id: int) -> Start:
+    """Starts a sync of the stand-in's company into a database: `sync(url, "--full")`."""
+
+    def start(database_url: str, *options: str) -> Process:
+        return frontdesk(
+            *("sync", "yclients", "--company", str(company_id), *options),
+            **environment(database_url, address),
+        )
+
+    return start
+
+
+def environment(database_url: str, address: str) -> dict[str, str]:
+    return {
+        "DATABASE_URL": database_url,
+        "YCLIENTS_BASE_URL": address,
+        "YCLIENTS_PARTNER_TOKEN": PARTNER_TOKEN,
+        "YCLIENTS_USER_TOKEN": USER_TOKEN,
+    }
+
+
+def statuses(frontdesk: Start, database_url: str) -> list[dict[str, Any]]:
+    process = frontdesk("sync", "status", "--json", DATABASE_URL=database_url)
+    process.wait()
+    return list(json.loads(process.output))
+
+
+def test_killed_in_the_middle_and_started_again_it_ends_with_equal_data(
+    frontdesk: Start, sync: Start, stand_in: StandIn, company_id: int, new_database: Callable[[], str]
+) -> None:
+    killed, undisturbed = new_database(), new_database()
+    for at in (3, 6):  # in the short lists, among the clients
+        before = len(stand_in.requests)
+        process = sync(killed)
+        wait_until(lambda: len(stand_in.requests) >= before + at)  # noqa: B023 - it is over before the next
+        process.send(signal.SIGKILL)
+        process.wait()
+    assert statuses(frontdesk, killed)[0]["state"] == "interrupted"
+    assert sync(killed).wait() == 0
+    assert sync(undisturbed).wait() == 0
+    assert rows_of(killed, company_id) == rows_of(undisturbed, company_id)
+    assert len(rows_of(killed, company_id)["bookings"]) == SIZES.records
+    assert [each["state"] for each in statuses(frontdesk, killed)] == ["done", "interrupted", "interrupted"]
+    assert stand_in.refused == 0
+
+
+def test_two_at_once_share_the_limits_and_one_company_is_synced_once(
+    frontdesk: Start, sync: Start, stand_in: StandIn, database_url: str
+) -> None:
+    with stand_in.salon.lock:  # nobody gets an answer with rows
+        first = sync(database_url, "--json")
+        wait_until(lambda: bool(stand_in.requests))
+        second = sync(database_url)
+        assert second.wait() == 3
+        assert second.output.splitlines()[-1] == (
+            "Error: A sync of this company is running already; see `frontdesk sync status`."
+        )
+        wait_until(lambda: bool(statuses(frontdesk, database_url)))
+        assert statuses(frontdesk, database_url)[0]["state"] == "running"
+    assert first.wait() == 0
+    assert json.loads(first.output)["kinds"]["clients"]["inserted"] == SIZES.clients
+    assert stand_in.refused == 0
+
+
+def test_what_an_operator_reads(
+    frontdesk: Start, sync: Start, stand_in: StandIn, address: str, company_id: int, database_url: str
+) -> None:
+    stand_in.salon.put("clients", FIRST_CLIENT, name="")
+    first = sync(database_url)
+    assert first.wait() == 1
+    assert f"clients {FIRST_CLIENT}: rejected: name: required" in first.output
+    assert f"{REQUESTS} requests in" in first.output
+
+    stand_in.moods.append(Mood("status", status=401))
+    refused = sync(database_url, "--only", "staff")
+    assert refused.wait() == 3
+    assert refused.output.splitlines()[-1] == (
+        "Error: YClients does not accept the tokens (401): check YCLIENTS_PARTNER_TOKEN and"
+        " YCLIENTS_USER_TOKEN."
+    )
+    assert "Traceback" not in refused.output
+    status = frontdesk("sync", "status", DATABASE_URL=database_url)
+    assert status.wait() == 1
+    assert "failed" in status.output
+    assert "YClients does not accept the tokens (401)" in status.output
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--only", "records"], "is not one of company"),
+        (["--full", "--since", "2026-11-01"], "either --full or --since"),
+        (["--since", "yesterday"], "--since is a date"),
+        (["--company", "0"], "--company"),
+        ([], "YCLIENTS_PARTNER_TOKEN"),
+    ],
+)
+def test_wrong_usage_is_one_line(database_url: str, options: list[str], words: str) -> None:
+    command = ["sync", "yclients", "--company", "1", *options]
+    result = CliRunner().invoke(main, command, env={"DATABASE_URL": database_url})
+    assert result.exit_code == 2
+    assert words in result.output
+    assert "Traceback" not in result.output
+
+
+def test_the_demo_tells_what_to_type_and_that_works(
+    frontdesk: Start, database_url: str, tmp_path: Path
+) -> None:
+    port = free_port()
+    sizes = ["--clients", "210", "--staff", "2", "--services", "5", "--bookings", "310"]
+    demo = frontdesk("demo", "yclients", "--port", str(port), *sizes)
+    demo.wait_for("Requests as they come")
+    lines = demo.output.splitlines()
+    export = next(line for line in lines if "export" in line)
+    settings = dict(each.split("=", 1) for each in export.split()[1:])
+    command = next(line for line in lines if "sync yclients" in line).split()[1:]
+    process = frontdesk(*command, DATABASE_URL=database_url, **settings)
+    assert process.wait() == 0, process.output
+    assert "210" in process.output
+    assert "GET /api/v1/records/" in demo.output
+    busy = frontdesk("demo", "yclients", "--port", str(port), *sizes)
+    assert busy.wait() == 3
+    assert f"Port {port} is taken" in busy.output
+    demo.send(signal.SIGINT)
+    assert demo.wait() == 0
+    assert "0 came too fast" in demo.output
+
+
+@pytest.mark.full
+def test_a_large_salon_comes_in_whole_within_the_limits(
+    sync: Start, company_id: int, database_url: str, stand_in: StandIn
+) -> None:
+    large = StandIn(Salon(company_id), LIMITS)
+    with serving(large) as address:
+        settings = knowing(Settings(database_url=database_url), address)
+        with Frontdesk(settings) as desk:
+            upstream = Upstream(desk, large)
+            summary = upstream.sync(client=None)
+            again = upstream.sync(client=None)
+            rows = upstream.rows()
+    assert summary.is_well
+    assert (len(rows["clients"]), len(rows["staff"]), len(rows["services"])) == (20_000, 60, 400)
+    assert len(rows["bookings"]) == 30_000
+    assert not again.changed
+    assert large.refused == 0
