@@ -1,8 +1,8 @@
 """Throw-away PostgreSQL servers: one for the whole run, and others for tests that break theirs."""
 
 import os
-import shutil
 import signal
+import subprocess
 import tempfile
 import warnings
 from pathlib import Path
@@ -22,6 +22,13 @@ full_page_writes = off
 max_connections = 200
 """
 
+# Waits for the run to end, be it by `kill -9` (its end of the pipe closes then), and clears up what it left.
+GUARD = """
+cat > /dev/null
+if [ -e "$1/pg/postmaster.pid" ]; then kill -9 "$(head -n 1 "$1/pg/postmaster.pid")"; sleep 1; fi
+rm -rf "$1"
+"""
+
 
 class Server:
     """A PostgreSQL server of its own, under a temporary directory."""
@@ -30,6 +37,12 @@ class Server:
         # The path of its socket may have a hundred characters at most: not below pytest's own folders.
         self._data = Path(tempfile.mkdtemp(prefix="fd"))
         self._data.chmod(0o711)  # as root, the server runs as another user
+        self._guard = subprocess.Popen(
+            ["sh", "-c", GUARD, "sh", str(self._data)],
+            stdin=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
         self._server: PostgresServer = get_server(self._data / "pg", cleanup_mode=None, start=False)
         self._server.ensure_pgdata_inited()
         with (self._data / "pg" / "postgresql.conf").open("a") as settings:
@@ -65,7 +78,8 @@ class Server:
         self.kill()
         self._server.global_process_id_list.get_and_remove(os.getpid())
         PostgresServer._instances.pop(self._server.pgdata, None)
-        shutil.rmtree(self._data, ignore_errors=True)
+        (self._data / "pg" / "postmaster.pid").unlink(missing_ok=True)
+        self._guard.communicate()
 
     def _processes(self) -> list[psutil.Process]:
         pid = self._server.get_pid()
