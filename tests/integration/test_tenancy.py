@@ -128,6 +128,17 @@ CASES["bookings"] |= {
     "confirm": lambda uow, theirs: uow.bookings.confirm(theirs.booking, 4711),
     "slots": lambda uow, theirs: None,  # its methods stand below
 }
+CASES["whatsapp_auth"] |= {
+    "add": lambda uow, theirs: uow.whatsapp_auth.add(b"Taken over") and None,
+    "replace": lambda uow, theirs: uow.whatsapp_auth.replace(b"Taken over", 1),
+}
+CASES["whatsapp_keys"] |= {
+    "values": lambda uow, theirs: uow.whatsapp_keys.values("session", ["1"]) or None,
+    "count_by_type": lambda uow, theirs: uow.whatsapp_keys.count_by_type(),
+    "write": lambda uow, theirs: uow.whatsapp_keys.write(
+        [("session", "2", b"Taken over", None)], [("session", "1")]
+    ),
+}
 SLOTS: dict[str, Case] = {
     "reserve": lambda uow, theirs: uow.bookings.slots.reserve(
         theirs.ids["bookings"], 7, NOON + timedelta(days=9), NOON + timedelta(days=10)

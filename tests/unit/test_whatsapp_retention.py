@@ -1,0 +1,175 @@
+"""Retention by type, encryption, health levels, file names: all that needs no database."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from cryptography.fernet import Fernet
+from pydantic import SecretStr, ValidationError
+
+from app.config import Settings
+from app.repositories.whatsapp_overview import Known
+from app.whatsapp.encryption import Vault
+from app.whatsapp.errors import UnreadableValueError
+from app.whatsapp.health import Level, SalonHealth, Thresholds, judge
+from app.whatsapp.multi_file import key_of
+from app.whatsapp.retention import Retention
+from app.whatsapp.store import TypeStatistics
+
+NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
+NEVER = ("pre-key", "identity-key", "app-state-sync-key", "app-state-sync-version", "lid-mapping", "session")
+
+
+def settings(**fields: Any) -> Settings:
+    return Settings(database_url="postgresql://localhost/none", **fields)
+
+
+class TestRetention:
+    @pytest.mark.parametrize(
+        ("key_type", "days"),
+        [
+            *((name, None) for name in (*NEVER, "sender-key", "a type of tomorrow")),
+            *(("tctoken", 28), ("device-list", 14), ("sender-key-memory", 14)),
+        ],
+    )
+    def test_safe_is_the_default(self, key_type: str, days: int | None) -> None:
+        retention = Retention.of(settings())
+        expected = None if days is None else NOW + timedelta(days=days)
+        assert retention.expires_at(key_type, NOW) == expected
+
+    @pytest.mark.parametrize(
+        ("key_type", "days"),
+        [
+            ("lid-mapping", 7),
+            ("pre-key", 7),
+            ("session", 7),
+            ("identity-key", 14),
+            ("tctoken", 14),
+            ("x", 14),
+        ],
+    )
+    def test_classic_is_the_first_systems(self, key_type: str, days: int) -> None:
+        assert Retention.of(settings(whatsapp_retention="classic")).days(key_type) == days
+
+    def test_single_types_have_settings_of_their_own(self) -> None:
+        retention = Retention.of(settings(whatsapp_retention_days="device-list=30, tctoken = never,x=1"))
+        assert [retention.days(name) for name in ("device-list", "tctoken", "x", "sender-key-memory")] == [
+            30,
+            None,
+            1,
+            14,
+        ]
+
+    @pytest.mark.parametrize("table", ["device-list", "device-list=", "a=-1", "a=1 b=2", "a=soon", "=1", ","])
+    def test_a_table_that_cannot_be_read_is_refused_by_name(self, table: str) -> None:
+        with pytest.raises(ValidationError, match="whatsapp_retention_days"):
+            settings(whatsapp_retention_days=table)
+
+    @pytest.mark.parametrize("profile", ["safe", "classic"])
+    def test_protected_types_are_cleaned_only_when_they_are_named(self, profile: Any) -> None:
+        retention = Retention.of(settings(whatsapp_retention=profile))
+        for key_type in (*NEVER, "sender-key"):
+            assert not retention.is_cleaned(key_type, frozenset())
+            assert not retention.is_cleaned(key_type, frozenset({"device-list"}))
+            assert retention.is_cleaned(key_type, frozenset({key_type}))
+        assert retention.is_cleaned("device-list", frozenset())
+
+
+class TestEncryption:
+    def test_the_first_key_encrypts_and_all_decrypt(self) -> None:
+        old, new = Fernet.generate_key().decode(), Fernet.generate_key().decode()
+        stored = Vault([old]).lock(b"{}")
+        assert stored != b"{}"
+        assert Vault([new, old]).unlock(stored) == b"{}"
+        assert not Vault([new, old]).is_current(stored)
+        assert Vault([new, old]).is_current(Vault([new, old]).lock(b"{}"))
+        with pytest.raises(UnreadableValueError):
+            Vault([new]).unlock(stored)
+        with pytest.raises(UnreadableValueError):
+            Vault([]).unlock(stored)
+
+    def test_what_was_stored_before_there_was_a_key_stays_readable(self) -> None:
+        assert Vault([Fernet.generate_key().decode()]).unlock(b'{"a":1}') == b'{"a":1}'
+
+    def test_keys_come_from_the_settings_with_blanks(self) -> None:
+        keys = [Fernet.generate_key().decode() for _ in range(2)]
+        vault = Vault.of(settings(whatsapp_encryption_keys=SecretStr(f" {keys[0]} , {keys[1]}")))
+        assert vault.is_current(Vault(keys).lock(b"1"))
+        assert Vault.of(settings()).is_open
+
+
+def salon(
+    total: int = 1000,
+    expired: int = 0,
+    sessions: int = 50,
+    hours: float = 1,
+    paired: bool = True,
+    **known: Any,
+) -> SalonHealth:
+    last = NOW - timedelta(hours=hours)
+    fields = {"owner": None, "contested_at": None, "contested_by": None, "most_sessions": 50}
+    keys = {"session": TypeStatistics(sessions, 0), "device-list": TypeStatistics(total - sessions, expired)}
+    seen = Known(1, last if paired else None, critical_since=None, **{**fields, **known})
+    return judge(seen, keys, last, Thresholds.of(settings()), NOW)
+
+
+class TestHealthLevels:
+    @pytest.mark.parametrize(
+        ("figures", "level", "reason"),
+        [
+            ({}, Level.HEALTHY, None),
+            ({"paired": False}, Level.CRITICAL, "no credentials"),
+            ({"expired": 99}, Level.HEALTHY, None),
+            ({"expired": 100}, Level.WARNING, "100 expired keys"),
+            ({"expired": 249}, Level.WARNING, "249 expired keys"),
+            ({"expired": 250}, Level.CRITICAL, "250 expired keys"),
+            ({"total": 120, "expired": 60}, Level.HEALTHY, None),
+            ({"total": 120, "expired": 61}, Level.WARNING, "61 of 120 keys are expired"),
+            ({"sessions": 9}, Level.WARNING, "9 sessions where there were 50"),
+            ({"sessions": 10}, Level.HEALTHY, None),
+            ({"sessions": 9, "most_sessions": 9}, Level.HEALTHY, None),
+            ({"hours": 23.9}, Level.HEALTHY, None),
+            ({"hours": 24}, Level.WARNING, "no key written for 24 hours"),
+            ({"hours": 48}, Level.CRITICAL, "no key written for 48 hours"),
+            ({"contested_at": NOW, "owner": "a", "contested_by": "b"}, Level.WARNING, "two workers hold"),
+            ({"contested_at": NOW - timedelta(hours=2)}, Level.HEALTHY, None),
+        ],
+        ids=str,
+    )
+    def test_level_and_reason(self, figures: dict[str, Any], level: Level, reason: str | None) -> None:
+        found = salon(**figures)
+        assert found.level is level
+        assert (reason or "") in " ".join(found.as_dict()["reasons"])
+        assert bool(found.findings) == (level is not Level.HEALTHY)
+        assert found.as_dict()["recommendation"]
+
+    def test_thresholds_are_settings(self) -> None:
+        limits = Thresholds.of(settings(whatsapp_expired_warning=5, whatsapp_silent_critical=100))
+        assert (limits.expired_warning, limits.silent_critical) == (5, 100)
+
+    def test_a_warning_beyond_critical_is_refused(self) -> None:
+        with pytest.raises(ValidationError, match="greater than WHATSAPP_EXPIRED_CRITICAL"):
+            settings(whatsapp_expired_warning=300)
+
+
+@pytest.mark.parametrize(
+    ("stem", "key"),
+    [
+        ("pre-key-12", ("pre-key", "12")),
+        ("session-79680000001.0", ("session", "79680000001.0")),
+        ("session-79680000001_1.12", ("session", "79680000001_1.12")),
+        ("sender-key-12-34@g.us--79680000001_1--5", ("sender-key", "12-34@g.us::79680000001_1::5")),
+        ("sender-key-memory-12-34@g.us", ("sender-key-memory", "12-34@g.us")),
+        ("app-state-sync-key-AAAA__+A=", ("app-state-sync-key", "AAAA/+A=")),
+        ("app-state-sync-version-critical_block", ("app-state-sync-version", "critical_block")),
+        ("lid-mapping-123_reverse", ("lid-mapping", "123_reverse")),
+        ("device-list-7968", ("device-list", "7968")),
+        ("tctoken-7968@lid", ("tctoken", "7968@lid")),
+        ("tctoken-7968-3@s.whatsapp.net", ("tctoken", "7968:3@s.whatsapp.net")),
+        ("identity-key-7968.0", ("identity-key", "7968.0")),
+        ("creds", None),
+        ("package", None),
+    ],
+)
+def test_baileys_names_of_files_are_read(stem: str, key: tuple[str, str] | None) -> None:
+    assert key_of(stem) == key
