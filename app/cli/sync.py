@@ -28,17 +28,8 @@ from app.yclients.sync_status import RunStatus, sync_status
 from app.yclients.sync_summary import SyncSummary
 
 SHOWN = 20  # faults on the screen
-_COUNTS = (
-    "rows",
-    "inserted",
-    "updated",
-    "unchanged",
-    "stale",
-    "superseded",
-    "deleted",
-    "rejected",
-    "warnings",
-)
+_COUNTS = ("rows", "inserted", "updated", "unchanged")
+_RARE_COUNTS = ("stale", "superseded", "deleted", "rejected", "warnings")  # shown where there are any
 _ID = click.IntRange(1, MAX_ID)
 
 
@@ -134,12 +125,14 @@ def _progress() -> Iterator[yclients_sync.OnProgress]:
 
 def _print(summary: SyncSummary) -> None:
     screen = console.screen()
+    rare = [name for name in _RARE_COUNTS if any(vars(kind)[name] for kind in summary.kinds.values())]
     table = Table(box=None, pad_edge=False)
-    table.add_column("kind")
-    for name in (*_COUNTS, "seconds"):
+    table.add_column("kind", no_wrap=True)
+    for name in (*_COUNTS, *rare, "seconds"):
         table.add_column(name, justify="right")
     for name, kind in summary.kinds.items():
-        table.add_row(name, *(f"{vars(kind)[count]:,}" for count in _COUNTS), f"{kind.seconds:.1f}")
+        counts = (f"{vars(kind)[count]:,}" for count in (*_COUNTS, *rare))
+        table.add_row(name, *counts, f"{kind.seconds:.1f}")
     screen.print(table)
     for name, fault in summary.faults[:SHOWN]:
         outcome = "rejected" if fault.is_rejected else "warning"
@@ -151,8 +144,8 @@ def _print(summary: SyncSummary) -> None:
         screen.print(f"… and {more:,} more.")
     for note in summary.notes:
         screen.print(escape(note), soft_wrap=True)
-    screen.print(f"{summary.requests:,} requests in {summary.seconds:.1f} s.", end=" ")
-    screen.print("" if summary.changed else "Nothing changed.")
+    nothing = "" if summary.changed else " Nothing changed."
+    screen.print(f"{summary.requests:,} requests in {summary.seconds:.1f} s.{nothing}")
     if summary.is_dry_run:
         screen.print("Dry run: everything was rolled back.")
 
