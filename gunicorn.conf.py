@@ -4,13 +4,56 @@ The number of workers is left to gunicorn (`--workers`, WEB_CONCURRENCY; 1 by de
 a pool of POSTGRES_MAX_CONNECTIONS, so one with threads spends the connections of one service.
 """
 
+import fcntl
 import logging
 import os
+import shutil
 import signal
+import sys
+import tempfile
 import threading
-from typing import Any
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, Any
 
-from app.observability.addresses import hide_secrets
+METRICS = "PROMETHEUS_MULTIPROC_DIR"
+PREFIX = "frontdesk-metrics-"
+
+
+def share_metrics() -> IO[str]:
+    """Give the workers an empty directory for their metrics: one that is named, or one of our own.
+
+    Return its open lock, which workers inherit: a directory whose lock is free is what a kill -9 left.
+    """
+    memory = Path("/dev/shm")  # noqa: S108 - a full disk under a mapped file kills the process
+    parent = memory if os.access(memory, os.W_OK) else Path(tempfile.gettempdir())
+    for remains in parent.glob(f"{PREFIX}*"):
+        with suppress(OSError), (remains / "lock").open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(remains)
+    directory = Path(os.environ.setdefault(METRICS, "") or tempfile.mkdtemp(prefix=PREFIX, dir=parent))
+    os.environ[METRICS] = str(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    if "GUNICORN_PID" not in os.environ:  # with it, an older master's workers still write there
+        for old in (*directory.glob("*.db"), *directory.glob("slow_queries.*")):
+            old.unlink()
+    lock = (directory / "lock").open("w")
+    fcntl.flock(lock, fcntl.LOCK_SH)
+    return lock
+
+
+# prometheus_client wants to know the directory when it is imported, so before the app. Where both are
+# already, this is a reload, or `frontdesk up`, whose one worker has nobody to share with.
+if "prometheus_client" not in sys.modules:
+    metrics_lock = share_metrics()
+
+from prometheus_client.multiprocess import mark_process_dead  # noqa: E402 - see above
+
+from app.config import Settings  # noqa: E402
+from app.database import budget  # noqa: E402
+from app.errors import ConfigurationError  # noqa: E402
+from app.observability import logs  # noqa: E402
+from app.observability.addresses import hide_secrets  # noqa: E402
 
 worker_class = "gthread"
 threads = 8
@@ -26,9 +69,18 @@ for name in ("gunicorn.access", "gunicorn.error"):
 DRAIN = 2.0  # seconds between "not ready" and closing the door: a load balancer's next probe comes first
 
 
+def on_starting(server: Any) -> None:
+    """Let the master log as the workers do; what is wrong with the settings is said when they load."""
+    with suppress(ConfigurationError):
+        logs.configure(Settings.load())
+
+
 def post_worker_init(worker: Any) -> None:
     """Open the pool; on SIGTERM turn unready first and stop a moment later (a second one: at once)."""
-    worker.wsgi.extensions["desk"].database.pool.open()
+    database = worker.wsgi.extensions["desk"].database
+    database.pool.open()
+    if worker.age == 1:  # the first one speaks for all
+        threading.Thread(target=budget.tell, args=(database, worker.cfg.workers), daemon=True).start()
     stop = signal.getsignal(signal.SIGTERM)
 
     def drain(number: int, frame: object) -> None:
@@ -45,3 +97,16 @@ def worker_exit(server: Any, worker: Any) -> None:
     """Give the connections back; a worker that could not load the application has none."""
     if hasattr(worker, "wsgi"):
         worker.wsgi.extensions["desk"].close()
+
+
+def child_exit(server: Any, worker: Any) -> None:
+    """A worker that is gone has no connections any more; what it has counted stays counted."""
+    if METRICS in os.environ:
+        mark_process_dead(worker.pid)
+
+
+def on_exit(server: Any) -> None:
+    """Remove the metrics, if the directory is ours and no newer master goes on with it."""
+    directory = Path(os.environ.get(METRICS, ""))
+    if directory.name.startswith(PREFIX) and not server.reexec_pid:
+        shutil.rmtree(directory, ignore_errors=True)

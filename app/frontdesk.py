@@ -6,7 +6,9 @@ from typing import Self, TypeVar
 
 from app.config import Settings
 from app.data_layer import DataLayer
+from app.database import budget
 from app.database.database import Database
+from app.observability import logs, sentry
 from app.unit_of_work import UnitOfWork, Units, checked_company_id
 from app.whatsapp.encryption import Vault
 from app.whatsapp.retention import Retention
@@ -35,8 +37,17 @@ class Frontdesk:
 
     @classmethod
     def from_env(cls) -> Self:
-        """Configured by the environment. Raises ConfigurationError, which names every problem."""
-        return cls(Settings.load())
+        """Configured by the environment, with Sentry and logging set up before anything else.
+
+        Says in the log how the connections of all services fit the server. Raises ConfigurationError,
+        which names every problem.
+        """
+        settings = Settings.load()
+        sentry.initialise(settings)
+        logs.configure(settings)
+        desk = cls(settings)
+        budget.tell(desk.database)
+        return desk
 
     def company(self, company_id: int) -> Salon:
         """The data layer bound to one company (its YClients id, known here or not)."""

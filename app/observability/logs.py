@@ -2,7 +2,6 @@
 
 import json
 import logging
-import sys
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,16 +10,23 @@ from app.observability import work
 from app.observability.addresses import hide_secrets
 from app.observability.traces import way
 
-# At INFO it logs each address with its query, in which YClients is asked for phones.
-_TOO_TALKATIVE = ("httpx", "httpcore", "psycopg.pool")
+# At INFO httpx logs each address with its query, which may hold a phone; the others are only many.
+_TOO_TALKATIVE = ("httpx", "httpcore", "psycopg.pool", "alembic.runtime.plugins")
 
 
 def configure(settings: Settings) -> None:
-    """Log to stderr. A program that has set up logging for itself keeps its own."""
+    """Log to stderr, gunicorn's own lines as ours; a program that has set up logging keeps its own."""
+    formatter = JsonFormatter(settings.service_name) if settings.is_production else ReadableFormatter()
+    for name in ("gunicorn.error", "gunicorn.access"):
+        for each in logging.getLogger(name).handlers:
+            each.setFormatter(formatter)
     root = logging.getLogger()
     if any(not isinstance(each, logging.NullHandler) for each in root.handlers):
         return
-    root.addHandler(handler(settings.service_name, as_json=settings.is_production))
+    handler = logging.StreamHandler()
+    handler.setFormatter(formatter)
+    handler.addFilter(hide_secrets)
+    root.addHandler(handler)
     root.setLevel(logging.INFO)
     for name in _TOO_TALKATIVE:
         logging.getLogger(name).setLevel(logging.WARNING)
@@ -30,14 +36,6 @@ def keep_quiet() -> None:
     """Log nothing, where Python would write warnings to stderr by itself."""
     if not logging.getLogger().handlers:
         logging.getLogger().addHandler(logging.NullHandler())
-
-
-def handler(service: str, as_json: bool) -> logging.Handler:
-    """A handler that writes to stderr and leaves out addresses' secrets."""
-    stream = logging.StreamHandler(sys.stderr)
-    stream.setFormatter(JsonFormatter(service) if as_json else ReadableFormatter())
-    stream.addFilter(hide_secrets)
-    return stream
 
 
 class _Formatter(logging.Formatter):

@@ -76,6 +76,7 @@ class _Server(gunicorn.app.base.Application):  # type: ignore[misc] # gunicorn h
     def load_config(self) -> None:
         self.load_config_from_file(str(PROJECT_ROOT / "gunicorn.conf.py"))
         self.cfg.set("bind", f"fd://{self._door.detach()}")
+        self.cfg.set("workers", 1)  # several share their metrics, which takes preparation before this
         self.cfg.set("preload_app", True)  # a mistake in it is seen here, not in a worker
         self.cfg.set("when_ready", self._ready)
 
