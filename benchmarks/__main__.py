@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
-from benchmarks import bulk, reads
+from benchmarks import bulk, reads, whatsapp
 from benchmarks.environment import Environment, environment
 from benchmarks.harness import Benchmark, Row, profile, run
 from benchmarks.table import render
@@ -24,6 +24,7 @@ BENCHMARKS: dict[str, Callable[[Environment], list[Benchmark]]] = {
     "P4": bulk.beside_orms,
     "P5": reads.beside_psycopg,
     "P6": reads.beside_orm,
+    "P11": whatsapp.one_call,
 }
 
 
