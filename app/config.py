@@ -2,6 +2,7 @@
 
 import os
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -25,12 +26,23 @@ _URL_FORM = (
 )
 
 
+_HERE = ("", "localhost", "::1")  # without a host libpq takes the machine's own socket
+
 # The first may not be greater than the second.
 _ORDERED = (
     ("postgres_min_connections", "postgres_max_connections"),
     ("whatsapp_expired_warning", "whatsapp_expired_critical"),
     ("whatsapp_silent_warning", "whatsapp_silent_critical"),
 )
+
+
+@dataclass(frozen=True)
+class Unsafe:
+    """A setting that works and should not stay as it is."""
+
+    setting: str
+    reason: str
+    advice: str
 
 
 class Settings(BaseSettings):
@@ -51,6 +63,7 @@ class Settings(BaseSettings):
     environment: Literal["development", "test", "production"] = "development"
     service_name: str = Field("frontdesk", min_length=1, max_length=63, pattern=r"^[\w.-]+$")
     service_count: int = Field(7, ge=1)
+    web_concurrency: int = Field(1, ge=1)
     postgres_max_connections: int = Field(3, ge=1, le=1000)
     postgres_min_connections: int = Field(1, ge=0)
     postgres_connection_timeout: Milliseconds = 10_000
@@ -171,6 +184,33 @@ class Settings(BaseSettings):
     def is_production(self) -> bool:
         return self.environment == "production"
 
+    def warnings(self) -> list[Unsafe]:
+        """What is unsafe in production, though it does not stop the service."""
+        if not self.is_production:
+            return []
+        unsafe = [
+            Unsafe(
+                name.upper(),
+                "the database is on another host, and its certificate is not checked",
+                "Add sslmode=verify-full (and sslrootcert=system, or the provider's certificate) to the URL.",
+            )
+            for name in ("database_url", "direct_database_url", "legacy_database_url")
+            if (url := getattr(self, name)) is not None and _is_open_to_others(url.get_secret_value())
+        ]
+        if self.whatsapp_encryption_keys is None:
+            unsafe.append(
+                Unsafe(
+                    "WHATSAPP_ENCRYPTION_KEYS",
+                    "WhatsApp keys are stored unencrypted",
+                    "Set a key, and encrypt what is stored with `frontdesk whatsapp rotate-keys`.",
+                )
+            )
+        if self.health_token is None:
+            unsafe.append(
+                Unsafe("HEALTH_TOKEN", "whoever reaches the health API sees its details", "Set a token.")
+            )
+        return unsafe
+
     def primary_url(self) -> str:
         """The libpq URL of the database; starts the embedded server where none is configured.
 
@@ -208,6 +248,14 @@ def _together(given: dict[str, Any]) -> list[tuple[str, str]]:
         if wrong:
             problems.append((low, f"is greater than {high.upper()}"))
     return problems
+
+
+def _is_open_to_others(url: str) -> bool:
+    """Whether the way to the database leaves this machine and somebody on it could pose as the server."""
+    parts = psycopg.conninfo.conninfo_to_dict(url)
+    hosts = str(parts.get("host") or parts.get("hostaddr") or "").split(",")
+    is_remote = any(not (each.startswith(("/", "@", "127.")) or each in _HERE) for each in hosts)
+    return is_remote and parts.get("sslmode") != "verify-full"
 
 
 def _default(name: str) -> Any:

@@ -8,7 +8,7 @@ from app.config import Settings
 from app.data_layer import DataLayer
 from app.database import budget
 from app.database.database import Database
-from app.observability import logs, sentry
+from app.observability.start import start
 from app.unit_of_work import UnitOfWork, Units, checked_company_id
 from app.whatsapp.encryption import Vault
 from app.whatsapp.retention import Retention
@@ -43,8 +43,7 @@ class Frontdesk:
         which names every problem.
         """
         settings = Settings.load()
-        sentry.initialise(settings)
-        logs.configure(settings)
+        start(settings)
         desk = cls(settings)
         budget.tell(desk.database)
         return desk

@@ -5,6 +5,7 @@ import click
 from app.cli import console
 from app.cli.demo import demo_commands
 from app.cli.demo_yclients import demo_yclients_command
+from app.cli.doctor import doctor_command
 from app.cli.imports import import_command
 from app.cli.sync import sync_commands
 from app.cli.up import up_command
@@ -40,6 +41,7 @@ def main(debug: bool) -> None:
 
 
 main.add_command(up_command)
+main.add_command(doctor_command)
 main.add_command(import_command)
 main.add_command(sync_commands)
 main.add_command(whatsapp_commands)

@@ -48,7 +48,7 @@ def initialise(settings: Settings) -> None:
     global is_tracing, _started
     if settings.sentry_dsn is None or not settings.sentry_enabled:
         return
-    if _started is not None and _started[0] == settings and _started[1] is sentry_sdk.get_client():
+    if _started is not None and _started[0] == settings and is_started():
         return
     try:
         sentry_sdk.init(
@@ -81,6 +81,11 @@ def initialise(settings: Settings) -> None:
     sentry_sdk.get_global_scope().set_tag("service", settings.service_name)
     is_tracing = settings.sentry_traces_sample_rate > 0
     _started = settings, sentry_sdk.get_client()
+
+
+def is_started() -> bool:
+    """Whether failures are sent."""
+    return _started is not None and _started[1] is sentry_sdk.get_client()
 
 
 def capture(error: BaseException, **tags: Any) -> None:

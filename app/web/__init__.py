@@ -4,10 +4,11 @@ from flask import Flask, Response
 
 from app.config import Settings
 from app.frontdesk import Frontdesk
-from app.observability import logs, sentry
+from app.observability.start import start
 from app.web.health import Health
 from app.web.metrics import metrics_routes
 from app.web.requests import watch_requests
+from app.web.status import StatusPage
 from app.web.webhooks import webhook_routes
 from app.web.whatsapp import whatsapp_routes
 
@@ -19,14 +20,15 @@ def create_app(desk: Frontdesk | None = None) -> Flask:
     """
     if desk is None:
         settings = Settings.load()
-        sentry.initialise(settings)
-        logs.configure(settings)
+        start(settings)
         desk = Frontdesk(settings)
     app = Flask(__name__, static_folder=None)
     app.json.sort_keys = False  # type: ignore[attr-defined] # of the default provider, which this is
     app.extensions["desk"] = desk
-    app.extensions["health"] = Health(desk)
-    app.register_blueprint(app.extensions["health"].blueprint())
+    health = app.extensions["health"] = Health(desk)
+    app.register_blueprint(health.blueprint())
+    status = app.extensions["status"] = StatusPage(desk, health)
+    app.register_blueprint(status.blueprint())
     app.register_blueprint(whatsapp_routes(desk))
     if (secret := desk.settings.yclients_webhook_secret) is not None:
         app.register_blueprint(webhook_routes(desk, secret))
