@@ -5,7 +5,8 @@ from typing import Any
 
 from app.errors import ConflictError, InvalidInputError, SlotTakenError
 from app.repositories import Repositories
-from app.repositories.base import Repository, UpsertReport
+from app.repositories.base import Repository
+from app.repositories.folding import UpsertReport
 from app.schemas.schema import Batch, Rejected
 from app.unit_of_work import Units
 
@@ -26,11 +27,12 @@ def bulk_upsert(
     takes O(bad x log rows) statements. Rows of one key are folded into one first, so that the halves do
     not depend on each other. Raises what is no row's fault; what had landed by then stays.
     """
-    distinct, report = repository(units.reading(company_id)).fold(batch)
 
     def land(part: Batch) -> UpsertReport:
+        if not part.rows:
+            return UpsertReport()
         try:
-            return units.transact(company_id, lambda uow: repository(uow).bulk_upsert(part))
+            return units.transact(company_id, lambda uow: repository(uow).merge_distinct(part))
         except ROW_ERRORS as error:
             if len(part.rows) == 1:
                 return UpsertReport(rejected=[_refused(part, error)])
@@ -39,8 +41,7 @@ def bulk_upsert(
         landed.add(land(halves[1]))
         return landed
 
-    if distinct.rows:
-        report.add(land(distinct))
+    report = repository(units.reading(company_id)).fold(batch).merge(land)
     report.rejected.sort(key=lambda rejected: rejected.position)
     return report
 

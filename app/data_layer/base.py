@@ -9,7 +9,8 @@ from app.bulk import bulk_upsert
 from app.errors import InvalidInputError
 from app.phones import to_e164
 from app.repositories import Repositories
-from app.repositories.base import Repository, UpsertReport
+from app.repositories.base import Repository
+from app.repositories.folding import UpsertReport
 from app.schemas.schema import reasons
 from app.schemas.types import Date, Duration, Id, Instant, Key, Limit, Name, Position
 from app.unit_of_work import UnitOfWork, Units

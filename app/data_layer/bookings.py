@@ -20,7 +20,7 @@ from app.data_layer.boundary import operation
 from app.data_layer.free_slots import FreeSlot, free_starts, local_day
 from app.errors import ConflictError, InvalidInputError, NotFoundError
 from app.models import Booking
-from app.repositories.base import UpsertReport
+from app.repositories.folding import UpsertReport
 from app.schemas.rows import NEW_BOOKING, NEW_CLIENT
 from app.schemas.schema import Schema, Values
 from app.unit_of_work import UnitOfWork

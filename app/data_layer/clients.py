@@ -15,7 +15,7 @@ from app.data_layer.base import (
 )
 from app.data_layer.boundary import operation
 from app.models import Booking, Client
-from app.repositories.base import UpsertReport
+from app.repositories.folding import UpsertReport
 
 
 class ClientOperations(Operations):

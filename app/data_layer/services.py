@@ -6,7 +6,7 @@ from typing import Any
 from app.data_layer.base import Operations, a_flag, an_id, ids_of
 from app.data_layer.boundary import operation
 from app.models import Service
-from app.repositories.base import UpsertReport
+from app.repositories.folding import UpsertReport
 
 
 class ServiceOperations(Operations):

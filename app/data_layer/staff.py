@@ -8,7 +8,7 @@ from app.data_layer.base import Operations, a_date, a_flag, an_id, ids_of, optio
 from app.data_layer.boundary import operation
 from app.errors import InvalidInputError
 from app.models import Staff, StaffSchedule
-from app.repositories.base import UpsertReport
+from app.repositories.folding import UpsertReport
 
 
 class StaffOperations(Operations):

@@ -1,7 +1,7 @@
 """What all repositories share: scoped reads, validated writes, the bulk merge and its report."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any, ClassVar, Generic, TypeVar
 from zoneinfo import ZoneInfo
@@ -28,7 +28,8 @@ from app.database.merge import Merged, Target, merge
 from app.database.query import Query, Reader
 from app.errors import InvalidInputError
 from app.models import Base
-from app.schemas.schema import Batch, Rejected, Schema, Values
+from app.repositories.folding import Folded, UpsertReport, fold
+from app.schemas.schema import Batch, Schema, Values
 
 M = TypeVar("M", bound=Base)
 
@@ -40,34 +41,6 @@ class Scope:
     company_id: int
     country: str
     timezone: ZoneInfo
-
-
-@dataclass
-class UpsertReport:
-    """What became of each row of a batch; the sum of all is the number of rows given."""
-
-    inserted: int = 0
-    updated: int = 0
-    unchanged: int = 0
-    stale: int = 0  # older than what is stored
-    superseded: int = 0  # a later row of the same batch has its key
-    rejected: list[Rejected] = field(default_factory=list)
-
-    def add(self, other: "UpsertReport | Merged") -> None:
-        """Add the counts of another report."""
-        self.inserted += other.inserted
-        self.updated += other.updated
-        self.unchanged += other.unchanged
-        self.stale += other.stale
-        if isinstance(other, UpsertReport):
-            self.superseded += other.superseded
-            self.rejected += other.rejected
-
-    @property
-    def total(self) -> int:
-        """How many rows were given."""
-        written = self.inserted + self.updated + self.unchanged
-        return written + self.stale + self.superseded + len(self.rejected)
 
 
 def scoped(statement: Select[M]) -> Select[M]:
@@ -164,43 +137,21 @@ class Repository(Generic[M]):
         Rejected rows do not stop the others.
         """
         batch = rows if isinstance(rows, Batch) else self.validate(rows)
+        return self.fold(batch).merge(self.merge_distinct)
+
+    def fold(self, batch: Batch) -> Folded:
+        """The checked rows without two of one key."""
+        return fold(batch, self.target.key)
+
+    def merge_distinct(self, batch: Batch) -> UpsertReport:
+        """Merge checked rows of which no two have the same key."""
         if batch.schema is not self.schema:
             raise TypeError("this batch was validated as rows of another kind")
         if batch.company_id != self.scope.company_id:
             raise InvalidInputError(fields={"company_id": "names another company"})
-        batch, report = self.fold(batch)
+        report = UpsertReport()
         report.add(self._merge(batch.rows))
         return report
-
-    def fold(self, batch: Batch) -> tuple[Batch, UpsertReport]:
-        """One row for each key, as if the rows had been written one after the other.
-
-        The report counts the rows that are gone: superseded, stale within the batch, rejected before.
-        """
-        report = UpsertReport(rejected=list(batch.rejected))
-        if batch.folded:
-            return batch, report
-        latest: dict[Any, tuple[int, Values]] = {}
-        key_of = itemgetter(*self.target.key) if self.target.key else lambda row: ()
-        for position, row in zip(batch.positions, batch.rows, strict=True):
-            key = key_of(row)
-            earlier = latest.get(key)
-            if earlier is None:
-                latest[key] = position, row
-                continue
-            theirs, ours = row.get("source_changed_at"), earlier[1].get("source_changed_at")
-            if theirs is not None and ours is not None and theirs < ours:
-                report.stale += 1
-                continue
-            report.superseded += 1
-            merged = {**earlier[1], **row}
-            if theirs is None and ours is not None:
-                merged["source_changed_at"] = ours
-            latest[key] = position, merged
-        folded = Batch(batch.schema, batch.company_id, folded=True)
-        for position, row in latest.values():
-            folded.add(position, row)
-        return folded, report
 
     def delete(self, **filters: Any) -> int:
         """Delete the rows that meet the filters (at least one is required); return how many."""

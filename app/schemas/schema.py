@@ -107,22 +107,22 @@ class Schema:
 
 @dataclass
 class Batch:
-    """Rows that `schema` has checked for one company, with the positions that they were given at.
-
-    `folded`: no two rows have the same key.
-    """
+    """Rows that `schema` has checked for one company, with the positions that they were given at."""
 
     schema: Schema
     company_id: int
     rows: list[Values] = field(default_factory=list)
     positions: list[int] = field(default_factory=list)
     rejected: list[Rejected] = field(default_factory=list)
-    folded: bool = False
 
     def add(self, position: int, row: Values) -> None:
         """Add a checked row."""
         self.positions.append(position)
         self.rows.append(row)
+
+    def empty(self) -> "Batch":
+        """A batch of the same kind without rows."""
+        return Batch(self.schema, self.company_id)
 
     def halves(self) -> "tuple[Batch, Batch]":
         """The first and the second half of the good rows; each lands or fails by itself."""
@@ -130,7 +130,7 @@ class Batch:
         return self._part(slice(None, middle)), self._part(slice(middle, None))
 
     def _part(self, of: slice) -> "Batch":
-        return Batch(self.schema, self.company_id, self.rows[of], self.positions[of], folded=self.folded)
+        return Batch(self.schema, self.company_id, self.rows[of], self.positions[of])
 
 
 def reasons(error: ValidationError) -> dict[str, str]:

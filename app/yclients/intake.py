@@ -8,7 +8,7 @@ from app.bulk import bulk_upsert
 from app.errors import RAW_ERRORS, InvalidInputError, from_driver
 from app.frontdesk import Frontdesk
 from app.models import Company
-from app.repositories.base import UpsertReport
+from app.repositories.folding import UpsertReport
 from app.schemas.schema import Batch, Key, Values
 from app.scopes import scope_of
 from app.unit_of_work import UnitOfWork, Units

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from app.repositories.base import UpsertReport
+from app.repositories.folding import UpsertReport
 from app.schemas.schema import Key
 from app.text import printable
 from app.yclients.files import BrokenFileError

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import app.database.merge
 from app import Frontdesk, Settings
 from app.data_layer import DataLayer
-from app.repositories.base import UpsertReport
+from app.repositories.folding import UpsertReport
 from app.unit_of_work import UnitOfWork
 from tests.factories import ClientRow, DialogRow, ServiceRow, StaffRow
 

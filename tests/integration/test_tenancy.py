@@ -82,7 +82,10 @@ def _shared(name: str) -> dict[str, Case]:
             .inserted
         ),
         "fold": lambda uow, theirs: (
-            of(uow).bulk_upsert(of(uow).fold(of(uow).validate([ROWS[name]()]))[0]).inserted and None
+            of(uow).fold(of(uow).validate([ROWS[name]()])).merge(of(uow).merge_distinct).inserted and None
+        ),
+        "merge_distinct": lambda uow, theirs: (
+            of(uow).merge_distinct(of(uow).validate([ROWS[name]()])).inserted and None
         ),
     }
 
