@@ -8,6 +8,10 @@ class YClientsError(FrontdeskError):
 
     code = "unavailable"
 
+    def __init__(self, message: str | None = None) -> None:
+        """Without a message the class says what is wrong, in one line."""
+        super().__init__(message or " ".join((type(self).__doc__ or "").split()))
+
 
 class TransientError(YClientsError):
     """YClients cannot be reached or is out of order; the sync can be started again later."""

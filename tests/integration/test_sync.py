@@ -9,7 +9,7 @@ import pytest
 
 from app import Settings
 from app.errors import InvalidInputError
-from app.yclients.standin.salon import FIRST_CLIENT, FIRST_RECORD, FIRST_SERVICE, FIRST_STAFF, Salon
+from app.yclients.standin.salon import FIRST_CLIENT, FIRST_RECORD, FIRST_SERVICE, FIRST_STAFF, Salon, stamp
 from app.yclients.standin.server import Mood
 from app.yclients.sync import SCHEDULE_DAYS, Progress
 from app.yclients.sync_record import OVERLAP
@@ -135,8 +135,20 @@ class TestAChangeUpstream:
 
     def test_who_was_fired_has_no_schedule(self, synced: Upstream) -> None:
         synced.salon.put("staff", FIRST_STAFF + 1, fired="1")
-        synced.sync()
+        assert synced.sync().kinds["schedules"].deleted == SCHEDULE_DAYS + 1
         assert len(synced.requests(f"/{FIRST_STAFF + 1}/")) == 1
+        today = datetime.now(UTC).date()
+        left = synced.here.get_staff_schedules(today, today + timedelta(days=3)).unwrap()
+        assert {each.staff_id for each in left} == {FIRST_STAFF + n for n in (0, 2, 3, 4)}
+
+    def test_who_is_gone_when_the_schedule_is_asked_for_does_not_stop_the_rest(
+        self, synced: Upstream
+    ) -> None:
+        synced.stand_in.moods.append(Mood("status", "schedule/", status=404))
+        summary = synced.sync()
+        assert len(summary.notes) == 1
+        assert summary.kinds["schedules"].deleted == 0
+        assert "bookings" in summary.kinds
 
     def test_rows_that_cannot_be_used_come_back_with_reasons_and_the_others_land(
         self, upstream: Upstream
@@ -187,6 +199,7 @@ class TestADeletionUpstream:
             "services": 1,
             "staff": 1,
             "service_categories": 1,
+            "schedules": SCHEDULE_DAYS + 1,  # of who left
         }
         client = synced.here.get_client_by_id(FIRST_CLIENT + 7).unwrap()
         assert client is not None
@@ -214,7 +227,7 @@ class TestADeletionUpstream:
             synced.stand_in.moods.append(Mood("empty", path, times=9))
         summary = synced.sync(**options)
         assert not summary.changed
-        assert len(summary.notes) == 4
+        assert len(summary.notes) == 5  # nobody on the staff has no schedules either
         assert all("nothing is taken for deleted" in note for note in summary.notes)
 
     def test_of_more_than_half_is_believed_only_in_a_full_sync(self, synced: Upstream) -> None:
@@ -281,7 +294,9 @@ class TestOurOwnBookings:
         ours = synced.here.get_booking(mirrored.id).unwrap()
         assert ours is not None
         assert (ours.starts_at, ours.pending_since is None) == (later, False)
-        synced.salon.put("records", 1, datetime=later.isoformat())
+        # YClients' times have no fractions, so the change must be a second later to be a later one.
+        changed = stamp(datetime.now(UTC) + timedelta(seconds=1))
+        synced.salon.put("records", 1, datetime=later.isoformat(), last_change_date=changed)
         synced.sync()
         ours = synced.here.get_booking(mirrored.id).unwrap()
         assert ours is not None

@@ -52,10 +52,10 @@ class Salon:
         self.days: dict[tuple[int, str], Row] = {}  # of schedules, where they differ from the usual
 
     def put(self, collection: str, row_id: int, **values: Any) -> Row:
-        """Change a row, or add one; its time of change is now."""
+        """Change a row, or add one; its time of change is now, unless it is given."""
         with self.lock:
             row = self.collections[collection].setdefault(row_id, {"id": row_id})
-            row.update(values, last_change_date=stamp(datetime.now(UTC)))
+            row.update({"last_change_date": stamp(datetime.now(UTC)), **values})
             return row
 
     def delete(self, collection: str, row_id: int) -> None:
