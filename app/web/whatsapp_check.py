@@ -13,7 +13,7 @@ from app.whatsapp.watch import observe
 log = logging.getLogger(__name__)
 
 # A look at a million keys takes longer than a probe should: then the last one is shown, with its time.
-QUICK = 0.15  # seconds
+QUICK = 0.1  # seconds
 RECENT = timedelta(minutes=1)
 
 
@@ -26,6 +26,7 @@ class WhatsAppCheck:
         self._last: Overview | None = None
         self._failure = ""
         self._single_flight: SingleFlight[Overview | None] = SingleFlight(self._look, too_late=None)
+        self.start = self._single_flight.start
 
     def __call__(self) -> Overview:
         """All sessions, now or a moment ago. Raises FrontdeskError."""

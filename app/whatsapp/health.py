@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import IntEnum
+from functools import cached_property
 from typing import Any
 
 from app.config import Settings
@@ -68,7 +69,7 @@ class SalonHealth:
     def is_paired(self) -> bool:
         return self.known.paired_at is not None or bool(self.keys)
 
-    @property
+    @cached_property
     def level(self) -> Level:
         return max((finding.level for finding in self.findings), default=Level.HEALTHY)
 
@@ -146,7 +147,7 @@ class Overview:
     thresholds: Thresholds
     salons: Mapping[int, SalonHealth]
 
-    @property
+    @cached_property
     def paired(self) -> list[SalonHealth]:
         """The worst first."""
         paired = [salon for salon in self.salons.values() if salon.is_paired]
