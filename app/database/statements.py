@@ -146,7 +146,7 @@ def _tell_of_repetition(query: str | bytes, present: work.Work) -> None:
         metrics.REPETITIONS,
         present.company_id,
         _caller(),
-        shown(query)[:300],
+        shown(query)[:600],
     )
 
 

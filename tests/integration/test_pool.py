@@ -1,0 +1,222 @@
+"""The pool: every setting has its effect, nothing is lost, and its use is told."""
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import psycopg
+import pytest
+from prometheus_client import REGISTRY
+
+from app import Frontdesk, Settings
+from app.errors import FrontdeskError, UnavailableError
+from app.unit_of_work import UnitOfWork
+from tests.processes import wait_until
+from tests.threads import at_once
+from tests.watching import Recorder
+
+Opener = Callable[..., Any]
+
+
+@pytest.fixture
+def open_desk(database_url: str) -> Opener:
+    """Opens the service on a database of its own: `open_desk(postgres_max_connections=2)`."""
+
+    @contextmanager
+    def open_desk(**settings: Any) -> Iterator[Frontdesk]:
+        with Frontdesk(Settings(database_url=database_url, service_name="pooled", **settings)) as desk:
+            yield desk
+
+    return open_desk
+
+
+@pytest.fixture
+def sessions(database_url: str) -> Callable[[], list[int]]:
+    """The server's processes for the service, as the server knows them."""
+
+    def pids() -> list[int]:
+        with psycopg.connect(database_url) as connection:
+            rows = connection.execute(
+                "SELECT pid FROM pg_stat_activity WHERE application_name = 'pooled' ORDER BY pid"
+            )
+            return [pid for (pid,) in rows]
+
+    return pids
+
+
+def taken(desk: Frontdesk, count: int, stack: ExitStack) -> None:
+    for _ in range(count):
+        stack.enter_context(desk.database.pool.connection())
+
+
+def figure(name: str) -> float:
+    return REGISTRY.get_sample_value(f"frontdesk_db_pool_{name}") or 0.0
+
+
+def test_never_has_more_connections_than_it_may(open_desk: Opener, sessions: Callable[[], list[int]]) -> None:
+    with open_desk() as desk:
+        desk.company(1).upsert_company({"title": "Salon"}).unwrap()
+        at_once([lambda: desk.company(1).get_company().unwrap()] * 30)
+        assert 1 <= len(sessions()) <= 3
+    wait_until(lambda: sessions() == [])
+
+
+def test_gives_up_after_the_connection_timeout(open_desk: Opener) -> None:
+    with open_desk(postgres_max_connections=2, postgres_connection_timeout=300) as desk, ExitStack() as stack:
+        taken(desk, 2, stack)
+        began = time.monotonic()
+        assert desk.company(1).get_company().error.code == "unavailable"
+        assert 0.3 <= time.monotonic() - began < 2
+
+
+def test_keeps_the_minimum_and_closes_the_rest_when_idle(
+    open_desk: Opener, sessions: Callable[[], list[int]]
+) -> None:
+    with open_desk(postgres_idle_timeout=300) as desk:
+        with ExitStack() as stack:
+            taken(desk, 3, stack)
+            assert len(sessions()) == 3
+        wait_until(lambda: len(sessions()) == 1)
+        time.sleep(0.7)
+        assert len(sessions()) == 1
+
+
+def test_replaces_connections_that_have_lived_long_enough(
+    open_desk: Opener, sessions: Callable[[], list[int]]
+) -> None:
+    with open_desk(postgres_max_lifetime=500) as desk:
+        desk.database.pool.wait()
+        first = sessions()
+        time.sleep(0.6)
+
+        def is_new() -> bool:
+            desk.database.read(lambda connection: connection.execute("SELECT 1").fetchone())
+            return bool(now := sessions()) and not set(now) & set(first)
+
+        wait_until(is_new)
+
+
+def test_sessions_carry_their_settings_without_a_round_trip(open_desk: Opener) -> None:
+    wanted = {
+        "statement_timeout": "11s",
+        "lock_timeout": "12s",
+        "idle_in_transaction_session_timeout": "13s",
+        "TimeZone": "UTC",
+        "application_name": "pooled",
+    }
+    with open_desk(
+        postgres_statement_timeout=11_000, postgres_lock_timeout=12_000, postgres_query_timeout=13_000
+    ) as desk:
+        for name, value in wanted.items():
+            statement = f"SELECT current_setting('{name}')"
+            lone = desk.database.read(lambda connection, text=statement: connection.execute(text).fetchone())
+            with desk.unit_of_work(1) as uow:
+                of_unit = uow.session.connection().exec_driver_sql(statement).scalar()
+            assert (lone, of_unit) == ((value,), value)
+
+
+def test_a_connection_lost_in_a_unit_of_work_is_not_lost_to_the_pool(
+    open_desk: Opener, database_url: str
+) -> None:
+    def lose_the_connection(uow: UnitOfWork) -> None:
+        mine = uow.session.connection().exec_driver_sql("SELECT pg_backend_pid()").scalar()
+        with psycopg.connect(database_url, autocommit=True) as other:
+            other.execute("SELECT pg_terminate_backend(%s, 5000)", (mine,))
+        uow.clients.count()
+
+    with open_desk(postgres_max_connections=2, postgres_connection_timeout=2000) as desk:
+        for _ in range(5):
+            with pytest.raises(UnavailableError):
+                desk.transact(1, lose_the_connection)
+        assert desk.database.pool.in_use == 0
+        with ExitStack() as stack:
+            taken(desk, 2, stack)
+
+
+def test_one_warning_for_each_time_that_it_fills_up(
+    open_desk: Opener, caplog: pytest.LogCaptureFixture
+) -> None:
+    def warnings() -> list[str]:
+        return [each.getMessage() for each in caplog.records if each.name == "app.database.pool"]
+
+    with caplog.at_level(logging.WARNING), open_desk(postgres_max_connections=5) as desk:
+        with ExitStack() as stack:
+            taken(desk, 4, stack)
+            assert warnings() == []
+            for _ in range(20):
+                with desk.database.pool.connection():
+                    pass
+        assert warnings() == ["The pool is above 80 %: 5 of 5 connections are in use, 0 callers wait"]
+        with ExitStack() as stack:
+            taken(desk, 5, stack)
+        assert len(warnings()) == 2
+
+
+def test_a_pool_that_fills_up_all_the_time_does_not_fill_the_log(
+    open_desk: Opener, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = figure("high_episodes_total")
+    with caplog.at_level(logging.WARNING), open_desk(postgres_max_connections=1) as desk:
+        for _ in range(100):
+            desk.database.read(lambda connection: connection.execute("SELECT 1").fetchone())
+    assert figure("high_episodes_total") == before + 100
+    assert len([each for each in caplog.records if each.name == "app.database.pool"]) == 5
+
+
+def test_its_use_is_told_exactly_even_after_callers_gave_up(open_desk: Opener) -> None:
+    maximum, in_use, timeouts = (
+        figure("max_connections"),
+        figure("in_use_connections"),
+        figure("timeouts_total"),
+    )
+    with open_desk(postgres_max_connections=2, postgres_connection_timeout=200) as desk:
+        with ExitStack() as stack:
+            taken(desk, 2, stack)
+            assert figure("max_connections") == maximum + 2
+            assert figure("in_use_connections") == in_use + 2
+            at_once([lambda: desk.company(1).get_company()] * 3)
+            assert figure("timeouts_total") == timeouts + 3
+            assert (desk.database.pool.in_use, desk.database.pool.waiting) == (2, 0)
+            assert figure("waiting_requests") == 0
+        assert figure("in_use_connections") == in_use
+    assert figure("max_connections") == maximum
+
+
+def test_whoever_waits_is_counted_while_waiting(open_desk: Opener) -> None:
+    with open_desk(postgres_max_connections=1) as desk:
+        seen: list[int] = []
+
+        def hold() -> None:
+            with desk.database.pool.connection():
+                wait_until(lambda: desk.database.pool.waiting == 2)
+                seen.append(desk.database.pool.waiting)
+
+        def ask() -> None:
+            wait_until(lambda: desk.database.pool.in_use == 1)
+            desk.database.read(lambda connection: connection.execute("SELECT 1").fetchone())
+
+        at_once([hold, ask, ask])
+        assert seen == [2]
+        assert desk.database.pool.waiting == 0
+
+
+def test_a_failure_to_get_a_connection_is_one_event_with_its_tags(open_desk: Opener, sent: Recorder) -> None:
+    with open_desk(postgres_max_connections=1, postgres_connection_timeout=100) as desk, ExitStack() as stack:
+        taken(desk, 1, stack)
+        with pytest.raises(FrontdeskError):
+            desk.company(4711).get_client_by_id(1).unwrap()
+    (event,) = sent.events
+    assert (
+        event["tags"].items()
+        >= {
+            "component": "data_layer",
+            "operation": "get_client_by_id",
+            "table": "clients",
+            "backend": "postgresql",
+            "company_id": 4711,
+            "code": "unavailable",
+        }.items()
+    )
+    assert event["tags"]["duration_ms"] >= 100

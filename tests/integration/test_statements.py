@@ -1,0 +1,199 @@
+"""Every statement is measured, whichever way it takes; slow and repeated ones are told without a value."""
+
+import json
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable
+
+import pytest
+from prometheus_client import REGISTRY
+from psycopg import sql
+
+from app import Frontdesk, Settings, create_app
+from app.data_layer import DataLayer
+from app.database.statements import kind_of, shown
+from app.observability import figures, metrics, slow_queries
+from app.unit_of_work import UnitOfWork
+from tests.factories import ClientRow
+from tests.watching import Recorder
+
+
+@pytest.fixture
+def salon(salon: DataLayer) -> DataLayer:
+    """One whose country and time zone are remembered already, so that nothing else is counted."""
+    salon.get_client_by_id(1).unwrap()
+    return salon
+
+
+def counted(work: Callable[[], object]) -> dict[str, int]:
+    """Statements by kind that are counted while `work` runs."""
+    before = figures.query_figures().kinds
+    work()
+    after = figures.query_figures().kinds
+    found = {kind: each.count - (before[kind].count if kind in before else 0) for kind, each in after.items()}
+    return {kind: count for kind, count in found.items() if count}
+
+
+def test_a_lone_read_is_counted(salon: DataLayer) -> None:
+    assert counted(lambda: salon.get_client_by_id(1).unwrap()) == {"SELECT": 1}
+
+
+def test_a_session_is_counted(desk: Frontdesk, salon: DataLayer) -> None:
+    assert counted(lambda: desk.transact(salon.company_id, lambda uow: uow.clients.count())) == {"SELECT": 1}
+    assert counted(lambda: desk.transact(salon.company_id, lambda uow: uow.clients.delete(id=1))) == {
+        "DELETE": 1
+    }
+
+
+def test_a_small_merge_is_counted(salon: DataLayer) -> None:
+    assert counted(lambda: salon.upsert_clients(ClientRow.create_batch(3)).unwrap())["INSERT"] == 1
+
+
+def test_a_large_merge_is_counted_with_its_copy(salon: DataLayer) -> None:
+    assert counted(lambda: salon.upsert_clients(ClientRow.create_batch(200)).unwrap()).items() >= {
+        ("COPY", 1),
+        ("INSERT", 1),
+    }
+
+
+def test_the_check_of_a_connection_is_no_query(desk: Frontdesk, salon: DataLayer) -> None:
+    assert counted(lambda: desk.transact(salon.company_id, lambda uow: None)) == {}
+
+
+def test_a_statement_that_fails_is_counted_and_its_error_too(desk: Frontdesk) -> None:
+    def errors() -> float:
+        return REGISTRY.get_sample_value("frontdesk_db_query_errors_total", {"kind": "SELECT"}) or 0.0
+
+    def fail() -> None:
+        with pytest.raises(Exception, match="division"):
+            desk.database.read(lambda connection: connection.execute("SELECT 1/0"))
+
+    before = errors()
+    assert counted(fail) == {"SELECT": 1}
+    assert errors() == before + 1
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("SELECT 1", "SELECT"),
+        (b" \n select 1", "SELECT"),
+        ("(SELECT 1) UNION (SELECT 2)", "SELECT"),
+        ("-- why\nUPDATE t SET a = 1", "UPDATE"),
+        ("/* so */ DELETE FROM t", "DELETE"),
+        ("WITH a AS (SELECT 1) SELECT * FROM a FOR NO KEY UPDATE", "SELECT"),
+        ("WITH a AS (SELECT 1) SELECT * FROM a FOR UPDATE", "SELECT"),
+        ("WITH a AS (UPDATE t SET b = 1 RETURNING 1), c AS (INSERT INTO t SELECT 1) TABLE a", "INSERT"),
+        ("WITH a AS (DELETE FROM t RETURNING 1) SELECT 1", "DELETE"),
+        ("COPY t FROM STDIN", "COPY"),
+        ("CREATE TEMPORARY TABLE t (a int)", "OTHER"),
+        ("", "OTHER"),
+    ],
+)
+def test_the_kind_of_a_statement(text: str | bytes, kind: str) -> None:
+    assert kind_of(text) == kind
+
+
+def test_what_is_shown_of_a_statement_has_no_value_in_it() -> None:
+    text = "SELECT $1, %(a)s, 'it''s', $$x 'y'$$, $t$z$t$, 79681234567, -1.5, t1.c2\n  FROM t1"
+    assert shown(text) == "SELECT $1, %(a)s, ?, ?, ?, ?, -?, t1.c2 FROM t1"
+
+
+def test_a_slow_query_is_kept_with_all_that_explains_it(
+    desk: Frontdesk, salon: DataLayer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metrics, "SLOW", 0.05)
+    phone = "+79681234567"
+
+    def slowly(uow: UnitOfWork) -> None:
+        statement = "SELECT pg_sleep(0.06), %(phone)s || 'Anna' FROM generate_series(1, 2) -- all"
+        uow.session.connection().exec_driver_sql(statement, {"phone": phone}).all()
+
+    desk.transact(salon.company_id, slowly)
+    kept = slow_queries.last()[0]
+    assert kept.text == "SELECT pg_sleep(?), %(phone)s || ? FROM generate_series(?, ?) -- all"
+    assert (kept.kind, kept.rows, kept.company_id) == ("SELECT", 2, salon.company_id)
+    assert kept.duration_ms >= 120
+    assert kept.at.startswith(time.strftime("%Y-", time.gmtime()))
+
+
+def test_a_slow_operation_is_named(salon: DataLayer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics, "SLOW", 0.0)
+    salon.search_clients_by_name("nobody").unwrap()
+    assert slow_queries.last()[0].operation == "search_clients_by_name"
+
+
+def test_no_more_than_fifty_slow_queries_are_kept(desk: Frontdesk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics, "SLOW", 0.0)
+    for number in range(60):
+        name = sql.Identifier(f"n{number}")
+        desk.database.read(
+            lambda connection, name=name: connection.execute(sql.SQL("SELECT 1 AS {}").format(name))
+        )
+    assert [query.text for query in slow_queries.last()] == [
+        f'SELECT ? AS "n{number}"' for number in range(59, 9, -1)
+    ]
+
+
+@pytest.mark.repeats_statements
+def test_an_n_plus_one_is_told_once_with_its_caller(
+    desk: Frontdesk, salon: DataLayer, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING), desk.unit_of_work(salon.company_id) as uow:
+        for number in range(25):
+            uow.clients.find_by_ids([number + 1])
+    (told,) = [each.getMessage() for each in caplog.records if "N+1" in each.getMessage()]
+    assert "10th time" in told
+    assert f"company {salon.company_id}" in told
+    assert "test_statements.py" in told
+    assert "test_an_n_plus_one_is_told_once" in told
+    assert "FROM clients" in told
+
+
+def test_nine_times_are_no_n_plus_one_and_each_unit_of_work_counts_for_itself(
+    desk: Frontdesk, salon: DataLayer
+) -> None:
+    for _ in range(3):
+        with desk.unit_of_work(salon.company_id) as uow:
+            for number in range(9):
+                uow.clients.find_by_ids([number + 1])
+
+
+def test_the_log_gets_a_summary_every_so_many_queries(
+    desk: Frontdesk, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metrics, "SUMMARY_EVERY", 5)
+    with caplog.at_level(logging.INFO, logger="app.observability.metrics"):
+        for _ in range(20):
+            desk.database.read(lambda connection: connection.execute("SELECT 1").fetchone())
+    lines = [each.getMessage() for each in caplog.records if each.name == "app.observability.metrics"]
+    assert len(lines) >= 3
+    assert "SELECT 5; p50" in lines[-1]
+    assert "p99" in lines[-1]
+
+
+def test_a_trace_shows_each_statement_and_no_value(
+    settings: Settings, desk: Frontdesk, salon: DataLayer, sent: Recorder
+) -> None:
+    app = create_app(desk)
+
+    @app.get("/look/<phone>")
+    def look(phone: str) -> str:
+        salon.get_client_by_phone(phone).unwrap()
+        desk.transact(salon.company_id, lambda uow: uow.clients.upsert(ClientRow(phone=phone, name="Anna")))
+        return ""
+
+    app.test_client().get("/look/+79681234567?phone=+79681234567")
+    (trace,) = sent.transactions
+    kinds = Counter(kind_of(span["description"]) for span in trace["spans"] if span["op"] == "db")
+    assert kinds >= Counter(SELECT=2, INSERT=1)
+    assert trace["transaction"] == "look"
+    assert "9681234567" not in json.dumps(trace)
+
+
+def test_health_checks_are_not_traced(desk: Frontdesk, sent: Recorder) -> None:
+    client = create_app(desk).test_client()
+    for path in ("/health", "/health/ready", "/health/database", "/metrics", "/status"):
+        client.get(path)
+    assert sent.transactions == []

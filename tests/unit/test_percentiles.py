@@ -1,0 +1,42 @@
+"""Percentiles from the histogram are within a tenth of the exact ones."""
+
+import math
+from bisect import bisect_left
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.observability.figures import percentile
+from app.observability.metrics import BOUNDS
+
+DURATIONS = st.lists(st.floats(min_value=BOUNDS[0], max_value=BOUNDS[-1]), min_size=1, max_size=200)
+
+
+def cumulative(durations: list[float]) -> dict[float, float]:
+    bounds = [*BOUNDS, math.inf]
+    counts = [0] * len(bounds)
+    for duration in durations:
+        counts[bisect_left(bounds, duration)] += 1
+    return {bound: sum(counts[: number + 1]) for number, bound in enumerate(bounds)}
+
+
+@given(DURATIONS, st.sampled_from([0.5, 0.95, 0.99]))
+def test_a_percentile_is_within_a_tenth_of_the_exact_one(durations: list[float], share: float) -> None:
+    exact = sorted(durations)[math.ceil(share * len(durations)) - 1]
+    found = percentile(cumulative(durations), share)
+    assert found is not None
+    assert abs(found - exact) <= 0.1 * exact
+
+
+def test_there_is_none_before_the_first_query() -> None:
+    assert percentile({}, 0.5) is None
+    assert percentile(cumulative([]), 0.5) is None
+
+
+def test_what_is_off_the_scale_is_shown_as_its_end() -> None:
+    assert percentile(cumulative([1000.0]), 0.5) == BOUNDS[-1]
+
+
+def test_the_scale_reaches_from_a_tenth_of_a_millisecond_to_the_ceiling_of_any_query() -> None:
+    assert BOUNDS[0] == 0.0001
+    assert BOUNDS[-1] >= 60
