@@ -82,3 +82,30 @@ def test_no_row_is_blamed_for_a_company_that_does_not_exist(
         result = desk.company(2).upsert_clients(rows_with({}, 100))
     assert result.error is not None
     assert result.error.code == "unknown_company"
+
+BAD_FIELDS: list[dict[str, Any]] = [
+    {"yclients_id": 0},
+    {"yclients_id": -1},
+    {"yclients_id": 2**63},
+    {"yclients_id": "abc"},
+    {"name": "  "},
+    {"name": "a\0b"},
+    {"name": "a" * 10_000},
+    {"name": "\ud800"},
+    {"phone": "letters"},
+    {"email": "nonsense"},
+    {"total_spent": "1e400"},
+    {"source_changed_at": "2026-01-01T00:00:00"},
+    {"birth_date": "0000-01-01"},
+    {"unheard_of": 1},
+    {"company_id": 5},
+]
+
+
+@pytest.mark.full
+def test_137_bad_rows_of_a_hundred_thousand_come_back_and_the_others_land(salon: DataLayer) -> None:
+    chance = random.Random(137)
+    bad = {position: chance.choice(BAD_FIELDS) for position in chance.sample(range(100_000), 137)}
+    report = salon.upsert_clients(rows_with(bad, 100_000)).unwrap()
+    assert report.inserted == 99_863
+    assert {r.position: set(r.errors) for r in report.rejected} == {n: set(bad[n]) for n in sorted(bad)}
