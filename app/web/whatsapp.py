@@ -134,7 +134,10 @@ class _Routes:
 
 
 def _body() -> Any:
-    return buffers.parse(request.get_data(cache=False))
+    text = request.get_data(cache=False)
+    if len(text) >= MAX_BODY:  # a body of unknown length is cut off there without a word
+        raise RequestEntityTooLarge
+    return buffers.parse(text)
 
 
 def _worker() -> str:

@@ -1,5 +1,6 @@
 """The session store over HTTP, as a worker sees it."""
 
+import io
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -189,6 +190,13 @@ class TestBadInput:
     ) -> None:
         body = b'{"session": {"a": "' + b"x" * 50_000_000 + b'"}}'
         response = client.post(f"{path}/keys/set", data=body)
+        assert (response.status_code, code(response)) == (413, "too_large")
+        assert salon.whatsapp.statistics().unwrap().total == 0
+
+    def test_so_is_one_of_unknown_length(self, client: FlaskClient, path: str, salon: Salon) -> None:
+        body = b'{"session": {"a": "' + b"x" * (MAX_BODY + 10) + b'"}}'
+        stream = {"wsgi.input": io.BytesIO(body), "wsgi.input_terminated": True, "CONTENT_LENGTH": ""}
+        response = client.post(f"{path}/keys/set", environ_overrides=stream)
         assert (response.status_code, code(response)) == (413, "too_large")
         assert salon.whatsapp.statistics().unwrap().total == 0
 
