@@ -79,6 +79,7 @@ def post_worker_init(worker: Any) -> None:
     """Open the pool; on SIGTERM turn unready first and stop a moment later (a second one: at once)."""
     database = worker.wsgi.extensions["desk"].database
     database.pool.open()
+    worker.wsgi.extensions["status"].history.start()
     if worker.age == 1:  # the first one speaks for all
         threading.Thread(target=budget.tell, args=(database, worker.cfg.workers), daemon=True).start()
     stop = signal.getsignal(signal.SIGTERM)

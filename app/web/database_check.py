@@ -44,6 +44,7 @@ class DatabaseCheck:
         self._database = database
         self._last = Verdict.READY
         self._single_flight = SingleFlight(self._look, too_late=Verdict.UNREACHABLE)
+        self.start = self._single_flight.start
         migrations.revisions()  # reading the chain of files takes a moment that no probe should wait for
 
     def __call__(self) -> Verdict:

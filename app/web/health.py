@@ -3,21 +3,19 @@
 import re
 import time
 from datetime import UTC, datetime
-from typing import Any
 
-from flask import Blueprint, jsonify, request
+from flask import Blueprint, request
 from flask.typing import ResponseReturnValue
 
 from app.errors import FrontdeskError
 from app.frontdesk import Frontdesk
 from app.web.database_check import DatabaseCheck, Verdict
+from app.web.health_json import Document, health_answer
 from app.web.tokens import has_token
 from app.web.whatsapp_check import WhatsAppCheck
 from app.whatsapp.health import Level
 
 HIGH = 80  # percent of the pool in use
-
-Document = dict[str, Any]
 
 
 class Health:
@@ -26,9 +24,14 @@ class Health:
     def __init__(self, desk: Frontdesk) -> None:
         self._desk = desk
         self._started = time.monotonic()
-        self._check_database = DatabaseCheck(desk.database)
-        self._check_whatsapp = WhatsAppCheck(desk.database, desk.settings)
+        self.check_database = DatabaseCheck(desk.database)
+        self.check_whatsapp = WhatsAppCheck(desk.database, desk.settings)
         self.shutting_down = False
+
+    @property
+    def uptime(self) -> int:
+        """Seconds since this process began."""
+        return int(time.monotonic() - self._started)
 
     def blueprint(self) -> Blueprint:
         """The routes under /health."""
@@ -42,23 +45,23 @@ class Health:
 
     def process(self) -> ResponseReturnValue:
         """The process alone, without the database: always fast. `uptime` is in seconds."""
-        uptime = int(time.monotonic() - self._started)
-        return jsonify(status="ok", uptime=uptime, timestamp=_now())
+        document = {"status": "ok", "uptime": self.uptime, "timestamp": _now()}
+        return health_answer(self._desk.settings, "process", "ok", document, 200)
 
     def live(self) -> ResponseReturnValue:
         """Whether the process answers; a lost database is no reason to restart it."""
-        return jsonify(status="ok")
+        return health_answer(self._desk.settings, "process", "ok", {"status": "ok"}, 200)
 
     def ready(self) -> ResponseReturnValue:
         """200 when requests can be served; 503 with a code otherwise."""
-        code = "shutting_down" if self.shutting_down else self._check_database().value
+        code = "shutting_down" if self.shutting_down else self.check_database().value
         if code == Verdict.READY.value:
-            return self._answer("ok", {"timestamp": _now()})
-        return self._answer("unavailable", {"code": code, "timestamp": _now()}, 503)
+            return self._answer("database", "ok", {"timestamp": _now()})
+        return self._answer("database", "unavailable", {"code": code, "timestamp": _now()}, 503)
 
     def database(self) -> ResponseReturnValue:
         """Connections of this process's pool, and whether the database answers at all."""
-        reachable = self._check_database() is not Verdict.UNREACHABLE
+        reachable = self.check_database() is not Verdict.UNREACHABLE
         pool = self._desk.database.pool.get_stats()
         total, idle, limit = pool["pool_size"], pool["pool_available"], pool["pool_max"]
         waiting, in_use = pool.get("requests_waiting", 0), total - idle
@@ -75,37 +78,38 @@ class Health:
             "utilization": {"percent": percent, "status": "high" if percent > HIGH else "normal"},
             "health": {"status": status, "waiting_requests": waiting},
         }
-        if not self._may_see_details():
-            return jsonify(status=status), 200 if reachable else 503
-        return jsonify(timestamp=_now(), database=document), 200 if reachable else 503
+        shown = {"timestamp": _now(), "database": document} if self.may_see_details() else {"status": status}
+        return health_answer(self._desk.settings, "database", status, shown, 200 if reachable else 503)
 
     def whatsapp(self) -> ResponseReturnValue:
         """All salons' WhatsApp sessions, or one salon's (`?company_id=`); 503 when critical."""
         try:
-            seen = self._check_whatsapp()
+            seen = self.check_whatsapp()
         except FrontdeskError as error:
-            return self._answer("unavailable", {"code": error.code, "timestamp": _now()}, 503)
+            return self._answer("whatsapp", "unavailable", {"code": error.code, "timestamp": _now()}, 503)
         company = request.args.get("company_id")
         if company is None:
             return self._answer_level(seen.level, seen.as_dict())
         if re.fullmatch("[0-9]{1,19}", company) is None:
-            return self._answer("unknown", {"code": "invalid"}, 400)
+            return self._answer("whatsapp", "unknown", {"code": "invalid"}, 400)
         salon = seen.salons.get(int(company))
         if salon is None:
-            return self._answer("unknown", {"code": "unknown_company"}, 404)
+            return self._answer("whatsapp", "unknown", {"code": "unknown_company"}, 404)
         return self._answer_level(salon.level, seen.salon_as_dict(salon.company_id))
 
     def _answer_level(self, level: Level, details: Document) -> ResponseReturnValue:
         return self._answer(
+            "whatsapp",
             str(level),
             {name: value for name, value in details.items() if name != "status"},
             503 if level is Level.CRITICAL else 200,
         )
 
-    def _answer(self, status: str, details: Document, code: int = 200) -> ResponseReturnValue:
-        return jsonify(status=status, **(details if self._may_see_details() else {})), code
+    def _answer(self, check: str, status: str, details: Document, code: int = 200) -> ResponseReturnValue:
+        document = {"status": status, **(details if self.may_see_details() else {})}
+        return health_answer(self._desk.settings, check, status, document, code)
 
-    def _may_see_details(self) -> bool:
+    def may_see_details(self) -> bool:
         """Whether HEALTH_TOKEN came along, as a Bearer token or as a Basic password; or none is set."""
         expected = self._desk.settings.health_token
         if expected is None:

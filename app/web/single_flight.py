@@ -27,6 +27,10 @@ class SingleFlight(Generic[T]):
         self._lock = threading.Lock()
         self._flight: _Flight[T] | None = None
 
+    def start(self) -> None:
+        """Begin now what is asked for later: several checks then take no longer than the slowest."""
+        self._current()
+
     def __call__(self, deadline: float = DEADLINE) -> T:
         flight = self._current()
         try:

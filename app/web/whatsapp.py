@@ -1,10 +1,11 @@
 """The session store over HTTP, for the WhatsApp worker."""
 
+import logging
 import re
 from collections.abc import Callable
 from dataclasses import asdict
 from http import HTTPStatus
-from typing import Any, TypeVar
+from typing import Any
 
 from flask import Blueprint, Response, g, jsonify, request
 from flask.typing import ResponseReturnValue
@@ -17,7 +18,7 @@ from app.whatsapp import buffers
 from app.whatsapp.errors import StaleCredentialsError
 from app.whatsapp.store import SessionStore
 
-T = TypeVar("T")
+log = logging.getLogger(__name__)
 
 # Bytes. All pre-keys of a new pairing are 200 KB; the state of a very large account is a few MB.
 MAX_BODY = 16 * 1024 * 1024
@@ -37,6 +38,8 @@ _STATUS = {
 
 def whatsapp_routes(desk: Frontdesk) -> Blueprint:
     """The routes under /whatsapp/{company}."""
+    if desk.settings.is_production and desk.settings.whatsapp_encryption_keys is None:
+        log.warning("WHATSAPP_ENCRYPTION_KEYS is not set: the salons' private keys are stored as they are.")
     return _Routes(desk).blueprint()
 
 

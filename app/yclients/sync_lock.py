@@ -1,25 +1,27 @@
 """One sync of a company at a time, on whatever machine: a session lock in the database."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import closing, contextmanager
 
 import psycopg
 
 from app.config import Settings
 from app.database.connection import connection_class, connection_parameters
+from app.database.database import Connection
 from app.errors import from_driver
 from app.unit_of_work import UnitOfWork
 from app.yclients.errors import SyncRunningError
 
 _KEY = "hashtextextended('yclients sync of company ' || %(company_id)s::text, 0)"
-_IS_HELD = f"""
-    SELECT EXISTS (
-        SELECT FROM pg_locks, (SELECT {_KEY} AS key) AS wanted
+_HELD = f"""
+    SELECT company_id FROM unnest(%(company_ids)s::bigint[]) AS wanted (company_id)
+    WHERE EXISTS (
+        SELECT FROM pg_locks
         WHERE locktype = 'advisory' AND objsubid = 1 AND granted
           AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
-          AND (classid::bigint << 32) | objid::bigint = key
+          AND (classid::bigint << 32) | objid::bigint = {_KEY % {"company_id": "wanted.company_id"}}
     )
-"""  # noqa: S608 - the key has no value in it, but a placeholder
+"""  # noqa: S608 - the key has no value in it, but a column
 
 
 @contextmanager
@@ -50,5 +52,13 @@ def company_lock(settings: Settings, company_id: int) -> Iterator[None]:
 def is_running(uow: UnitOfWork) -> bool:
     """Whether some process syncs the company now."""
     connection = uow.session.connection()
-    parameters = {"company_id": uow.scope.company_id}
-    return bool(connection.exec_driver_sql(_IS_HELD, parameters).scalar_one())
+    parameters = {"company_ids": [uow.scope.company_id]}
+    return connection.exec_driver_sql(_HELD, parameters).scalar() is not None
+
+
+def running(connection: Connection, company_ids: Collection[int]) -> set[int]:
+    """Those of these companies that some process syncs now."""
+    if not company_ids:
+        return set()
+    rows = connection.execute(_HELD, {"company_ids": [*company_ids]}).fetchall()
+    return {row[0] for row in rows}

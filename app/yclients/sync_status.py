@@ -4,12 +4,14 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
+from app.database.database import Connection
 from app.errors import RAW_ERRORS, from_driver
 from app.frontdesk import Frontdesk
 from app.models import SyncRun
+from app.repositories.installation import LastRun, last_runs
 from app.repositories.sync_runs import SyncRuns
 from app.unit_of_work import UnitOfWork
-from app.yclients.sync_lock import is_running
+from app.yclients.sync_lock import is_running, running
 
 LISTED = 10  # runs of each company
 
@@ -86,7 +88,14 @@ def _runs(uow: UnitOfWork, limit: int) -> list[RunStatus]:
     return [RunStatus(run, _state(run, under_way)) for run in runs]
 
 
-def _state(run: SyncRun, under_way: bool) -> State:
+def last_syncs(connection: Connection) -> list[tuple[LastRun, State]]:
+    """The newest run of every company and its state, in two statements. Raises psycopg's errors."""
+    runs = last_runs(connection)
+    under_way = running(connection, [run.company_id for run in runs if run.finished_at is None])
+    return [(run, _state(run, run.company_id in under_way)) for run in runs]
+
+
+def _state(run: SyncRun | LastRun, under_way: bool) -> State:
     if run.finished_at is None:
         return State.RUNNING if under_way else State.INTERRUPTED
     known = {None: State.DONE, "incomplete": State.INCOMPLETE, "interrupted": State.INTERRUPTED}

@@ -1,0 +1,78 @@
+"""The server and the syncs across all companies, for operators. No tenant's operation comes through here."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import NamedTuple
+
+from app.database.database import Connection
+
+
+class ServerFigures(NamedTuple):
+    """PostgreSQL as a whole; `commits` and `rollbacks` of this database since its statistics began."""
+
+    version: str
+    connections: int
+    max_connections: int
+    reserved: int
+    commits: int
+    rollbacks: int
+
+
+class Sessions(NamedTuple):
+    """The connections of one program to this database; `oldest` is its longest open transaction's begin."""
+
+    program: str
+    total: int
+    active: int
+    in_transaction: int
+    oldest: datetime | None
+
+
+class LastRun(NamedTuple):
+    """A company's newest sync, and when the last one before or at it ended well."""
+
+    company_id: int
+    mode: str
+    started_at: datetime
+    finished_at: datetime | None
+    error_code: str | None
+    last_success: datetime | None
+
+
+def server(connection: Connection) -> ServerFigures:
+    """The server's own figures; its connections are those of all databases and programs."""
+    row = connection.execute(
+        "SELECT current_setting('server_version'),"
+        " (SELECT sum(numbackends) FROM pg_stat_database)::bigint,"
+        " current_setting('max_connections')::int,"
+        " current_setting('superuser_reserved_connections')::int,"
+        " xact_commit, xact_rollback FROM pg_stat_database WHERE datname = current_database()"
+    ).fetchone()
+    assert row is not None  # noqa: S101 - the database that one is connected to has a row
+    return ServerFigures(*row)
+
+
+def sessions(connection: Connection) -> Sequence[Sessions]:
+    """Who is connected to this database, the most connections first; not the asking connection."""
+    rows = connection.execute(
+        "SELECT COALESCE(NULLIF(application_name, ''), '(no name)') AS program, count(*),"
+        " count(*) FILTER (WHERE state = 'active'),"
+        " count(*) FILTER (WHERE state LIKE 'idle in transaction%'), min(xact_start)"
+        " FROM pg_stat_activity WHERE datname = current_database() AND backend_type = 'client backend'"
+        " AND pid <> pg_backend_pid() GROUP BY program ORDER BY count(*) DESC, program"
+    )
+    return [Sessions(*row) for row in rows]
+
+
+def last_runs(connection: Connection) -> Sequence[LastRun]:
+    """The newest sync of every company that has one."""
+    rows = connection.execute(
+        "SELECT c.company_id, run.mode, run.started_at, run.finished_at, run.error_code, well.finished_at"
+        " FROM companies AS c"
+        " CROSS JOIN LATERAL (SELECT * FROM sync_runs AS r WHERE r.company_id = c.company_id"
+        " ORDER BY r.id DESC LIMIT 1) AS run"
+        " LEFT JOIN LATERAL (SELECT r.finished_at FROM sync_runs AS r WHERE r.company_id = c.company_id"
+        " AND r.finished_at IS NOT NULL AND r.error_code IS NULL ORDER BY r.id DESC LIMIT 1) AS well ON true"
+        " ORDER BY c.company_id"
+    )
+    return [LastRun(*row) for row in rows]
