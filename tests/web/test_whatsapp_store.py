@@ -255,6 +255,14 @@ class TestToken:
         assert {(each.status_code, code(each)) for each in responses} == {(403, "forbidden")}
 
 
+def test_production_is_warned_that_keys_are_not_encrypted(
+    settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Frontdesk(settings.model_copy(update={"environment": "production"})) as desk:
+        create_app(desk)
+    assert "WHATSAPP_ENCRYPTION_KEYS is not set" in caplog.text
+
+
 class TestLease:
     def test_the_newest_worker_wins_and_the_other_one_learns_of_it(
         self, client: FlaskClient, path: str
