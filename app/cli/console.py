@@ -42,7 +42,7 @@ def failure(error: Exception) -> click.ClickException:
     if isinstance(error, (ConfigurationError, InvalidInputError)):
         return WrongUsage(error.message)
     context = click.get_current_context(silent=True)
-    command = context.command_path if context is not None else "frontdesk"
+    command = (context and context.invoked_subcommand) or "frontdesk"
     if isinstance(error, CommandError):  # what the chain of migrations refuses with
         return CouldNotRun(" ".join(str(error).split()))
     if isinstance(error, (FrontdeskError, *RAW_ERRORS)):
