@@ -128,7 +128,13 @@ def _alone(connection: Connection, dry_run: bool) -> Iterator[bool]:
         yield True
         return
     row = connection.execute("SELECT pg_try_advisory_lock(%s)", (ADVISORY_LOCK,)).fetchone()
-    yield bool(row and row[0])  # closing the connection ends the lock
+    is_alone = bool(row and row[0])
+    try:
+        yield is_alone
+    finally:
+        # Closing the connection would end the lock, too, but only a moment after.
+        if is_alone and not connection.closed:
+            connection.execute("SELECT pg_advisory_unlock(%s)", (ADVISORY_LOCK,))
 
 
 def _by_type(counted: Iterable[overview.Counted]) -> dict[str, int]:
