@@ -1,0 +1,159 @@
+"""`/metrics` and its JSON: one story, of the whole service, for whoever has the token."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from flask.testing import FlaskClient
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
+from prometheus_client.parser import text_string_to_metric_families as prometheus
+
+from app import Frontdesk, Settings, create_app
+from app.config import PROJECT_ROOT
+from app.data_layer import DataLayer
+from app.observability import metrics, slow_queries
+from tests.processes import BIN, Process, answers, free_port, get, running, wait_until
+
+BOTH = ("/metrics", "/health/database/metrics")
+
+
+@pytest.fixture
+def client(desk: Frontdesk) -> FlaskClient:
+    return create_app(desk).test_client()
+
+
+def samples(text: str) -> dict[str, float]:
+    """`name{label="value"}` to value."""
+    return {
+        "{}{}".format(sample.name, json.dumps(sample.labels) if sample.labels else ""): sample.value
+        for family in prometheus(text)
+        for sample in family.samples
+    }
+
+
+def test_the_json_has_its_shape(client: FlaskClient, salon: DataLayer) -> None:
+    salon.get_client_by_id(1).unwrap()
+    answer = client.get("/health/database/metrics")
+    assert answer.status_code == 200
+    document: Any = answer.json
+    assert set(document) == {"timestamp", "metrics"}
+    found = document["metrics"]
+    assert set(found) == {"total", "by_type", "percentiles", "slow_queries"}
+    assert found["total"] == sum(kind["count"] for kind in found["by_type"].values())
+    assert set(found["by_type"]["SELECT"]) == {"count", "avg_ms"}
+    assert found["percentiles"]["p50"] <= found["percentiles"]["p95"] <= found["percentiles"]["p99"]
+
+
+def test_both_tell_the_same_story(client: FlaskClient, salon: DataLayer) -> None:
+    salon.get_client_by_id(1).unwrap()
+    found: Any = client.get("/health/database/metrics").json
+    text = samples(client.get("/metrics").text)
+    for kind, figures in found["metrics"]["by_type"].items():
+        label = json.dumps({"kind": kind})
+        count = text[f"frontdesk_db_query_duration_seconds_count{label}"]
+        seconds = text[f"frontdesk_db_query_duration_seconds_sum{label}"]
+        assert figures["count"] == count
+        assert figures["avg_ms"] == pytest.approx(1000 * seconds / count, abs=0.001)
+
+
+def test_slow_queries_are_in_the_json(
+    client: FlaskClient, salon: DataLayer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metrics, "SLOW", 0.0)
+    salon.get_client_by_phone("+79681234567").unwrap()
+    monkeypatch.undo()
+    found: Any = client.get("/health/database/metrics").json
+    slow = found["metrics"]["slow_queries"][0]
+    assert set(slow) == {"text", "kind", "duration_ms", "rows", "at", "company_id", "operation"}
+    assert slow["company_id"] == salon.company_id
+    assert "9681234567" not in slow["text"]
+
+
+def test_prometheus_and_openmetrics_can_read_it(client: FlaskClient) -> None:
+    assert list(prometheus(client.get("/metrics").text))
+    answer = client.get("/metrics", headers={"Accept": "application/openmetrics-text; version=1.0.0"})
+    assert answer.content_type.startswith("application/openmetrics-text")
+    assert list(openmetrics(answer.text))
+
+
+def test_every_name_of_ours_says_its_unit_or_what_it_counts() -> None:
+    ours = [each for each in vars(metrics).values() if hasattr(each, "_unit")]
+    for metric in ours:
+        name = metric._name
+        assert name.startswith("frontdesk_")
+        assert metric._type == "counter" or re.search(r"_(seconds|connections|requests)$", name)
+
+
+def test_both_need_the_token_where_one_is_set(worker_database_url: str) -> None:
+    with Frontdesk(Settings(database_url=worker_database_url, health_token="s3cret")) as desk:
+        client = create_app(desk).test_client()
+        assert client.get("/metrics").status_code == 401
+        assert client.get("/metrics").headers["WWW-Authenticate"].startswith("Bearer")
+        assert client.get("/health/database/metrics").json == {"status": "ok"}
+        for path in BOTH:
+            assert client.get(path, headers={"Authorization": "Bearer wrong"}).status_code != 500
+            answer = client.get(path, headers={"Authorization": "Bearer s3cret"})
+            assert answer.status_code == 200
+            assert len(answer.text) > 100
+
+
+@pytest.fixture
+def workers(tmp_path: Path, database_url: str) -> Iterator[tuple[Process, int]]:
+    """Three workers behind one port."""
+    port = free_port()
+    command = [str(BIN / "gunicorn"), "--bind", f"127.0.0.1:{port}", "--workers", "3", "wsgi:app"]
+    environment = {"DATABASE_URL": database_url, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path / "shared")}
+    with running(command, tmp_path / "output", PROJECT_ROOT, **environment) as process:
+        wait_until(lambda: answers(port))
+        yield process, port
+
+
+def figure(port: int, name: str) -> float:
+    return samples(get(port, "/metrics").text).get(name, 0.0)
+
+
+def test_any_worker_tells_of_all_of_them(workers: tuple[Process, int], tmp_path: Path) -> None:
+    process, port = workers
+    whole = "frontdesk_db_pool_max_connections"
+    wait_until(lambda: figure(port, whole) == 9)
+    assert {figure(port, whole) for _ in range(20)} == {9}
+    for _ in range(20):
+        get(port, "/whatsapp/1/creds")
+    wait_until(lambda: get(port, "/health/database/metrics").json()["metrics"]["total"] >= 20)
+    seen = {get(port, "/health/database/metrics").json()["metrics"]["total"] for _ in range(12)}
+    assert len(seen) == 1
+
+    killed = process.children()[0]
+    killed.kill()
+    psutil.wait_procs([killed], timeout=10)
+    wait_until(lambda: len(process.children()) == 3 and figure(port, whole) == 9)
+    assert get(port, "/health/database/metrics").json()["metrics"]["total"] >= min(seen)
+
+
+def test_what_a_killed_master_has_left_is_gone_at_the_next_start(tmp_path: Path, database_url: str) -> None:
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    (shared / "counter_1.db").write_bytes(b"\0" * 8)
+    (shared / "slow_queries.json").write_text("[]")
+    port = free_port()
+    command = [str(BIN / "gunicorn"), "--bind", f"127.0.0.1:{port}", "wsgi:app"]
+    environment = {"DATABASE_URL": database_url, "PROMETHEUS_MULTIPROC_DIR": str(shared)}
+    with running(command, tmp_path / "output", PROJECT_ROOT, **environment):
+        wait_until(lambda: answers(port))
+        assert not (shared / "counter_1.db").exists()
+        assert not (shared / "slow_queries.json").exists()
+
+
+def test_slow_queries_of_all_workers_are_in_one_list(
+    tmp_path: Path, desk: Frontdesk, salon: DataLayer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+    monkeypatch.setattr(metrics, "SLOW", 0.0)
+    for number in range(60):
+        salon.get_client_by_id(number + 1).unwrap()
+    assert len(slow_queries.last()) == 50
+    assert len(json.loads((tmp_path / "slow_queries.json").read_text())) == 50
