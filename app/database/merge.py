@@ -4,7 +4,7 @@ Rows go to a temporary table by COPY and are joined with the target, so that unc
 before anything is locked or written (no new row version, hardly any WAL). Stored rows are changed by an
 UPDATE, which takes half the time of INSERT … ON CONFLICT on the same rows and looks at a row again that
 another writer has changed meanwhile. New rows are inserted, with ON CONFLICT and the same conditions for
-those that another writer inserts meanwhile.
+those that another writer inserts meanwhile. A few rows are merged by ON CONFLICT alone.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,6 +26,12 @@ from app.models import Base
 # Up to here one statement with parameters is quicker than making a temporary table, and it leaves
 # no dead rows in the catalog.
 SMALL = 50
+
+
+_OUTCOME = sql.SQL(
+    "SELECT count(*) FILTER (WHERE inserted), COALESCE(array_agg(id), '{}'),"
+    " COALESCE(array_agg(id) FILTER (WHERE underived), '{}') FROM written"
+)
 
 
 class Freshness(Enum):
@@ -110,16 +116,16 @@ def merge(
     statements = _statements(target, columns, derived)
     with connection.cursor() as cursor:
         if len(rows) <= SMALL:
-            source = statements.values(len(rows))
+            source, merging = statements.values(len(rows)), statements.merge_values(len(rows))
             parameters = {f"v{n}": value for n, value in enumerate(v for row in rows for v in row)}
         else:
-            source, parameters = statements.stage, {}
+            source, merging, parameters = statements.stage, statements.merge_stage(), {}
             cursor.execute(statements.create_stage)
             with cursor.copy(statements.copy) as copy:
                 for row in rows:
                     copy.write_row(row)
         parameters["company_id"] = company_id
-        cursor.execute(statements.merge(source), parameters)
+        cursor.execute(merging, parameters)
         inserted, written, underived = cursor.fetchone()  # type: ignore[misc] # an aggregate always answers
         merged = Merged(inserted, len(written) - inserted, written=written, underived=underived)
         left = len(rows) - len(written)
@@ -186,44 +192,60 @@ class _Statements:
         names = sql.SQL(", ").join(map(sql.Identifier, self._columns))
         return sql.SQL("(VALUES {}) AS s ({})").format(rows, names)
 
-    def merge(self, source: sql.Composable) -> sql.Composed:
+    def merge_stage(self) -> sql.Composed:
+        """The staged rows, joined with the table."""
+        changed = sql.SQL(
+            """
+            UPDATE {table} AS t SET {assignments} FROM {stage}
+            WHERE {same_key} AND {fresh} AND {differs}
+            RETURNING t.id, false AS inserted, NOT ({derived}) AS underived
+            """
+        ).format(
+            table=self._table,
+            assignments=self._assignments("s"),
+            stage=self.stage,
+            same_key=self._same_key(),
+            fresh=self._fresh("s"),
+            differs=self._differs("s"),
+            derived=self._derivable,
+        )
+        is_new = sql.SQL("WHERE NOT EXISTS (SELECT FROM {} AS t WHERE {})").format(
+            self._table, self._same_key()
+        )
+        return sql.SQL(
+            "WITH changed AS ({}), added AS ({}), written AS (TABLE changed UNION ALL TABLE added) {}"
+        ).format(changed, self._insert(self.stage, is_new), _OUTCOME)
+
+    def merge_values(self, count: int) -> sql.Composed:
+        """A few rows, each looked up by its key: no plan for this can read the company's other rows."""
+        return sql.SQL("WITH written AS ({}) {}").format(
+            self._insert(self.values(count), sql.SQL("")), _OUTCOME
+        )
+
+    def _insert(self, source: sql.Composable, condition: sql.Composable) -> sql.Composable:
+        key = self._target.key
         return sql.SQL(
             """
-            WITH changed AS (
-                UPDATE {table} AS t SET {from_stage} FROM {source}
-                WHERE {same_key} AND {fresh} AND {differs}
-                RETURNING t.id, false AS inserted, NOT ({derived}) AS underived
-            ), added AS (
-                INSERT INTO {table} AS t (company_id, {columns})
-                SELECT %(company_id)s, {selected} FROM {source}
-                WHERE NOT EXISTS (SELECT FROM {table} AS t WHERE {same_key})
-                {in_order}
-                ON CONFLICT ({conflict_key}) DO UPDATE SET {from_excluded}
-                WHERE {fresh_excluded} AND {differs_excluded}
-                RETURNING t.id, t.xmax = 0 AS inserted, NOT ({derived}) AS underived
-            ), written AS (TABLE changed UNION ALL TABLE added)
-            SELECT count(*) FILTER (WHERE inserted),
-                COALESCE(array_agg(id), '{{}}'), COALESCE(array_agg(id) FILTER (WHERE underived), '{{}}')
-            FROM written
+            INSERT INTO {table} AS t (company_id, {columns})
+            SELECT %(company_id)s, {selected} FROM {source} {condition} {in_order}
+            ON CONFLICT ({conflict_key}) DO UPDATE SET {assignments} WHERE {fresh} AND {differs}
+            RETURNING t.id, t.xmax = 0 AS inserted, NOT ({derived}) AS underived
             """
         ).format(
             table=self._table,
             source=source,
+            condition=condition,
             columns=sql.SQL(", ").join(map(sql.Identifier, self._columns)),
             selected=sql.SQL(", ").join(sql.Identifier("s", c) for c in self._columns),
-            same_key=self._same_key(),
             # Our ids follow the keys, and two writers of the same new rows wait instead of deadlocking.
-            in_order=sql.SQL("ORDER BY {}" if self._target.key else "").format(
-                sql.SQL(", ").join(sql.Identifier("s", c) for c in self._target.key)
+            in_order=sql.SQL("ORDER BY {}" if key else "").format(
+                sql.SQL(", ").join(sql.Identifier("s", c) for c in key)
             ),
-            fresh=self._fresh("s"),
-            differs=self._differs("s"),
+            conflict_key=sql.SQL(", ").join(map(sql.Identifier, ("company_id", *key))),
+            assignments=self._assignments("excluded"),
+            fresh=self._fresh("excluded"),
+            differs=self._differs("excluded"),
             derived=self._derivable,
-            from_stage=self._assignments("s"),
-            from_excluded=self._assignments("excluded"),
-            conflict_key=sql.SQL(", ").join(map(sql.Identifier, ("company_id", *self._target.key))),
-            fresh_excluded=self._fresh("excluded"),
-            differs_excluded=self._differs("excluded"),
         )
 
     def _assignments(self, source: str) -> sql.Composable:
