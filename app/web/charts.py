@@ -62,7 +62,7 @@ def chart_of_times(window: float, curves: dict[str, Sequence[Point]], summary: s
 
 def chart_of_counts(window: float, curves: dict[str, Sequence[Point]], top: float, summary: str) -> Chart:
     """Counts from nothing to `top`, or to what there is more."""
-    top = max([top, 1, *(value for points in curves.values() for _, value in points if value)])
+    top = _round(max([top, 1, *(value for points in curves.values() for _, value in points if value)]))
 
     def height(value: float) -> float:
         return _between(BOTTOM, TOP, value / top)
@@ -82,12 +82,18 @@ def strip_of_states(window: float, every: float, states: Iterable[tuple[float, s
 
 
 def milliseconds(value: float | None) -> str:
-    """For people: three digits at most."""
+    """For people: a dash for None, else two or three digits."""
     if value is None:
         return "–"
     if value >= 1000:
         return f"{value / 1000:.3g} s"
-    return f"{value:.3g} ms" if value < 100 else f"{value:.0f} ms"
+    return f"{value:.2g} ms" if value < 100 else f"{value:.0f} ms"
+
+
+def _round(number: float) -> float:
+    """The next number with one digit that counts: 40 for 36.9; counts up to ten stay as they are."""
+    digit = 10.0 ** max(0, math.floor(math.log10(number)))
+    return math.ceil(number / digit) * digit
 
 
 def _between(start: float, end: float, share: float) -> float:

@@ -76,11 +76,16 @@ def intervals(looks: list[Look]) -> list[Interval]:
             after.at,
             after.at - before.at,
             after.snapshot.since(before.snapshot),
-            None if after.commits is None or before.commits is None else after.commits - before.commits,
+            _commits(before.commits, after.commits),
         )
         for before, after in pairwise(looks)
         if after.at - before.at > 1  # two looks at once say nothing about the time between them
     ]
+
+
+def _commits(before: int | None, after: int | None) -> int | None:
+    # A server that crashed has lost its statistics and counts from nothing again.
+    return after - before if before is not None and after is not None and after >= before else None
 
 
 def since(looks: list[Look], seconds: float) -> Interval | None:

@@ -29,6 +29,7 @@ class InstallationCheck:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._failure = ""
         self._single_flight: SingleFlight[Installation | None] = SingleFlight(self._look, too_late=None)
         self.start = self._single_flight.start
 
@@ -37,9 +38,13 @@ class InstallationCheck:
         return self._single_flight()
 
     def _look(self) -> Installation | None:
+        found, failure = None, ""
         try:
             with closing(self._database.connect_alone(PATIENCE)) as connection:
-                return Installation(server(connection), list(sessions(connection)), last_syncs(connection))
+                found = Installation(server(connection), list(sessions(connection)), last_syncs(connection))
         except RAW_ERRORS as error:
-            log.info("The server could not be looked at: %s", from_driver(error).message)
-            return None
+            failure = from_driver(error).message
+        if failure != self._failure:  # once when it changes, not with every look
+            log.warning("Look at the server: %s", failure or "works again")
+        self._failure = failure
+        return found

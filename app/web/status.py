@@ -6,6 +6,7 @@ about a person, and a part that cannot be known in time says so and holds up no 
 
 import secrets
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -16,6 +17,7 @@ from markupsafe import Markup, escape
 from app.errors import FrontdeskError
 from app.frontdesk import Frontdesk
 from app.observability import slow_queries
+from app.observability.slow_queries import SlowQuery
 from app.web import charts
 from app.web.database_check import Verdict
 from app.web.health import Health
@@ -26,6 +28,7 @@ from app.whatsapp.health import Level, Overview
 
 REFRESH = 10  # seconds
 LISTED = 20  # rows of one table
+WINDOWS = (WINDOW / 6, WINDOW / 2, WINDOW)  # seconds; a young process shows a shorter time, not a void
 SUMMARY = 300.0  # seconds that "now" looks back
 
 STATES = {
@@ -89,7 +92,7 @@ class StatusPage:
                 "installation": installation,
                 "whatsapp": whatsapp,
                 "levels": Level,
-                "slow": slow[:LISTED],
+                "slow": _by_statement(slow)[:LISTED],
                 "listed": LISTED,
                 **_figures(looks),
                 **_syncs(installation),
@@ -113,9 +116,31 @@ class StatusPage:
             return None  # the check has told the log why
 
 
+@dataclass(frozen=True)
+class SlowStatement:
+    """One statement that was slow once or many times, the newest `last`."""
+
+    worst: SlowQuery
+    times: int
+    last: str
+
+
+def _by_statement(slow: list[SlowQuery]) -> list[SlowStatement]:
+    """A statement that is slow is so again and again: each once, the one that was slow last first."""
+    groups: dict[str, list[SlowQuery]] = {}
+    for query in slow:
+        groups.setdefault(query.text, []).append(query)
+    return [
+        SlowStatement(max(group, key=lambda query: query.duration_ms), len(group), group[0].at)
+        for group in groups.values()
+    ]
+
+
 def _figures(looks: list[Look]) -> dict[str, Any]:
-    """Curves of the last half hour, and figures of the last minutes."""
+    """Curves of the time that was watched, half an hour at most, and figures of the last minutes."""
     now, parts, lately = looks[-1], intervals(looks), since(looks, SUMMARY)
+    watched = now.at - looks[0].at
+    window = next((each for each in WINDOWS if watched <= each), WINDOW)
 
     def curve(values: Iterable[tuple[float, float | None]]) -> list[charts.Point]:
         return [(now.at - at, value) for at, value in values]
@@ -124,48 +149,43 @@ def _figures(looks: list[Look]) -> dict[str, Any]:
         seconds = [(part.at, part.happened.percentile(share)) for part in parts]
         return curve((at, None if value is None else value * 1000) for at, value in seconds)
 
+    commits = [(part.at, None if part.commits is None else part.commits / part.seconds) for part in parts]
     percentiles = {
         name: None if lately is None or (value := lately.happened.percentile(share)) is None else value * 1000
         for name, share in (("p50", 0.5), ("p95", 0.95), ("p99", 0.99))
     }
     return {
         "percentiles": percentiles,
-        "query_rate": lately and lately.happened.queries / lately.seconds,
-        "commit_rate": lately and lately.commits is not None and lately.commits / lately.seconds,
-        "watched": timedelta(seconds=now.at - looks[0].at),
+        "query_rate": None if lately is None else lately.happened.queries / lately.seconds,
+        "commit_rate": commits[-1][1] if commits else None,
         "latency": charts.chart_of_times(
-            WINDOW,
+            window,
             {"p50": durations(0.5), "p95": durations(0.95)},
-            f"Durations of queries over half an hour; now half take less than"
+            f"Durations of queries over time; now half take less than"
             f" {charts.milliseconds(percentiles['p50'])}.",
         ),
         "pool_use": charts.chart_of_counts(
-            WINDOW,
+            window,
             {
                 "in-use": curve((look.at, look.snapshot.pool_in_use) for look in looks),
                 "waiting": curve((look.at, look.snapshot.pool_waiting or None) for look in looks),
             },
             now.snapshot.pool_max,
-            f"Connections in use over half an hour; now {now.snapshot.pool_in_use}.",
+            f"Connections in use over time; now {now.snapshot.pool_in_use}.",
         ),
         "commits": charts.chart_of_counts(
-            WINDOW,
-            {"commits": curve((part.at, _rate(part.commits, part.seconds)) for part in parts)},
+            window,
+            {"commits": curve(commits)},
             10,
-            "Transactions a second over half an hour.",
+            "Transactions a second over time.",
         ),
         "answering": charts.strip_of_states(
-            WINDOW,
+            window,
             EVERY,
             [(now.at - look.at, STATES[look.verdict]) for look in looks],
-            f"Whether the database answered over half an hour; now: {now.verdict.value}.",
+            f"Whether the database answered over time; now: {now.verdict.value}.",
         ),
     }
-
-
-def _rate(number: int | None, seconds: float) -> float | None:
-    # A server that was restarted counts from nothing again.
-    return None if number is None or number < 0 else round(number / seconds, 1)
 
 
 def _syncs(installation: Installation | None) -> dict[str, Any]:
@@ -201,8 +221,14 @@ def _with_code(text: str) -> Markup:
     return Markup().join(code.format(part) if number % 2 else part for number, part in enumerate(parts))
 
 
+def _ends(statement: str) -> str:
+    """A long one without its middle, which names columns: the tables and conditions stand at its end."""
+    return statement if len(statement) <= 320 else f"{statement[:100]} … {statement[-200:]}"
+
+
 FILTERS: dict[str, Callable[..., Any]] = {
     "ago": _ago,
+    "ends": _ends,
     "length_of_time": _length,
     "milliseconds": charts.milliseconds,
     "moment": datetime.fromisoformat,

@@ -137,16 +137,12 @@ def _of_whatsapp(whatsapp: Overview | None) -> Iterator[Problem]:
     for level in (Level.CRITICAL, Level.WARNING):
         sick = [salon for salon in whatsapp.paired if salon.level is level]
         if sick:
-            text = f"WhatsApp of {_companies([salon.company_id for salon in sick])} is {_word(level)}."
+            text = f"WhatsApp of {_companies([salon.company_id for salon in sick])}: {level}."
             yield Problem(State.ATTENTION, text, _advice(sick))
 
 
 def _advice(sick: list[SalonHealth]) -> str:
     return sick[0].findings[0].advice if len(sick) == 1 else "Each one is listed below."
-
-
-def _word(level: Level) -> str:
-    return "sick" if level is Level.CRITICAL else "not quite well"
 
 
 def _companies(ids: Sequence[int]) -> str:

@@ -3,35 +3,20 @@
 import base64
 import logging
 import time
-from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from datetime import datetime
-from typing import Any
 
 import psycopg
 import pytest
 from flask.testing import FlaskClient
 
-from app import Frontdesk, Settings, create_app
+from app import Frontdesk
 from app.database import migrations
 from tests.processes import wait_until
 from tests.servers import Server, execute
+from tests.web.conftest import Opener
 
 PATHS = ("/health", "/health/live", "/health/ready", "/health/database")
-
-Opener = Callable[..., FlaskClient]
-
-
-@pytest.fixture
-def serving() -> Iterator[Opener]:
-    """Makes test clients: `serving(database_url=…, health_token=…)`."""
-    with ExitStack() as stack:
-
-        def make(**settings: Any) -> FlaskClient:
-            desk = stack.enter_context(Frontdesk(Settings(**settings)))
-            return create_app(desk).test_client()
-
-        yield make
 
 
 def desk_of(client: FlaskClient) -> Frontdesk:
@@ -206,3 +191,39 @@ def test_nothing_is_stored_and_mistakes_are_answered_in_json(
     assert answers[-1].json is not None
     assert answers[-1].json["error"]["code"] == "method_not_allowed"
     assert "GET" in answers[-1].headers["Allow"]
+
+
+DRAFT = {"Accept": "application/health+json"}
+
+
+@pytest.mark.parametrize("path", [*PATHS, "/health/whatsapp"])
+def test_health_json_is_there_for_who_asks_for_it(
+    serving: Opener, worker_database_url: str, path: str
+) -> None:
+    client = serving(database_url=worker_database_url, service_name="desk", release="1.2")
+    answer = client.get(path, headers=DRAFT)
+    assert answer.mimetype == "application/health+json"
+    assert answer.json is not None
+    assert answer.json["status"] == ("pass" if answer.status_code == 200 else "fail")
+    assert answer.json["serviceId"] == "desk"
+    assert "Accept" in answer.headers["Vary"]
+    for accept in ("*/*", "application/json", "text/html,*/*;q=0.8"):
+        assert client.get(path, headers={"Accept": accept}).mimetype == "application/json"
+
+
+def test_health_json_says_what_is_wrong_where_details_may_be_seen(serving: Opener) -> None:
+    answer = serving(database_url=NOWHERE).get("/health/ready", headers=DRAFT)
+    assert answer.status_code == 503
+    assert answer.json is not None
+    assert (answer.json["status"], answer.json["output"]) == ("fail", "database_unreachable")
+    (check,) = answer.json["checks"]["database"]
+    assert (check["status"], check["time"][-1]) == ("fail", "Z")
+    hidden = serving(database_url=NOWHERE, health_token="s3cret").get("/health/ready", headers=DRAFT)
+    assert hidden.json == {"status": "fail", "serviceId": "frontdesk"}
+
+
+def test_health_json_calls_a_full_pool_a_warning(serving: Opener, worker_database_url: str) -> None:
+    client = serving(database_url=worker_database_url, postgres_max_connections=1)
+    with desk_of(client).database.pool.connection():
+        answer = client.get("/health/database", headers=DRAFT)
+    assert (answer.status_code, answer.json and answer.json["status"]) == (200, "warn")
