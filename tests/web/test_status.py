@@ -10,6 +10,7 @@ from flask.testing import FlaskClient
 
 from app.web import history
 from tests.servers import Server, execute
+from tests.threads import at_once
 from tests.web.conftest import Opener
 from tests.web.test_health import NOWHERE, basic, desk_of
 
