@@ -4,10 +4,8 @@ import { randomUUID } from 'node:crypto'
 import { BufferJSON, initAuthCreds, proto } from 'baileys'
 
 // Only what Frontdesk writes for a buffer. BufferJSON's own reviver would also take {"5": 1} for one.
-const revive = (_, value) =>
-  value?.type === 'Buffer' && typeof value.data === 'string' && Object.keys(value).length === 2
-    ? Buffer.from(value.data, 'base64')
-    : value
+const isBuffer = value => value?.type === 'Buffer' && typeof value.data === 'string' && Object.keys(value).length === 2
+const revive = (_, value) => (isBuffer(value) ? Buffer.from(value.data, 'base64') : value)
 
 const write = value => JSON.stringify(value, BufferJSON.replacer)
 
@@ -63,8 +61,9 @@ export async function useFrontdeskAuthState({ url, company, token, worker = rand
     }
   }
 
-  // Baileys takes a session that could not be read for none and would write a new one over it.
+  // Baileys takes a session that could not be read for none, and would write a new one over it.
   const unread = new Set()
+  const refused = new WeakSet() // Baileys tries the same write again
 
   const keys = {
     async get(type, ids) {
@@ -80,20 +79,21 @@ export async function useFrontdeskAuthState({ url, company, token, worker = rand
       }
     },
     async set(data) {
-      for (const type in data)
-        for (const id in data[type])
-          if (unread.has(`${type} ${id}`)) throw new FrontdeskError(0, { message: 'a key was not read before' })
+      for (const type in data) {
+        const blind = Object.keys(data[type]).filter(id => unread.has(`${type} ${id}`))
+        if (!blind.length) continue
+        refused.add(data)
+        await keys.get(type, blind) // from now on it may be written
+      }
+      if (refused.has(data)) throw new FrontdeskError(0, { message: 'a key was written that had not been read' })
       await call('POST', '/keys/set', write(data))
     }
   }
 
   return {
     state: { creds, keys },
-    /** For 'creds.update'; one after the other, each with all that has changed until then. */
-    saveCreds: () => (saving = saving.catch(() => {}).then(save)),
-    /** When the worker stops in peace: the next one is not told of a conflict. */
-    release: () => call('DELETE', '/lease'),
-    /** When WhatsApp has logged the device out: credentials and keys are gone. */
-    logout: () => call('DELETE', '')
+    saveCreds: () => (saving = saving.catch(() => {}).then(save)), // one after the other
+    release: () => call('DELETE', '/lease'), // when the worker stops in peace
+    logout: () => call('DELETE', '') // credentials and keys are gone
   }
 }

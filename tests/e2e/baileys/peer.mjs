@@ -2,14 +2,13 @@
 // a line, and are answered in the same way: {"ok": …} or {"error": …}.
 import assert from 'node:assert/strict'
 import { createInterface } from 'node:readline'
-import { addTransactionCapability, generateSignalPubKey, proto } from 'baileys'
+import { addTransactionCapability, generateSignalPubKey, proto, useMultiFileAuthState } from 'baileys'
 import { makeLibSignalRepository } from 'baileys/lib/Signal/libsignal.js'
 import { getNextPreKeys } from 'baileys/lib/Utils/signal.js'
 import { useFrontdeskAuthState } from './useFrontdeskAuthState.mjs'
 
-console.warn = console.error = () => {} // libsignal's own, about messages that cannot be read
-
 const quiet = () => {}
+console.log = console.info = console.warn = console.error = quiet // libsignal prints whole sessions
 const logger = { trace: quiet, debug: quiet, info: quiet, warn: quiet, error: quiet }
 const base64 = bytes => Buffer.from(bytes).toString('base64')
 const bytes = text => Buffer.from(text, 'base64')
@@ -39,6 +38,13 @@ const values = () => {
     tctoken: { '7968@lid': { token: Buffer.alloc(0), timestamp: '1700000000' } },
     'identity-key': { '7968.0': Buffer.from([5, ...all.subarray(0, 32)]) },
     'a type of tomorrow': { "'; --": [null, 1.5, -1e-9, '\u0000', '\ud83d', 'ы', { 5: 1, 7: 2 }, { deep: [{ er: all }] }, {}, []] }
+  }
+}
+
+async function assertSame(written) {
+  for (const [type, byId] of Object.entries(written)) {
+    const read = await session.raw.get(type, [...Object.keys(byId), 'missing'])
+    assert.deepStrictEqual(read, byId, type)
   }
 }
 
@@ -96,10 +102,7 @@ const commands = {
   async roundTrip() {
     const written = values()
     await session.raw.set(written)
-    for (const [type, byId] of Object.entries(written)) {
-      const read = await session.raw.get(type, [...Object.keys(byId), 'missing'])
-      assert.deepStrictEqual(read, byId, type)
-    }
+    await assertSame(written)
     const key = { keyData: Buffer.alloc(32, 9), fingerprint: { rawId: 1, currentIndex: 2, deviceIndexes: [0] }, timestamp: 5 }
     await session.raw.set({ 'app-state-sync-key': { 'AAAA/+=': proto.Message.AppStateSyncKeyData.fromObject(key) } })
     const { 'AAAA/+=': read } = await session.raw.get('app-state-sync-key', ['AAAA/+='])
@@ -110,6 +113,20 @@ const commands = {
     await open({})
     assert.equal(JSON.stringify(session.creds), before)
     assert.ok(Buffer.isBuffer(session.creds.noiseKey.private))
+  },
+  // The same session in files, as Baileys keeps them by itself.
+  async writeFiles({ folder }) {
+    const { state, saveCreds } = await useMultiFileAuthState(folder)
+    Object.assign(state.creds, session.creds)
+    await saveCreds()
+    const { 'a type of tomorrow': _, ...known } = values()
+    await state.keys.set(known)
+  },
+  async assertSameAsFiles({ folder }) {
+    const { 'a type of tomorrow': _, ...known } = values()
+    await assertSame(known)
+    const { state } = await useMultiFileAuthState(folder)
+    assert.deepStrictEqual(session.creds, state.creds)
   },
   async transaction({ mutations }) {
     await session.keys.transaction(() => session.keys.set(mutations), 'all')

@@ -1,6 +1,10 @@
 """Two WhatsApp devices, real Baileys in both, whose state lives in the service: they never lose a message."""
 
+import json
+from base64 import b64decode
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -10,6 +14,8 @@ from pydantic import SecretStr
 from app import Frontdesk, Settings
 from app.database import migrations
 from app.whatsapp.cleanup import clean_up
+from app.whatsapp.encryption import Vault
+from app.whatsapp.multi_file import read_folder
 from tests.e2e.baileys.conftest import TOKEN, Peer, PeerError, serving
 from tests.servers import Server, execute
 
@@ -101,6 +107,49 @@ def test_a_group_goes_on_after_a_kill(devices: tuple[Peer, Peer]) -> None:
 def test_everything_that_baileys_writes_is_what_it_reads(devices: tuple[Peer, Peer]) -> None:
     salon, _ = devices
     salon("roundTrip")
+
+
+def test_a_session_in_files_comes_in_whole(
+    devices: tuple[Peer, Peer], peers: list[Peer], url: str, whatsapp_settings: Settings, tmp_path: Path
+) -> None:
+    salon, _ = devices
+    salon("writeFiles", folder=str(tmp_path))
+    session = read_folder(tmp_path)
+    assert not session.skipped
+    with Frontdesk(whatsapp_settings) as desk:
+        desk.company(BORIS).whatsapp.bring_in(session.creds, session.keys).unwrap()
+    boris = peers[2]
+    boris.open(url, BORIS)
+    boris("assertSameAsFiles", folder=str(tmp_path))
+
+
+def test_a_session_with_the_first_systems_arrays_goes_on(
+    devices: tuple[Peer, Peer], whatsapp_settings: Settings
+) -> None:
+    salon, anna = devices
+    waiting, used = salon("bundles", count=2)
+    anna("meet", jid=salon.jid, bundle=used)
+    send(anna, salon, "Hello")
+    assert whatsapp_settings.database_url is not None
+    vault = Vault.of(whatsapp_settings)
+    with psycopg.connect(whatsapp_settings.database_url.get_secret_value()) as connection:
+        for table, column in (("whatsapp_auth", "creds"), ("whatsapp_keys", "value")):
+            for row_id, stored in connection.execute(f"SELECT id, {column} FROM {table}").fetchall():
+                old = json.loads(vault.unlock(stored), object_hook=as_array)
+                change = f"UPDATE {table} SET {column} = %s WHERE id = %s"
+                connection.execute(change, (json.dumps(old).encode(), row_id))
+    salon.restart()
+    send(anna, salon, "Still there?")
+    send(salon, anna, "Always")
+    anna("meet", jid=salon.jid, bundle=waiting)
+    send(anna, salon, "A new phone")
+
+
+def as_array(value: dict[str, Any]) -> dict[str, Any]:
+    """Node's own writing of a buffer in place of Baileys'."""
+    if value.get("type") == "Buffer":
+        return {"type": "Buffer", "data": list(b64decode(value["data"]))}
+    return value
 
 
 def test_a_set_that_fails_half_way_leaves_nothing_behind(
@@ -221,10 +270,17 @@ def test_an_outage_is_an_error_in_baileys_hands_and_no_new_session(
         assert (failed.value.status, failed.value.code) == (503, "unavailable")
         with pytest.raises(PeerError):
             salon("decrypt", jid=anna.jid, **message)
+        blind = {"session": {"7968.0": {"a new one": "over what was not read"}}}
+        with pytest.raises(PeerError):
+            salon("transaction", mutations=blind)
         with pytest.raises(PeerError) as failed:  # and no new credentials
             other.open(url, SALON)
         assert failed.value.status == 503
         own_server.start()
+        with pytest.raises(PeerError, match="had not been read"):
+            salon("transaction", mutations=blind)
+        assert salon("get", type="session", ids=["7968.0"]) == {}
+        salon("transaction", mutations=blind)  # now it is known that there was none
         assert salon("decrypt", jid=anna.jid, **message) == "Then at ten"
         salon.restart()
         send(salon, anna, "See you")
