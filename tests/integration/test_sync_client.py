@@ -6,7 +6,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ from app.yclients.standin.salon import Salon
 from app.yclients.standin.server import Mood
 from tests.upstream import QUICK, SMALL, UNLIMITED, Upstream, knowing, upstream_of
 
+ClientOf = Callable[..., YClients]
 SECRET = "".join(["tok", "en", "-of", "-the", "-user"])
 
 
@@ -49,8 +50,16 @@ def client(upstream: Upstream) -> Iterator[YClients]:
         yield client
 
 
-def client_of(desk: Frontdesk, settings: Settings, **options: Any) -> YClients:
-    return YClients(settings, RateLimiter(desk.database, "tests", UNLIMITED), **{"backoff": QUICK, **options})
+@pytest.fixture
+def client_of(desk: Frontdesk) -> Iterator[Callable[..., YClients]]:
+    """Makes clients: `client_of(settings, backoff=30)`; all of them are closed in the end."""
+    with ExitStack() as stack:
+
+        def make(settings: Settings, **options: Any) -> YClients:
+            limiter = RateLimiter(desk.database, "tests", UNLIMITED)
+            return stack.enter_context(YClients(settings, limiter, **{"backoff": QUICK, **options}))
+
+        yield make
 
 
 class TestRefusals:
@@ -80,7 +89,9 @@ class TestRefusals:
         with pytest.raises(RefusedError, match="Произошла ошибка"):
             client.staff(upstream.company_id)
 
-    def test_redirects_are_not_followed(self, upstream: Upstream, client: YClients) -> None:
+    def test_redirects_are_not_followed(
+        self, client_of: ClientOf, upstream: Upstream, client: YClients
+    ) -> None:
         elsewhere: list[str] = []
 
         def redirect(connection: socket.socket) -> None:
@@ -88,7 +99,7 @@ class TestRefusals:
             connection.sendall(b"HTTP/1.1 302 Found\r\nLocation: /other\r\nContent-Length: 0\r\n\r\n")
 
         with answering(redirect) as address:
-            client = client_of(upstream.desk, knowing(upstream.desk.settings, address))
+            client = client_of(knowing(upstream.desk.settings, address))
             with pytest.raises(YClientsError, match="another address"):
                 client.company(1)
         assert len(elsewhere) == 1
@@ -137,14 +148,14 @@ class TestDisorder:
         assert limiter.take_turn() > 0.3
         asking.join()
 
-    def test_retry_after_can_be_a_date(self, upstream: Upstream) -> None:
+    def test_retry_after_can_be_a_date(self, client_of: ClientOf, upstream: Upstream) -> None:
         moment = datetime.now(UTC) + timedelta(seconds=2)
         date = moment.strftime("%a, %d %b %Y %H:%M:%S GMT").encode()
         with answering(
             sending(b"HTTP/1.1 429 Slow\r\nContent-Length: 0\r\nRetry-After: " + date + b"\r\n\r\n"),
             sending(b'HTTP/1.1 200 OK\r\nContent-Length: 28\r\n\r\n{"success": true, "data":[]}'),
         ) as address:
-            client = client_of(upstream.desk, knowing(upstream.desk.settings, address))
+            client = client_of(knowing(upstream.desk.settings, address))
             assert client.staff(1).rows == []
         assert datetime.now(UTC) >= moment.replace(microsecond=0)
 
@@ -154,13 +165,13 @@ class TestDisorder:
             client.staff(upstream.company_id)
         assert client.requests == 1
 
-    def test_silence_ends_in_a_time_out(self, upstream: Upstream) -> None:
+    def test_silence_ends_in_a_time_out(self, client_of: ClientOf, upstream: Upstream) -> None:
         upstream.stand_in.moods.append(Mood("slow", seconds=1.5))
-        with client_of(upstream.desk, upstream.desk.settings, patience=0.3) as client:
+        with client_of(upstream.desk.settings, patience=0.3) as client:
             assert len(client.staff(upstream.company_id).rows) == SMALL.staff
             assert client.requests == 2
 
-    def test_an_answer_that_drips_is_given_up(self, upstream: Upstream) -> None:
+    def test_an_answer_that_drips_is_given_up(self, client_of: ClientOf, upstream: Upstream) -> None:
         def drip(connection: socket.socket) -> None:
             connection.recv(4096)
             connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
@@ -171,16 +182,16 @@ class TestDisorder:
         with answering(*[drip] * ATTEMPTS) as address:
             settings = knowing(upstream.desk.settings, address)
             with pytest.raises(TransientError, match="more than"):
-                client_of(upstream.desk, settings, patience=0.3).staff(1)
+                client_of(settings, patience=0.3).staff(1)
 
-    def test_nobody_at_the_address_is_said(self, upstream: Upstream) -> None:
+    def test_nobody_at_the_address_is_said(self, client_of: ClientOf, upstream: Upstream) -> None:
         settings = knowing(upstream.desk.settings, "http://127.0.0.1:1/api")
         with pytest.raises(TransientError, match="cannot be reached"):
-            client_of(upstream.desk, settings).staff(1)
+            client_of(settings).staff(1)
 
-    def test_leaving_the_client_ends_its_waits(self, upstream: Upstream) -> None:
+    def test_leaving_the_client_ends_its_waits(self, client_of: ClientOf, upstream: Upstream) -> None:
         upstream.stand_in.moods.append(Mood("status", status=503, times=99))
-        client = client_of(upstream.desk, upstream.desk.settings, backoff=30)
+        client = client_of(upstream.desk.settings, backoff=30)
         ends: list[BaseException] = []
 
         def ask() -> None:
@@ -199,16 +210,18 @@ class TestDisorder:
 
 class TestSecrets:
     @pytest.mark.parametrize("token", ["", "  ", "a\nb", "a b", "токен", "a\x7f"])
-    def test_a_token_that_no_header_can_hold_is_refused_unseen(self, desk: Frontdesk, token: str) -> None:
+    def test_a_token_that_no_header_can_hold_is_refused_unseen(
+        self, client_of: ClientOf, desk: Frontdesk, token: str
+    ) -> None:
         settings = Settings(
             **desk.settings.model_dump(exclude_unset=True)
             | {"yclients_partner_token": "partner", "yclients_user_token": token}
         )
         with pytest.raises(TokensMissingError) as raised:
-            client_of(desk, settings)
+            client_of(settings)
         assert token.strip() == "" or token not in str(raised.value)
 
-    def test_production_sends_them_over_https_only(self, desk: Frontdesk) -> None:
+    def test_production_sends_them_over_https_only(self, client_of: ClientOf, desk: Frontdesk) -> None:
         settings = Settings(
             database_url="postgresql://u@h/d",
             environment="production",
@@ -218,20 +231,20 @@ class TestSecrets:
             yclients_user_token=SECRET,
         )
         with pytest.raises(ConfigurationError, match="https"):
-            client_of(desk, settings)
+            client_of(settings)
 
-    def test_an_address_that_is_none_is_said(self, desk: Frontdesk) -> None:
+    def test_an_address_that_is_none_is_said(self, client_of: ClientOf, desk: Frontdesk) -> None:
         settings = knowing(desk.settings, "http://[:::1/api")
         with pytest.raises(ConfigurationError, match="YCLIENTS_BASE_URL"):
-            client_of(desk, settings)
+            client_of(settings)
 
     def test_a_certificate_that_is_not_valid_stops_everything(
-        self, upstream: Upstream, tmp_path: Path
+        self, client_of: ClientOf, upstream: Upstream, tmp_path: Path
     ) -> None:
         received: list[bytes] = []
         with answering(lambda each: received.append(each.recv(4096)), tls=self_signed(tmp_path)) as address:
             settings = knowing(upstream.desk.settings, address.replace("http:", "https:"))
-            client = client_of(upstream.desk, settings)
+            client = client_of(settings)
             with pytest.raises(YClientsError, match="certificate"):
                 client.staff(1)
         assert client.requests == 1
@@ -239,7 +252,7 @@ class TestSecrets:
 
     @pytest.mark.parametrize("mood", [None, Mood("status", status=500, times=9), Mood("status", status=401)])
     def test_no_token_is_in_a_log_an_error_or_a_repr(
-        self, upstream: Upstream, caplog: pytest.LogCaptureFixture, mood: Mood | None
+        self, client_of: ClientOf, upstream: Upstream, caplog: pytest.LogCaptureFixture, mood: Mood | None
     ) -> None:
         if mood is not None:
             upstream.stand_in.moods.append(mood)
@@ -247,7 +260,7 @@ class TestSecrets:
         settings = Settings(
             **upstream.desk.settings.model_dump(exclude_unset=True) | {"yclients_user_token": SECRET}
         )
-        client = client_of(upstream.desk, settings)
+        client = client_of(settings)
         with pytest.raises(FrontdeskError) as raised:  # the stand-in knows another one
             client.staff(upstream.company_id)
         shown = [*caplog.messages, str(raised.value), repr(raised.value), repr(client), repr(vars(client))]
