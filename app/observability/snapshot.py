@@ -12,7 +12,8 @@ Where = tuple[str, str]  # component and code of a failure
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Queries since the service started, its failures, and its pool now; of all workers.
+    """Queries since the service started, its failures, callers that waited for a connection, and its
+    pool now; of all workers.
 
     `buckets` holds how many queries took at most so many seconds.
     """
@@ -20,6 +21,7 @@ class Snapshot:
     buckets: Mapping[float, float]
     queries: float
     failures: Mapping[Where, float]
+    pool_waits: int
     pool_max: int
     pool_in_use: int
     pool_waiting: int
@@ -34,6 +36,7 @@ class Snapshot:
                 for where, count in self.failures.items()
                 if count > earlier.failures.get(where, 0)
             },
+            self.pool_waits - earlier.pool_waits,
             self.pool_max,
             self.pool_in_use,
             self.pool_waiting,
@@ -61,5 +64,6 @@ def take() -> Snapshot:
         buckets,
         max(buckets.values(), default=0),
         failures,
+        int(plain[f"{metrics.POOL_WAIT._name}_count"]),
         *(int(plain[g._name]) for g in (metrics.POOL_MAX, metrics.POOL_IN_USE, metrics.POOL_WAITING)),
     )

@@ -7,6 +7,7 @@ from app.frontdesk import Frontdesk
 from app.observability.start import start
 from app.web.health import Health
 from app.web.metrics import metrics_routes
+from app.web.openapi import openapi_routes
 from app.web.requests import watch_requests
 from app.web.status import StatusPage
 from app.web.webhooks import webhook_routes
@@ -33,6 +34,7 @@ def create_app(desk: Frontdesk | None = None) -> Flask:
     if (secret := desk.settings.yclients_webhook_secret) is not None:
         app.register_blueprint(webhook_routes(desk, secret))
     app.register_blueprint(metrics_routes(desk.settings))
+    app.register_blueprint(openapi_routes())
     watch_requests(app)
     app.after_request(_not_stored)
     return app

@@ -106,8 +106,8 @@ def _across(window: float, ago: float) -> float:
 
 def _minutes(window: float) -> list[Mark]:
     return [
-        Mark(_across(window, window * share), f"−{window * share / 60:.0f} min" if share else "now")
-        for share in (1, 2 / 3, 1 / 3, 0)
+        Mark(_across(window, window * share), f"−{window * share / 60:g} min" if share else "now")
+        for share in (1, 0.5, 0)
     ]
 
 

@@ -156,6 +156,7 @@ def _figures(looks: list[Look]) -> dict[str, Any]:
     }
     return {
         "percentiles": percentiles,
+        "pool_waits": 0 if lately is None else lately.happened.pool_waits,
         "query_rate": None if lately is None else lately.happened.queries / lately.seconds,
         "commit_rate": commits[-1][1] if commits else None,
         "latency": charts.chart_of_times(
