@@ -9,6 +9,7 @@ read and the first is written. Nothing else is touched: values are opaque.
 """
 
 import json
+import re
 from base64 import b64encode
 from typing import Any
 
@@ -38,26 +39,38 @@ def canonical(value: Any, depth: int = MAX_DEPTH) -> Any:
 
 def encode(value: Any) -> bytes:
     """Compact JSON, with every buffer in base64. Raises InvalidInputError for what JSON does not have."""
-    # Escapes instead of UTF-8: JavaScript's strings may hold half a surrogate pair.
     try:
-        return json.dumps(canonical(value), separators=(",", ":"), allow_nan=False).encode()
+        return _encoder.encode(canonical(value)).encode()
     except (TypeError, ValueError):
         raise InvalidInputError("A value is not JSON (NaN, infinity, or no JSON type).") from None
 
 
 def decode(text: bytes) -> Any:
     """The value of JSON text, with every buffer in base64. Raises InvalidInputError where it is none."""
-    return canonical(parse(text))
+    value = parse(text)
+    return canonical(value) if _OTHER_WRITINGS.search(text) else value
 
 
 def parse(text: bytes) -> Any:
     """What JSON text says, as it stands. Raises InvalidInputError; never with a part of the text."""
     try:
-        return json.loads(text.decode(), parse_constant=_refuse)
+        return _decoder.decode(text.decode())
     except RecursionError:
         raise _too_deep() from None
     except ValueError:
         raise InvalidInputError("This is not JSON in UTF-8.") from None
+
+
+def _refuse(constant: str) -> Any:
+    raise ValueError(constant)
+
+
+# Escapes instead of UTF-8: JavaScript's strings may hold half a surrogate pair.
+_encoder = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
+_decoder = json.JSONDecoder(parse_constant=_refuse)
+
+# What is stored here has neither; looking for them is quicker than walking through the value.
+_OTHER_WRITINGS = re.compile(rb'"data"\s*:\s*\[|"0"\s*:')
 
 
 def _changed(value: Any, items: Any, copy: Any, depth: int) -> Any:
@@ -104,7 +117,3 @@ def _base64(data: bytes | bytearray) -> dict[str, Any]:
 
 def _too_deep() -> InvalidInputError:
     return InvalidInputError(f"The JSON is nested deeper than {MAX_DEPTH} levels.")
-
-
-def _refuse(constant: str) -> Any:
-    raise ValueError(constant)
