@@ -4,6 +4,7 @@ import click
 
 from app.cli import console
 from app.cli.demo import demo_commands
+from app.cli.demo_traffic import traffic_command
 from app.cli.demo_yclients import demo_yclients_command
 from app.cli.doctor import doctor_command
 from app.cli.imports import import_command
@@ -47,3 +48,4 @@ main.add_command(sync_commands)
 main.add_command(whatsapp_commands)
 main.add_command(demo_commands)
 demo_commands.add_command(demo_yclients_command)
+demo_commands.add_command(traffic_command)

@@ -18,7 +18,7 @@ from sqlalchemy import Table, delete, func, select
 from app.cli import console
 from app.data_layer import DataLayer
 from app.errors import InvalidInputError
-from app.frontdesk import Frontdesk
+from app.frontdesk import Frontdesk, Salon
 from app.models import Base
 
 CUSTOMERS = 50
@@ -102,16 +102,27 @@ def _rows_of_winners(winners: int) -> int:
 
 
 @contextmanager
-def scratch_company(desk: Frontdesk, title: str) -> Iterator[DataLayer]:
+def scratch_company(desk: Frontdesk, title: str) -> Iterator[Salon]:
     """A company that nobody else uses, removed with all its rows in the end."""
-    salon = desk.company(8 * 10**18 + secrets.randbelow(10**18))  # YClients never counted that far
-    salon.upsert_company({"title": title}).unwrap()
+    salon = new_company(desk, title)
     try:
         yield salon
     finally:
-        with desk.unit_of_work(salon.company_id) as uow:
-            for table in reversed(_tenant_tables()):
-                uow.session.execute(delete(table).where(table.c.company_id == salon.company_id))
+        remove_company(desk, salon.company_id)
+
+
+def new_company(desk: Frontdesk, title: str) -> Salon:
+    """A company that nobody else uses."""
+    salon = desk.company(8 * 10**18 + secrets.randbelow(10**18))  # YClients never counted that far
+    salon.upsert_company({"title": title}).unwrap()
+    return salon
+
+
+def remove_company(desk: Frontdesk, company_id: int) -> None:
+    """Delete all that there is of a company."""
+    with desk.unit_of_work(company_id) as uow:
+        for table in reversed(_tenant_tables()):
+            uow.session.execute(delete(table).where(table.c.company_id == company_id))
 
 
 def _rows_of(desk: Frontdesk, company_id: int) -> int:
