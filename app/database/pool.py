@@ -32,19 +32,18 @@ class WatchedPool(ConnectionPool[Connection]):
 
     def open(self, wait: bool = False, timeout: float = 30.0) -> None:
         """Start to connect."""
-        if self.closed:
-            metrics.POOL_MAX.inc(self.max_size)
+        metrics.open_pools.add(self)
         super().open(wait, timeout)
 
     def close(self, timeout: float = 5.0) -> None:
         """Close all connections."""
-        if not self.closed:
-            metrics.POOL_MAX.dec(self.max_size)
+        metrics.open_pools.discard(self)
         super().close(timeout)
 
     def getconn(self, timeout: float | None = None) -> Connection:
         """Take a connection, for `putconn` to give back. Raises PoolTimeout."""
-        began = self._wait() if self.in_use >= self.max_size else None
+        # The parent's idle connections; `get_stats` copies a dictionary to tell their number.
+        began = None if self._pool else self._wait()
         try:
             connection = super().getconn(timeout)
         except PoolTimeout:
@@ -53,7 +52,6 @@ class WatchedPool(ConnectionPool[Connection]):
         finally:
             if began is not None:
                 self._end_wait(began)
-        metrics.POOL_IN_USE.inc()
         with self._watch:
             self.in_use += 1
             is_new = not self._is_high and self.in_use > HIGH * self.max_size
@@ -76,17 +74,14 @@ class WatchedPool(ConnectionPool[Connection]):
             self.in_use -= 1
             if self.in_use <= CALM * self.max_size:
                 self._is_high = False
-        metrics.POOL_IN_USE.dec()
         super().putconn(conn)
 
     def _wait(self) -> float:
         with self._watch:
             self.waiting += 1
-        metrics.POOL_WAITING.inc()
         return perf_counter()
 
     def _end_wait(self, began: float) -> None:
         with self._watch:
             self.waiting -= 1
-        metrics.POOL_WAITING.dec()
         metrics.POOL_WAIT.observe(perf_counter() - began)

@@ -8,7 +8,6 @@ import re
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from functools import lru_cache
 from time import perf_counter
 from typing import Any, Self
 
@@ -24,6 +23,9 @@ from app.observability.sparingly import Sparingly
 log = logging.getLogger(__name__)
 
 SHORT = 2_000  # characters; longer texts differ with every number of rows and are not worth remembering
+KNOWN = 1_000  # texts whose kind is remembered: more than the service has of its own
+
+_known_kinds: dict[str | bytes, str] = {}
 
 _FIRST_WORD = re.compile(r"(?:\s|\(|--[^\n]*\n|/\*.*?\*/)*(\w+)", re.DOTALL)
 _KINDS = {kind: kind for kind in ("SELECT", "INSERT", "UPDATE", "DELETE", "COPY")}
@@ -44,6 +46,8 @@ _BETWEEN = (
 
 class MeasuredCursor(psycopg.Cursor[Any]):
     """A cursor whose statements are timed; what happens to them is otherwise psycopg's own business."""
+
+    __slots__ = ()
 
     def execute(
         self,
@@ -91,7 +95,7 @@ class MeasuredCursor(psycopg.Cursor[Any]):
         seconds = perf_counter() - began
         if not query:  # the pool's way to see whether a connection lives
             return
-        kind = kind_of(query)
+        kind = _known_kinds.get(query) or kind_of(query)
         metrics.count_query(kind, seconds)
         present = work.current()
         if present is not None:
@@ -110,20 +114,16 @@ class MeasuredCursor(psycopg.Cursor[Any]):
 
 def kind_of(query: str | bytes) -> str:
     """SELECT, INSERT, UPDATE, DELETE, COPY, or OTHER; of a WITH what it writes, INSERT before all."""
-    return _remembered_kind(query) if len(query) <= SHORT else _kind(query)
-
-
-def _kind(query: str | bytes) -> str:
     text = _text(query)
     found = _FIRST_WORD.match(text)
     word = found[1].upper() if found else ""
+    kind = _KINDS.get(word, "OTHER")
     if word == "WITH":
         writes = {name.upper() for match in _WRITES.finditer(text) for name in match.groups() if name}
-        return next((kind for kind in ("INSERT", "UPDATE", "DELETE") if kind in writes), "SELECT")
-    return _KINDS.get(word, "OTHER")
-
-
-_remembered_kind = lru_cache(maxsize=1024)(_kind)
+        kind = next((kind for kind in ("INSERT", "UPDATE", "DELETE") if kind in writes), "SELECT")
+    if len(query) <= SHORT and len(_known_kinds) < KNOWN:
+        _known_kinds[query] = kind
+    return kind
 
 
 def shown(query: str | bytes) -> str:

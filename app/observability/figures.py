@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from prometheus_client import REGISTRY, CollectorRegistry
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from app.observability.metrics import BOUNDS, GROWTH, QUERY_SECONDS
+from app.observability.metrics import BOUNDS, GROWTH, QUERY_SECONDS, publish_pools
 
 SHARES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
 
@@ -36,6 +36,7 @@ class QueryFigures:
 
 def registry() -> CollectorRegistry:
     """What `/metrics` shows, whichever worker answers."""
+    publish_pools()
     if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
         return REGISTRY
     shared = CollectorRegistry()

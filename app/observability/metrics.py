@@ -6,7 +6,11 @@ values lie in files that the workers share, where custom collectors and exemplar
 
 import logging
 import threading
+from bisect import bisect_left
 from collections import Counter as Tally
+from collections.abc import Callable
+from typing import Protocol
+from weakref import WeakSet
 
 from prometheus_client import Counter, Gauge, Histogram
 
@@ -22,7 +26,17 @@ GROWTH = 1.2
 FIRST = 0.0001  # seconds
 BOUNDS = tuple(float(f"{FIRST * GROWTH**n:.4g}") for n in range(74))
 
-QUERY_SECONDS = Histogram(
+
+class FineHistogram(Histogram):
+    """A histogram of many buckets that finds the right one without trying each."""
+
+    def observe(self, amount: float, exemplar: dict[str, str] | None = None) -> None:
+        """Count one observation."""
+        self._sum.inc(amount)
+        self._buckets[bisect_left(self._upper_bounds, amount)].inc(1)
+
+
+QUERY_SECONDS = FineHistogram(
     "frontdesk_db_query_duration_seconds",
     "Time until the server had answered a statement, by its kind.",
     ["kind"],
@@ -43,12 +57,12 @@ POOL_IN_USE = Gauge(
 )
 POOL_WAITING = Gauge(
     "frontdesk_db_pool_waiting_requests",
-    "Callers that wait because all connections are taken.",
+    "Callers that wait for a connection.",
     multiprocess_mode="livesum",
 )
 POOL_WAIT = Histogram(
     "frontdesk_db_pool_wait_seconds",
-    "Time that callers waited who found all connections taken.",
+    "Time that callers waited who found no idle connection.",
     buckets=(0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10),
 )
 POOL_TIMEOUTS = Counter("frontdesk_db_pool_timeouts", "Callers that got no connection in time.")
@@ -58,6 +72,46 @@ FAILURES = Counter(
 )
 
 
+class Pool(Protocol):
+    """What the gauges tell of a pool."""
+
+    in_use: int
+    waiting: int
+
+    @property
+    def max_size(self) -> int:
+        """Connections at most."""
+        ...
+
+
+open_pools: WeakSet[Pool] = WeakSet()
+
+_POOL_GAUGES: dict[Gauge, Callable[[Pool], int]] = {
+    POOL_MAX: lambda pool: pool.max_size,
+    POOL_IN_USE: lambda pool: pool.in_use,
+    POOL_WAITING: lambda pool: pool.waiting,
+}
+
+
+def publish_pools() -> None:
+    """Bring the pools' gauges up to date; every query would pay for it otherwise.
+
+    Whoever reads the metrics calls it. Workers that share theirs also call it every few seconds, for the
+    one of them that is read.
+    """
+    for gauge, figure in _POOL_GAUGES.items():
+        gauge.set(sum(figure(pool) for pool in list(open_pools)))
+
+
+def _serve(gauge: Gauge, figure: Callable[[Pool], int]) -> None:
+    """For a program that serves prometheus_client's own registry: it asks when it is read."""
+    gauge.set_function(lambda: sum(figure(pool) for pool in list(open_pools)))
+
+
+for each in _POOL_GAUGES.items():
+    _serve(*each)
+
+
 class _Queries:
     """Counts queries; after each SUMMARY_EVERY of this process, tells the log about them."""
 
@@ -65,23 +119,28 @@ class _Queries:
         self._lock = threading.Lock()
         self._children: dict[str, Histogram] = {}
         self._total = 0
-        self._kinds: Tally[str] = Tally()
-        self._seconds: list[float] = []
+        self._recent: list[tuple[str, float]] = []
 
     def count(self, kind: str, seconds: float) -> None:
-        """Count one statement."""
+        """Count one statement; without a lock, for every query comes here."""
         child = self._children.get(kind)
         if child is None:
             child = self._children[kind] = QUERY_SECONDS.labels(kind)
         child.observe(seconds)
+        self._recent.append((kind, seconds))
+        if len(self._recent) >= SUMMARY_EVERY:
+            self._tell()
+
+    def _tell(self) -> None:
         with self._lock:
-            self._kinds[kind] += 1
-            self._seconds.append(seconds)
-            if len(self._seconds) < SUMMARY_EVERY:
+            recent = self._recent
+            if len(recent) < SUMMARY_EVERY:  # another thread was first
                 return
-            self._total += len(self._seconds)
-            total, kinds, times = self._total, self._kinds, sorted(self._seconds)
-            self._kinds, self._seconds = Tally(), []
+            self._recent = []
+            self._total += len(recent)
+            total = self._total
+        kinds = Tally(kind for kind, _ in recent)
+        times = sorted(seconds for _, seconds in recent)
         log.info(
             "Queries: %d in this process; of the last %d %s; p50 %.1f ms, p95 %.1f ms, p99 %.1f ms,"
             " slowest %.1f ms, %d over %g s",

@@ -62,9 +62,11 @@ class Health:
     def database(self) -> ResponseReturnValue:
         """Connections of this process's pool, and whether the database answers at all."""
         reachable = self.check_database() is not Verdict.UNREACHABLE
-        pool = self._desk.database.pool.get_stats()
-        total, idle, limit = pool["pool_size"], pool["pool_available"], pool["pool_max"]
-        waiting, in_use = pool.get("requests_waiting", 0), total - idle
+        pool = self._desk.database.pool
+        figures = pool.get_stats()
+        total, idle, limit = figures["pool_size"], figures["pool_available"], figures["pool_max"]
+        # psycopg's own figure also counts those who gave up waiting.
+        waiting, in_use = pool.waiting, pool.in_use
         percent = round(100 * in_use / limit)
         status = "healthy"
         if not reachable:

@@ -28,6 +28,12 @@ def test_every_kind_of_benchmark_gives_a_line_with_both_figures_and_a_target(
     assert all(name in table for name in (*only, "WAL", "≥ 0.6 times", "≤ 2.5 times"))
 
 
+def test_probes_are_measured_under_gunicorn(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--only", "P7,P9,P10", "--rows", "60", "--repeats", "1"]) == 0
+    table = capsys.readouterr().out
+    assert all(name in table for name in ("P7", "P9", "P10", "requests/s", "≤ 300"))
+
+
 def test_a_profile_names_functions_in_place_of_figures(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--only", "P5", "--rows", "60", "--profile"]) == 0
     assert "get_client_by_phone" in capsys.readouterr().out

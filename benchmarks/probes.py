@@ -1,0 +1,119 @@
+"""P9 and P10: health checks under gunicorn, beside a bare route, and while the pool is exhausted."""
+
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from benchmarks.environment import Environment
+from benchmarks.harness import Benchmark, Peer, Target
+
+CONNECTIONS = 4
+REQUESTS = 250  # on each
+PATIENCE = 30.0  # seconds until a server has to answer
+REPEATS = 5
+PROJECT = Path(__file__).parents[1]
+
+
+def beside_bare_flask(environment: Environment) -> list[Benchmark]:
+    """P9."""
+    ours = _serve(environment, "wsgi:app", "gunicorn.conf.py")
+    bare = _serve(environment, "benchmarks.bare:app", _without_hooks(environment))
+    peer = Peer("a bare Flask route under the same gunicorn", _rate(bare), Target(at_least=0.8))
+    return [Benchmark("P9", "GET /health", "requests/s", _rate(ours), [peer], REPEATS)]
+
+
+def exhausted_pool(environment: Environment) -> list[Benchmark]:
+    """P10."""
+    port = _serve(environment, "benchmarks.exhausted:app", "gunicorn.conf.py")
+    ours, beside = (lambda path=path: _p99(port, path) for path in ("/health/database", "/health"))
+    peer = Peer("p99 of GET /health of the same process", beside, Target(at_most=300, of_ours=True))
+    work = "GET /health/database while the pool is exhausted, p99"
+    return [Benchmark("P10", work, "ms", ours, [peer], REPEATS)]
+
+
+def _without_hooks(environment: Environment) -> str:
+    folder = environment.resources.enter_context(tempfile.TemporaryDirectory())
+    settings = Path(folder) / "gunicorn.conf.py"
+    settings.write_text('worker_class = "gthread"\nthreads = 8\ncontrol_socket_disable = True\n')
+    return str(settings)
+
+
+def _serve(environment: Environment, app: str, settings: str) -> int:
+    """Start gunicorn; return the port that it answers on."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = int(free.getsockname()[1])
+    command = [sys.executable, "-m", "gunicorn", "--config", settings, "--bind", f"127.0.0.1:{port}", app]
+    process = subprocess.Popen(
+        command,
+        cwd=PROJECT,
+        env=os.environ | {"DATABASE_URL": environment.url},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    environment.resources.callback(process.wait)
+    environment.resources.callback(process.terminate)
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            _latencies(port, "/health", 1)
+        except OSError:
+            assert time.monotonic() < deadline, f"{app} does not answer"
+            time.sleep(0.1)
+        else:
+            return port
+
+
+def _latencies(port: int, path: str, requests: int = REQUESTS) -> list[float]:
+    """Seconds for each of `requests` on one connection that is kept alive."""
+    request = f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
+    found = []
+    with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as connection:
+        for _ in range(requests):
+            began = time.perf_counter()
+            connection.sendall(request)
+            answer = connection.recv(65536)
+            while (head := answer.find(b"\r\n\r\n")) < 0 or len(answer) < head + 4 + _length(answer[:head]):
+                more = connection.recv(65536)
+                if not more:
+                    raise ConnectionError("the server has closed the connection")
+                answer += more
+            found.append(time.perf_counter() - began)
+            assert answer.startswith(b"HTTP/1.1 200"), answer[:100]
+    return found
+
+
+def _length(head: bytes) -> int:
+    for line in head.split(b"\r\n"):
+        name, _, value = line.partition(b":")
+        if name.lower() == b"content-length":
+            return int(value)
+    raise ValueError("an answer without its length")
+
+
+def _at_once(port: int, path: str) -> tuple[list[float], float]:
+    """The latencies of all connections, and the seconds for all of them together."""
+    began = time.perf_counter()
+    with ThreadPoolExecutor(CONNECTIONS) as threads:
+        found = list(threads.map(lambda _: _latencies(port, path), range(CONNECTIONS)))
+    return [each for latencies in found for each in latencies], time.perf_counter() - began
+
+
+def _rate(port: int) -> Callable[[], float]:
+    def measure() -> float:
+        latencies, seconds = _at_once(port, "/health")
+        return len(latencies) / seconds
+
+    return measure
+
+
+def _p99(port: int, path: str) -> float:
+    """Milliseconds that 99 of 100 requests stay below."""
+    latencies = sorted(_at_once(port, path)[0])
+    return 1000 * latencies[int(0.99 * (len(latencies) - 1))]
