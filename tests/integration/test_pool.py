@@ -77,7 +77,7 @@ def test_keeps_the_minimum_and_closes_the_rest_when_idle(
     with open_desk(postgres_idle_timeout=300) as desk:
         with ExitStack() as stack:
             taken(desk, 3, stack)
-            assert len(sessions()) == 3
+            wait_until(lambda: len(sessions()) == 3)  # those closed just now linger on a busy machine
         wait_until(lambda: len(sessions()) == 1)
         time.sleep(0.7)
         assert len(sessions()) == 1
