@@ -1,0 +1,67 @@
+"""What the dashboard, the alert rules and the page name exists, and what exists is named."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from prometheus_client import REGISTRY
+
+from app.observability import metrics
+from app.web import webhooks
+
+ROOT = Path(__file__).parents[2]
+DASHBOARD = ROOT / "docs/grafana/frontdesk.json"
+RULES = ROOT / "docs/prometheus/frontdesk.rules.yml"
+PAGE = ROOT / "docs/operations.md"
+NAME = re.compile(r"\bfrontdesk_[a-z_]+\b")
+
+assert metrics
+assert webhooks
+
+
+def existing() -> set[str]:
+    """Every series of ours that a query may name."""
+    suffixes = {"counter": ("_total",), "gauge": ("",), "histogram": ("_bucket", "_count", "_sum")}
+    return {
+        f"{metric.name}{suffix}"
+        for metric in REGISTRY.collect()
+        if metric.name.startswith("frontdesk_")
+        for suffix in suffixes.get(metric.type, ())
+        if not metric.name.endswith("_created")
+    }
+
+
+@pytest.mark.parametrize("file", [DASHBOARD, RULES], ids=lambda file: file.name)
+def test_every_metric_that_is_asked_for_exists(file: Path) -> None:
+    named = set(NAME.findall(file.read_text()))
+    assert len(named) > 5
+    assert named <= existing()
+
+
+def test_every_metric_is_on_the_page_and_no_other_is() -> None:
+    table = PAGE.read_text().partition("## Metrics")[2].partition("\n## ")[0]
+    documented = {
+        name
+        for row in re.findall(r"^\| (`frontdesk.*?) \|", table, re.MULTILINE)
+        for name in NAME.findall(row)
+    }
+    families = {re.sub(r"_(bucket|count|sum)$", "", name) for name in existing()}
+    assert documented == families
+
+
+def test_every_alert_has_a_severity_and_a_sentence() -> None:
+    alerts = RULES.read_text().split("- alert: ")[1:]
+    assert len(alerts) > 5
+    for alert in alerts:
+        assert re.search(r"labels: \{severity: (critical|warning|info)\}", alert)
+        assert re.search(r"summary: \S+ ", alert)
+
+
+def test_the_dashboard_has_panels_that_all_ask_something() -> None:
+    dashboard = json.loads(DASHBOARD.read_text())
+    assert len(dashboard["panels"]) > 8
+    for panel in dashboard["panels"]:
+        assert panel["title"]
+        assert all(target["expr"] for target in panel["targets"])
+    assert len({panel["id"] for panel in dashboard["panels"]}) == len(dashboard["panels"])

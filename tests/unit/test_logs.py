@@ -1,0 +1,107 @@
+"""Log lines: JSON for machines, one line for people, a person in neither."""
+
+import io
+import json
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from app import Settings
+from app.observability import logs, work
+
+
+@contextmanager
+def a_program() -> Iterator[io.StringIO]:
+    """Its stderr, and the root logger as a program finds it."""
+    stream, stderr = io.StringIO(), sys.stderr
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    root.handlers[:], sys.stderr = [], stream
+    try:
+        yield stream
+    finally:
+        root.handlers[:], sys.stderr = handlers, stderr
+        root.setLevel(level)
+
+
+def production() -> Settings:
+    return Settings(environment="production", database_url="postgresql://x/y", sentry_enabled=False)
+
+
+def lines(stream: io.StringIO) -> list[Any]:
+    return [json.loads(line) for line in stream.getvalue().splitlines()]
+
+
+def test_production_writes_one_json_object_a_line() -> None:
+    with a_program() as stream:
+        logs.configure(production())
+        request = work.request_id.set("abc")
+        token = work.begin(962302, "get_client_by_id")
+        logging.getLogger("app.x").warning("several\nlines of %s", "text")
+        work.end(token)
+        work.request_id.reset(request)
+        (line,) = lines(stream)
+        assert (
+            line.items()
+            >= {
+                "level": "warning",
+                "logger": "app.x",
+                "message": "several\nlines of text",
+                "service": "frontdesk",
+                "request_id": "abc",
+                "company_id": 962302,
+                "operation": "get_client_by_id",
+            }.items()
+        )
+        assert line["time"].endswith("Z")
+
+
+def test_elsewhere_a_line_can_be_read() -> None:
+    with a_program() as stream:
+        logs.configure(Settings(environment="development"))
+        token = work.begin(1)
+        logging.getLogger("app.x").info("hello")
+        work.end(token)
+        assert stream.getvalue().endswith(" INFO app.x: hello (company_id=1)\n")
+
+
+@pytest.mark.parametrize("environment", ["production", "development"])
+def test_an_error_is_told_by_its_kind_and_the_way_to_it_alone(environment: str) -> None:
+    with a_program() as stream:
+        logs.configure(production() if environment == "production" else Settings(environment="development"))
+        try:
+            int("Anna")
+        except ValueError:
+            logging.getLogger("library").exception("It failed")
+        assert "Anna" not in stream.getvalue()
+        assert "ValueError" in stream.getvalue()
+        assert "test_logs.py" in stream.getvalue()
+
+
+def test_a_program_that_has_set_up_logging_keeps_its_own() -> None:
+    with a_program():
+        own = logging.NullHandler()
+        other = logging.StreamHandler(io.StringIO())
+        logging.getLogger().handlers[:] = [own, other]
+        logs.configure(production())
+        assert logging.getLogger().handlers == [own, other]
+
+
+def test_a_command_writes_nothing_but_what_it_says() -> None:
+    with a_program() as stream:
+        logs.keep_quiet()
+        logging.getLogger("app.x").error("not for the person at the terminal")
+        assert stream.getvalue() == ""
+
+
+def test_addresses_that_people_asked_for_are_not_logged() -> None:
+    with a_program() as stream:
+        logs.configure(production())
+        logging.getLogger("httpx").info("GET https://api.example/clients?phone=+79681234567")
+        logging.getLogger("app.x").info("GET /webhooks/yclients/s3cret HTTP/1.1")
+        assert "9681234567" not in stream.getvalue()
+        assert "s3cret" not in stream.getvalue()
