@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
-from benchmarks import bulk, observability, probes, reads, whatsapp
+from benchmarks import bulk, imports, observability, probes, reads, whatsapp
 from benchmarks.environment import Environment, environment
 from benchmarks.harness import Benchmark, Row, profile, run
 from benchmarks.table import render
@@ -25,6 +25,7 @@ BENCHMARKS: dict[str, Callable[[Environment], list[Benchmark]]] = {
     "P5": reads.beside_psycopg,
     "P6": reads.beside_orm,
     "P7": observability.cost_per_query,
+    "P8": imports.of_a_salon,
     "P9": probes.beside_bare_flask,
     "P10": probes.exhausted_pool,
     "P11": whatsapp.one_call,

@@ -1,0 +1,86 @@
+"""P8: a salon out of YClients' payload files, beside P1's plain merge of as many rows; and its memory."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from app.yclients.importer import import_files
+from app.yclients.standin.salon import Salon, Sizes
+from benchmarks.bulk import RAW, Bulk
+from benchmarks.environment import COMPANY, Environment
+from benchmarks.harness import Benchmark, Measure, Peer, stopwatch
+
+RECORDS_PER_CLIENT = 1.5
+# ru_maxrss would do, but it begins with the memory of the process that started this one.
+_COMMAND = """
+from app.cli import main
+try:
+    main(standalone_mode=False)
+finally:
+    print(open("/proc/self/status").read())
+"""
+TABLES = "clients, bookings, booking_services, booking_slots"
+
+
+def of_a_salon(environment: Environment) -> list[Benchmark]:
+    """P8."""
+    folder = Path(environment.resources.enter_context(TemporaryDirectory()))
+    small = _files(folder / "small", environment.rows)
+    large = _files(folder / "large", environment.rows * 10)
+    rows = environment.rows + int(environment.rows * RECORDS_PER_CLIENT)
+
+    def ours() -> float:
+        environment.maintain(f"TRUNCATE {TABLES}", "VACUUM (ANALYZE) bookings")
+        with stopwatch() as watch:
+            summary = import_files(environment.desk, COMPANY, small)
+        assert not summary.broken, summary
+        return rows / watch.seconds
+
+    bulk = Bulk(Environment(environment.url, rows, environment.resources))
+    raw = bulk.rate(lambda: environment.maintain(f"TRUNCATE {TABLES}"), lambda: bulk.raw(bulk.stored))
+    work = f"import of {environment.rows:,} clients and {rows - environment.rows:,} bookings with services"
+    return [
+        Benchmark("P8", work, "rows/s", ours, [Peer(RAW, raw)], repeats=3),
+        Benchmark(
+            "P8",
+            "peak memory of that import, ten times the rows",
+            "MB",
+            _peak(environment, large),
+            [Peer("the same, as many rows as above", _peak(environment, small))],
+            repeats=1,
+        ),
+    ]
+
+
+def _files(folder: Path, clients: int) -> list[Path]:
+    """The clients and the bookings of a salon as YClients answers, in two files."""
+    folder.mkdir()
+    salon = Salon(COMPANY, Sizes(clients=clients, records=int(clients * RECORDS_PER_CLIENT)))
+    paths = []
+    for name in ("clients", "records"):
+        paths.append(folder / f"{name}.json")
+        data = list(salon.collections[name].values())
+        paths[-1].write_text(json.dumps({"success": True, "data": data, "meta": {}}, ensure_ascii=False))
+    return paths
+
+
+def _peak(environment: Environment, paths: list[Path]) -> Measure:
+    """The most memory that the command held at once, in MB, as Linux counts it for the process alone."""
+
+    def measure() -> float:
+        environment.maintain(f"TRUNCATE {TABLES}")
+        arguments = ["import", "--json", "--company", str(COMPANY), *map(str, paths)]
+        output = subprocess.run(
+            [sys.executable, "-c", _COMMAND, *arguments],
+            env={**os.environ, "DATABASE_URL": environment.url},
+            capture_output=True,
+            check=True,
+            text=True,
+        ).stdout
+        return int(re.findall(r"VmHWM:\s*(\d+) kB", output)[-1]) / 1024
+
+    return measure
