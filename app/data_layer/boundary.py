@@ -39,7 +39,7 @@ def operation(
         def run(self: S, /, *args: P.args, **kwargs: P.kwargs) -> Result[T]:
             company_id = getattr(self, "company_id", None)
             began = perf_counter()
-            token = work.begin(company_id, method.__name__)
+            begun = work.begin(company_id, method.__name__)
             try:
                 return Result(method(self, *args, **kwargs))
             except EXPECTED as error:
@@ -52,7 +52,7 @@ def operation(
                     error=report(error, name, company_id, component=component, table=table, seconds=seconds)
                 )
             finally:
-                work.end(token)
+                work.end(begun)
 
         return run
 

@@ -14,6 +14,7 @@ from app.config import Settings
 from app.database.connection import connection_class, connection_parameters, set_locally
 from app.database.pool import Connection, WatchedPool
 from app.errors import ClientDeadlineExceeded, UnavailableError
+from app.observability import metrics
 
 T = TypeVar("T")
 
@@ -63,6 +64,7 @@ class Database:
         )
 
     def _forget_pool(self) -> object:
+        metrics.open_pools.discard(self._pool)
         self._pool = self._new_pool()
         return self._pool
 

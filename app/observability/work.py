@@ -1,32 +1,40 @@
 """What this thread is doing, and for whom: log lines, slow queries and repeated statements name it."""
 
-from contextvars import ContextVar, Token
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Work:
     """One operation or one unit of work; `repeated` counts its statements by their hash."""
 
-    company_id: int | None = None
-    operation: str | None = None
+    company_id: int | None
+    operation: str | None
+    outer: "Work | None"
     repeated: dict[int, int] = field(default_factory=dict)
 
 
 _current: ContextVar[Work | None] = ContextVar("work", default=None)
 current = _current.get
 
-
-def begin(company_id: int | None, operation: str | None = None) -> Token[Work | None]:
-    """Begin a piece of work inside the present one, if any; hand the token to `end`."""
-    if operation is None and (outer := _current.get()) is not None:
-        operation = outer.operation
-    return _current.set(Work(company_id, operation))
-
-
-def end(token: Token[Work | None]) -> None:
-    """Go back to what was done before."""
-    _current.reset(token)
-
-
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
+
+
+def begin(company_id: int | None, operation: str | None = None) -> Work:
+    """Begin a piece of work inside the present one, if any; hand it to `end`."""
+    outer = _current.get()
+    if operation is None and outer is not None:
+        operation = outer.operation
+    work = Work(company_id, operation, outer)
+    _current.set(work)
+    return work
+
+
+def end(work: Work) -> None:
+    """Go back to what was done before.
+
+    A framework may leave a `with` block in another thread or context than it entered it; there is nothing
+    to go back to there.
+    """
+    if _current.get() is work:
+        _current.set(work.outer)

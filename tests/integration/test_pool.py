@@ -1,6 +1,8 @@
 """The pool: every setting has its effect, nothing is lost, and its use is told."""
 
+import contextvars
 import logging
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -12,6 +14,7 @@ from prometheus_client import REGISTRY
 
 from app import Frontdesk, Settings
 from app.errors import FrontdeskError, UnavailableError
+from app.observability import metrics
 from app.unit_of_work import UnitOfWork
 from tests.processes import wait_until
 from tests.threads import at_once
@@ -200,6 +203,34 @@ def test_whoever_waits_is_counted_while_waiting(open_desk: Opener) -> None:
         at_once([hold, ask, ask])
         assert seen == [2]
         assert desk.database.pool.waiting == 0
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # with threads, from Python 3.12 on
+def test_a_child_process_has_a_pool_of_its_own(open_desk: Opener, sessions: Callable[[], list[int]]) -> None:
+    """Whatever forks after the pool was opened: the child begins anew, the parent keeps what it has."""
+    with open_desk() as desk:
+        desk.company(1).upsert_company({"title": "Salon"}).unwrap()
+        before = sessions()
+        child = os.fork()
+        if child == 0:
+            succeeded = desk.company(1).get_company().success and desk.transact(1, lambda uow: True)
+            in_use = {pool.max_size for pool in metrics.open_pools if pool is desk.database.pool}
+            os._exit(0 if succeeded and in_use == {3} else 1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert desk.company(1).get_company().success
+        assert set(before) <= set(sessions())
+
+
+def test_a_unit_of_work_may_end_in_another_context(open_desk: Opener) -> None:
+    """As web frameworks do that run the two halves of a generator in threads."""
+    with open_desk() as desk:
+        desk.company(1).upsert_company({"title": "Salon"}).unwrap()
+        uow = desk.unit_of_work(1)
+        contextvars.copy_context().run(uow.__enter__)
+        uow.clients.upsert({"yclients_id": 1, "name": "Olga"})
+        contextvars.copy_context().run(uow.__exit__, None, None, None)
+        assert desk.database.pool.in_use == 0
+        assert desk.company(1).get_client_by_id(1).unwrap() is not None
 
 
 def test_a_failure_to_get_a_connection_is_one_event_with_its_tags(open_desk: Opener, sent: Recorder) -> None:

@@ -40,9 +40,9 @@ def test_production_writes_one_json_object_a_line() -> None:
     with a_program() as stream:
         logs.configure(production())
         request = work.request_id.set("abc")
-        token = work.begin(962302, "get_client_by_id")
+        begun = work.begin(962302, "get_client_by_id")
         logging.getLogger("app.x").warning("several\nlines of %s", "text")
-        work.end(token)
+        work.end(begun)
         work.request_id.reset(request)
         (line,) = lines(stream)
         assert (
@@ -63,9 +63,9 @@ def test_production_writes_one_json_object_a_line() -> None:
 def test_elsewhere_a_line_can_be_read() -> None:
     with a_program() as stream:
         logs.configure(Settings(environment="development"))
-        token = work.begin(1)
+        begun = work.begin(1)
         logging.getLogger("app.x").info("hello")
-        work.end(token)
+        work.end(begun)
         assert stream.getvalue().endswith(" INFO app.x: hello (company_id=1)\n")
 
 
