@@ -34,7 +34,7 @@ _KEPT_OF_SPAN = (
 _KEPT_OF_FRAME = ("filename", "abs_path", "module", "function", "lineno", "in_app")
 
 # Probes come every few seconds; their traces say nothing and cost money.
-_NOT_TRACED = ("/health", "/metrics", "/status")
+NOT_TRACED = ("/health", "/metrics", "/status")
 
 is_tracing = False
 _started: tuple[Settings, Any] | None = None
@@ -135,7 +135,7 @@ def _release() -> str | None:
 def _sampler(rate: float) -> Callable[[dict[str, Any]], float]:
     def share(context: dict[str, Any]) -> float:
         path = (context.get("wsgi_environ") or {}).get("PATH_INFO", "")
-        return 0.0 if path.startswith(_NOT_TRACED) else rate
+        return 0.0 if path.startswith(NOT_TRACED) else rate
 
     return share
 

@@ -8,7 +8,7 @@ from app.observability.start import start
 from app.web.health import Health
 from app.web.metrics import metrics_routes
 from app.web.openapi import openapi_routes
-from app.web.requests import watch_requests
+from app.web.requests import Application, watch_requests
 from app.web.status import StatusPage
 from app.web.webhooks import webhook_routes
 from app.web.whatsapp import whatsapp_routes
@@ -23,7 +23,7 @@ def create_app(desk: Frontdesk | None = None) -> Flask:
         settings = Settings.load()
         start(settings)
         desk = Frontdesk(settings)
-    app = Flask(__name__, static_folder=None)
+    app = Application(__name__, static_folder=None)
     app.json.sort_keys = False  # type: ignore[attr-defined] # of the default provider, which this is
     app.extensions["desk"] = desk
     health = app.extensions["health"] = Health(desk)
