@@ -1,6 +1,6 @@
 """Run a command with DATABASE_URL of a new, empty PostgreSQL server that goes away again.
 
-    python .ci/on_new_server.py alembic upgrade head
+python .ci/on_new_server.py alembic upgrade head
 """
 
 import os

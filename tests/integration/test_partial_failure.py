@@ -83,6 +83,7 @@ def test_no_row_is_blamed_for_a_company_that_does_not_exist(
     assert result.error is not None
     assert result.error.code == "unknown_company"
 
+
 BAD_FIELDS: list[dict[str, Any]] = [
     {"yclients_id": 0},
     {"yclients_id": -1},
