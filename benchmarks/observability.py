@@ -63,6 +63,9 @@ def _microseconds(call: Callable[[], object]) -> float:
 
 @contextmanager
 def _sentry(settings: Settings) -> Iterator[None]:
+    if sentry.is_started():  # whoever started it goes on with it
+        yield
+        return
     sentry.initialise(settings)
     try:
         yield

@@ -21,7 +21,7 @@ from hypothesis import settings as hypothesis_settings
 from app import Frontdesk, Settings
 from app.data_layer import DataLayer
 from app.database import migrations
-from app.observability import sentry
+from app.observability import sentry, slow_queries
 from app.unit_of_work import UnitOfWork
 from tests.servers import Server, execute, url_of
 from tests.watching import Lines, Recorder, personal, repetitions
@@ -191,6 +191,7 @@ def nothing_leaks(request: pytest.FixtureRequest, _sentry: Recorder, _lines: Lin
     """No test may let a person into the log or into Sentry, or run one statement ten times for ten rows."""
     _sentry.payloads.clear()
     _lines.lines.clear()
+    slow_queries._own.clear()
     before = repetitions()
     yield
     assert personal(json.dumps(_sentry.payloads, ensure_ascii=False)) == []

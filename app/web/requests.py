@@ -38,6 +38,7 @@ def watch_requests(app: Flask) -> None:
     """Name every request, answer every error as JSON."""
     app.before_request(_name)
     app.after_request(_show_name)
+    app.teardown_request(_forget_name)
     app.register_error_handler(HTTPException, _mistake)
     app.register_error_handler(Exception, _failure)
 
@@ -50,6 +51,11 @@ def _name() -> None:
 def _show_name(response: Response) -> Response:
     response.headers[HEADER] = work.request_id.get() or ""
     return response
+
+
+def _forget_name(error: BaseException | None) -> None:
+    """What the thread does next belongs to no request."""
+    work.request_id.set(None)
 
 
 def _mistake(error: HTTPException) -> Response:
