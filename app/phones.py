@@ -5,9 +5,10 @@ import re
 import phonenumbers
 
 # Most numbers that pass here are Russian mobiles. Parsing one with phonenumbers costs 18 µs, this
-# expression half a microsecond; a property test holds the two equal.
+# expression half a microsecond; a property test holds the two equal. (Some numbers that begin with 930 are
+# nobody's: those take the long way.)
 _RUSSIAN_MOBILE = re.compile(
-    r"(\+7|8|7)?[ \-(]{0,2}(9\d{2})[ \-)]{0,2}(\d{3})[ \-]?(\d{2})[ \-]?(\d{2})", re.ASCII
+    r"(\+7|8|7)?[ \-(]{0,2}(9(?!30)\d{2})[ \-)]{0,2}(\d{3})[ \-]?(\d{2})[ \-]?(\d{2})", re.ASCII
 )
 _FOREIGN = re.compile(r"[^\W\d_]|\x00")  # letters, and what no text may hold
 _ALLOWED_LENGTH = 40

@@ -1,7 +1,7 @@
 """One sync of a company at a time, on whatever machine: a session lock in the database."""
 
 from collections.abc import Collection, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 
 import psycopg
 
@@ -46,7 +46,12 @@ def company_lock(settings: Settings, company_id: int) -> Iterator[None]:
             raise from_driver(error) from error
         if row is None or not row[0]:
             raise SyncRunningError
-        yield
+        try:
+            yield
+        finally:
+            # The server notices a closed connection a moment later, and the next sync may come sooner.
+            with suppress(psycopg.Error):  # the connection is lost, and the lock with it
+                connection.execute(f"SELECT pg_advisory_unlock({_KEY})", {"company_id": company_id})
 
 
 def is_running(uow: UnitOfWork) -> bool:

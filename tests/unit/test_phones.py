@@ -67,6 +67,7 @@ def test_numbers_of_other_countries(text: str, country: str, expected: str) -> N
         "+79686484488\x00",
         "\ud800",
         "+999123456789",
+        "9300000000",
     ],
 )
 def test_junk_is_refused_without_being_repeated(text: str) -> None:
