@@ -42,7 +42,8 @@ def sessions(database_url: str) -> Callable[[], list[int]]:
     def pids() -> list[int]:
         with psycopg.connect(database_url) as connection:
             rows = connection.execute(
-                "SELECT pid FROM pg_stat_activity WHERE application_name = 'pooled' ORDER BY pid"
+                "SELECT pid FROM pg_stat_activity WHERE application_name = 'pooled'"
+                " AND datname = current_database() ORDER BY pid"  # another worker has sessions, too
             )
             return [pid for (pid,) in rows]
 
