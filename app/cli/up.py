@@ -102,6 +102,7 @@ def _say_addresses(address: str) -> None:
         f"""
 Frontdesk is up.
 
+  {address}/status            for people: everything at a glance
   {address}/health            the process
   {address}/health/ready      the database and its schema
   {address}/health/database   the connection pool

