@@ -59,10 +59,13 @@ class Folded:
             self.report.superseded -= len(merged.rejected)
         last = merge_round(self.rounds[-1])
         # What a round before inserted, the last one found there: for the caller it is new all the same.
-        seen_as_updated = min(inserted_before, last.updated)
+        # Or the last row of its key was too old to be written, and the one before it stays.
+        found = min(inserted_before, last.updated + last.unchanged)
+        seen_as_updated = min(found, last.updated)
         last.inserted += inserted_before
         last.updated -= seen_as_updated
-        last.unchanged -= inserted_before - seen_as_updated
+        last.unchanged -= found - seen_as_updated
+        self.report.superseded -= inserted_before - found
         self.report.add(last)
         return self.report
 

@@ -56,6 +56,14 @@ def stored(salon: DataLayer) -> dict[int | None, tuple[Any, ...]]:
     before=[row(1, "Anna", source_changed_at=day(10))],
     batch=[row(1, "Вера"), row(1, "Ира", source_changed_at=day(5))],
 )
+@example(
+    before=[],
+    batch=[
+        row(1, "Anna", source_changed_at=day(10)),
+        row(1, "Anna"),
+        row(1, "Anna", source_changed_at=day(5)),
+    ],
+)
 def test_a_batch_leaves_what_its_rows_leave_one_by_one(
     new_company: Callable[..., DataLayer], before: list[dict[str, Any]], batch: list[dict[str, Any]]
 ) -> None:
