@@ -9,6 +9,8 @@ import logging
 import os
 import shutil
 import signal
+import socket
+import struct
 import sys
 import tempfile
 import threading
@@ -56,7 +58,7 @@ from app.observability import logs  # noqa: E402
 from app.observability.addresses import hide_secrets  # noqa: E402
 
 worker_class = "gthread"
-threads = 8
+threads = 16  # four of them for probes alone, see app/web/admission.py
 timeout = 30  # seconds without a sign of life from a worker until it is replaced
 graceful_timeout = 30  # seconds for requests that are under way when it is told to stop
 loglevel = "warning"
@@ -66,6 +68,9 @@ control_socket_disable = True  # nobody here manages gunicorn over a socket in t
 for name in ("gunicorn.access", "gunicorn.error"):
     logging.getLogger(name).addFilter(hide_secrets)
 
+# A thread that waits for a client can do nothing else.
+SILENCE = 5  # seconds that a client may leave an answer unread, or a request unfinished
+SEND_BUFFER = 200 * 1024  # bytes; every answer but large WhatsApp keys fits, and goes without its reader
 DRAIN = 2.0  # seconds between "not ready" and closing the door: a load balancer's next probe comes first
 
 
@@ -75,8 +80,19 @@ def on_starting(server: Any) -> None:
         logs.configure(Settings.load())
 
 
+def give_up_on_silence(door: socket.socket) -> None:
+    """Whoever comes in by this door gets these options; gunicorn itself waits for ever."""
+    seconds = struct.pack("ll", SILENCE, 0)
+    door.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, seconds)
+    door.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, seconds)
+    door.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
+
+
 def post_worker_init(worker: Any) -> None:
     """Open the pool; on SIGTERM turn unready first and stop a moment later (a second one: at once)."""
+    for listener in worker.sockets:
+        give_up_on_silence(listener.sock)
+    worker.wsgi.extensions["admission"].limit_to(worker.cfg.threads)
     database = worker.wsgi.extensions["desk"].database
     database.pool.open()
     worker.wsgi.extensions["status"].history.start()

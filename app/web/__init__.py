@@ -5,6 +5,7 @@ from flask import Flask, Response
 from app.config import Settings
 from app.frontdesk import Frontdesk
 from app.observability.start import start
+from app.web.admission import Admission
 from app.web.health import Health
 from app.web.metrics import metrics_routes
 from app.web.openapi import openapi_routes
@@ -37,6 +38,7 @@ def create_app(desk: Frontdesk | None = None) -> Flask:
     app.register_blueprint(openapi_routes())
     watch_requests(app)
     app.after_request(_not_stored)
+    app.extensions["admission"] = app.wsgi_app = Admission(app.wsgi_app)  # type: ignore[method-assign] # Flask's own way
     return app
 
 

@@ -1,0 +1,284 @@
+"""Faults against real processes: gunicorn and a PostgreSQL of the tests' own, under load.
+
+After each: nothing acknowledged is lost, work goes on within seconds without a restart, and probes are
+answered throughout. What callers of the library see is in tests/integration/test_faults.py.
+"""
+
+import json
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import httpx
+import psutil
+import psycopg
+import pytest
+
+from app import Frontdesk, Settings
+from app.config import PROJECT_ROOT
+from app.database import migrations
+from tests.e2e.load import COMPANY, Load, under_load
+from tests.processes import BIN, Process, answers, free_port, get, running, wait_until
+from tests.servers import Server
+from tests.threads import at_once
+
+pytestmark = pytest.mark.xdist_group("faults")  # they freeze and kill: one after the other
+
+RECOVERY = 5.0  # seconds
+
+TERMINATE = """
+    SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+    WHERE pid <> pg_backend_pid() AND backend_type = 'client backend'
+"""
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    """A server that tests may break, as long as it runs again afterwards."""
+    server = Server()
+    try:
+        migrations.upgrade(server.url)
+        with Frontdesk(Settings(database_url=server.url)) as desk:
+            desk.company(COMPANY).upsert_company({"title": "Salon"}).unwrap()
+        yield server
+    finally:
+        server.delete()
+
+
+class Service:
+    """gunicorn on a port of its own."""
+
+    def __init__(self, process: Process, port: int) -> None:
+        self.process = process
+        self.port = port
+        self.address = f"http://127.0.0.1:{port}"
+
+    @property
+    def workers(self) -> list[int]:
+        return [worker.pid for worker in self.process.children()]
+
+
+Starter = Callable[..., Service]
+
+
+@pytest.fixture
+def serve(server: Server, tmp_path: Path) -> Iterator[Starter]:
+    """Starts the service; `options` for gunicorn, capitals for the environment."""
+    with ExitStack() as stack:
+
+        def start(*options: str, output: Path | None = None, **environment: str) -> Service:
+            port = free_port()
+            command = [str(BIN / "gunicorn"), "--bind", f"127.0.0.1:{port}", *options, "wsgi:app"]
+            process = stack.enter_context(
+                running(
+                    command,
+                    output or tmp_path / "output",
+                    PROJECT_ROOT,
+                    DATABASE_URL=server.url,
+                    **environment,
+                )
+            )
+            wait_until(lambda: answers(port))
+            wait_until(lambda: get(port, "/health/ready").status_code == 200)
+            return Service(process, port)
+
+        yield start
+
+
+def wait_for_work(load: Load, since: float) -> float:
+    """Wait until a write that began after `since` is acknowledged; seconds that it took."""
+    wait_until(lambda: load.success_since(since))
+    return load.last_success - since
+
+
+class TestPostgreSQL:
+    def test_killed_and_started_again(self, server: Server, serve: Starter) -> None:
+        service = serve()
+        workers = service.workers
+        with under_load(service.address) as load:
+            wait_for_work(load, time.monotonic())
+            server.kill()
+            wait_until(lambda: get(service.port, "/health/ready").status_code == 503)
+            time.sleep(1)
+            server.start()
+            assert wait_for_work(load, time.monotonic()) < RECOVERY
+            wait_until(lambda: get(service.port, "/health/ready").status_code == 200)
+        load.assert_probes_were_answered()
+        load.assert_nothing_was_lost(server.url)
+        assert service.workers == workers
+
+    def test_terminates_every_backend(self, server: Server, serve: Starter) -> None:
+        service = serve()
+        with under_load(service.address) as load:
+            for _ in range(5):
+                wait_for_work(load, time.monotonic())
+                with psycopg.connect(server.url, autocommit=True) as connection:
+                    connection.execute(TERMINATE)
+                assert wait_for_work(load, time.monotonic()) < RECOVERY
+        load.assert_probes_were_answered()
+        load.assert_nothing_was_lost(server.url)
+
+    def test_is_frozen_for_ten_seconds(self, server: Server, serve: Starter) -> None:
+        service = serve()
+        workers = service.workers
+        with under_load(service.address, writers=20) as load:
+            wait_for_work(load, time.monotonic())
+            server.freeze()
+            try:
+                wait_until(lambda: get(service.port, "/health/ready").status_code == 503)
+                status = get(service.port, "/status")
+                assert "The database does not answer." in status.text
+                time.sleep(10)
+            finally:
+                server.thaw()
+            assert wait_for_work(load, time.monotonic()) < RECOVERY
+        load.assert_probes_were_answered()
+        load.assert_nothing_was_lost(server.url)
+        assert service.workers == workers
+
+
+def test_the_pool_is_exhausted(server: Server, serve: Starter) -> None:
+    service = serve(POSTGRES_CONNECTION_TIMEOUT="1000")
+    with under_load(service.address, writers=20) as load:
+        wait_for_work(load, time.monotonic())
+        with psycopg.connect(server.url) as other:
+            other.execute("LOCK TABLE whatsapp_keys IN ACCESS EXCLUSIVE MODE")
+            wait_until(lambda: "503 unavailable" in load.refused)
+            health = get(service.port, "/health/database")
+            assert health.status_code == 200
+            database = health.json()["database"]
+            assert database["connections"]["total"] == database["connections"]["max"] == 3
+            assert database["health"]["status"] == "at_capacity"
+            assert "The pool is exhausted" in get(service.port, "/status").text
+            time.sleep(2)
+        assert wait_for_work(load, time.monotonic()) < RECOVERY
+    load.assert_probes_were_answered()
+    load.assert_nothing_was_lost(server.url)
+
+
+def test_a_burst_beyond_the_threads_is_answered_as_long_as_things_move(serve: Starter) -> None:
+    service = serve()
+
+    def write(number: int) -> int:
+        address = f"{service.address}/whatsapp/{COMPANY}/keys/set"
+        body = {"session": {f"burst-{number}.0": {}}}
+        return httpx.post(address, json=body, timeout=30, trust_env=False).status_code
+
+    assert at_once([lambda number=number: write(number) for number in range(100)]) == [204] * 100
+
+
+def test_the_disk_of_the_log_is_full(server: Server, serve: Starter) -> None:
+    service = serve(output=Path("/dev/full"))
+    with under_load(service.address) as load:
+        wait_for_work(load, time.monotonic())
+        with psycopg.connect(server.url, autocommit=True) as connection:
+            connection.execute(TERMINATE)  # there is something to log
+        assert wait_for_work(load, time.monotonic()) < RECOVERY
+    load.assert_probes_were_answered()
+    load.assert_nothing_was_lost(server.url)
+    service.process.send(signal.SIGTERM)
+    assert service.process.wait() == 0
+
+
+def test_clients_that_never_read_their_answers(server: Server, serve: Starter) -> None:
+    service = serve()
+    large = {"session": {f"large-{number}.0": {"text": "x" * 100_000} for number in range(100)}}
+    path = f"/whatsapp/{COMPANY}/keys"
+    assert httpx.post(f"{service.address}{path}/set", json=large, trust_env=False).status_code == 204
+    body = json.dumps({"type": "session", "ids": [*large["session"]]}).encode()
+    request = f"POST {path}/get HTTP/1.1\r\nHost: here\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
+    with ExitStack() as stack:
+        for _ in range(30):
+            client = stack.enter_context(socket.socket())
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.connect(("127.0.0.1", service.port))
+            client.sendall(request)
+        with under_load(service.address) as load:
+            # Each gives its thread back after a while; until then some are left for probes.
+            began = time.monotonic()
+            wait_until(lambda: len(load.probes) > 20)
+            assert time.monotonic() - began < 15
+            wait_for_work(load, time.monotonic())
+            wait_for_work(load, time.monotonic() + 1)
+        load.assert_probes_were_answered()
+    load.assert_nothing_was_lost(server.url)
+
+
+def test_a_thousand_probes_at_once_cost_a_few_looks(server: Server, serve: Starter) -> None:
+    service = serve()
+
+    def connections() -> int:
+        with psycopg.connect(server.url) as connection:
+            row = connection.execute(
+                "SELECT sessions FROM pg_stat_database WHERE datname = current_database()"
+            ).fetchone()
+        assert row is not None
+        return int(row[0])
+
+    time.sleep(1.5)  # statistics are as old as a second
+    before = connections()
+    request = b"GET /health/database HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n"
+    with ExitStack() as stack:
+        began = time.monotonic()
+        probes = [
+            stack.enter_context(socket.create_connection(("127.0.0.1", service.port), 10))
+            for _ in range(1000)
+        ]
+        for probe in probes:
+            probe.sendall(request)
+        first = [probe.recv(12) for probe in probes]
+        seconds = time.monotonic() - began
+    assert first == [b"HTTP/1.1 200"] * 1000
+    assert seconds < 10
+    time.sleep(1.5)
+    assert connections() - before < 10 + 3 * seconds
+
+
+def test_a_worker_is_killed(server: Server, serve: Starter) -> None:
+    service = serve("--workers", "2")
+    wait_until(lambda: len(service.workers) == 2)
+    with under_load(service.address) as load:
+        for _ in range(2):
+            wait_for_work(load, time.monotonic())
+            before = service.workers
+            psutil.Process(before[0]).kill()
+            assert wait_for_work(load, time.monotonic()) < RECOVERY
+            wait_until(lambda before=before: len({*service.workers} - {before[0]}) == 2)
+    load.assert_nothing_was_lost(server.url)
+    # Its own connections broke with it; all others were answered.
+    assert len(load.unanswered) <= 8
+    for _ in range(10):
+        assert get(service.port, "/health/database/metrics").status_code == 200
+
+
+def test_sigterm_lets_what_is_under_way_finish_and_says_so_first(server: Server, serve: Starter) -> None:
+    service = serve()
+    with ExitStack() as stack:
+        other = stack.enter_context(psycopg.connect(server.url))
+        other.execute("LOCK TABLE whatsapp_keys IN ACCESS EXCLUSIVE MODE")
+
+        def release() -> None:
+            wait_until(lambda: get(service.port, "/health/ready").status_code == 503)
+            assert get(service.port, "/health/live").status_code == 200
+            time.sleep(3)  # longer than the door stays open
+            other.rollback()
+
+        def write(number: int) -> int:
+            path = f"/whatsapp/{COMPANY}/keys/set"
+            body = {"session": {f"last-{number}.0": {}}}
+            return httpx.post(service.address + path, json=body, timeout=30, trust_env=False).status_code
+
+        def stop() -> None:
+            time.sleep(1)
+            service.process.send(signal.SIGTERM)
+
+        writes = [lambda number=number: write(number) for number in range(6)]
+        done = at_once([*writes, stop, release])
+    assert done == [204] * 6 + [None, None]
+    assert service.process.wait() == 0
+    with psycopg.connect(server.url) as connection:
+        row = connection.execute("SELECT count(*) FROM whatsapp_keys WHERE key_id LIKE 'last-%'").fetchone()
+    assert row == (6,)
