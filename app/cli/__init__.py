@@ -24,7 +24,7 @@ class Commands(click.Group):
         except KeyboardInterrupt:
             click.echo("Stopped.", err=True)
             raise click.exceptions.Exit(console.INTERRUPTED) from None
-        except Exception as error:
+        except Exception as error:  # nothing escapes as a traceback; `failure` reports what is unexpected
             if ctx.params["debug"]:
                 raise
             raise console.failure(error) from None

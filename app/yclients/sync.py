@@ -155,7 +155,7 @@ class _Sync:
             self._measure()
             self._record.fail(names, FrontdeskError("The sync was stopped by hand."), code="interrupted")
             raise
-        except Exception as error:
+        except Exception as error:  # whatever it was, the record must say that the run failed; it goes on up
             failure = from_driver(error)
             report(error, "sync", self._company_id, component="yclients")
             self._measure()
