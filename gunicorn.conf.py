@@ -5,6 +5,7 @@ a pool of POSTGRES_MAX_CONNECTIONS, so one with threads spends the connections o
 """
 
 import fcntl
+import itertools
 import logging
 import os
 import shutil
@@ -49,12 +50,10 @@ def share_metrics() -> IO[str]:
 if "prometheus_client" not in sys.modules:
     metrics_lock = share_metrics()
 
-from prometheus_client.multiprocess import mark_process_dead  # noqa: E402 - see above
-
-from app.config import Settings  # noqa: E402
+from app.config import Settings  # noqa: E402 - see above
 from app.database import budget  # noqa: E402
 from app.errors import ConfigurationError  # noqa: E402
-from app.observability import logs  # noqa: E402
+from app.observability import logs, places  # noqa: E402
 from app.observability.addresses import hide_secrets  # noqa: E402
 
 worker_class = "gthread"
@@ -88,6 +87,18 @@ def give_up_on_silence(door: socket.socket) -> None:
     door.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
 
 
+def pre_fork(server: Any, worker: Any) -> None:
+    """Give the worker a place: that of one who is gone, or a new one."""
+    taken = {each.place for each in server.WORKERS.values()}
+    free = (f"{server.pid}-{number}" for number in itertools.count(1))
+    worker.place = next(place for place in free if place not in taken)
+
+
+def post_fork(server: Any, worker: Any) -> None:
+    """Count there."""
+    places.take(worker.place)
+
+
 def post_worker_init(worker: Any) -> None:
     """Open the pool; on SIGTERM turn unready first and stop a moment later (a second one: at once)."""
     for listener in worker.sockets:
@@ -117,9 +128,8 @@ def worker_exit(server: Any, worker: Any) -> None:
 
 
 def child_exit(server: Any, worker: Any) -> None:
-    """A worker that is gone has no connections any more; what it has counted stays counted."""
-    if METRICS in os.environ:
-        mark_process_dead(worker.pid)
+    """Its place is free."""
+    places.leave(worker.place)
 
 
 def on_exit(server: Any) -> None:

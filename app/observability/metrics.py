@@ -14,6 +14,8 @@ from weakref import WeakSet
 
 from prometheus_client import Counter, Gauge, Histogram
 
+import app.observability.places  # noqa: F401 - decides where metrics are kept, before there is one
+
 log = logging.getLogger(__name__)
 
 SLOW = 1.0  # seconds

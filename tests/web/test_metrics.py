@@ -2,7 +2,9 @@
 
 import json
 import re
-from collections.abc import Iterator
+import signal
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from app.data_layer import DataLayer
 from app.observability import metrics, slow_queries
 from tests.processes import BIN, Process, answers, free_port, get, running, wait_until
 
+ALLOWED = "frontdesk_db_pool_max_connections"
 BOTH = ("/metrics", "/health/database/metrics")
 
 
@@ -101,37 +104,63 @@ def test_both_need_the_token_where_one_is_set(worker_database_url: str) -> None:
             assert len(answer.text) > 100
 
 
-@pytest.fixture
-def workers(tmp_path: Path, database_url: str) -> Iterator[tuple[Process, int]]:
-    """Three workers behind one port."""
-    port = free_port()
+@dataclass(frozen=True)
+class Workers:
+    """Three workers behind one port, and the directory that they share."""
+
+    process: Process
+    port: int
+    directory: Path
+
+    @property
+    def files(self) -> set[str]:
+        return {file.name for file in self.directory.glob("*.db")}
+
+    @property
+    def queries(self) -> float:
+        return float(get(self.port, "/health/database/metrics").json()["metrics"]["total"])
+
+    def are_there(self) -> bool:
+        return len(self.process.children()) == 3 and figure(self.port, ALLOWED) == 9
+
+
+@pytest.fixture(scope="module")
+def workers(tmp_path_factory: pytest.TempPathFactory, new_database: Callable[[], str]) -> Iterator[Workers]:
+    folder, port = tmp_path_factory.mktemp("workers"), free_port()
     command = [str(BIN / "gunicorn"), "--bind", f"127.0.0.1:{port}", "--workers", "3", "wsgi:app"]
-    environment = {"DATABASE_URL": database_url, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path / "shared")}
-    with running(command, tmp_path / "output", PROJECT_ROOT, **environment) as process:
+    environment = {"DATABASE_URL": new_database(), "PROMETHEUS_MULTIPROC_DIR": str(folder / "shared")}
+    with running(command, folder / "output", PROJECT_ROOT, **environment) as process:
         wait_until(lambda: answers(port))
-        yield process, port
+        yield Workers(process, port, folder / "shared")
 
 
 def figure(port: int, name: str) -> float:
     return samples(get(port, "/metrics").text).get(name, 0.0)
 
 
-def test_any_worker_tells_of_all_of_them(workers: tuple[Process, int], tmp_path: Path) -> None:
-    process, port = workers
-    whole = "frontdesk_db_pool_max_connections"
-    wait_until(lambda: figure(port, whole) == 9)
-    assert {figure(port, whole) for _ in range(20)} == {9}
+def test_any_worker_tells_of_all_of_them(workers: Workers) -> None:
+    wait_until(workers.are_there)
+    assert {figure(workers.port, ALLOWED) for _ in range(20)} == {9}
     for _ in range(20):
-        get(port, "/whatsapp/1/creds")
-    wait_until(lambda: get(port, "/health/database/metrics").json()["metrics"]["total"] >= 20)
-    seen = {get(port, "/health/database/metrics").json()["metrics"]["total"] for _ in range(12)}
-    assert len(seen) == 1
+        get(workers.port, "/whatsapp/1/creds")
+    wait_until(lambda: workers.queries >= 20)
+    assert len({workers.queries for _ in range(12)}) == 1
 
-    killed = process.children()[0]
-    killed.kill()
-    psutil.wait_procs([killed], timeout=10)
-    wait_until(lambda: len(process.children()) == 3 and figure(port, whole) == 9)
-    assert get(port, "/health/database/metrics").json()["metrics"]["total"] >= min(seen)
+
+def test_workers_that_are_replaced_leave_no_files_behind_and_lose_no_count(workers: Workers) -> None:
+    wait_until(workers.are_there)
+    for _ in range(2):
+        files, queries = workers.files, workers.queries
+        killed = workers.process.children()[0]
+        killed.kill()
+        psutil.wait_procs([killed], timeout=10)
+        wait_until(workers.are_there)
+        assert workers.files == files
+        assert workers.queries >= queries
+    old = {*workers.process.children()}
+    workers.process.send(signal.SIGHUP)  # old and new ones are there side by side
+    wait_until(lambda: not old & {*workers.process.children()} and workers.are_there())
+    assert workers.queries >= queries
 
 
 def test_what_a_killed_master_has_left_is_gone_at_the_next_start(tmp_path: Path, database_url: str) -> None:
