@@ -74,6 +74,15 @@ FAILURES = Counter(
 )
 
 
+# Prometheus sees a counter grow only from a value that it has seen: an alert would miss the first failure.
+for component in ("data_layer", "whatsapp", "yclients", "web"):
+    for code in ("internal", "unavailable", "timeout"):
+        FAILURES.labels(component, code)
+for kind in ("SELECT", "INSERT", "UPDATE", "DELETE", "COPY", "OTHER"):
+    QUERY_ERRORS.labels(kind)
+    SLOW_QUERIES.labels(kind)
+
+
 class Pool(Protocol):
     """What the gauges tell of a pool."""
 
