@@ -9,6 +9,7 @@ from app.cli.demo_yclients import demo_yclients_command
 from app.cli.doctor import doctor_command
 from app.cli.imports import import_command
 from app.cli.sync import sync_commands
+from app.cli.transfer import transfer_commands
 from app.cli.up import up_command
 from app.cli.whatsapp import whatsapp_commands
 
@@ -46,6 +47,7 @@ main.add_command(doctor_command)
 main.add_command(import_command)
 main.add_command(sync_commands)
 main.add_command(whatsapp_commands)
+main.add_command(transfer_commands)
 main.add_command(demo_commands)
 demo_commands.add_command(demo_yclients_command)
 demo_commands.add_command(traffic_command)

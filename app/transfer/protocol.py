@@ -1,0 +1,153 @@
+"""The protocol: how exactly one side takes writes, whatever is killed or frozen in between.
+
+State is the one row of `side` on either side: (open, closing or standby; epoch; attempt). Each step is one
+call of the server, so that nobody who is frozen in the middle holds a lock. The way from one side to the
+other at epoch e:
+
+    open e, standby e  --close-->  closing e, standby e  --hand over-->  standby e+1, standby e
+    --open-->  standby e+1, open e+1
+
+Handing over is the one irrevocable point. Before it, `reopen` takes the closing back; after it there is only
+forward. Whoever comes along can go on from the two rows alone.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import psycopg
+from psycopg.rows import class_row
+
+from app.errors import FrontdeskError
+from app.transfer.capture import FENCE_LOCK
+from app.transfer.sides import SideName
+from app.transfer.tables import SCHEMA
+
+State = Literal["open", "closing", "standby"]
+
+_FUNCTIONS = f"""
+-- The lock waits for every transaction that has written, and those to come wait behind it. When this
+-- returns, all that was acknowledged is committed with its marks. Closing again takes over from whoever
+-- closed before.
+CREATE OR REPLACE FUNCTION {SCHEMA}.close(expected bigint, patience integer) RETURNS bigint
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $frontdesk$
+DECLARE mine bigint;
+BEGIN
+    PERFORM set_config('lock_timeout', patience::text, true);
+    PERFORM pg_advisory_xact_lock({FENCE_LOCK});
+    UPDATE {SCHEMA}.side SET state = 'closing', attempt = attempt + 1
+        WHERE state IN ('open', 'closing') AND epoch = expected RETURNING attempt INTO mine;
+    RETURN mine;
+END $frontdesk$;
+
+CREATE OR REPLACE FUNCTION {SCHEMA}.reopen(expected bigint, mine bigint) RETURNS boolean
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $frontdesk$
+BEGIN
+    UPDATE {SCHEMA}.side SET state = 'open' WHERE state = 'closing' AND epoch = expected AND attempt = mine;
+    RETURN found;
+END $frontdesk$;
+
+-- Row first, log second: a single statement could have waited for the row with a snapshot from before.
+CREATE OR REPLACE FUNCTION {SCHEMA}.hand_over(expected bigint, mine bigint) RETURNS text
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $frontdesk$
+DECLARE present {SCHEMA}.side;
+BEGIN
+    SELECT * INTO present FROM {SCHEMA}.side FOR UPDATE;
+    IF (present.state, present.epoch, present.attempt) IS DISTINCT FROM ('closing', expected, mine) THEN
+        RETURN 'lost';
+    END IF;
+    IF EXISTS (SELECT FROM {SCHEMA}.marks) THEN
+        RETURN 'not drained';
+    END IF;
+    UPDATE {SCHEMA}.side SET state = 'standby', epoch = expected + 1;
+    RETURN 'done';
+END $frontdesk$;
+
+CREATE OR REPLACE FUNCTION {SCHEMA}.open(expected bigint) RETURNS boolean
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $frontdesk$
+BEGIN
+    UPDATE {SCHEMA}.side SET state = 'open', epoch = expected + 1, attempt = 0
+        WHERE state = 'standby' AND epoch = expected;
+    RETURN found;
+END $frontdesk$;
+"""
+
+
+class TakenOverError(FrontdeskError):
+    """Somebody else has gone on with this move; see `frontdesk transfer status`."""
+
+
+class NotDrainedError(FrontdeskError):
+    """Changes have come that the other side does not have."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """The row of one side."""
+
+    name: SideName
+    state: State
+    epoch: int
+    attempt: int
+
+
+def create_functions(connection: psycopg.Connection[Any]) -> None:
+    """Make the steps. The caller's transaction."""
+    connection.execute(_FUNCTIONS)
+
+
+def look(connection: psycopg.Connection[Any], *, lock: str = "") -> Row:
+    """The row of this side, now. `lock`: FOR SHARE or FOR UPDATE, until the caller's transaction ends."""
+    with connection.cursor(row_factory=class_row(Row)) as cursor:
+        cursor.execute(f"SELECT name, state, epoch, attempt FROM {SCHEMA}.side {lock}")
+        row = cursor.fetchone()
+    if row is None:
+        raise FrontdeskError(
+            "The move has lost its row: `frontdesk transfer finish --force` removes the rest."
+        )
+    return row
+
+
+def close(connection: psycopg.Connection[Any], epoch: int, patience: float) -> int:
+    """Open (or closing) to closing; the attempt, which is now ours alone.
+
+    Waits `patience` seconds at most, during which new writers wait as well, then raises
+    psycopg.errors.LockNotAvailable. Raises TakenOverError where the side is at another epoch.
+    """
+    attempt = _call(connection, "close", epoch, max(1, round(patience * 1000)))
+    if attempt is None:
+        raise TakenOverError
+    return int(attempt)
+
+
+def reopen(connection: psycopg.Connection[Any], epoch: int, attempt: int) -> bool:
+    """Closing back to open; False where that closing is not ours any more."""
+    return bool(_call(connection, "reopen", epoch, attempt))
+
+
+def hand_over(connection: psycopg.Connection[Any], epoch: int, attempt: int) -> None:
+    """Closing at `epoch` to standby at `epoch + 1`: the one irrevocable step.
+
+    Raises NotDrainedError or TakenOverError, and then nothing has happened.
+    """
+    answer = _call(connection, "hand_over", epoch, attempt)
+    if answer == "not drained":
+        raise NotDrainedError
+    if answer != "done":
+        raise TakenOverError
+
+
+def open_(connection: psycopg.Connection[Any], other: Row) -> bool:
+    """Standby to open at the epoch of the `other` side, which was seen as a standby one epoch ahead.
+
+    False where it was opened already.
+    """
+    if other.state != "standby":
+        raise TakenOverError
+    return bool(_call(connection, "open", other.epoch - 1))
+
+
+def _call(connection: psycopg.Connection[Any], function: str, *arguments: int) -> Any:
+    places = ", ".join(["%s"] * len(arguments))
+    row = connection.execute(f"SELECT {SCHEMA}.{function}({places})", arguments).fetchone()
+    assert row is not None, "a function answers"  # noqa: S101
+    return row[0]

@@ -1,0 +1,131 @@
+"""The two databases of a move, and the sessions that carry it out."""
+
+from dataclasses import dataclass
+from time import monotonic
+from typing import Any, Literal, TypeVar
+
+import psycopg
+import psycopg.conninfo
+from psycopg.abc import PQGen
+
+from app.config import Settings
+from app.database.checksum import use_canonical_form
+from app.database.connection import DeadlineConnection
+from app.errors import ConfigurationError, PermanentlyUnavailableError, UnavailableError
+
+T = TypeVar("T")
+
+SideName = Literal["legacy", "primary"]
+VARIABLES: dict[SideName, str] = {"legacy": "LEGACY_DATABASE_URL", "primary": "DATABASE_URL"}
+
+APPLICATION = "frontdesk-transfer"  # of every session of a move, so that they can be told from services'
+
+_NEVER = 1e9  # seconds
+
+# Nothing that a server or a role sets by default may cut the work short, or change what it means.
+_SESSION = {
+    "statement_timeout": "0",
+    "lock_timeout": "10s",
+    # A process that was frozen in the middle of a transaction lets go of its locks.
+    "idle_in_transaction_session_timeout": "15s",
+    "idle_session_timeout": "0",
+    # A change of the fence that a crash takes back would open both sides.
+    "synchronous_commit": "on",
+    "default_transaction_isolation": "read committed",
+    "default_transaction_read_only": "off",
+    "default_transaction_deferrable": "off",
+    "client_encoding": "UTF8",
+}
+
+
+class TransferConnection(DeadlineConnection):
+    """A session of a move. `deadline` (of `time.monotonic`) ends whatever waits for the server."""
+
+    deadline: float | None = None
+
+    def wait(self, gen: PQGen[T], interval: float = 0.1, timeout: float | None = None) -> T:
+        """Wait for the server until `deadline`; without one for as long as it takes.
+
+        Raises ClientDeadlineExceeded, and the connection is closed: what the server did is unknown.
+        """
+        if timeout is None:
+            timeout = _NEVER if self.deadline is None else max(0.001, self.deadline - monotonic())
+        return super().wait(gen, interval, timeout)
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of the two databases. The URL holds the password: never log it."""
+
+    name: SideName
+    url: str
+
+    def __repr__(self) -> str:
+        return f"Side({self.name})"
+
+    def connect(self, timeout: float = 10.0) -> TransferConnection:
+        """A new session in autocommit; the caller closes it. `timeout`: seconds for connecting.
+
+        Values are written in the canonical form (see app/database/checksum.py), and tables must be named
+        with their schema. Raises UnavailableError in libpq's words: host, user and reason.
+        """
+        parameters: dict[str, Any] = psycopg.conninfo.conninfo_to_dict(self.url)
+        parameters |= {"application_name": APPLICATION, "connect_timeout": max(2, round(timeout))}
+        try:
+            connection = TransferConnection.connect(**parameters, autocommit=True)
+        except psycopg.OperationalError as error:
+            # A refused password comes without a SQLSTATE's class of its own when libpq gives up.
+            kind = PermanentlyUnavailableError if _is_refusal(error) else UnavailableError
+            reason = " ".join(str(error).split())
+            raise kind(f"Cannot reach {self.name} ({VARIABLES[self.name]}): {reason}") from None
+        # As statements, not as connection options, which poolers refuse.
+        connection.execute(
+            "SELECT pg_catalog.set_config(name, value, false)"
+            " FROM unnest(%(names)s::text[], %(values)s::text[]) AS setting (name, value)",
+            {"names": [*_SESSION], "values": [*_SESSION.values()]},
+        )
+        use_canonical_form(connection)
+        return connection
+
+
+@dataclass(frozen=True)
+class Sides:
+    """Both databases of a move."""
+
+    legacy: Side
+    primary: Side
+
+    @classmethod
+    def of(cls, settings: Settings) -> "Sides":
+        """The databases that the settings name, past a pooler. Raises ConfigurationError without a legacy."""
+        if settings.legacy_database_url is None:
+            raise ConfigurationError(
+                "LEGACY_DATABASE_URL is not set: a transfer needs the database that is moved away from."
+            )
+        legacy = Side("legacy", settings.legacy_database_url.get_secret_value())
+        return cls(legacy, Side("primary", settings.migration_url()))
+
+    def __iter__(self) -> Any:
+        return iter((self.legacy, self.primary))
+
+    def named(self, name: SideName) -> Side:
+        """The side of that name."""
+        return self.legacy if name == "legacy" else self.primary
+
+    def other(self, side: Side) -> Side:
+        """The side across."""
+        return self.primary if side.name == "legacy" else self.legacy
+
+
+def _is_refusal(error: psycopg.OperationalError) -> bool:
+    return error.sqlstate is not None and error.sqlstate[:2] in ("28", "3D")
+
+
+def refuse_same_database(legacy: psycopg.Connection[Any], primary: psycopg.Connection[Any]) -> None:
+    """Raise ConfigurationError where both URLs lead to one database."""
+    identity = (
+        "SELECT pg_catalog.pg_postmaster_start_time(), pg_catalog.current_database(),"
+        " pg_catalog.current_setting('data_directory_mode'), pg_catalog.inet_server_port()"
+    )
+    if legacy.execute(identity).fetchone() == primary.execute(identity).fetchone():
+        raise ConfigurationError("LEGACY_DATABASE_URL and DATABASE_URL lead to one and the same database.")

@@ -1,0 +1,127 @@
+"""Setting up a move: capture and fence on both sides, before the first row is copied."""
+
+from collections.abc import Callable, Collection, Sequence
+from contextlib import closing
+from typing import Any
+
+import psycopg
+from psycopg import sql
+from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt
+from tenacity.wait import wait_random_exponential
+
+from app.errors import ConflictError, InvalidInputError
+from app.transfer import capture, journal, schema
+from app.transfer.sides import Side, Sides, refuse_same_database
+from app.transfer.tables import SCHEMA, Choice, Table, choose, read_tables
+
+LOCK_TIMEOUT = "200ms"  # behind a trigger that waits for its lock, every writer of the table waits, too
+LOCK_ATTEMPTS = 60
+
+OnStep = Callable[[str], object]
+
+
+def start(
+    sides: Sides,
+    include: Collection[str] = (),
+    leave_out: Collection[str] = (),
+    *,
+    dry_run: bool = False,
+    on_step: OnStep = lambda step: None,
+) -> Choice:
+    """Set up both sides: legacy open, primary standby, every change on either side captured.
+
+    Safe to repeat, and to resume after `kill -9`. Raises InvalidInputError for what is in the way, and
+    ConflictError where a transaction does not let go of its tables.
+    """
+    with closing(sides.legacy.connect()) as legacy, closing(sides.primary.connect()) as primary:
+        refuse_same_database(legacy, primary)
+        choice = choose(read_tables(legacy), include, leave_out)
+        _refuse_obstacles(choice, read_tables(primary))
+        if not schema.exists(legacy):
+            _refuse_rows(primary, choice.moved)
+        if dry_run:
+            return choice
+        # Legacy first: without a row it would be live all the same, and a primary alone must not be.
+        for side, connection in ((sides.legacy, legacy), (sides.primary, primary)):
+            connection.execute("SELECT pg_catalog.set_config('lock_timeout', %s, false)", (LOCK_TIMEOUT,))
+            _set_up(side, connection, choice.moved, on_step)
+        journal.note(legacy, "start", tables=len(choice.moved), left_out=list(choice.left_out))
+    return choice
+
+
+def _refuse_obstacles(choice: Choice, others: Sequence[Table]) -> None:
+    found = [reason for table in choice.moved for reason in table.obstacles()]
+    there = {table.name: table for table in others}
+    for table in choice.moved:
+        other = there.get(table.name)
+        if other is None:
+            found.append(f"{table.name} is missing on primary: `alembic upgrade head` there, or create it")
+        elif (set(table.columns), table.key) != (set(other.columns), other.key):
+            found.append(f"{table.name} has other columns or another key on primary")
+        else:
+            found += [f"on primary: {reason}" for reason in other.obstacles()]
+    found += [
+        f"{name} is outside Frontdesk's models: name it with --include or --leave-out"
+        for name in choice.undecided
+    ]
+    if found:
+        raise InvalidInputError("In the way: " + "; ".join(found) + ".")
+
+
+def _refuse_rows(primary: psycopg.Connection[Any], tables: Sequence[Table]) -> None:
+    """Rows that are on primary alone would be taken for rows that legacy has deleted."""
+    filled = [
+        table.name
+        for table in tables
+        if primary.execute(sql.SQL("SELECT FROM {} LIMIT 1").format(table.identifier)).fetchone() is not None
+    ]
+    if filled:
+        raise InvalidInputError(
+            f"Primary has rows already, in {', '.join(filled)}: the move needs empty tables there."
+        )
+
+
+def _set_up(
+    side: Side, connection: psycopg.Connection[Any], tables: Sequence[Table], on_step: OnStep
+) -> None:
+    on_step(f"{side.name}: schema {SCHEMA}")
+    schema.create(connection, list(tables))
+    connection.execute(
+        f"INSERT INTO {SCHEMA}.side (name, state, epoch) VALUES (%s, %s, 1) ON CONFLICT DO NOTHING",
+        (side.name, "open" if side.name == "legacy" else "standby"),
+    )
+    missing = set(capture.tables_without_triggers(connection))
+    for table in tables:
+        if table.name in missing:
+            on_step(f"{side.name}: triggers on {table.name}")
+            with_lock_retries(connection, lambda table=table: capture.add_triggers(connection, table))  # type: ignore[misc] # a lambda's default has no annotation
+
+
+def with_lock_retries(connection: psycopg.Connection[Any], step: Callable[[], object]) -> None:
+    """Run a step that needs an exclusive lock, in many short attempts. Raises ConflictError in the end."""
+
+    def give_up(state: RetryCallState) -> object:
+        raise ConflictError(f"A table stays locked: {_writers(connection)}.")
+
+    Retrying(
+        retry=retry_if_exception_type((psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected)),
+        stop=stop_after_attempt(LOCK_ATTEMPTS),
+        wait=wait_random_exponential(multiplier=0.05, max=1),
+        retry_error_callback=give_up,
+    )(step)
+
+
+def _writers(connection: psycopg.Connection[Any]) -> str:
+    """Who holds the locks: process, application and age of the transaction, no statement's text."""
+    rows = connection.execute(
+        "SELECT DISTINCT pid, application_name, extract(epoch FROM clock_timestamp() - xact_start)::int"
+        " FROM pg_catalog.pg_locks LEFT JOIN pg_catalog.pg_stat_activity USING (pid)"
+        " JOIN pg_catalog.pg_class ON pg_class.oid = relation"
+        " JOIN pg_catalog.pg_namespace ON pg_namespace.oid = relnamespace"
+        f" JOIN {SCHEMA}.moved ON moved.table_name = nspname || '.' || relname"
+        " WHERE granted AND mode = 'RowExclusiveLock' AND pid <> pg_backend_pid() ORDER BY 3 DESC NULLS LAST"
+    ).fetchall()
+    if not rows:
+        return "try again at a quieter time"
+    listed = ", ".join(f"{pid} ({application or 'unnamed'}, {age} s)" for pid, application, age in rows[:5])
+    return f"transactions that have written do not end, in the server's processes {listed}"

@@ -1,0 +1,235 @@
+"""The tables of a database as its catalog tells them, and which of them are moved."""
+
+import fnmatch
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+from psycopg import sql
+
+from app.errors import InvalidInputError
+from app.models import Base
+
+SCHEMA = "frontdesk_transfer"
+ALEMBIC = "public.alembic_version"  # each side's own: both must stand at the same revision already
+
+# What belongs to extensions, to the server, or to one session is nobody's data.
+_TABLES = """
+    SELECT pg_class.oid, nspname, relname, relkind::text, relpersistence::text
+    FROM pg_catalog.pg_class JOIN pg_catalog.pg_namespace ON pg_namespace.oid = relnamespace
+    WHERE relkind IN ('r', 'p', 'f') AND relpersistence <> 't'
+        AND nspname NOT LIKE 'pg\\_%%' AND nspname NOT IN ('information_schema', %(schema)s)
+        AND NOT EXISTS (
+            SELECT FROM pg_catalog.pg_depend
+            WHERE classid = 'pg_catalog.pg_class'::regclass AND objid = pg_class.oid AND deptype = 'e'
+        )
+    ORDER BY nspname, relname
+"""
+# Binary COPY writes the oid of an element's or a field's type, and those of user-defined types differ
+# between servers.
+_COLUMNS = """
+    SELECT attrelid, attname, pg_catalog.format_type(atttypid, atttypmod),
+        pg_type.oid < 16384 OR typtype = 'e' OR (typtype = 'd' AND typbasetype < 16384)
+    FROM pg_catalog.pg_attribute JOIN pg_catalog.pg_type ON pg_type.oid = atttypid
+    WHERE attrelid = ANY(%(tables)s) AND attnum > 0 AND NOT attisdropped AND attgenerated = ''
+    ORDER BY attrelid, attnum
+"""
+_KEYS = """
+    SELECT indrelid, attname
+    FROM pg_catalog.pg_index
+        CROSS JOIN LATERAL unnest(indkey) WITH ORDINALITY AS k (number, place)
+        JOIN pg_catalog.pg_attribute ON attrelid = indrelid AND attnum = number
+    WHERE indrelid = ANY(%(tables)s) AND indisprimary AND place <= indnkeyatts
+    ORDER BY indrelid, place
+"""
+_FOREIGN_KEYS = """
+    SELECT conrelid, conname, confrelid, condeferrable, confdeltype::text, confupdtype::text
+    FROM pg_catalog.pg_constraint
+    WHERE contype = 'f' AND conrelid = ANY(%(tables)s) AND conparentid = 0
+    ORDER BY conrelid, conname
+"""
+
+
+@dataclass(frozen=True)
+class ForeignKey:
+    """A reference to another table (its qualified name)."""
+
+    name: str
+    parent: str
+    is_deferrable: bool
+    acts: bool  # ON DELETE or ON UPDATE changes rows of the child
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table. `columns`: those that are written (no generated ones), in the table's order."""
+
+    schema: str
+    bare_name: str
+    kind: str  # as pg_class.relkind
+    is_logged: bool
+    columns: tuple[str, ...]
+    types: tuple[str, ...]  # of the columns, as PostgreSQL writes them
+    key: tuple[str, ...]  # of the primary key, in its order
+    foreign_keys: tuple[ForeignKey, ...]
+    is_binary_safe: bool  # whether COPY in binary can be read by another server
+
+    @property
+    def name(self) -> str:
+        """The qualified name, as in `public.clients`; unquoted."""
+        return f"{self.schema}.{self.bare_name}"
+
+    @property
+    def identifier(self) -> sql.Identifier:
+        return sql.Identifier(self.schema, self.bare_name)
+
+    @property
+    def key_types(self) -> tuple[str, ...]:
+        kinds = dict(zip(self.columns, self.types, strict=True))
+        return tuple(kinds[column] for column in self.key)
+
+    @property
+    def copy_format(self) -> sql.SQL:
+        """`binary` where it is safe; `text` in the canonical form otherwise."""
+        return sql.SQL("binary" if self.is_binary_safe else "text")
+
+    def column_list(self, alias: str | None = None) -> sql.Composed:
+        """The columns, quoted: `a, b` or `t.a, t.b`."""
+        return listed(self.columns, alias)
+
+    def key_list(self, alias: str | None = None) -> sql.Composed:
+        """The key's columns, quoted."""
+        return listed(self.key, alias)
+
+    def text_key(self, alias: str) -> sql.Composed:
+        """The key of a row as the log holds it: `ARRAY[t.a::text, …]`."""
+        columns = [sql.SQL("{}::text").format(sql.Identifier(alias, column)) for column in self.key]
+        return sql.SQL("ARRAY[{}]").format(sql.SQL(", ").join(columns))
+
+    def typed_key(self, array: str) -> sql.Composed:
+        """A key of the log as columns of the table's own types: `k[1]::bigint AS a, …`. `array`: SQL."""
+        columns = [
+            sql.SQL(f"({array})[{{}}]::{kind} AS {{}}").format(sql.Literal(place), sql.Identifier(column))
+            for place, (column, kind) in enumerate(zip(self.key, self.key_types, strict=True), 1)
+        ]
+        return sql.SQL(", ").join(columns)
+
+    def obstacles(self) -> list[str]:
+        """Why the table cannot be moved as it is; each says what to do."""
+        found = []
+        if self.kind != "r":
+            kind = {"p": "partitioned", "f": "foreign"}.get(self.kind, self.kind)
+            found.append(f"{self.name} is a {kind} table, which cannot be moved: leave it out")
+        elif not self.is_logged:
+            found.append(f"{self.name} is UNLOGGED: ALTER TABLE … SET LOGGED, or leave it out")
+        if not self.key and self.kind == "r":
+            found.append(f"{self.name} has no primary key: add one, or leave it out")
+        for key in self.foreign_keys:
+            if key.acts:
+                found.append(
+                    f"{self.name}: foreign key {key.name} changes rows by itself (CASCADE or SET):"
+                    " make it NO ACTION DEFERRABLE, or leave the table out"
+                )
+            elif not key.is_deferrable:
+                found.append(
+                    f"{self.name}: foreign key {key.name} is not deferrable:"
+                    f" ALTER TABLE {self.name} ALTER CONSTRAINT {key.name} DEFERRABLE"
+                )
+        return found
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which tables are moved. `undecided`: outside our models, and not yet named by the operator."""
+
+    moved: tuple[Table, ...]
+    left_out: tuple[str, ...]
+    undecided: tuple[str, ...]
+
+
+def listed(columns: Iterable[str], alias: str | None = None) -> sql.Composed:
+    """Columns, quoted: `a, b` or `t.a, t.b`."""
+    return sql.SQL(", ").join(sql.Identifier(alias, c) if alias else sql.Identifier(c) for c in columns)
+
+
+def read_tables(connection: psycopg.Connection[Any]) -> list[Table]:
+    """All tables of the database that hold somebody's data, by name."""
+    rows = connection.execute(_TABLES, {"schema": SCHEMA}).fetchall()
+    names = {oid: f"{schema}.{name}" for oid, schema, name, _, _ in rows}
+    known = {"tables": [*names]}
+    columns: dict[int, list[tuple[str, str, bool]]] = {oid: [] for oid in names}
+    for oid, *column in connection.execute(_COLUMNS, known):
+        columns[oid].append((column[0], column[1], column[2]))
+    keys: dict[int, list[str]] = {oid: [] for oid in names}
+    for oid, name in connection.execute(_KEYS, known):
+        keys[oid].append(name)
+    references: dict[int, list[ForeignKey]] = {oid: [] for oid in names}
+    for oid, name, parent, deferrable, *actions in connection.execute(_FOREIGN_KEYS, known):
+        acts = any(action not in ("a", "r") for action in actions)
+        references[oid].append(ForeignKey(name, names.get(parent, str(parent)), deferrable, acts))
+    return [
+        Table(
+            schema,
+            name,
+            kind,
+            persistence == "p",
+            tuple(column for column, _, _ in columns[oid]),
+            tuple(type_ for _, type_, _ in columns[oid]),
+            tuple(keys[oid]),
+            tuple(references[oid]),
+            all(safe for _, _, safe in columns[oid]),
+        )
+        for oid, schema, name, kind, persistence in rows
+    ]
+
+
+def choose(tables: Sequence[Table], include: Collection[str], leave_out: Collection[str]) -> Choice:
+    """Decide which tables are moved: our own always, others as they are named.
+
+    Names are qualified (`public.extra`); to leave tables out, also patterns like `auth.*`. Raises
+    InvalidInputError for a name that nothing bears.
+    """
+    ours = {f"public.{table.name}" for table in Base.metadata.sorted_tables}
+    names = {table.name for table in tables}
+    unknown = sorted(set(include) - names)
+    unknown += [each for each in leave_out if not fnmatch.filter(names, each)]
+    if unknown:
+        raise InvalidInputError(f"There is no table {', '.join(unknown)}; names are like public.extra.")
+    moved, left_out, undecided = [], [], []
+    for table in tables:
+        if table.name == ALEMBIC:
+            continue
+        if table.name in ours or table.name in include:
+            moved.append(table)
+        elif any(fnmatch.fnmatchcase(table.name, each) for each in leave_out):
+            left_out.append(table.name)
+        else:
+            undecided.append(table.name)
+    return Choice(tuple(in_order(moved)), tuple(left_out), tuple(undecided))
+
+
+def in_order(tables: Iterable[Table]) -> list[Table]:
+    """Parents before children; tables that refer to each other in a circle by name."""
+    waiting = {table.name: table for table in sorted(tables, key=lambda table: table.name)}
+    ordered: list[Table] = []
+    while waiting:
+        ready = [
+            table
+            for table in waiting.values()
+            if not any(key.parent in waiting and key.parent != table.name for key in table.foreign_keys)
+        ] or [next(iter(waiting.values()))]
+        ordered += ready
+        for table in ready:
+            del waiting[table.name]
+    return ordered
+
+
+def moved_tables(connection: psycopg.Connection[Any]) -> list[Table]:
+    """The tables that the running move is about, parents before children, as this side has them."""
+    recorded = connection.execute(f"SELECT table_name FROM {SCHEMA}.moved ORDER BY position").fetchall()
+    present = {table.name: table for table in read_tables(connection)}
+    missing = [name for (name,) in recorded if name not in present]
+    if missing:
+        raise InvalidInputError(f"Tables of the move are missing in the database: {', '.join(missing)}.")
+    return [present[name] for (name,) in recorded]

@@ -1,0 +1,133 @@
+"""Capture and fence, as they stand after `start`."""
+
+from contextlib import closing
+from typing import Any
+
+import psycopg
+import pytest
+
+from app.errors import InvalidInputError
+from app.transfer import capture, schema
+from app.transfer import start as starting
+from app.transfer.sides import Sides
+from app.transfer.start import start
+from app.transfer.status import Stage, status
+from tests.threads import at_once
+
+Connection = psycopg.Connection[Any]
+
+COMPANY = "INSERT INTO companies (company_id, title) VALUES (%s, 'Salon')"
+
+
+def marks(connection: Connection) -> list[tuple[str, list[str]]]:
+    return connection.execute("SELECT table_name, key FROM frontdesk_transfer.marks ORDER BY seq").fetchall()
+
+
+def test_status_tells_what_is_next(sides: Sides) -> None:
+    assert status(sides).stage is Stage.NOT_STARTED
+    assert status(sides).live == "legacy"
+    start(sides)
+    found = status(sides)
+    assert (found.stage, found.live, found.in_the_way) == (Stage.COPYING, "legacy", [])
+    assert "copy" in found.next
+
+
+def test_every_change_leaves_the_keys_of_its_rows(sides: Sides, legacy: Connection) -> None:
+    start(sides)
+    legacy.execute(COMPANY, (1,))
+    legacy.execute("UPDATE companies SET company_id = 2 WHERE company_id = 1")
+    legacy.execute("DELETE FROM companies")
+    with legacy.cursor().copy("COPY companies (company_id, title) FROM STDIN") as copy:
+        copy.write("3\ta\n4\tb\n")
+    names = [(name, key) for name, (key,) in marks(legacy)]
+    assert names[0] == ("public.companies", "1")
+    assert sorted(names[1:3]) == [("public.companies", "1"), ("public.companies", "2")]
+    assert [key for _, key in names[3:]] == ["2", "3", "4"]
+
+
+def test_what_is_rolled_back_leaves_nothing(sides: Sides, legacy: Connection) -> None:
+    start(sides)
+    with legacy.transaction(force_rollback=True):
+        legacy.execute(COMPANY, (1,))
+    assert marks(legacy) == []
+
+
+def test_a_session_that_replicates_is_captured_and_fenced_as_well(
+    sides: Sides, legacy: Connection, primary: Connection
+) -> None:
+    start(sides)
+    for connection in (legacy, primary):
+        connection.execute("SET session_replication_role = replica")
+    legacy.execute(COMPANY, (1,))
+    assert len(marks(legacy)) == 1
+    with pytest.raises(psycopg.Error) as raised:
+        primary.execute(COMPANY, (1,))
+    assert raised.value.sqlstate == capture.FENCED
+
+
+def test_truncate_is_refused(sides: Sides, legacy: Connection) -> None:
+    start(sides)
+    with pytest.raises(psycopg.errors.FeatureNotSupported):
+        legacy.execute("TRUNCATE companies CASCADE")
+
+
+@pytest.mark.parametrize("level", ["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"])
+def test_the_standby_takes_no_write_at_any_isolation_level(
+    sides: Sides, primary: Connection, level: str
+) -> None:
+    start(sides)
+    primary.execute(f"SET default_transaction_isolation = '{level}'")
+    with pytest.raises(psycopg.Error) as raised:
+        primary.execute(COMPANY, (1,))
+    assert raised.value.sqlstate == capture.FENCED
+    # Nobody passes by a setting that is left behind.
+    primary.execute("SET frontdesk_transfer.relay = '1'")
+    with pytest.raises(psycopg.Error, match="takes no writes"):
+        primary.execute(COMPANY, (1,))
+
+
+def test_start_waits_for_a_transaction_that_has_written_before(
+    sides: Sides, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(starting, "LOCK_ATTEMPTS", 3)
+    with closing(psycopg.connect(sides.legacy.url)) as writer:
+        writer.execute(COMPANY, (1,))
+        with pytest.raises(starting.ConflictError, match="do not end"):
+            start(sides)
+        assert status(sides).stage is Stage.STARTING
+        writer.commit()
+    start(sides)  # goes on from there
+    assert status(sides).stage is Stage.COPYING
+
+
+def test_start_may_run_several_times_and_at_once(sides: Sides, legacy: Connection) -> None:
+    answers = at_once([lambda: start(sides)] * 3)
+    assert [each for each in answers if isinstance(each, Exception)] == []
+    legacy.execute(COMPANY, (1,))
+    start(sides)
+    assert len(marks(legacy)) == 1
+    assert status(sides).in_the_way == []
+
+
+def test_start_names_what_is_in_the_way(sides: Sides, legacy: Connection, primary: Connection) -> None:
+    legacy.execute("CREATE TABLE notes (text text)")
+    with pytest.raises(InvalidInputError, match=r"public\.notes is outside"):
+        start(sides)
+    with pytest.raises(InvalidInputError, match=r"public\.notes has no primary key"):
+        start(sides, include=["public.notes"])
+    with pytest.raises(InvalidInputError, match=r"no table public\.other"):
+        start(sides, leave_out=["public.other"])
+    primary.execute(COMPANY, (1,))
+    with pytest.raises(InvalidInputError, match=r"rows already, in public\.companies"):
+        start(sides, leave_out=["public.notes"])
+    primary.execute("DELETE FROM companies")
+    start(sides, leave_out=["public.notes"], dry_run=True)
+    assert not schema.exists(legacy)
+    start(sides, leave_out=["public.notes"])
+
+
+def test_a_table_whose_trigger_was_switched_off_is_in_the_way(sides: Sides, legacy: Connection) -> None:
+    start(sides)
+    legacy.execute("ALTER TABLE clients DISABLE TRIGGER frontdesk_transfer_update")
+    found = status(sides)
+    assert found.in_the_way == ["legacy: not fenced and captured: public.clients"]
