@@ -24,7 +24,12 @@ class Process:
         self._output = output
         with output.open("w") as file:
             self._popen = subprocess.Popen(
-                command, stdout=file, stderr=subprocess.STDOUT, cwd=cwd, env=os.environ | environment
+                command,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                cwd=cwd,
+                env=os.environ | environment,
+                preexec_fn=heed_ctrl_c,
             )
         self.pid = self._popen.pid
 
@@ -53,6 +58,11 @@ class Process:
             for process in [*psutil.Process(self.pid).children(recursive=True), psutil.Process(self.pid)]:
                 process.kill()
             self._popen.wait()
+
+
+def heed_ctrl_c() -> None:
+    """A shell lets what it runs in the background ignore Ctrl-C, and children inherit that."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @contextmanager

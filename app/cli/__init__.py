@@ -3,18 +3,20 @@
 import click
 
 from app.cli import console
-from app.cli.demo import demo_commands
-from app.cli.demo_traffic import traffic_command
-from app.cli.demo_yclients import demo_yclients_command
-from app.cli.doctor import doctor_command
-from app.cli.imports import import_command
-from app.cli.sync import sync_commands
-from app.cli.transfer import transfer_commands
-from app.cli.up import up_command
-from app.cli.whatsapp import whatsapp_commands
+from app.cli.lazy import LazyGroup
+
+PLACES = {
+    "demo": "app.cli.demo:demo_commands",
+    "doctor": "app.cli.doctor:doctor_command",
+    "import": "app.cli.imports:import_command",
+    "sync": "app.cli.sync:sync_commands",
+    "transfer": "app.cli.transfer:transfer_commands",
+    "up": "app.cli.up:up_command",
+    "whatsapp": "app.cli.whatsapp:whatsapp_commands",
+}
 
 
-class Commands(click.Group):
+class Commands(LazyGroup):
     """The commands, with the one place where an error becomes a line on stderr and an exit code."""
 
     def invoke(self, ctx: click.Context) -> object:
@@ -31,7 +33,7 @@ class Commands(click.Group):
             raise console.failure(error) from None
 
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Commands, places=PLACES, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="frontdesk", message="%(package)s %(version)s")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 def main(debug: bool) -> None:
@@ -41,13 +43,3 @@ def main(debug: bool) -> None:
     3 could not run.
     """
 
-
-main.add_command(up_command)
-main.add_command(doctor_command)
-main.add_command(import_command)
-main.add_command(sync_commands)
-main.add_command(whatsapp_commands)
-main.add_command(transfer_commands)
-main.add_command(demo_commands)
-demo_commands.add_command(demo_yclients_command)
-demo_commands.add_command(traffic_command)

@@ -16,6 +16,7 @@ from rich.text import Text
 from sqlalchemy import Table, delete, func, select
 
 from app.cli import console
+from app.cli.lazy import LazyGroup
 from app.data_layer import DataLayer
 from app.errors import InvalidInputError
 from app.frontdesk import Frontdesk, Salon
@@ -43,7 +44,14 @@ class Race:
         return self.answers == {BOOKED: 1, SLOT_TAKEN: self.customers - 1} and not self.left_behind
 
 
-@click.group("demo")
+@click.group(
+    "demo",
+    cls=LazyGroup,
+    places={
+        "traffic": "app.cli.demo_traffic:traffic_command",
+        "yclients": "app.cli.demo_yclients:demo_yclients_command",
+    },
+)
 def demo_commands() -> None:
     """Things to watch."""
 

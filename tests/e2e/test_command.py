@@ -78,7 +78,10 @@ def test_every_command_says_what_it_does() -> None:
     def walk(command: click.Command) -> Iterator[click.Command]:
         yield command
         if isinstance(command, click.Group):
-            for each in command.commands.values():
+            context = click.Context(command)
+            for name in command.list_commands(context):
+                each = command.get_command(context, name)
+                assert each is not None, name
                 yield from walk(each)
 
     for command in walk(main):

@@ -196,6 +196,7 @@ class TestManyRows:
             report = uow.services.bulk_upsert(rows)
         assert report.updated == self.COUNT - 1
 
+    @pytest.mark.full
     def test_bookings_that_carry_an_id_of_ours(self, uow: UnitOfWork) -> None:
         rows = [
             {
