@@ -42,4 +42,3 @@ def main(debug: bool) -> None:
     Exit codes: 0 done and well, 1 done but something is wrong, 2 wrong usage or configuration,
     3 could not run.
     """
-
