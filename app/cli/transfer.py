@@ -7,6 +7,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from app.cli import console
+from app.cli.transfer_data import include_option, leave_out_option, plan_command
 from app.transfer.sides import Sides
 from app.transfer.start import start
 from app.transfer.status import Stage, Status, status
@@ -22,8 +23,8 @@ def transfer_commands() -> None:
 
 
 @transfer_commands.command("start")
-@click.option("--include", multiple=True, metavar="TABLE", help="Move this table outside our models, too.")
-@click.option("--leave-out", multiple=True, metavar="TABLE", help="Leave it where it is; also auth.*")
+@include_option
+@leave_out_option
 @click.option("--dry-run", is_flag=True, help="Only look for what is in the way.")
 @console.json_option
 def start_command(include: tuple[str, ...], leave_out: tuple[str, ...], dry_run: bool, as_json: bool) -> None:
@@ -38,10 +39,10 @@ def start_command(include: tuple[str, ...], leave_out: tuple[str, ...], dry_run:
         if not as_json:
             screen.print(escape(step))
 
-    choice = start(sides, include, leave_out, dry_run=dry_run, on_step=say)
-    moved = [table.name for table in choice.moved]
+    found = start(sides, include, leave_out, dry_run=dry_run, on_step=say)
+    moved = [table.name for table in found.moved]
     if as_json:
-        console.print_json({"dry_run": dry_run, "moved": moved, "left_out": list(choice.left_out)})
+        console.print_json({"dry_run": dry_run, "moved": moved, "left_out": list(found.left_out)})
     elif dry_run:
         screen.print(f"Dry run: nothing is in the way of moving {len(moved)} tables.")
     else:
@@ -91,3 +92,6 @@ def _lines(found: Status) -> Iterator[tuple[str, str]]:
     if found.verified_at is not None:
         equal = "equal" if found.verified_equal else "DIFFERENT"
         yield "verified", f"{found.verified_at:%Y-%m-%d %H:%M:%S} UTC: {equal}"
+
+
+transfer_commands.add_command(plan_command)

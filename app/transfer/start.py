@@ -5,14 +5,14 @@ from contextlib import closing
 from typing import Any
 
 import psycopg
-from psycopg import sql
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt
 from tenacity.wait import wait_random_exponential
 
 from app.errors import ConflictError, InvalidInputError
-from app.transfer import capture, journal, schema
+from app.transfer import capture, journal, plan, schema
+from app.transfer.plan import Plan
 from app.transfer.sides import Side, Sides, refuse_same_database
-from app.transfer.tables import SCHEMA, Choice, Table, choose, read_tables
+from app.transfer.tables import SCHEMA, Table
 
 LOCK_TIMEOUT = "200ms"  # behind a trigger that waits for its lock, every writer of the table waits, too
 LOCK_ATTEMPTS = 60
@@ -27,7 +27,7 @@ def start(
     *,
     dry_run: bool = False,
     on_step: OnStep = lambda step: None,
-) -> Choice:
+) -> Plan:
     """Set up both sides: legacy open, primary standby, every change on either side captured.
 
     Safe to repeat, and to resume after `kill -9`. Raises InvalidInputError for what is in the way, and
@@ -35,50 +35,28 @@ def start(
     """
     with closing(sides.legacy.connect()) as legacy, closing(sides.primary.connect()) as primary:
         refuse_same_database(legacy, primary)
-        choice = choose(read_tables(legacy), include, leave_out)
-        _refuse_obstacles(choice, read_tables(primary))
-        if not schema.exists(legacy):
-            _refuse_rows(primary, choice.moved)
+        found = plan.examine(legacy, primary, None, include, leave_out)
+        _refuse(found)
         if dry_run:
-            return choice
+            return found
         # Legacy first: without a row it would be live all the same, and a primary alone must not be.
         for side, connection in ((sides.legacy, legacy), (sides.primary, primary)):
             connection.execute("SELECT pg_catalog.set_config('lock_timeout', %s, false)", (LOCK_TIMEOUT,))
-            _set_up(side, connection, choice.moved, on_step)
-        journal.note(legacy, "start", tables=len(choice.moved), left_out=list(choice.left_out))
-    return choice
+            _set_up(side, connection, found.moved, on_step)
+        journal.note(legacy, "start", tables=len(found.moved), left_out=list(found.left_out))
+    return found
 
 
-def _refuse_obstacles(choice: Choice, others: Sequence[Table]) -> None:
-    found = [reason for table in choice.moved for reason in table.obstacles()]
-    there = {table.name: table for table in others}
-    for table in choice.moved:
-        other = there.get(table.name)
-        if other is None:
-            found.append(f"{table.name} is missing on primary: `alembic upgrade head` there, or create it")
-        elif (set(table.columns), table.key) != (set(other.columns), other.key):
-            found.append(f"{table.name} has other columns or another key on primary")
-        else:
-            found += [f"on primary: {reason}" for reason in other.obstacles()]
-    found += [
-        f"{name} is outside Frontdesk's models: name it with --include or --leave-out"
-        for name in choice.undecided
-    ]
-    if found:
-        raise InvalidInputError("In the way: " + "; ".join(found) + ".")
-
-
-def _refuse_rows(primary: psycopg.Connection[Any], tables: Sequence[Table]) -> None:
-    """Rows that are on primary alone would be taken for rows that legacy has deleted."""
-    filled = [
-        table.name
-        for table in tables
-        if primary.execute(sql.SQL("SELECT FROM {} LIMIT 1").format(table.identifier)).fetchone() is not None
-    ]
-    if filled:
-        raise InvalidInputError(
-            f"Primary has rows already, in {', '.join(filled)}: the move needs empty tables there."
-        )
+def _refuse(found: Plan) -> None:
+    if not found.in_the_way:
+        return
+    first = found.in_the_way[0]
+    others = len(found.in_the_way) - 1
+    more = f" (and {others} more)" if others else ""
+    raise InvalidInputError(
+        f"In the way: {first.kind} {first.name} on {first.side}: {first.problem}{more}."
+        " `frontdesk transfer plan` names all of it, and what to do."
+    )
 
 
 def _set_up(

@@ -1,7 +1,6 @@
 """The tables of a database as its catalog tells them, and which of them are moved."""
 
-import fnmatch
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -139,15 +138,6 @@ class Table:
         return found
 
 
-@dataclass(frozen=True)
-class Choice:
-    """Which tables are moved. `undecided`: outside our models, and not yet named by the operator."""
-
-    moved: tuple[Table, ...]
-    left_out: tuple[str, ...]
-    undecided: tuple[str, ...]
-
-
 def listed(columns: Iterable[str], alias: str | None = None) -> sql.Composed:
     """Columns, quoted: `a, b` or `t.a, t.b`."""
     return sql.SQL(", ").join(sql.Identifier(alias, c) if alias else sql.Identifier(c) for c in columns)
@@ -184,29 +174,10 @@ def read_tables(connection: psycopg.Connection[Any]) -> list[Table]:
     ]
 
 
-def choose(tables: Sequence[Table], include: Collection[str], leave_out: Collection[str]) -> Choice:
-    """Decide which tables are moved: our own always, others as they are named.
-
-    Names are qualified (`public.extra`); to leave tables out, also patterns like `auth.*`. Raises
-    InvalidInputError for a name that nothing bears.
-    """
+def chosen(tables: Iterable[Table], include: Collection[str]) -> list[Table]:
+    """Those that are moved: our own always, others as they are named (`public.extra`)."""
     ours = {f"public.{table.name}" for table in Base.metadata.sorted_tables}
-    names = {table.name for table in tables}
-    unknown = sorted(set(include) - names)
-    unknown += [each for each in leave_out if not fnmatch.filter(names, each)]
-    if unknown:
-        raise InvalidInputError(f"There is no table {', '.join(unknown)}; names are like public.extra.")
-    moved, left_out, undecided = [], [], []
-    for table in tables:
-        if table.name == ALEMBIC:
-            continue
-        if table.name in ours or table.name in include:
-            moved.append(table)
-        elif any(fnmatch.fnmatchcase(table.name, each) for each in leave_out):
-            left_out.append(table.name)
-        else:
-            undecided.append(table.name)
-    return Choice(tuple(in_order(moved)), tuple(left_out), tuple(undecided))
+    return [table for table in tables if table.name in ours or table.name in include]
 
 
 def in_order(tables: Iterable[Table]) -> list[Table]:

@@ -1,0 +1,97 @@
+"""`frontdesk transfer plan|copy|verify|repair|bench`: what a move does with the data."""
+
+import click
+from rich.markup import escape
+from rich.table import Table
+
+from app.cli import console
+from app.transfer import plan
+from app.transfer.findings import Finding
+from app.transfer.sides import Sides
+
+include_option = click.option(
+    "--include", multiple=True, metavar="TABLE", help="Move this table outside Frontdesk's models, too."
+)
+leave_out_option = click.option(
+    "--leave-out",
+    multiple=True,
+    metavar="NAME",
+    help="Leave this table, view, function, type, role or extension where it is; 'auth.*' a whole schema.",
+)
+
+
+@click.command("plan")
+@include_option
+@leave_out_option
+@console.json_option
+@click.pass_context
+def plan_command(
+    ctx: click.Context, include: tuple[str, ...], leave_out: tuple[str, ...], as_json: bool
+) -> None:
+    """Compare both sides, say what is in the way and how to remove it, and how long a copy takes.
+
+    It changes nothing. Exit codes: 0 ready, 1 something is in the way, 3 a side cannot be reached.
+    """
+    settings = console.settings()
+    found = plan.make(Sides.of(settings), settings, include, leave_out)
+    if as_json:
+        console.print_json(found.as_dict())
+    else:
+        _print_plan(found)
+    if found.in_the_way:
+        ctx.exit(console.SOMETHING_IS_WRONG)
+
+
+def _print_plan(found: plan.Plan) -> None:
+    screen = console.screen()
+    sides = Table(box=None, pad_edge=False)
+    for name in ("side", "PostgreSQL", "database", "role", "size"):
+        sides.add_column(name, justify="right" if name == "size" else "left")
+    for side in found.sides:
+        sides.add_row(side.name, side.version, side.database, side.role, size(side.bytes))
+    screen.print(sides)
+    tables = Table(box=None, pad_edge=False)
+    for name in ("\ntable", "\nrows, about", "\nsize", "with its\nindexes", "copied\nin about"):
+        tables.add_column(name, justify="right" if name != "\ntable" else "left")
+    for table in found.tables:
+        tables.add_row(
+            table.name, f"{table.rows:,}", size(table.bytes), size(table.total_bytes), duration(table.seconds)
+        )
+    screen.print(tables)
+    if found.left_out:
+        screen.print(f"\nLeft out: {', '.join(found.left_out)}", markup=False)
+    _print_findings("Good to know", [each for each in found.findings if not each.in_the_way])
+    _print_findings("In the way", found.in_the_way)
+    if found.in_the_way:
+        screen.print(f"\n[bold red]{len(found.in_the_way)} in the way.[/]")
+    else:
+        then = "The move has begun." if found.is_started else "Next: frontdesk transfer start"
+        screen.print(f"\n[green]Ready.[/] The copy takes about {duration(found.seconds)}. {then}")
+
+
+def _print_findings(title: str, findings: list[Finding]) -> None:
+    if not findings:
+        return
+    table = Table(box=None, pad_edge=False, show_header=False, title=f"\n{title}", title_justify="left")
+    for _ in range(3):
+        table.add_column(overflow="fold")
+    for each in findings:
+        what = f"{escape(each.problem)}\n[bold]{escape(each.advice)}[/]"
+        table.add_row(each.side, escape(f"{each.kind}\n{each.name}"), what)
+    console.screen().print(table)
+
+
+def size(count: float) -> str:
+    """Bytes as people read them: `12 kB`, `3.4 MB`."""
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit != "MB" or count >= 10 else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:,.1f} GB"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people read them: `0.4 s`, `3 min`, `2.5 h`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

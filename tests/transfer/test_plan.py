@@ -1,0 +1,282 @@
+"""`frontdesk transfer plan`: whatever differs or is in the way is named before it hurts."""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from typing import Any
+
+import psycopg
+import pytest
+from click.testing import CliRunner, Result
+
+from app import Settings
+from app.cli import main
+from app.errors import InvalidInputError
+from app.transfer import plan
+from app.transfer.obstacles import NEEDED_CONNECTIONS
+from app.transfer.sides import Side, Sides
+from tests.servers import execute
+
+Examine = Callable[..., tuple[int, dict[str, Any]]]
+
+
+@pytest.fixture(scope="module")
+def shared_sides(new_database: Callable[[], str]) -> tuple[str, str]:
+    return new_database(), new_database()
+
+
+@pytest.fixture
+def run(shared_sides: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    """Runs the command on two databases at head; other databases and settings as keywords."""
+
+    def invoke(*arguments: str, **environment: str) -> Result:
+        legacy, primary = shared_sides
+        for name, value in {"LEGACY_DATABASE_URL": legacy, "DATABASE_URL": primary, **environment}.items():
+            monkeypatch.setenv(name, value)
+        return CliRunner().invoke(main, ["transfer", "plan", *arguments])
+
+    return invoke
+
+
+@pytest.fixture
+def examine(run: Callable[..., Result]) -> Examine:
+    """Exit code and the document."""
+
+    def invoke(*arguments: str, **environment: str) -> tuple[int, dict[str, Any]]:
+        result = run("--json", *arguments, **environment)
+        assert result.exit_code in (0, 1), result.output
+        document = json.loads(result.stdout)
+        assert document["ready"] == (result.exit_code == 0)
+        return result.exit_code, document
+
+    return invoke
+
+
+def in_the_way(document: dict[str, Any]) -> set[tuple[str, str, str]]:
+    return {(each["kind"], each["name"], each["side"]) for each in document["in_the_way"]}
+
+
+def test_two_databases_at_head_are_ready(examine: Examine, run: Callable[..., Result]) -> None:
+    code, document = examine()
+    assert (code, document["in_the_way"]) == (0, [])
+    tables = [table["name"] for table in document["tables"]]
+    assert tables.index("public.companies") < tables.index("public.bookings")
+    assert tables.index("public.bookings") < tables.index("public.booking_slots")
+    assert "public.alembic_version" not in tables
+    assert [side["name"] for side in document["sides"]] == ["legacy", "primary"]
+    people = run()
+    assert people.exit_code == 0
+    assert "Ready." in people.stdout
+    assert "public.booking_slots" in people.stdout
+
+
+# What is in the way wherever it is: kind and name that the plan gives it.
+OBSTACLES = {
+    "CREATE FUNCTION touch() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'": (
+        "function|public.touch()"
+    ),
+    "CREATE TRIGGER touch BEFORE UPDATE ON clients FOR EACH ROW EXECUTE FUNCTION touch()": (
+        "trigger|public.clients.touch"
+    ),
+    "CREATE RULE none AS ON DELETE TO staff DO INSTEAD NOTHING": "rule|public.staff.none",
+    "CREATE TABLE extra1 (id int)": "table|public.extra1",
+    "CREATE TABLE extra2 (id int PRIMARY KEY, company_id bigint"
+    " REFERENCES companies ON DELETE CASCADE DEFERRABLE)": "table|public.extra2",
+    "CREATE TABLE extra3 (id int PRIMARY KEY) PARTITION BY RANGE (id)": "table|public.extra3",
+    "CREATE UNLOGGED TABLE extra4 (id int PRIMARY KEY)": "table|public.extra4",
+    "CREATE TABLE others (id int PRIMARY KEY, company_id bigint REFERENCES companies DEFERRABLE)": (
+        "constraint|public.others.others_company_id_fkey"
+    ),
+    "ALTER TABLE clients ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY": "row security|public.clients",
+    "SELECT lo_create(0)": "table|large objects",
+}
+
+# One change to one side: kind, name and side that the plan gives it.
+DRIFT = {
+    "ALTER TABLE clients ADD COLUMN tmp text": "column|public.clients.tmp|{side}",
+    'ALTER TABLE staff ALTER COLUMN "position" TYPE varchar(80)': "column|public.staff.position|both",
+    "ALTER TABLE companies ALTER COLUMN country SET DEFAULT 'KZ'": "column|public.companies.country|both",
+    "ALTER TABLE clients ALTER COLUMN name DROP NOT NULL": "column|public.clients.name|both",
+    'ALTER TABLE clients ALTER COLUMN email TYPE text COLLATE "C"': "column|public.clients.email|both",
+    "ALTER TABLE staff ADD COLUMN g int GENERATED ALWAYS AS (weight + 1) STORED": (
+        "column|public.staff.g|{side}"
+    ),
+    "ALTER TABLE clients ADD CONSTRAINT tall CHECK (visit_count >= 0)": (
+        "constraint|public.clients.tall|{side}"
+    ),
+    "ALTER TABLE bookings DROP CONSTRAINT ck_bookings_status": (
+        "constraint|public.bookings.ck_bookings_status|{other}"
+    ),
+    "ALTER TABLE bookings RENAME CONSTRAINT ck_bookings_source TO s": "constraint|public.bookings.s|{side}",
+    "ALTER TABLE clients ADD CONSTRAINT half CHECK (id > 0) NOT VALID": (
+        "constraint|public.clients.half|{side}"
+    ),
+    "CREATE INDEX mine ON clients (name)": "index|public.clients.mine|{side}",
+    "ALTER SEQUENCE clients_id_seq INCREMENT 2": "sequence|public.clients.id|both",
+    "CREATE SEQUENCE numbers": "sequence|public.numbers|{side}",
+    "CREATE FUNCTION f() RETURNS int LANGUAGE sql AS 'SELECT 1'": "function|public.f()|{side}",
+    "CREATE VIEW v AS SELECT 1 AS one": "view|public.v|{side}",
+    "CREATE TYPE mood AS ENUM ('sad', 'glad')": "type|public.mood|{side}",
+    "CREATE DOMAIN phone AS text CHECK (VALUE <> '')": "type|public.phone|{side}",
+    "CREATE COLLATION mine (provider = libc, locale = 'C')": "collation|public.mine|{side}",
+    "CREATE POLICY mine ON clients USING (company_id = 1)": "policy|public.clients.mine|{side}",
+    "ALTER TABLE clients ENABLE ROW LEVEL SECURITY": "row security|public.clients|{side}",
+    "GRANT SELECT ON clients TO PUBLIC": "role|public|{side}",
+    "CREATE TABLE extra (id int PRIMARY KEY)": "table|public.extra|{side}",
+    "CREATE SCHEMA auth; CREATE TABLE auth.users (id int PRIMARY KEY)": "table|auth.users|{side}",
+    "DROP TABLE dialog_contexts": "moved table|public.dialog_contexts|{other}",
+    "UPDATE alembic_version SET version_num = 'older'": "revision|public.alembic_version|both",
+}
+
+
+@contextmanager
+def changed(urls: tuple[str, str], side: str, *statements: str) -> Iterator[Callable[..., plan.Plan]]:
+    """Examines both sides while one is changed; nothing of the change stays."""
+    sides = Sides(Side("legacy", urls[0]), Side("primary", urls[1]))
+    with closing(sides.legacy.connect()) as legacy, closing(sides.primary.connect()) as primary:
+        connection = legacy if side == "legacy" else primary
+        with connection.transaction(force_rollback=True):
+            connection.execute("SET LOCAL search_path = public")
+            for statement in statements:
+                connection.execute(statement)
+            connection.execute("SET LOCAL search_path = pg_catalog")
+            yield lambda *names: plan.examine(legacy, primary, Settings(), *names)
+
+
+@pytest.mark.parametrize("side", ["legacy", "primary"])
+def test_every_kind_of_drift_is_named_with_its_side(side: str, shared_sides: tuple[str, str]) -> None:
+    other = "primary" if side == "legacy" else "legacy"
+    expected = {tuple(each.format(side=side, other=other).split("|")) for each in DRIFT.values()}
+    with changed(shared_sides, side, *DRIFT) as examine:
+        found = examine()
+    assert expected - {(each.kind, each.name, each.side) for each in found.in_the_way} == set()
+    assert all(each.advice for each in found.findings)
+
+
+@pytest.mark.parametrize("side", ["legacy", "primary"])
+def test_what_cannot_be_moved_is_named_with_its_side(side: str, shared_sides: tuple[str, str]) -> None:
+    with changed(shared_sides, side, *OBSTACLES) as examine:
+        found = examine([f"public.extra{number}" for number in range(1, 5)])
+    expected = {(*each.split("|"), side) for each in OBSTACLES.values()}
+    assert expected - {(each.kind, each.name, each.side) for each in found.in_the_way} == set()
+
+
+def test_rows_on_primary_are_in_the_way_and_on_legacy_are_not(shared_sides: tuple[str, str]) -> None:
+    row = "INSERT INTO companies (company_id, title) VALUES (1, 'A')"
+    with changed(shared_sides, "legacy", row) as examine:
+        assert examine().in_the_way == []
+    with changed(shared_sides, "primary", row) as examine:
+        (found,) = examine().in_the_way
+    assert (found.kind, found.name, found.side) == ("table", "public.companies", "primary")
+
+
+def test_what_is_outside_the_models_may_be_left_out_by_name(shared_sides: tuple[str, str]) -> None:
+    statements = (
+        "CREATE SCHEMA auth",
+        "CREATE TABLE auth.users (id int)",
+        "CREATE FUNCTION auth.uid() RETURNS int LANGUAGE sql AS 'SELECT 1'",
+        "CREATE VIEW v AS SELECT 1 AS one",
+        "GRANT SELECT ON clients TO PUBLIC",
+    )
+    with changed(shared_sides, "legacy", *statements) as examine:
+        assert len(examine().in_the_way) == 4
+        found = examine((), ("auth.*", "public.v", "public"))
+        assert found.in_the_way == []
+        assert sorted(found.left_out) == ["auth.uid()", "auth.users", "public", "public.v"]
+
+
+def test_parts_of_moved_tables_cannot_be_left_out(shared_sides: tuple[str, str]) -> None:
+    statement = "ALTER TABLE clients ADD COLUMN tmp text"
+    with (
+        changed(shared_sides, "legacy", statement) as examine,
+        pytest.raises(InvalidInputError, match=r"nothing named public\.clients\.tmp"),
+    ):
+        examine((), ("public.clients.tmp",))
+
+
+def test_a_table_that_is_included_is_compared_and_moved(shared_sides: tuple[str, str]) -> None:
+    statement = "CREATE TABLE extra (id int PRIMARY KEY, note text)"
+    with changed(shared_sides, "legacy", statement) as examine:
+        found = examine(["public.extra"])
+        assert [(each.kind, each.name) for each in found.in_the_way] == [("moved table", "public.extra")]
+        assert "public.extra" in [table.name for table in found.tables]
+        with pytest.raises(InvalidInputError, match=r"public\.nothing"):
+            examine(["public.nothing"])
+
+
+def test_a_role_without_rights_is_told_what_it_needs(
+    examine: Examine, shared_sides: tuple[str, str], server_url: str
+) -> None:
+    legacy, _ = shared_sides
+    execute(server_url, "CREATE ROLE poor LOGIN")
+    try:
+        code, document = examine(LEGACY_DATABASE_URL=legacy.replace("postgres:@", "poor:@"))
+    finally:
+        execute(server_url, "DROP ROLE poor")
+    assert code == 1
+    named = in_the_way(document)
+    assert ("privilege", "public.clients", "legacy") in named
+    assert any(kind == "privilege" and "CREATE ON DATABASE" in advice for kind, advice in advices(document))
+
+
+def test_a_server_without_room_for_the_move_is_told_in_numbers(examine: Examine) -> None:
+    code, document = examine(POSTGRES_MAX_CONNECTIONS="200")
+    assert code == 1
+    assert {("connections", "pool", "legacy"), ("connections", "pool", "primary")} <= in_the_way(document)
+    (problem, _) = [each["problem"] for each in document["in_the_way"]]
+    assert "7 services x 1 workers x 200 connections" in problem
+    assert f"the move needs {NEEDED_CONNECTIONS}" in problem
+
+
+def test_the_plan_changes_nothing(shared_sides: tuple[str, str], examine: Examine) -> None:
+    def state(url: str) -> Any:
+        with psycopg.connect(url) as connection:
+            return connection.execute(
+                "SELECT (SELECT count(*) FROM pg_class), (SELECT count(*) FROM pg_namespace),"
+                " (SELECT sum(n_tup_ins + n_tup_upd + n_tup_del) FROM pg_stat_user_tables)"
+            ).fetchone()
+
+    before = [state(url) for url in shared_sides]
+    examine()
+    assert [state(url) for url in shared_sides] == before
+
+
+def test_sizes_and_a_time_are_told(run: Callable[..., Result], new_database: Callable[[], str]) -> None:
+    legacy = new_database()
+    execute(
+        legacy,
+        "INSERT INTO companies (company_id, title) VALUES (1, 'A')",
+        "INSERT INTO clients (company_id, yclients_id, name)"
+        " SELECT 1, n, 'Ира' FROM generate_series(1, 5000) AS n",
+        "ANALYZE clients",
+    )
+    document = json.loads(run("--json", LEGACY_DATABASE_URL=legacy).stdout)
+    (clients,) = [table for table in document["tables"] if table["name"] == "public.clients"]
+    assert clients["rows"] == 5000
+    assert clients["total_bytes"] > clients["bytes"] > 100_000
+    assert document["seconds"] > 0
+
+
+def test_one_database_for_both_sides_is_refused(
+    run: Callable[..., Result], shared_sides: tuple[str, str]
+) -> None:
+    result = run(LEGACY_DATABASE_URL=shared_sides[1])
+    assert result.exit_code == 2
+    assert "one and the same database" in result.stderr
+
+
+def test_without_a_legacy_database_the_command_says_so(run: Callable[..., Result]) -> None:
+    result = run(LEGACY_DATABASE_URL="")
+    assert result.exit_code == 2
+    assert "LEGACY_DATABASE_URL" in result.stderr
+
+
+def test_a_side_that_cannot_be_reached_is_named(run: Callable[..., Result]) -> None:
+    result = run(LEGACY_DATABASE_URL="postgresql://someone:s3cret@127.0.0.1:1/nowhere")
+    assert result.exit_code == 3
+    assert "legacy" in result.stderr
+    assert "s3cret" not in result.output
+
+
+def advices(document: dict[str, Any]) -> list[tuple[str, str]]:
+    return [(each["kind"], each["advice"]) for each in document["in_the_way"]]
