@@ -19,12 +19,12 @@ LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generat
 	--no-emit-index-url --no-emit-find-links --no-header --no-annotate pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-full bench lint format check-migrations lock clean
+.PHONY: help run test test-full bench lint format check-migrations describe-migrations lock clean
 
 help: ## list the targets
 	@echo "make run    starts everything on http://127.0.0.1:8000; make test runs the tests."
 	@echo
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /|/' | awk -F'|' '{ printf "  make %-18s %s\n", $$1, $$2 }'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /|/' | awk -F'|' '{ printf "  make %-20s %s\n", $$1, $$2 }'
 	@echo
 	@echo "Options of the commands behind them go into ARGS: make run ARGS='--port 8001'"
 
@@ -52,6 +52,9 @@ format: $(DEVELOPMENT) ## let ruff put the code in order
 check-migrations: $(DEVELOPMENT) ## the chain on an empty server, no drift from the models, no unsafe SQL
 	@$(BIN)/python .ci/on_new_server.py sh -c '$(BIN)/alembic upgrade head && $(BIN)/alembic check'
 	@$(BIN)/python -m pytest -q tests/migrations/test_lint.py
+
+describe-migrations: $(DEVELOPMENT) ## write down the tables after each step, for `frontdesk db adopt`
+	@$(BIN)/python .ci/on_new_server.py $(BIN)/python .ci/describe_chain.py
 
 lock: $(DEVELOPMENT) ## pin what pyproject.toml asks for; ARGS=--upgrade takes the newest
 	@$(LOCK) --extra build $(ARGS) --output-file requirements.txt

@@ -57,6 +57,11 @@ def changes_something() -> bool:
     return True
 
 
+def is_ours(name: str | None, kind: str, _parents: Any) -> bool:
+    """Leave the tables of others alone, which may live in the same database."""
+    return kind != "table" or name in Base.metadata.tables
+
+
 def configure(connection: Connection) -> MigrationContext:
     context.configure(
         connection=connection,
@@ -64,6 +69,7 @@ def configure(connection: Connection) -> MigrationContext:
         # Each revision commits by itself: what is finished stays finished, and its locks are gone.
         transaction_per_migration=True,
         compare_server_default=True,
+        include_name=is_ours,
     )
     return context.get_context()
 

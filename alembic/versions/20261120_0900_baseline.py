@@ -176,7 +176,7 @@ def upgrade() -> None:
     if report:
         raise MigrationRefused(
             "The database has tables of these names that Alembic does not know, and they differ from the"
-            " schema of the first installations. If they stand at a later revision, `alembic stamp` it.",
+            " first installations' schema: `frontdesk db adopt` says whether they stand at a later step.",
             report,
         )
     changes.log.info("Found the tables of an existing installation; going on from there")

@@ -62,7 +62,7 @@ def upgrade() -> None:
 def make_unique(table: str, name: str, columns: tuple[str, ...]) -> None:
     """Merge, build, and go round again when duplicates came in between."""
     for _ in range(ROUNDS):
-        if catalog.constraint(table, name) is None:
+        if not any(each.good for each in catalog.uniqueness_of(table, columns)):
             if changes.option("dedupe") is None:
                 dedupe.refuse_duplicates(changes.bind(), [dedupe.RULES[table]])
             merge_duplicates(table)

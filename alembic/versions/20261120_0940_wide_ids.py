@@ -29,6 +29,7 @@ IDS = {
 
 
 def preflight(connection: Connection) -> None:
+    changes.refuse_dependents(connection, IDS)
     for table in IDS:
         changes.refuse_large_rewrite(connection, table)
 

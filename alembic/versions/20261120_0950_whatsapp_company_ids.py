@@ -32,7 +32,7 @@ def upgrade() -> None:
         if catalog.column_type(table, "company_id") != "bigint":
             to_number(table)
     for table, columns in UNIQUE.items():
-        name_unique(table, f"uq_{table}_{'_'.join(columns)}", columns)
+        changes.add_unique(table, f"uq_{table}_{'_'.join(columns)}", columns)
 
 
 def to_number(table: str) -> None:
@@ -64,26 +64,9 @@ def to_number(table: str) -> None:
     )
 
 
-def name_unique(table: str, name: str, columns: list[str]) -> None:
-    """Give the constraint on these columns its name, whatever an installation called it."""
-    for _, old in catalog.indexes_on(table, columns, unique=True):
-        if old is not None:
-            if old != name:
-                changes.execute(
-                    "-- squawk-ignore renaming-object -- nobody names a constraint of the old shape\n"
-                    f"ALTER TABLE {table} RENAME CONSTRAINT {old} TO {name}"
-                )
-                changes.commit()
-            return
-    changes.add_unique(table, name, columns)
-    for index, other in catalog.indexes_on(table, columns, unique=True):
-        if other != name:
-            changes.drop_index(index, table, other)
-
-
 def downgrade() -> None:
     for table, columns in UNIQUE.items():
-        name_unique(table, f"{table}_{'_'.join(columns)}_key", columns)
+        changes.add_unique(table, f"{table}_{'_'.join(columns)}_key", columns)
     for table in UNIQUE:
         if catalog.column_type(table, "company_id") == "bigint":
             changes.execute(

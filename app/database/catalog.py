@@ -1,6 +1,7 @@
 """What a database has: columns, constraints and indexes, as its catalog tells it during a migration."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from alembic import op
 from sqlalchemy import text
@@ -47,12 +48,12 @@ def constraint(table: str, name: str) -> bool | None:
 
 
 def primary_key(table: str) -> tuple[str, list[str]] | None:
-    """Return the name and the columns of the primary key."""
+    """Return the name (quoted where SQL asks for it) and the columns of the primary key."""
     row = (
         op.get_bind()
         .execute(
             text(
-                "SELECT conname, (SELECT array_agg(attname::text ORDER BY place) FROM"
+                "SELECT quote_ident(conname), (SELECT array_agg(attname::text ORDER BY place) FROM"
                 " unnest(conkey) WITH ORDINALITY AS k(number, place)"
                 " JOIN pg_attribute ON attrelid = conrelid AND attnum = number)"
                 " FROM pg_constraint WHERE conrelid = to_regclass(:table) AND contype = 'p'"
@@ -67,10 +68,10 @@ def primary_key(table: str) -> tuple[str, list[str]] | None:
 def indexes_on(
     table: str, columns: Sequence[str], *, unique: bool | None = None
 ) -> list[tuple[str, str | None]]:
-    """Return name and constraint (or None) of the plain indexes on exactly these columns."""
+    """Return name and constraint (or None), quoted where need be, of the indexes on exactly these columns."""
     rows = op.get_bind().execute(
         text(
-            "SELECT indexrelid::regclass::text, conname FROM pg_index"
+            "SELECT indexrelid::regclass::text, quote_ident(conname) FROM pg_index"
             " LEFT JOIN pg_constraint ON conindid = indexrelid AND conrelid = indrelid AND contype = 'u'"
             " WHERE indrelid = to_regclass(:table) AND NOT indisprimary"
             " AND indpred IS NULL AND indexprs IS NULL"
@@ -85,13 +86,55 @@ def indexes_on(
     return [(name, constraint_name) for name, constraint_name in rows]
 
 
-def index_is_valid(name: str) -> bool | None:
-    """Return whether the index is valid, or None where there is none of that name."""
-    valid: bool | None = (
+@dataclass(frozen=True)
+class Uniqueness:
+    """A unique index on some columns, by its name and its constraint's (quoted where SQL asks for it).
+
+    `good`: it is all that a UNIQUE constraint on these columns, in this order, should be: finished, not
+    deferrable (ON CONFLICT refuses those), of all rows, and rows with NULL are no duplicates.
+    """
+
+    index: str
+    constraint: str | None
+    good: bool
+
+
+def uniqueness_of(table: str, columns: Sequence[str]) -> list[Uniqueness]:
+    """Return the unique indexes, but the primary key, whose columns are these in any order."""
+    rows = op.get_bind().execute(
+        text(
+            "SELECT indexrelid::regclass::text, quote_ident(conname), names = CAST(:columns AS text[])"
+            " AND indisvalid AND indimmediate AND indpred IS NULL AND NOT indnullsnotdistinct"
+            " AND indnkeyatts = indnatts AND 0 = ALL (indoption::int2[]) FROM pg_index"
+            " LEFT JOIN pg_constraint ON conindid = indexrelid AND conrelid = indrelid AND contype = 'u'"
+            " CROSS JOIN LATERAL (SELECT array_agg(attname::text ORDER BY place) AS names FROM"
+            "  unnest(indkey[0:indnkeyatts - 1]) WITH ORDINALITY AS k(number, place)"
+            "  JOIN pg_attribute ON attrelid = indrelid AND attnum = number) AS key"
+            " WHERE indrelid = to_regclass(:table) AND indisunique AND NOT indisprimary"
+            " AND indexprs IS NULL AND names @> CAST(:columns AS text[])"
+            " AND names <@ CAST(:columns AS text[]) ORDER BY 1"
+        ),
+        {"table": table, "columns": list(columns)},
+    )
+    return [Uniqueness(*row) for row in rows]
+
+
+def index_fits(name: str, table: str, columns: Sequence[str], *, unique: bool) -> bool | None:
+    """Return whether the index of this name is finished and what is asked for; None where there is none."""
+    fits: bool | None = (
         op.get_bind()
         .execute(
-            text("SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass(:name)"), {"name": name}
+            text(
+                "SELECT indisvalid AND indrelid = to_regclass(:table) AND indisunique = :unique"
+                " AND indpred IS NULL AND indexprs IS NULL AND NOT indnullsnotdistinct"
+                " AND indnkeyatts = indnatts AND 0 = ALL (indoption::int2[])"
+                " AND (SELECT array_agg(attname::text ORDER BY place)"
+                "  FROM unnest(indkey::int2[]) WITH ORDINALITY AS k(number, place)"
+                "  JOIN pg_attribute ON attrelid = indrelid AND attnum = number) = CAST(:columns AS text[])"
+                " FROM pg_index WHERE indexrelid = to_regclass(:name)"
+            ),
+            {"name": name, "table": table, "columns": list(columns), "unique": unique},
         )
         .scalar()
     )
-    return valid
+    return fits

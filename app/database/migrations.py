@@ -169,15 +169,20 @@ def connecting(url: str) -> Iterator[Engine]:
 
 
 @contextmanager
-def one_deploy_at_a_time(engine: Engine) -> Iterator[Connection]:
+def one_deploy_at_a_time(engine: Engine, *, wait: bool = True) -> Iterator[Connection]:
     """Hold the advisory lock of migrations on an autocommit connection, and yield that connection.
 
     It polls: a session that *waits* inside `pg_advisory_lock` holds a snapshot that the holder's
-    concurrent index build waits for, and that ends in a deadlock.
+    concurrent index build waits for, and that ends in a deadlock. Without `wait`, raises CommandError
+    when another holds the lock.
     """
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         said = False
         while not connection.exec_driver_sql(f"SELECT pg_try_advisory_lock({ADVISORY_LOCK})").scalar():
+            if not wait:
+                raise CommandError(
+                    "Another deploy or de-duplication is at work on this database; try again when it is done."
+                )
             if not said:
                 log.info("Another deploy is migrating this database; waiting for it to finish")
                 said = True

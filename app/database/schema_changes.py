@@ -7,14 +7,15 @@ differ in the names of their indexes. SQL identifiers come from the migrations, 
 # ruff: noqa: S608 - the parts of SQL put together here are written in the migrations, never data
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from alembic import context, op
 from sqlalchemy import Connection, text
 
-from app.database import catalog
+from app.database import catalog, shape
+from app.database.catalog import Uniqueness
 from app.database.migrations import MigrationRefused
 
 log = logging.getLogger("alembic.frontdesk")
@@ -64,23 +65,56 @@ def build_index(table: str, name: str, columns: Sequence[str], *, unique: bool =
     """Build an index without stopping writers; call it within `outside_transaction`.
 
     A failed or killed build leaves an invalid index behind, which IF NOT EXISTS would take for a good
-    one: it is dropped first, and validity is checked after. Raises IntegrityError for duplicates.
+    one, and so would it one that somebody made otherwise under this name: such an index is dropped first,
+    and validity is checked after. Raises IntegrityError for duplicates.
     """
-    if (valid := catalog.index_is_valid(name)) is None or not valid:
+    if not catalog.index_fits(name, table, columns, unique=unique):
         execute(f"DROP INDEX CONCURRENTLY IF EXISTS {name}")
         kind = "UNIQUE INDEX" if unique else "INDEX"
         execute(f"CREATE {kind} CONCURRENTLY IF NOT EXISTS {name} ON {table} ({', '.join(columns)})")
-    if not catalog.index_is_valid(name):
+    if not catalog.index_fits(name, table, columns, unique=unique):
         raise MigrationRefused(f"Index {name} is not valid after its build; run the same command again.")
 
 
 def add_unique(table: str, name: str, columns: Sequence[str]) -> None:
-    """Add a UNIQUE constraint from a concurrent index. Raises IntegrityError for duplicates."""
-    if catalog.constraint(table, name) is not None:
-        return
-    with outside_transaction():
-        build_index(table, name, columns, unique=True)
-    execute(f"ALTER TABLE {table} ADD CONSTRAINT {name} UNIQUE USING INDEX {name}")
+    """Add a UNIQUE constraint from a concurrent index; take over one of another name, drop any other.
+
+    Until it is there, a constraint on the same columns in another order or otherwise made stays in force.
+    Raises IntegrityError for duplicates.
+    """
+    ours = _good_uniqueness(table, name, columns)
+    if ours is None or name not in (ours.constraint, ours.index):
+        if catalog.constraint(table, name) is not None:
+            rename_constraint(table, name, f"{name}_old")
+        else:
+            drop_index(name, table)
+    if ours is None:
+        with outside_transaction():
+            build_index(table, name, columns, unique=True)
+        ours = Uniqueness(name, None, good=True)
+    if ours.constraint is None:
+        # PostgreSQL renames the index to the constraint's name.
+        execute(f"ALTER TABLE {table} ADD CONSTRAINT {name} UNIQUE USING INDEX {ours.index}")
+        commit()
+    elif ours.constraint != name:
+        rename_constraint(table, ours.constraint, name)
+    for each in catalog.uniqueness_of(table, columns):
+        if each.constraint != name:
+            drop_index(each.index, table, each.constraint)
+
+
+def _good_uniqueness(table: str, name: str, columns: Sequence[str]) -> Uniqueness | None:
+    """The one of this name if there is one, or else a constraint, or else an index."""
+    good = [each for each in catalog.uniqueness_of(table, columns) if each.good]
+    good.sort(key=lambda each: (name not in (each.constraint, each.index), each.constraint is None))
+    return good[0] if good else None
+
+
+def rename_constraint(table: str, old: str, new: str) -> None:
+    execute(
+        "-- squawk-ignore renaming-object -- nobody names a constraint of the old shape\n"
+        f"ALTER TABLE {table} RENAME CONSTRAINT {old} TO {new}"
+    )
     commit()
 
 
@@ -166,6 +200,14 @@ def refuse_large_rewrite(connection: Connection, table: str) -> int:
             " nobody can read or write it. At a quiet time: alembic -x rewrite=yes upgrade head"
         )
     return rows
+
+
+def refuse_dependents(connection: Connection, tables: Iterable[str]) -> None:
+    """Refuse views, and foreign keys of other tables: types and primary keys cannot change under them."""
+    found = shape.dependents(connection, tables)
+    in_the_way = tuple(line for line in found if line.startswith(("view ", "foreign key ")))
+    if in_the_way:
+        raise MigrationRefused("Drop these until the upgrade is done:", in_the_way)
 
 
 def announce_rewrite(table: str) -> None:

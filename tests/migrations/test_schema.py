@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, MetaData
 
-from app.database import migrations
+from app.database import adoption, migrations, shape
 from app.models import Base
 from tests.migrations.databases import Database
 
@@ -72,13 +72,19 @@ def test_down_to_the_baseline_leaves_the_old_schema(at_head: Database, old: Data
     assert catalog(at_head) == catalog(old)
 
 
-def test_each_revision_goes_down_and_up_again(fresh: Database) -> None:
+def test_each_revision_is_as_it_is_written_down_and_goes_down_and_up_again(fresh: Database) -> None:
     for script in reversed(list(migrations.script().walk_revisions())):
         fresh.upgrade(script.revision)
         before = catalog(fresh)
+        assert adoption.shapes()[script.revision] == shape_of(fresh), "run `make describe-migrations`"
         fresh.downgrade("-1")
         fresh.upgrade(script.revision)
         assert catalog(fresh) == before, script.revision
+
+
+def shape_of(database: Database) -> dict[str, str]:
+    with migrations.connecting(database.url) as engine, engine.connect() as connection:
+        return shape.read(connection, shape.tables_there(connection))
 
 
 def test_down_to_nothing_drops_empty_tables(at_head: Database) -> None:

@@ -1,0 +1,40 @@
+"""Write alembic/shapes.json: the shape of the tables after each step of the chain, on an empty DATABASE_URL.
+
+python .ci/on_new_server.py python .ci/describe_chain.py
+
+`frontdesk db adopt` compares a database with it. Only what a step changes is written.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from app.database import adoption, migrations, shape
+
+
+def describe(url: str) -> list[dict[str, object]]:
+    """Run the chain step by step on the empty database at `url` (libpq)."""
+    steps: list[dict[str, object]] = []
+    before: dict[str, str] = {}
+    with migrations.connecting(url) as engine:
+        for revision in reversed(migrations.revisions()):
+            migrations.upgrade(url, revision)
+            with engine.connect() as connection:
+                now = shape.read(connection, shape.tables_there(connection))
+            steps.append(
+                {
+                    "revision": revision,
+                    "gone": [entry for entry in before if entry not in now],
+                    "new": {entry: made for entry, made in now.items() if before.get(entry) != made},
+                }
+            )
+            before = now
+    return steps
+
+
+if __name__ == "__main__":
+    written = json.dumps(describe(os.environ["DATABASE_URL"]), indent=1) + "\n"
+    adoption.SHAPES.write_text(written)
