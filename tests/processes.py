@@ -47,6 +47,12 @@ class Process:
     def children(self) -> list[psutil.Process]:
         return psutil.Process(self.pid).children()
 
+    def descendants(self) -> list[psutil.Process]:
+        return psutil.Process(self.pid).children(recursive=True)
+
+    def is_running(self) -> bool:
+        return self._popen.poll() is None
+
     def wait_for(self, text: str) -> None:
         """Wait until the output holds the text."""
         wait_until(lambda: text in self.output or self._popen.poll() is not None)
@@ -54,8 +60,8 @@ class Process:
 
     def end(self) -> None:
         """Kill the process and all its children, if they still run."""
-        if self._popen.poll() is None:
-            for process in [*psutil.Process(self.pid).children(recursive=True), psutil.Process(self.pid)]:
+        if self.is_running():
+            for process in [*self.descendants(), psutil.Process(self.pid)]:
                 process.kill()
             self._popen.wait()
 
