@@ -1,16 +1,26 @@
 """`frontdesk transfer`: move the live database from one PostgreSQL to another."""
 
+import signal
 from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Event
 
 import click
+from rich.console import Console
 from rich.markup import escape
+from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from app.cli import console
 from app.cli.transfer_data import include_option, leave_out_option, plan_command
-from app.transfer.sides import Sides
+from app.transfer.finish import finish
+from app.transfer.relay import OnRound, drain, relay
+from app.transfer.replay import Round
+from app.transfer.sides import SideName, Sides
+from app.transfer.stages import Stage, other_than
 from app.transfer.start import start
-from app.transfer.status import Stage, Status, status
+from app.transfer.status import Status, status
+from app.transfer.switch import MAX_PAUSE, Step, switch
 
 
 @click.group("transfer")
@@ -47,6 +57,131 @@ def start_command(include: tuple[str, ...], leave_out: tuple[str, ...], dry_run:
         screen.print(f"Dry run: nothing is in the way of moving {len(moved)} tables.")
     else:
         screen.print(f"{len(moved)} tables are captured. Next: frontdesk transfer copy")
+
+
+@transfer_commands.command("relay")
+@click.option("--once", is_flag=True, help="Stop when nothing waits any more.")
+@click.option("--dry-run", is_flag=True, help="One round, which is taken back.")
+@console.json_option
+def relay_command(once: bool, dry_run: bool, as_json: bool) -> None:
+    """Keep the standby up to date, whichever side that is, until Ctrl-C.
+
+    Run it beside the services, under whatever keeps it running. It waits for the copy, and for a server that
+    is down; writers never wait for it.
+    """
+    sides = Sides.of(console.settings())
+    with _relay_progress() as on_round:
+        if once or dry_run:
+            rounds = drain(sides, dry_run=dry_run, on_round=on_round)
+            changes, rows = sum(each.marks for each in rounds), sum(each.rows for each in rounds)
+        else:
+            changes = rows = 0
+            with _stopped_by_signals() as stop:
+                relay(sides, stop, on_round, lambda reason: click.echo(reason, err=True))
+    if as_json:
+        console.print_json({"dry_run": dry_run, "changes": changes, "rows": rows})
+    elif once or dry_run:
+        taken_back = " Dry run: taken back." if dry_run else ""
+        console.screen().print(f"{changes:,} changes, {rows:,} rows.{taken_back}")
+
+
+@contextmanager
+def _relay_progress() -> Iterator[OnRound]:
+    """A line on a terminal's stderr, nothing elsewhere."""
+    screen = Console(stderr=True)
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as progress:
+        task = progress.add_task("relay", total=None)
+
+        def show(source: SideName, result: Round) -> None:
+            progress.update(task, description=f"{source} → {other_than(source)}", advance=result.marks)
+
+        yield show
+
+
+@contextmanager
+def _stopped_by_signals() -> Iterator[Event]:
+    """Ctrl-C and SIGTERM end the relay between two rounds."""
+    stop = Event()
+    before = {each: signal.signal(each, lambda *_: stop.set()) for each in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+
+_max_pause = click.option(
+    "--max-pause",
+    type=click.FloatRange(0.05, 60),
+    default=MAX_PAUSE,
+    show_default=True,
+    help="Give up, with writes open again, when the pause would be longer. Seconds.",
+)
+_rehearse = click.option("--dry-run", is_flag=True, help="Rehearse: try each step, time it, take it back.")
+
+
+@transfer_commands.command("cutover")
+@_max_pause
+@_rehearse
+@console.json_option
+def cutover_command(max_pause: float, dry_run: bool, as_json: bool) -> None:
+    """Make primary the live side; legacy follows it from then on.
+
+    Writes pause for a fraction of a second. Before the hand-over every failure opens legacy again; a command
+    that was killed is run again, and goes on where it stood.
+    """
+    _switch("primary", max_pause, dry_run, as_json)
+
+
+@transfer_commands.command("rollback")
+@_max_pause
+@_rehearse
+@console.json_option
+def rollback_command(max_pause: float, dry_run: bool, as_json: bool) -> None:
+    """Make legacy the live side again, with every write made since the cutover."""
+    _switch("legacy", max_pause, dry_run, as_json)
+
+
+def _switch(to: SideName, max_pause: float, dry_run: bool, as_json: bool) -> None:
+    sides = Sides.of(console.settings())
+    screen = console.screen()
+
+    def say(step: Step) -> None:
+        if not as_json:
+            screen.print(
+                f"{step.seconds * 1000:8,.0f} ms  {escape(step.name)}  [dim]{escape(step.detail)}[/]"
+            )
+
+    report = switch(sides, to, max_pause=max_pause, dry_run=dry_run, on_step=say)
+    if as_json:
+        console.print_json(report.as_dict())
+    elif report.was_live:
+        screen.print(f"{to} is live already.")
+    elif dry_run:
+        screen.print(f"Rehearsed: nothing stands in the way of making {to} live.")
+    else:
+        screen.print(f"{to} is live. Writes paused for {(report.pause or 0) * 1000:,.0f} ms.")
+
+
+@transfer_commands.command("finish")
+@click.option("--force", is_flag=True, help="Even if services are still connected to legacy, or it is gone.")
+@click.option("--dry-run", is_flag=True, help="Only say what would be removed.")
+@console.json_option
+def finish_command(force: bool, dry_run: bool, as_json: bool) -> None:
+    """End the move: remove its triggers, functions and tables from both sides.
+
+    After it there is no rollback. The side that is live stays so; before a cutover this gives the move up.
+    """
+    sides = Sides.of(console.settings())
+    done: list[str] = []
+    finish(sides, force=force, dry_run=dry_run, on_step=done.append)
+    if as_json:
+        console.print_json({"dry_run": dry_run, "removed": done})
+        return
+    for line in done:
+        console.screen().print(escape(line))
+    console.screen().print("Dry run: nothing was removed." if dry_run else "Nothing of the move is left.")
 
 
 @transfer_commands.command("status")

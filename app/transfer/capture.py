@@ -183,13 +183,17 @@ def tables_without_triggers(connection: psycopg.Connection[Any]) -> list[str]:
     return [name for (name,) in connection.execute(_STANDING, {"names": names})]
 
 
-def drop_triggers(connection: psycopg.Connection[Any]) -> list[str]:
-    """Take the triggers off every table, a transaction each; the names of the tables that had any.
+def captured_tables(connection: psycopg.Connection[Any]) -> list[tuple[str, str, list[str]]]:
+    """Schema and name of each table that has any of the triggers, and which."""
+    return connection.execute(_OUR_TRIGGERS, {"names": [PREFIX + each for each in TRIGGERS]}).fetchall()
+
+
+def drop_triggers(connection: psycopg.Connection[Any]) -> None:
+    """Take the triggers off every table, a transaction each.
 
     Raises psycopg.errors.LockNotAvailable after the session's `lock_timeout`.
     """
-    found = connection.execute(_OUR_TRIGGERS, {"names": [PREFIX + each for each in TRIGGERS]}).fetchall()
-    for schema, table, names in found:
+    for schema, table, names in captured_tables(connection):
         with connection.transaction():
             for name in names:
                 connection.execute(
@@ -197,4 +201,3 @@ def drop_triggers(connection: psycopg.Connection[Any]) -> list[str]:
                         sql.Identifier(name), sql.Identifier(schema, table)
                     )
                 )
-    return [f"{schema}.{table}" for schema, table, _ in found]

@@ -146,6 +146,11 @@ def open_(connection: psycopg.Connection[Any], other: Row) -> bool:
     return bool(_call(connection, "open", other.epoch - 1))
 
 
+def touch(connection: psycopg.Connection[Any], row: Row) -> None:
+    """Write the row as it is, for a rehearsal: it tells whether the row may be written."""
+    connection.execute(f"UPDATE {SCHEMA}.side SET attempt = %s", (row.attempt,))
+
+
 def _call(connection: psycopg.Connection[Any], function: str, *arguments: int) -> Any:
     places = ", ".join(["%s"] * len(arguments))
     row = connection.execute(f"SELECT {SCHEMA}.{function}({places})", arguments).fetchone()

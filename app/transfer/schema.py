@@ -92,6 +92,12 @@ def exists(connection: psycopg.Connection[Any]) -> bool:
     return connection.execute(f"SELECT FROM {SCHEMA}.side").fetchone() is not None
 
 
+def remains(connection: psycopg.Connection[Any]) -> bool:
+    """Whether there is anything of a move on this side."""
+    found = connection.execute("SELECT pg_catalog.to_regnamespace(%s) IS NOT NULL", (SCHEMA,)).fetchone()
+    return found == (True,) or bool(capture.captured_tables(connection))
+
+
 def create(connection: psycopg.Connection[Any], tables: list[Table]) -> None:
     """Make what the move keeps on this side and record its tables; what is there already stays."""
     with connection.transaction():

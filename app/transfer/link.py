@@ -1,0 +1,134 @@
+"""One session on each side, and which side is followed by which."""
+
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+from app.errors import ConflictError, InvalidInputError
+from app.transfer import protocol, schema
+from app.transfer.protocol import Row
+from app.transfer.replay import MovedOnError, Round, is_drained, prepare, replay
+from app.transfer.sides import SideName, Sides, TransferConnection
+from app.transfer.stages import Stage, other_than, stage_of
+from app.transfer.status import copied_tables
+from app.transfer.tables import SCHEMA, Table, moved_tables
+
+VACUUM_AFTER = 50_000  # marks deleted: the log is read as a whole, with what is dead in it
+
+
+class NotStartedError(InvalidInputError):
+    """No move has been started: `frontdesk transfer start`."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The state of both sides as it was a moment ago."""
+
+    legacy: Row | None
+    primary: Row | None
+
+    @property
+    def stage(self) -> Stage:
+        return stage_of(self.legacy, self.primary)
+
+    def of(self, name: SideName) -> Row:
+        """The row of one side. Raises NotStartedError where it has none."""
+        row = self.legacy if name == "legacy" else self.primary
+        if row is None:
+            raise NotStartedError
+        return row
+
+    @property
+    def source(self) -> SideName:
+        """The side whose changes the other follows. Raises ConflictError where there is none."""
+        if self.stage in (Stage.NOT_STARTED, Stage.STARTING):
+            raise NotStartedError
+        leading = [row.name for row in (self.legacy, self.primary) if row and row.state != "standby"]
+        if len(leading) != 1:
+            raise ConflictError("No side takes writes now: `frontdesk transfer status` says what to do.")
+        return leading[0]
+
+
+class Link:
+    """Sessions on both sides, made when they are needed, and made again when they were lost."""
+
+    def __init__(self, sides: Sides) -> None:
+        self._sides = sides
+        self._connections: dict[SideName, TransferConnection] = {}
+        self._prepared: TransferConnection | None = None
+        self._tables: list[Table] = []
+        self._forgotten = 0
+
+    def to(self, name: SideName) -> TransferConnection:
+        """The session on that side. Raises UnavailableError."""
+        known = self._connections.get(name)
+        if known is None or known.closed:
+            known = self._connections[name] = self._sides.named(name).connect()
+        return known
+
+    def look(self) -> Rows:
+        """Ask both sides."""
+        found = [
+            protocol.look(connection) if schema.exists(connection := self.to(name)) else None
+            for name in ("legacy", "primary")
+        ]
+        return Rows(*found)
+
+    def round(self, source: SideName, *, verify: bool = False, dry_run: bool = False) -> Round:
+        """Bring the other side up to date with `source`. Raises MovedOnError, psycopg's errors."""
+        connection = self.to(source)
+        if is_drained(connection):
+            return Round()
+        target = self.make_ready(source)
+        result = replay(connection, target, self._tables, verify=verify, dry_run=dry_run)
+        self._forgotten += 0 if dry_run else result.marks
+        return result
+
+    def make_ready(self, source: SideName) -> TransferConnection:
+        """The session on the other side, prepared for rounds."""
+        target = self.to(other_than(source))
+        if self._prepared is not target:
+            self._tables = moved_tables(self.to(source))
+            prepare(target, self._tables)
+            self._prepared = target
+        return target
+
+    def refuse_incomplete_copy(self, source: SideName) -> None:
+        """Raise ConflictError where the first copy, from legacy to primary, has not finished."""
+        if source == "primary":
+            return
+        copied = set(copied_tables(self.to("primary")))
+        missing = [table.name for table in moved_tables(self.to("legacy")) if table.name not in copied]
+        if missing:
+            raise ConflictError(
+                f"{len(missing)} tables are not copied yet ({', '.join(missing[:3])}, …):"
+                " run `frontdesk transfer copy`."
+            )
+
+    def tidy(self, source: SideName) -> None:
+        """Clear the log of its dead rows, now and then; writers do not notice."""
+        if self._forgotten >= VACUUM_AFTER:
+            self._forgotten = 0
+            self.to(source).execute(f"VACUUM (TRUNCATE false) {SCHEMA}.marks")
+
+    def set_deadline(self, deadline: float | None) -> None:
+        """Give up whatever waits for a server at that time (of `time.monotonic`)."""
+        for connection in self._connections.values():
+            connection.deadline = deadline
+
+    def close(self) -> None:
+        """End both sessions."""
+        for connection in self._connections.values():
+            connection.close()
+        self._connections.clear()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+__all__ = ["Link", "MovedOnError", "NotStartedError", "Rows"]

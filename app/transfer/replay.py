@@ -1,0 +1,259 @@
+"""One round of the relay: what has changed on the source becomes so on the standby.
+
+The log holds keys, not rows. A round makes the rows of all keys that it finds in the log equal to one
+snapshot of the source, in one transaction, and then forgets exactly the marks that it has read. So a round
+that is repeated, or one that another overtook, does no harm.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from time import monotonic
+from typing import Any
+
+import psycopg
+from psycopg import sql
+
+from app.database.checksum import row_hash_sql
+from app.errors import ConflictError, FrontdeskError
+from app.transfer import protocol
+from app.transfer.foreign_triggers import silenced
+from app.transfer.tables import SCHEMA, Table
+
+Connection = psycopg.Connection[Any]
+
+# Any number will do that no other program takes advisory locks on: of whoever replays, on the standby.
+RELAY_LOCK = 0x46726F6E746632
+
+_KEYS, _ROWS = "frontdesk_transfer_keys_{}", "frontdesk_transfer_rows_{}"
+
+# The numbers as ranges: a million of them in a row are one.
+_LOG = f"""
+    SELECT table_name, count(*), range_agg(int8range(seq, seq, '[]'))::text
+    FROM {SCHEMA}.marks GROUP BY table_name
+"""
+_FORGET = f"DELETE FROM {SCHEMA}.marks WHERE seq <@ %s::int8multirange"
+_DONE = f"""
+    UPDATE {SCHEMA}.relay SET finished_at = clock_timestamp(), marks = %(marks)s, seconds = %(seconds)s
+"""
+
+# Rows that differ go, and come back as they are on the source: so no unique or exclusion constraint sees a
+# value twice, whichever way values were swapped. Checks of foreign keys are deferred, and look at the end.
+_DELETE = """
+    DELETE FROM {table} AS present USING pg_temp.{keys} AS marked LEFT JOIN pg_temp.{rows} AS wanted
+        ON ({wanted_key}) = ({marked_key})
+    WHERE ({present_key}) = ({marked_key})
+        AND ({first_wanted} IS NULL OR ROW({present_row})::record *<> ROW({wanted_row})::record)
+"""
+_INSERT = """
+    INSERT INTO {table} ({columns}) OVERRIDING SYSTEM VALUE
+    SELECT {columns} FROM pg_temp.{rows} AS wanted
+    WHERE NOT EXISTS (SELECT FROM {table} AS present WHERE ({present_key}) = ({wanted_key}))
+"""
+_ROOT = """
+    SELECT count(*), encode(sha256(coalesce(string_agg(hash, ''::bytea ORDER BY hash), ''::bytea)), 'hex')
+    FROM (
+        SELECT {hash} AS hash FROM (
+            SELECT {row} FROM {table} AS present JOIN {keys} AS marked ON ({present_key}) = ({marked_key})
+        ) AS chosen
+    ) AS hashed
+"""
+
+
+class MovedOnError(ConflictError):
+    """The direction of the move has changed; look at the sides again."""
+
+
+class TailDiffersError(FrontdeskError):
+    """Rows that were just replayed differ on the two sides."""
+
+
+@dataclass(frozen=True)
+class Round:
+    """What a round has done: marks read, rows written or deleted on the standby, seconds."""
+
+    marks: int = 0
+    rows: int = 0
+    seconds: float = 0.0
+    is_verified: bool = False
+
+
+def is_drained(source: Connection) -> bool:
+    """Whether the log is empty."""
+    return source.execute(f"SELECT FROM {SCHEMA}.marks LIMIT 1").fetchone() is None
+
+
+def prepare(target: Connection, tables: Sequence[Table]) -> None:
+    """Give the session what its rounds need; once, for it takes longer than a small round."""
+    with target.transaction():
+        for number, table in enumerate(tables):
+            for name, columns in ((_KEYS, table.key_list()), (_ROWS, table.column_list())):
+                target.execute(
+                    sql.SQL(
+                        "CREATE TEMPORARY TABLE IF NOT EXISTS {} ON COMMIT DELETE ROWS"
+                        " AS SELECT {} FROM {} WITH NO DATA"
+                    ).format(sql.Identifier(name.format(number)), columns, table.identifier)
+                )
+
+
+def replay(
+    source: Connection,
+    target: Connection,
+    tables: Sequence[Table],
+    *,
+    verify: bool = False,
+    dry_run: bool = False,
+) -> Round:
+    """One round, over sessions in autocommit; `target` is prepared for `tables` (parents first).
+
+    `verify`: compare the rows' SHA-256 on both sides before committing, or raise TailDiffersError.
+    `dry_run`: everything but keeping it. Raises MovedOnError where `target` is no standby of `source` any
+    more, and psycopg's errors; then the marks are still there.
+    """
+    began = monotonic()
+    with target.transaction(force_rollback=dry_run):
+        # The target's locks come first, the source's snapshot second: an older round can then neither
+        # commit after a younger one, nor on a side that has opened.
+        epoch = enter_standby(target)
+        with snapshot(source, epoch):
+            log = source.execute(_LOG).fetchall()
+            touched = _touched(tables, {name for name, _, _ in log})
+            for number, table in touched:
+                _fetch(source, target, number, table)
+            roots = [_source_root(source, table) for _, table in touched] if verify else []
+        if not log:
+            return Round()
+        if not dry_run:
+            # A source that is killed must not lose what the target is about to have: writers may not wait
+            # for their own commits to reach the disk, this one does, and takes theirs with it.
+            source.execute(f"UPDATE {SCHEMA}.relay SET began_at = clock_timestamp()")
+        rows = _apply(target, touched)
+        if verify:
+            _compare(target, touched, roots)
+    marks, seconds = sum(count for _, count, _ in log), monotonic() - began
+    if not dry_run:
+        with source.transaction():
+            for _, _, numbers in log:
+                source.execute(_FORGET, (numbers,))
+            source.execute(_DONE, {"marks": marks, "seconds": seconds})
+    return Round(marks, rows, seconds, verify)
+
+
+def enter_standby(target: Connection) -> int:
+    """Let this transaction write on the standby, alone; its epoch. Raises MovedOnError where it is none.
+
+    Until the transaction ends, nobody else replays here and the side cannot be opened.
+    """
+    target.execute("SELECT pg_advisory_xact_lock(%s)", (RELAY_LOCK,))
+    return pass_fence(target)
+
+
+def pass_fence(target: Connection) -> int:
+    """Let this transaction write on the standby; its epoch. Raises MovedOnError where it is none.
+
+    Until the transaction ends, the side cannot be opened. What it writes leaves no marks.
+    """
+    row = protocol.look(target, lock="FOR SHARE")
+    if row.state != "standby":
+        raise MovedOnError
+    target.execute("SELECT set_config('frontdesk_transfer.relay', pg_current_xact_id()::text, true)")
+    target.execute("SET CONSTRAINTS ALL DEFERRED")
+    return row.epoch
+
+
+@contextmanager
+def snapshot(source: Connection, epoch: int) -> Iterator[None]:
+    """One snapshot of the source for all statements. Raises MovedOnError where it is none at that epoch."""
+    with source.transaction():
+        source.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+        row = protocol.look(source)
+        if row.state == "standby" or row.epoch != epoch:
+            raise MovedOnError
+        yield
+
+
+def _touched(tables: Sequence[Table], names: set[str]) -> list[tuple[int, Table]]:
+    strangers = names - {table.name for table in tables}
+    if strangers:
+        raise FrontdeskError(f"The log names tables that are not moved: {', '.join(sorted(strangers))}.")
+    return [(number, table) for number, table in enumerate(tables) if table.name in names]
+
+
+def _marked(table: Table) -> sql.Composed:
+    """The keys that wait for this table, in its own types."""
+    return sql.SQL("(SELECT DISTINCT {} FROM {}.marks WHERE table_name = {})").format(
+        table.typed_key("key"), sql.Identifier(SCHEMA), sql.Literal(table.name)
+    )
+
+
+def _fetch(source: Connection, target: Connection, number: int, table: Table) -> None:
+    """Bring the keys that have changed, and their rows as far as there are any, to the target's session."""
+    keys = sql.SQL("SELECT * FROM {} AS marked").format(_marked(table))
+    rows = sql.SQL("SELECT {} FROM {} AS present JOIN {} AS marked ON ({}) = ({})").format(
+        table.column_list("present"),
+        table.identifier,
+        _marked(table),
+        table.key_list("present"),
+        table.key_list("marked"),
+    )
+    pipe(source, target, table, keys, sql.Identifier("pg_temp", _KEYS.format(number)))
+    pipe(source, target, table, rows, sql.Identifier("pg_temp", _ROWS.format(number)))
+
+
+def pipe(
+    source: Connection, target: Connection, table: Table, query: sql.Composable, into: sql.Composable
+) -> None:
+    """COPY to COPY, row by row: what is on the way needs no memory. `into`: a table, or one with columns."""
+    out = sql.SQL("COPY ({}) TO STDOUT (FORMAT {})").format(query, table.copy_format)
+    in_ = sql.SQL("COPY {} FROM STDIN (FORMAT {})").format(into, table.copy_format)
+    with source.cursor().copy(out) as reader, target.cursor().copy(in_) as writer:
+        for block in reader:
+            writer.write(block)
+
+
+def _apply(target: Connection, touched: Sequence[tuple[int, Table]]) -> int:
+    """Make the target's rows what was fetched; how many rows that took. Children go before parents."""
+    written = 0
+    with silenced(target, [table for _, table in touched]):
+        for number, table in reversed(touched):
+            written += target.execute(_statement(_DELETE, number, table)).rowcount
+        for number, table in touched:
+            written += target.execute(_statement(_INSERT, number, table)).rowcount
+    return written
+
+
+def _statement(template: str, number: int, table: Table) -> sql.Composed:
+    return sql.SQL(template).format(
+        table=table.identifier,
+        keys=sql.Identifier(_KEYS.format(number)),
+        rows=sql.Identifier(_ROWS.format(number)),
+        columns=table.column_list(),
+        present_row=table.column_list("present"),
+        wanted_row=table.column_list("wanted"),
+        present_key=table.key_list("present"),
+        marked_key=table.key_list("marked"),
+        wanted_key=table.key_list("wanted"),
+        first_wanted=sql.Identifier("wanted", table.key[0]),
+    )
+
+
+def _source_root(source: Connection, table: Table) -> Any:
+    return source.execute(_root(table, _marked(table))).fetchone()
+
+
+def _compare(target: Connection, touched: Sequence[tuple[int, Table]], roots: Sequence[Any]) -> None:
+    for (number, table), root in zip(touched, roots, strict=True):
+        keys = sql.Identifier("pg_temp", _KEYS.format(number))
+        if target.execute(_root(table, keys)).fetchone() != root:
+            raise TailDiffersError(f"Rows of {table.name} that were just replayed differ on the two sides.")
+
+
+def _root(table: Table, keys: sql.Composable) -> sql.Composed:
+    return sql.SQL(_ROOT).format(
+        hash=sql.SQL(row_hash_sql(table.columns)),
+        row=table.column_list("present"),
+        table=table.identifier,
+        keys=keys,
+        present_key=table.key_list("present"),
+        marked_key=table.key_list("marked"),
+    )

@@ -1,0 +1,42 @@
+"""The stages of a move, as the rows of both sides tell them."""
+
+from enum import StrEnum
+
+from app.transfer.protocol import Row
+from app.transfer.sides import SideName
+
+
+class Stage(StrEnum):
+    """How far a move is."""
+
+    NOT_STARTED = "not started"
+    STARTING = "starting"  # set up on one side only, or not on every table
+    COPYING = "copying"
+    RELAYING = "relaying"  # both sides are alike, but for what waits in the log
+    CLOSING = "closing"  # in the middle of a cutover or a rollback; nobody may write
+    HANDED_OVER = "handed over"  # the same, past the point of no return
+    CUT_OVER = "cut over"  # primary is live, legacy follows
+    BROKEN = "broken"  # no step of ours leads here
+    UNKNOWN = "unknown"  # a side cannot be asked
+
+
+def other_than(name: SideName) -> SideName:
+    """The side across."""
+    return "primary" if name == "legacy" else "legacy"
+
+
+def stage_of(legacy: Row | None, primary: Row | None) -> Stage:
+    """The stage that the two rows tell; RELAYING covers all that the copy has to do."""
+    if legacy is None and primary is None:
+        return Stage.NOT_STARTED
+    if legacy is None or primary is None:
+        return Stage.STARTING
+    ahead, behind = (legacy, primary) if legacy.epoch >= primary.epoch else (primary, legacy)
+    match (ahead.state, behind.state, ahead.epoch - behind.epoch):
+        case ("standby", "standby", 1):
+            return Stage.HANDED_OVER
+        case ("open", "standby", 0) | ("standby", "open", 0):
+            return Stage.CUT_OVER if primary.state == "open" else Stage.RELAYING
+        case ("closing", "standby", 0) | ("standby", "closing", 0):
+            return Stage.CLOSING
+    return Stage.BROKEN

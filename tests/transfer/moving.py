@@ -1,0 +1,45 @@
+"""What tests of a move share."""
+
+from contextlib import closing
+from typing import Any
+
+import psycopg
+from psycopg import sql
+
+from app.transfer.relay import drain
+from app.transfer.sides import Side, Sides
+from app.transfer.tables import SCHEMA, moved_tables
+
+
+def copy_by_the_log(sides: Sides) -> None:
+    """Copy everything by noting every key as changed: it needs no copy, and takes longer than one."""
+    with closing(sides.legacy.connect()) as legacy, closing(sides.primary.connect()) as primary:
+        for table in moved_tables(legacy):
+            legacy.execute(
+                sql.SQL("INSERT INTO {}.marks (table_name, key) SELECT {}, {} FROM {} AS t").format(
+                    sql.Identifier(SCHEMA), sql.Literal(table.name), table.text_key("t"), table.identifier
+                )
+            )
+            primary.execute(
+                f"INSERT INTO {SCHEMA}.copied (table_name, finished_at) VALUES (%s, now())", (table.name,)
+            )
+    drain(sides)
+
+
+def rows(side: Side) -> dict[str, list[Any]]:
+    """All rows of all moved tables, each as text, in order."""
+    with closing(side.connect()) as connection:
+        return {
+            table.name: connection.execute(
+                sql.SQL("SELECT ({})::text FROM {} ORDER BY 1").format(
+                    sql.SQL("ROW({})").format(sql.SQL(", ").join(map(sql.Identifier, sorted(table.columns)))),
+                    table.identifier,
+                )
+            ).fetchall()
+            for table in moved_tables(connection)
+        }
+
+
+def connect(side: Side) -> psycopg.Connection[Any]:
+    """A plain session, in autocommit."""
+    return psycopg.connect(side.url, autocommit=True)

@@ -1,0 +1,147 @@
+"""There and back: cutover, rollback, and cutover again."""
+
+from typing import Any
+
+import psycopg
+import pytest
+
+from app.errors import ConflictError
+from app.transfer import switch as switching
+from app.transfer.finish import finish
+from app.transfer.relay import drain
+from app.transfer.sides import Sides
+from app.transfer.stages import Stage
+from app.transfer.start import start
+from app.transfer.status import status
+from app.transfer.switch import AbortedError, switch
+from tests.transfer.moving import copy_by_the_log, rows
+
+Connection = psycopg.Connection[Any]
+
+
+@pytest.fixture
+def moving(sides: Sides, legacy: Connection) -> Sides:
+    """A move with a salon, of which everything has been copied."""
+    legacy.execute("INSERT INTO companies (company_id, title) VALUES (1, 'Salon')")
+    start(sides)
+    copy_by_the_log(sides)
+    return sides
+
+
+def test_writes_go_to_the_other_side_and_back(moving: Sides, legacy: Connection, primary: Connection) -> None:
+    legacy.execute("INSERT INTO clients (company_id, yclients_id, name) VALUES (1, 1, 'a'), (1, 2, 'b')")
+    report = switch(moving, "primary")
+    assert report.pause is not None
+    assert [step.name for step in report.steps][-1] == "open primary"
+    with pytest.raises(psycopg.Error, match="takes no writes"):
+        legacy.execute("DELETE FROM clients")
+    primary.execute("UPDATE clients SET name = 'c' WHERE yclients_id = 1")
+    primary.execute("INSERT INTO clients (company_id, yclients_id, name) VALUES (1, 3, 'd')")
+    assert status(moving).stage is Stage.CUT_OVER
+
+    switch(moving, "legacy")
+    legacy.execute("INSERT INTO clients (company_id, yclients_id, name) VALUES (1, 4, 'e')")
+    found = legacy.execute("SELECT id, name FROM clients ORDER BY id").fetchall()
+    assert found == [(1, "c"), (2, "b"), (3, "d"), (4, "e")]
+    switch(moving, "primary")
+    assert rows(moving.legacy) == rows(moving.primary)
+    assert status(moving).in_the_way == []
+
+
+def test_who_is_live_already_is_left_alone(moving: Sides) -> None:
+    switch(moving, "primary")
+    report = switch(moving, "primary")
+    assert (report.was_live, report.steps, report.pause) == (True, [], None)
+
+
+def test_a_rehearsal_writes_nothing(moving: Sides, legacy: Connection) -> None:
+    legacy.execute("INSERT INTO clients (company_id, yclients_id, name) VALUES (1, 1, 'a')")
+    before = _everything(moving)
+    report = switch(moving, "primary", dry_run=True)
+    assert _everything(moving) == before
+    assert [step.detail for step in report.steps if "drain" in step.name] == ["1 changes"]
+    legacy.execute("UPDATE clients SET name = 'b'")
+
+
+def test_a_transaction_that_does_not_end_is_named_and_nothing_changes(
+    moving: Sides, legacy: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(switching, "QUIET", 0.1)
+    monkeypatch.setattr(switching, "ATTEMPTS", 2)
+    with legacy.transaction():
+        legacy.execute("UPDATE companies SET title = 'a'")
+        with pytest.raises(ConflictError, match=f"{legacy.info.backend_pid}"):
+            switch(moving, "primary", max_pause=0.2)
+        legacy.execute("UPDATE companies SET title = 'b'")
+    assert status(moving).live == "legacy"
+
+
+def test_what_is_not_copied_is_not_cut_over(sides: Sides) -> None:
+    start(sides)
+    with pytest.raises(ConflictError, match="transfer copy"):
+        switch(sides, "primary")
+    with pytest.raises(ConflictError, match="transfer copy"):
+        drain(sides)
+
+
+def test_a_failure_before_the_hand_over_opens_the_old_side(
+    moving: Sides, legacy: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: object, **kwargs: object) -> None:
+        raise psycopg.errors.DiskFull("no space")
+
+    monkeypatch.setattr(switching.sequences, "advance", fail)
+    with pytest.raises(AbortedError, match="Writes are open on legacy again"):
+        switch(moving, "primary")
+    legacy.execute("UPDATE companies SET title = 'b'")
+    assert status(moving).stage is Stage.RELAYING
+
+
+def test_a_pause_that_is_too_long_is_given_up(
+    moving: Sides, legacy: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def dawdle(source: Connection, target: Connection, schemas: list[str]) -> None:
+        target.execute("SELECT pg_sleep(10)")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(switching.sequences, "advance", dawdle)
+        with pytest.raises(AbortedError, match=r"Aborted after 0\.[345]"):
+            switch(moving, "primary", max_pause=0.3)
+    legacy.execute("UPDATE companies SET title = 'c'")
+    switch(moving, "primary")
+
+
+def test_finish_leaves_no_trace(moving: Sides, legacy: Connection, primary: Connection) -> None:
+    switch(moving, "primary")
+    with pytest.raises(ConflictError, match="Sessions are open on legacy"):
+        finish(moving)
+    legacy.close()
+    finish(moving, dry_run=True)
+    assert status(moving).stage is Stage.CUT_OVER
+    finish(moving)
+    finish(moving)  # again does no harm
+    assert status(moving).stage is Stage.NOT_STARTED
+    for side in moving:
+        with psycopg.connect(side.url) as connection:
+            left = connection.execute(
+                "SELECT (SELECT count(*) FROM pg_trigger WHERE tgname LIKE 'frontdesk%')"
+                " + (SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'frontdesk%')"
+            ).fetchone()
+        assert left == (0,)
+    primary.execute("UPDATE companies SET title = 'b'")
+
+
+def test_a_move_that_is_given_up_leaves_legacy_live(moving: Sides, legacy: Connection) -> None:
+    finish(moving)
+    legacy.execute("UPDATE companies SET title = 'b'")
+
+
+def _everything(sides: Sides) -> list[Any]:
+    tables = ("side", "marks", "relay", "journal")
+    found: list[Any] = [rows(sides.legacy), rows(sides.primary)]
+    for side in sides:
+        with psycopg.connect(side.url) as connection:
+            found += [
+                connection.execute(f"SELECT * FROM frontdesk_transfer.{each}").fetchall() for each in tables
+            ]
+    return found
