@@ -23,7 +23,7 @@ from app.web.database_check import Verdict
 from app.web.health import Health
 from app.web.history import EVERY, WINDOW, History, Look, intervals, since
 from app.web.installation_check import Installation, InstallationCheck
-from app.web.verdicts import RECENT, State, problems
+from app.web.verdicts import LASTING, RECENT, State, problems
 from app.whatsapp.health import Level, Overview
 
 REFRESH = 10  # seconds
@@ -68,7 +68,7 @@ class StatusPage:
         found = problems(
             self._health.shutting_down,
             looks[-1].verdict,
-            looks[-1].snapshot,
+            [look.snapshot for look in looks if look.at >= looks[-1].at - LASTING.total_seconds()],
             None if recent is None else recent.happened,
             installation,
             whatsapp,

@@ -15,6 +15,8 @@ POOL_HIGH = 0.8  # of the connections in use
 SERVER_HIGH = 0.9  # of those that the server has for everybody
 LONG = timedelta(minutes=1)  # for a transaction to be open
 RECENT = timedelta(minutes=10)
+LASTING = timedelta(seconds=30)  # for a pool to be full
+SEEN = 3  # looks in that time
 NAMED = 3  # companies in one sentence
 
 
@@ -61,19 +63,22 @@ DATABASE = {
 def problems(
     shutting_down: bool,
     verdict: Verdict,
-    pool: Snapshot,
+    pools: Sequence[Snapshot],
     happened: Snapshot | None,
     installation: Installation | None,
     whatsapp: Overview | None,
     slow: Sequence[SlowQuery],
 ) -> list[Problem]:
-    """All that is wrong; `happened` is what the last minutes brought."""
+    """All that is wrong.
+
+    `pools` is how the pool was in the last LASTING, now at the end; `happened` what the last minutes brought.
+    """
     found: list[Problem] = []
     if shutting_down:
         found.append(Problem(State.ATTENTION, "This process is shutting down.", "Another one takes over."))
     if verdict in DATABASE:
         found.append(DATABASE[verdict])
-    found += _of_pool(pool)
+    found += _of_pool(pools)
     found += _of_requests(happened, slow)
     if verdict is not Verdict.UNREACHABLE:
         found += _of_server(installation)
@@ -81,7 +86,8 @@ def problems(
     return sorted(found, key=lambda problem: -problem.state)
 
 
-def _of_pool(pool: Snapshot) -> Iterator[Problem]:
+def _of_pool(pools: Sequence[Snapshot]) -> Iterator[Problem]:
+    pool = pools[-1]
     use = f"{pool.pool_in_use} of {pool.pool_max} connections in use"
     if pool.pool_waiting:
         yield Problem(
@@ -89,8 +95,9 @@ def _of_pool(pool: Snapshot) -> Iterator[Problem]:
             f"The pool is exhausted: {use}, {pool.pool_waiting} waiting.",
             "Look for what is slow below. More connections help only where the server has them to spare.",
         )
-    elif pool.pool_in_use > POOL_HIGH * pool.pool_max:
-        yield Problem(State.ATTENTION, f"The pool is nearly full: {use}.", "Look for what is slow below.")
+    elif len(pools) >= SEEN and all(each.pool_in_use > POOL_HIGH * each.pool_max for each in pools):
+        # Three connections are all in use whenever three things happen at once.
+        yield Problem(State.ATTENTION, f"The pool stays nearly full: {use}.", "Look for what is slow below.")
 
 
 def _of_requests(happened: Snapshot | None, slow: Sequence[SlowQuery]) -> Iterator[Problem]:

@@ -3,6 +3,7 @@
 import html
 import re
 import time
+from contextlib import ExitStack
 
 import psycopg
 import pytest
@@ -211,6 +212,26 @@ def test_a_thousand_viewers_cost_one_look(client: FlaskClient, monkeypatch: pyte
     answers = at_once([lambda: client.application.test_client().get("/status").status_code] * 50)
     assert answers == [200] * 50
     assert len(made) <= 3 * (1 + int(time.monotonic() - began))  # three checks, each once a second
+
+
+def test_a_full_pool_is_said_when_it_stays_full_or_lets_others_wait(
+    client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept, pool = client.application.extensions["status"].history, desk_of(client).database.pool
+    now = time.time()
+    with ExitStack() as stack:
+        for _ in range(3):
+            stack.enter_context(pool.connection())
+        assert "All is well" in show(client)
+        monkeypatch.setattr(pool, "waiting", 2)
+        assert "The pool is exhausted: 3 of 3 connections in use, 2 waiting." in show(client)
+        monkeypatch.undo()
+        for ago in (29, 19, 9):
+            monkeypatch.setattr(time, "time", lambda ago=ago: now - ago)
+            kept._looks.append(kept.look())
+            monkeypatch.undo()
+        assert "The pool stays nearly full: 3 of 3 connections in use." in show(client)
+    assert "All is well" in show(client)
 
 
 def test_the_half_hour_is_kept_whether_anybody_watches_or_not(
