@@ -57,8 +57,8 @@ describe-migrations: $(DEVELOPMENT) ## write down the tables after each step, fo
 	@$(BIN)/python .ci/on_new_server.py $(BIN)/python .ci/describe_chain.py
 
 lock: $(DEVELOPMENT) ## pin what pyproject.toml asks for; ARGS=--upgrade takes the newest
-	@$(LOCK) --extra build $(ARGS) --output-file requirements.txt
-	@$(LOCK) --extra build --extra dev --constraint requirements.txt $(ARGS) --output-file requirements-dev.txt
+	@$(LOCK) --extra build --extra s3 $(ARGS) --output-file requirements.txt
+	@$(LOCK) --extra build --extra s3 --extra dev --constraint requirements.txt $(ARGS) --output-file requirements-dev.txt
 
 clean: ## remove what can be made again; the data under .frontdesk/ stays
 	rm -rf $(VENV) .mypy_cache .ruff_cache .hypothesis .coverage htmlcov

@@ -17,6 +17,7 @@ from app.errors import ConfigurationError
 
 PROJECT_ROOT = Path(__file__).resolve().parents[1]
 EMBEDDED_DATA = PROJECT_ROOT / ".frontdesk"
+DEVELOPMENT_BACKUPS = EMBEDDED_DATA / "backups"
 
 # PostgreSQL counts its timeouts in 32 bits.
 Milliseconds = Annotated[int, Field(gt=0, le=2**31 - 1)]
@@ -88,6 +89,9 @@ class Settings(BaseSettings):
     whatsapp_min_sessions: int = Field(10, ge=0)
     whatsapp_silent_warning: int = Field(24, ge=1)
     whatsapp_silent_critical: int = Field(48, ge=1)
+    backup_address: SecretStr | None = None
+    backup_max_hours: int = Field(26, ge=1)
+    backup_drill_max_days: int = Field(35, ge=1)
     yclients_base_url: str = Field("https://api.yclients.com/api/v1", pattern=r"^https?://")
     yclients_partner_token: SecretStr | None = None
     yclients_user_token: SecretStr | None = None
@@ -222,11 +226,27 @@ class Settings(BaseSettings):
 
         return start(EMBEDDED_DATA)
 
+    def backups_at(self) -> str:
+        """The directory or fsspec address of the backups, which may hold a password.
+
+        Raises ConfigurationError.
+        """
+        if self.backup_address is not None:
+            return self.backup_address.get_secret_value()
+        if self.environment == "development":
+            return str(DEVELOPMENT_BACKUPS)
+        raise ConfigurationError("Where are the backups? Set BACKUP_ADDRESS, or give --at.")
+
     def migration_url(self) -> str:
         """The libpq URL for migrations and session locks: past the pooler where there is one."""
         if self.direct_database_url is not None:
             return self.direct_database_url.get_secret_value()
         return self.primary_url()
+
+
+def environment_with(more: dict[str, str]) -> dict[str, str]:
+    """Our environment with more in it, for a program that we start."""
+    return {**os.environ, **more}
 
 
 def _together(given: dict[str, Any]) -> list[tuple[str, str]]:

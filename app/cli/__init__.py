@@ -6,6 +6,7 @@ from app.cli import console
 from app.cli.lazy import LazyGroup
 
 PLACES = {
+    "backup": "app.cli.backup:backup_commands",
     "db": "app.cli.db:db_commands",
     "demo": "app.cli.demo:demo_commands",
     "doctor": "app.cli.doctor:doctor_command",

@@ -62,6 +62,42 @@ def start(data: Path) -> str:
     return str(server.get_uri(database=DATABASE))
 
 
+# Outlives a `kill -9` of us (its end of the pipe closes then), and clears up.
+_GUARD = """
+cat > /dev/null
+[ ! -e "$1/postgres/postmaster.pid" ] || kill -QUIT "$(head -n 1 "$1/postgres/postmaster.pid")"
+while [ -e "$1/postgres/postmaster.pid" ]; do sleep 0.1; done
+rm -rf "$1"
+"""
+
+
+@contextmanager
+def throwaway() -> Iterator[str]:
+    """A server of one's own while the block runs; its data go with it, also after a `kill -9`.
+
+    Yields the libpq URL of its maintenance database. Raises EmbeddedServerError.
+    """
+    data = Path(tempfile.mkdtemp(prefix="frontdesk"))
+    data.chmod(0o711)  # as root, the server runs as another user
+    with subprocess.Popen(  # noqa: S603 - our own words
+        ["/bin/sh", "-c", _GUARD, "sh", str(data)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    ) as guard:
+        try:
+            server = _wheel().get_server(data / "postgres", cleanup_mode="delete", start=False)
+            server.start()
+        except (subprocess.SubprocessError, OSError, RuntimeError, AssertionError) as error:
+            raise EmbeddedServerError(f"The embedded PostgreSQL did not start under {data}.") from error
+        try:
+            yield str(server.get_uri())
+        finally:
+            server.cleanup()
+            guard.communicate()
+
+
 def _wheel() -> Any:
     with warnings.catch_warnings():
         # It warns on import where XDG_RUNTIME_DIR is unset, which is no trouble for us.

@@ -1,6 +1,7 @@
 """The schema at head: one file per group of tables."""
 
 from app.models.archive import ArchivedRow
+from app.models.backup import BackupRun
 from app.models.base import Base
 from app.models.booking import Booking, BookingService, BookingSlot
 from app.models.client import Client
@@ -13,6 +14,7 @@ from app.models.whatsapp import WhatsAppAuth, WhatsAppKey, WhatsAppState
 
 __all__ = [
     "ArchivedRow",
+    "BackupRun",
     "Base",
     "Booking",
     "BookingService",

@@ -102,7 +102,8 @@ def reflected(connection: Connection) -> MetaData:
 
 # The archive belongs to the installation: a row may be there because its company is unreadable. So does
 # the budget of requests: the limits of an API hold for the address that all companies share.
-NOT_OF_A_TENANT = {"archived_rows", "request_budgets", "alembic_version"}
+# And so do the runs of its backups.
+NOT_OF_A_TENANT = {"archived_rows", "backup_runs", "request_budgets", "alembic_version"}
 
 
 @pytest.mark.parametrize("source", ["models", "database"])

@@ -1,0 +1,114 @@
+"""What is in a database: each table's rows and root, the sequences, and how that differs from a manifest."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+from psycopg import sql
+
+from app.backup.manifest import Manifest, TableContent
+from app.config import Settings
+from app.database.checksum import root_sql, use_canonical_form
+
+OnTable = Callable[[int, int], None]  # tables done, tables in all
+
+# What pg_dump takes with it: every table that is somebody's own, in every schema.
+_OWN = """
+    nspname NOT LIKE 'pg\\_%' AND nspname <> 'information_schema'
+    AND NOT EXISTS (SELECT FROM pg_depend WHERE classid = {catalog}::regclass AND objid = {alias}.oid
+        AND deptype = 'e')
+"""
+_TABLES = sql.SQL(
+    """
+    SELECT nspname, relname, quote_ident(nspname) || '.' || quote_ident(relname),
+        ARRAY(SELECT attname::text FROM pg_attribute WHERE attrelid = c.oid AND attnum > 0
+            AND NOT attisdropped ORDER BY attname::text COLLATE "C")
+    FROM pg_class AS c JOIN pg_namespace ON pg_namespace.oid = relnamespace
+    WHERE relkind = 'r' AND relpersistence <> 't' AND {own} ORDER BY 3
+    """
+).format(own=sql.SQL(_OWN).format(catalog=sql.Literal("pg_class"), alias=sql.SQL("c")))
+_SEQUENCES = """
+    SELECT quote_ident(schemaname) || '.' || quote_ident(sequencename), last_value FROM pg_sequences
+    WHERE last_value IS NOT NULL AND increment_by > 0 ORDER BY 1
+"""
+_OBJECTS = sql.SQL(
+    """
+    SELECT what FROM (
+        SELECT format('%I.%I', nspname, relname) AS what FROM pg_class AS c
+        JOIN pg_namespace ON pg_namespace.oid = relnamespace
+        WHERE relkind IN ('r', 'p', 'v', 'm', 'S', 'f') AND {classes}
+        UNION ALL SELECT format('%I.%I()', nspname, proname) FROM pg_proc AS p
+        JOIN pg_namespace ON pg_namespace.oid = pronamespace WHERE {functions}
+        UNION ALL SELECT format('schema %I', nspname) FROM pg_namespace AS n WHERE nspname <> 'public'
+            AND {schemas}
+    ) AS objects ORDER BY what LIMIT 6
+    """
+).format(
+    classes=sql.SQL(_OWN).format(catalog=sql.Literal("pg_class"), alias=sql.SQL("c")),
+    functions=sql.SQL(_OWN).format(catalog=sql.Literal("pg_proc"), alias=sql.SQL("p")),
+    schemas=sql.SQL(_OWN).format(catalog=sql.Literal("pg_namespace"), alias=sql.SQL("n")),
+)
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What one snapshot of a database holds."""
+
+    tables: tuple[TableContent, ...]
+    sequences: dict[str, int]
+
+    def differences(self, manifest: Manifest) -> list[str]:
+        """How this differs from the manifest, a line for each table; none: it is the same."""
+        found, expected = ({each.name: each for each in side.tables} for side in (self, manifest))
+        lines = [f"{name}: is missing" for name in expected if name not in found]
+        lines += [f"{name}: is not in the manifest" for name in found if name not in expected]
+        for name in expected.keys() & found.keys():
+            here, there = found[name], expected[name]
+            if here.rows != there.rows:
+                lines.append(f"{name}: {here.rows:,} rows instead of {there.rows:,}")
+            elif here.sha256 != there.sha256:
+                lines.append(f"{name}: {here.rows:,} rows, but not the same")
+        lines += [
+            f"{name}: the sequence is behind, at {self.sequences.get(name)} instead of {number}"
+            for name, number in manifest.sequences.items()
+            if self.sequences.get(name, number - 1) < number
+        ]
+        return sorted(lines)
+
+
+@contextmanager
+def connecting(settings: Settings, url: str) -> Iterator[psycopg.Connection[Any]]:
+    """A connection in autocommit for work that takes long: no timeouts but TCP's own."""
+    options = "-c statement_timeout=0 -c lock_timeout=0 -c idle_in_transaction_session_timeout=0"
+    with psycopg.connect(
+        url,
+        autocommit=True,
+        options=options,
+        application_name=f"{settings.service_name}-backup",
+        connect_timeout=max(2, settings.postgres_connection_timeout // 1000),
+        keepalives_idle=30,
+    ) as connection:
+        yield connection
+
+
+def read(connection: psycopg.Connection[Any], on_table: OnTable) -> Contents:
+    """Count and hash every table, in the transaction that is open; it holds locks against TRUNCATE then."""
+    use_canonical_form(connection)
+    # Before the tables: numbers given out meanwhile are in the dump, or higher.
+    sequences = dict(connection.execute(_SEQUENCES).fetchall())
+    tables = connection.execute(_TABLES).fetchall()
+    contents = []
+    for number, (schema, table, name, columns) in enumerate(tables):
+        on_table(number, len(tables))
+        row = connection.execute(root_sql(schema, table, columns)).fetchone()
+        assert row is not None, "an aggregate has a row"  # noqa: S101
+        contents.append(TableContent(name=name, rows=row[0], sha256=row[1]))
+    on_table(len(tables), len(tables))
+    return Contents(tuple(contents), sequences)
+
+
+def objects(connection: psycopg.Connection[Any]) -> list[str]:
+    """Some of what somebody has made in this database; nothing: it is empty."""
+    return [what for (what,) in connection.execute(_OBJECTS)]

@@ -1,0 +1,125 @@
+"""Take a backup: one snapshot, from which the checksums are computed and the dump is made."""
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import IO, Any, LiteralString
+
+import psycopg
+
+from app.backup import contents, programs
+from app.backup.contents import Contents
+from app.backup.folder import DUMP, MANIFEST, new_name
+from app.backup.manifest import Manifest
+from app.backup.places import Place
+from app.backup.programs import Program
+from app.backup.reading import PIECE, OnProgress
+from app.config import Settings
+
+_ROLES = """
+    SELECT rolname::text FROM pg_roles WHERE oid IN (
+        SELECT refobjid FROM pg_shdepend WHERE refclassid = 'pg_authid'::regclass
+            AND dbid = (SELECT oid FROM pg_database WHERE datname = current_database())
+        UNION SELECT relowner FROM pg_class WHERE relkind = 'r' AND relnamespace NOT IN (
+            'pg_catalog'::regnamespace, 'information_schema'::regnamespace)
+    ) AND rolname NOT LIKE 'pg\\_%' ORDER BY 1
+"""
+
+
+@dataclass(frozen=True)
+class _Source:
+    """What the snapshot says of the database itself."""
+
+    database: str
+    taken_at: datetime
+    version: str
+    major: int
+    revision: str | None
+    roles: tuple[str, ...]
+    contents: Contents
+
+
+def create(settings: Settings, place: Place, on_progress: OnProgress) -> Manifest:
+    """Back up the configured database to the place; nothing of it is left there when that fails.
+
+    Writers are not held up; a change of the schema waits until it is over. Raises BackupError and
+    psycopg's errors.
+    """
+    url = settings.migration_url()
+    with contents.connecting(settings, url) as connection:
+        major = connection.info.server_version // 10_000
+        program = programs.find("pg_dump", at_least=major)
+        name = new_name()
+        with _snapshot(connection) as snapshot:
+            source = _look(connection, lambda done, of: on_progress("hashing", done, of))
+            with place.writing(name + DUMP) as file:
+                size, digest = _dump(program, url, snapshot, file, on_progress)
+    manifest = Manifest(
+        name=name,
+        taken_at=source.taken_at,
+        database=source.database,
+        revision=source.revision,
+        server_version=source.version,
+        server_major=source.major,
+        tool=program.version,
+        tool_major=program.major,
+        dump_bytes=size,
+        dump_sha256=digest,
+        tables=source.contents.tables,
+        sequences=source.contents.sequences,
+        roles=source.roles,
+    )
+    # The last to appear: a dump without its manifest is none.
+    try:
+        with place.writing(name + MANIFEST) as file:
+            file.write(manifest.to_bytes())
+    except BaseException:
+        place.delete(name + DUMP)
+        raise
+    return manifest
+
+
+@contextmanager
+def _snapshot(connection: psycopg.Connection[Any]) -> Iterator[str]:
+    """A transaction that sees one moment, and the name under which pg_dump sees the same one."""
+    with connection.transaction():
+        connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+        yield _one(connection, "SELECT pg_export_snapshot()")
+
+
+def _look(connection: psycopg.Connection[Any], on_table: contents.OnTable) -> _Source:
+    known = _one(connection, "SELECT to_regclass('alembic_version')")
+    return _Source(
+        database=_one(connection, "SELECT current_database()"),
+        taken_at=_one(connection, "SELECT now()"),
+        version=_one(connection, "SELECT current_setting('server_version')"),
+        major=connection.info.server_version // 10_000,
+        revision=known and _one(connection, "SELECT min(version_num) FROM alembic_version"),
+        roles=tuple(role for (role,) in connection.execute(_ROLES)),
+        contents=contents.read(
+            connection, on_table
+        ),  # the last, for it changes how the session writes values
+    )
+
+
+def _one(connection: psycopg.Connection[Any], query: LiteralString) -> Any:
+    row = connection.execute(query).fetchone()
+    return row and row[0]
+
+
+def _dump(
+    program: Program, url: str, snapshot: str, file: IO[bytes], on_progress: OnProgress
+) -> tuple[int, str]:
+    """Let pg_dump write into the file, piece by piece; return the bytes and their SHA-256."""
+    digest, size = hashlib.sha256(), 0
+    arguments = ("--format=custom", f"--snapshot={snapshot}")
+    with programs.running(program, *arguments, url=url) as process:
+        assert process.stdout is not None, "it is a pipe"  # noqa: S101
+        while piece := process.stdout.read(PIECE):
+            file.write(piece)
+            digest.update(piece)
+            size += len(piece)
+            on_progress("dumping", size, None)
+    return size, digest.hexdigest()

@@ -1,0 +1,106 @@
+"""The proof of a backup: restore it into a scratch database, compare, measure, and drop the scratch."""
+
+import secrets
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote, urlencode
+
+import psycopg
+from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict
+
+from app.backup import contents
+from app.backup.errors import DamagedBackup
+from app.backup.folder import Entry
+from app.backup.places import Place
+from app.backup.reading import OnProgress
+from app.backup.restore import Restored, restore
+from app.config import Settings
+from app.database import embedded
+
+EMBEDDED = "embedded"
+_PREFIX = "frontdesk_drill_"
+_DROP = sql.SQL("DROP DATABASE IF EXISTS {}")
+
+
+@dataclass(frozen=True)
+class Drill:
+    """What a drill has shown. `restored` is None where the backup was damaged and nothing was restored."""
+
+    where: str
+    restored: Restored | None
+    problems: tuple[str, ...]
+
+    @property
+    def is_good(self) -> bool:
+        return not self.problems
+
+
+def drill(
+    settings: Settings, place: Place, entry: Entry, server: str | None, on_progress: OnProgress
+) -> Drill:
+    """Restore a backup and compare it with its manifest.
+
+    `server`: the libpq URL of a database on the server that gets the scratch, or "embedded"; None: the
+    configured database's server, or an embedded one where we may not create a database. The scratch is
+    dropped whatever happens; one that a `kill -9` left behind goes with the next drill on that server.
+    Raises BackupError and psycopg's errors where that was not possible.
+    """
+    if server is None:
+        server = settings.migration_url()
+        server = server if _may_create(settings, server) else EMBEDDED
+    with ExitStack() as stack:
+        where = "a scratch database of the server"
+        if server == EMBEDDED:
+            server, where = stack.enter_context(embedded.throwaway()), "an embedded server"
+        url = stack.enter_context(_scratch(settings, server))
+        try:
+            restored = restore(settings, place, entry, url, on_progress, owners=False)
+        except DamagedBackup as error:
+            return Drill(where, None, (error.message,))
+        return Drill(where, restored, restored.differences)
+
+
+def _may_create(settings: Settings, server: str) -> bool:
+    with contents.connecting(settings, server) as connection:
+        row = connection.execute(
+            "SELECT rolsuper OR rolcreatedb FROM pg_roles WHERE rolname = current_user"
+        ).fetchone()
+    return row == (True,)
+
+
+@contextmanager
+def _scratch(settings: Settings, server: str) -> Iterator[str]:
+    """An empty database on the server while the block runs; yields its libpq URL."""
+    name = _PREFIX + secrets.token_hex(6)
+    with contents.connecting(settings, server) as connection:
+        _drop_abandoned(connection)
+        # Held while we live: by it another drill tells ours from one that was abandoned.
+        connection.execute("SELECT pg_advisory_lock(hashtextextended(%s, 0))", (name,))
+        create = sql.SQL("CREATE DATABASE {} TEMPLATE template0")
+        connection.execute(create.format(sql.Identifier(name)))
+        try:
+            yield _url_of(server, name)
+        finally:
+            connection.execute(_DROP.format(sql.Identifier(name)) + sql.SQL(" WITH (FORCE)"))
+
+
+def _drop_abandoned(connection: psycopg.Connection[Any]) -> None:
+    rows = connection.execute(
+        "SELECT datname::text FROM pg_database WHERE datname ~ %s AND pg_has_role(datdba, 'MEMBER')"
+        " AND pg_try_advisory_lock(hashtextextended(datname, 0))",
+        (f"^{_PREFIX}[0-9a-f]{{12}}$",),
+    ).fetchall()
+    for (name,) in rows:
+        with suppress(psycopg.errors.ObjectInUse):  # somebody's drill, seen from another database
+            connection.execute(_DROP.format(sql.Identifier(name)))
+        connection.execute("SELECT pg_advisory_unlock(hashtextextended(%s, 0))", (name,))
+
+
+def _url_of(server: str, database: str) -> str:
+    """The libpq URL of another database of the same server."""
+    parts = conninfo_to_dict(server) | {"dbname": database}
+    given = {key: value for key, value in parts.items() if value is not None}
+    return "postgresql://?" + urlencode(given, quote_via=quote)  # libpq reads no plus as a blank

@@ -1,0 +1,58 @@
+"""Delete old backups, but never the last good one."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from app.backup.errors import BackupError
+from app.backup.folder import Entry, State, entries
+from app.backup.places import Place
+from app.backup.reading import OnProgress
+from app.backup.verify import verify
+
+ABANDONED = timedelta(days=1)  # after that, nobody is still writing an unfinished backup
+
+
+@dataclass(frozen=True)
+class Pruning:
+    """What is deleted and what stays; `proven` is the newest one that was read and found good."""
+
+    deleted: list[Entry]
+    kept: list[Entry]
+    proven: Entry | None
+
+
+def plan(place: Place, keep: int | None, days: int | None, on_progress: OnProgress) -> Pruning:
+    """What `keep` (the newest so many) and `days` (those not older) leave to be deleted.
+
+    A backup goes when neither rule keeps it; only complete ones count. The newest ones are read until one
+    is found good, and that one stays whatever the rules say. Where none is good, nothing is deleted.
+    Raises BackupError.
+    """
+    now = datetime.now(UTC)
+    found = entries(place)
+    complete = [entry for entry in found if entry.state is State.COMPLETE]
+    proven = next((entry for entry in complete if not verify(place, entry, on_progress)), None)
+    if found and proven is None:
+        raise BackupError(f"None of the backups at {place} is good: nothing is deleted.")
+    recent = complete[:keep] if keep is not None else []
+    kept = {entry.name for entry in [*recent, *([proven] if proven else [])]}
+    if days is not None:
+        kept |= {entry.name for entry in found if now - entry.begun_at <= timedelta(days=days)}
+    # What is newer and not complete is under way, or somebody should look at it.
+    kept |= {
+        entry.name
+        for entry in found
+        if entry.state is not State.COMPLETE
+        and ((proven is not None and entry.name > proven.name) or now - entry.begun_at < ABANDONED)
+    }
+    return Pruning(
+        deleted=[entry for entry in found if entry.name not in kept],
+        kept=[entry for entry in found if entry.name in kept],
+        proven=proven,
+    )
+
+
+def delete(place: Place, entry: Entry) -> None:
+    """Delete a backup, its manifest first: what a kill leaves of it is no backup."""
+    for file in sorted(entry.files, key=lambda name: ".json" not in name):
+        place.delete(file)

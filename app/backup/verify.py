@@ -1,0 +1,67 @@
+"""Check a backup without a database: every byte by its SHA-256, every row by decoding it."""
+
+import re
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from typing import IO
+
+from app.backup import programs
+from app.backup.errors import ProgramFailed
+from app.backup.folder import Entry
+from app.backup.manifest import Manifest
+from app.backup.places import Place
+from app.backup.reading import OnProgress, read_dump
+
+_NAME = r'(?:"(?:[^"]|"")*"|[^". ]+)'
+_COPY = re.compile(rf"COPY ({_NAME}\.{_NAME}) .*FROM stdin;\n".encode())
+_END = b"\\.\n"
+
+
+def verify(place: Place, entry: Entry, on_progress: OnProgress) -> tuple[str, ...]:
+    """What is wrong with a backup; nothing: every byte is as it was written, and every row decodes.
+
+    Raises BackupError where it cannot be read, which says nothing about it.
+    """
+    manifest = entry.manifest
+    if entry.problem or manifest is None:
+        return (entry.problem,)
+    program = programs.find("pg_restore", at_least=manifest.tool_major)
+    problems: list[str] = []
+    digest = ""
+    with ThreadPoolExecutor(1) as reader:
+        try:
+            with programs.running(program, "--data-only", "--file=-") as process:
+                reading = reader.submit(read_dump, place, manifest, process.stdin, on_progress)
+                assert process.stdout is not None, "it is a pipe"  # noqa: S101
+                rows = _count(process.stdout)
+                digest = reading.result()
+            problems += _differences(manifest, rows)
+        except ProgramFailed as error:
+            problems.append(error.message)
+    if digest != manifest.dump_sha256:
+        problems.insert(0, "the dump is not as it was written (SHA-256)")
+    return tuple(problems)
+
+
+def _count(script: IO[bytes]) -> Counter[str]:
+    """Rows by table in the script that pg_restore writes: one line each, between COPY and the end mark."""
+    rows: Counter[str] = Counter()
+    lines = iter(script)
+    for line in lines:
+        if begin := _COPY.match(line):
+            table = begin[1].decode(errors="replace")
+            rows[table] += 0
+            for row in lines:
+                if row == _END:
+                    break
+                rows[table] += 1
+    return rows
+
+
+def _differences(manifest: Manifest, rows: Counter[str]) -> list[str]:
+    expected = {table.name: table.rows for table in manifest.tables}
+    return [
+        f"{name}: {rows.get(name, 'no')} rows in the dump, {expected.get(name, 'none')} in the manifest"
+        for name in sorted(rows.keys() | expected.keys())
+        if rows.get(name) != expected.get(name)
+    ]

@@ -1,0 +1,248 @@
+"""`frontdesk backup …`: make backups, and prove that they are some."""
+
+import click
+import psycopg.conninfo
+
+from app.backup import contents, folder, prune
+from app.backup.create import create
+from app.backup.drill import EMBEDDED, drill
+from app.backup.folder import State
+from app.backup.places import Place
+from app.backup.reading import intact
+from app.backup.restore import check_empty, restore
+from app.backup.runs import Kind
+from app.backup.verify import verify
+from app.cli import backup_output as output
+from app.cli import console
+from app.config import Settings
+
+_at = click.option(
+    "--at", "address", help="A directory, or an address like s3://bucket/folder; else BACKUP_ADDRESS."
+)
+_name = click.argument("name", required=False)
+
+
+@click.group("backup")
+def backup_commands() -> None:
+    """Backups: made, checked, restored, drilled. NAME is one that `list` shows; without it, the newest."""
+
+
+@backup_commands.command("create")
+@_at
+@console.json_option
+def create_command(address: str | None, as_json: bool) -> None:
+    """Back up the whole database, while it is at work."""
+    with console.opened_desk() as desk, output.progress() as on_progress:
+        place = _place(desk.settings, address)
+        with output.recording(desk.settings, Kind.CREATE) as run:
+            manifest = create(desk.settings, place, on_progress)
+            run.of(manifest)
+    if as_json:
+        console.print_json(
+            {
+                "name": manifest.name,
+                "at": str(place),
+                "taken_at": manifest.taken_at,
+                "seconds": run.seconds,
+                "bytes": manifest.dump_bytes,
+                "sha256": manifest.dump_sha256,
+                "tables": len(manifest.tables),
+                "rows": manifest.rows,
+                "server_version": manifest.server_version,
+                "tool": manifest.tool,
+                "recorded": run.recorded,
+            }
+        )
+    else:
+        console.screen().print(
+            f"{manifest.name} at {place}: {manifest.rows:,} rows of {len(manifest.tables)} tables,"
+            f" {output.size(manifest.dump_bytes)}, in {run.seconds:.1f} s."
+        )
+
+
+@backup_commands.command("list")
+@_at
+@console.json_option
+@click.pass_context
+def list_command(ctx: click.Context, address: str | None, as_json: bool) -> None:
+    """Show the backups, the newest first; exit code 1 when the newest is not complete, or found bad."""
+    settings = console.settings()
+    place = _place(settings, address)
+    found = folder.entries(place)
+    checked = output.checks(settings)
+    if as_json:
+        console.print_json(
+            {"at": str(place), "backups": [output.entry_as_dict(each, checked) for each in found]}
+        )
+    elif found:
+        output.print_entries(found, checked)
+    else:
+        console.screen().print(f"There are no backups at {place}.")
+    if not found or found[0].state is not State.COMPLETE or output.is_bad(found[0], checked):
+        ctx.exit(console.SOMETHING_IS_WRONG)
+
+
+@backup_commands.command("verify")
+@_at
+@_name
+@console.json_option
+@click.pass_context
+def verify_command(ctx: click.Context, address: str | None, name: str | None, as_json: bool) -> None:
+    """Read a backup to its last byte: checksums, and every row decoded; exit code 1 when it is not good."""
+    settings = console.settings()
+    place = _place(settings, address)
+    entry = folder.entry(place, name)
+    with output.progress() as on_progress, output.recording(settings, Kind.VERIFY, entry) as run:
+        problems = verify(place, entry, on_progress)
+        run.found(problems)
+    if as_json:
+        document = {"name": entry.name, "at": str(place), "good": not problems, "problems": problems}
+        console.print_json(document | {"seconds": run.seconds, "recorded": run.recorded})
+    else:
+        output.print_verdict(entry.name, f"every byte read in {run.seconds:.1f} s", problems)
+    if problems:
+        ctx.exit(console.SOMETHING_IS_WRONG)
+
+
+@backup_commands.command("restore")
+@_at
+@_name
+@click.option("--into", "url", help="The URL of an empty database; else DATABASE_URL.")
+@click.option("--no-owner", is_flag=True, help="Give everything to the connecting role, and grant nothing.")
+@click.option("--dry-run", is_flag=True, help="Check the backup and the database, and write nothing.")
+@console.json_option
+@click.pass_context
+def restore_command(
+    ctx: click.Context,
+    address: str | None,
+    name: str | None,
+    url: str | None,
+    no_owner: bool,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Restore into an empty database, and compare what is there then; exit code 1 when it differs.
+
+    Without NAME, the newest complete backup. All of it comes back, or nothing.
+    """
+    settings = console.settings()
+    place = _place(settings, address)
+    entry = folder.entry(place, name, complete=True)
+    target = settings.migration_url() if url is None else _url(url)
+    with output.progress() as on_progress:
+        if dry_run:
+            intact(place, entry, on_progress)
+            with contents.connecting(settings, target) as connection:
+                check_empty(connection)
+                database = connection.info.dbname
+        else:
+            with output.recording(settings, Kind.RESTORE, entry, target) as run:
+                restored = restore(settings, place, entry, target, on_progress, owners=not no_owner)
+                run.found(restored.differences, restored.recovery_seconds)
+    if dry_run:
+        if as_json:
+            console.print_json({"dry_run": True, "name": entry.name, "at": str(place), "database": database})
+        else:
+            console.screen().print(f"{entry.name} is intact and would be restored into {database}.")
+        return
+    if as_json:
+        document = {"dry_run": False, "at": str(place), "missing_roles": restored.missing_roles}
+        console.print_json(output.restored_as_dict(restored) | document | {"recorded": run.recorded})
+    else:
+        output.print_verdict(entry.name, output.restored_as_text(restored), restored.differences)
+        if restored.missing_roles:
+            roles = ", ".join(restored.missing_roles)
+            console.screen().print(
+                f"Owners and grants are left out: not on this server, or not ours: {roles}."
+            )
+    if restored.differences:
+        ctx.exit(console.SOMETHING_IS_WRONG)
+
+
+@backup_commands.command("drill")
+@_at
+@_name
+@click.option(
+    "--server", help=f"Where the scratch database is made: a URL, or {EMBEDDED}; else as DATABASE_URL."
+)
+@console.json_option
+@click.pass_context
+def drill_command(
+    ctx: click.Context, address: str | None, name: str | None, server: str | None, as_json: bool
+) -> None:
+    """Restore a backup into a scratch database, compare every table, and tell how long it took.
+
+    The scratch is dropped in any case. Exit code 1 when the backup is not good.
+    """
+    settings = console.settings()
+    place = _place(settings, address)
+    entry = folder.entry(place, name)
+    if server not in (None, EMBEDDED):
+        server = _url(server)
+    with output.progress() as on_progress, output.recording(settings, Kind.DRILL, entry) as run:
+        found = drill(settings, place, entry, server, on_progress)
+        run.found(found.problems, found.restored.recovery_seconds if found.restored else None)
+    if as_json:
+        document = {"name": entry.name, "good": found.is_good, "problems": found.problems}
+        details = {} if found.restored is None else output.restored_as_dict(found.restored)
+        console.print_json(
+            details | document | {"at": str(place), "where": found.where, "recorded": run.recorded}
+        )
+    else:
+        text = output.restored_as_text(found.restored) if found.restored else ""
+        output.print_verdict(entry.name, f"{text}, in {found.where}, which is dropped", found.problems)
+    if not found.is_good:
+        ctx.exit(console.SOMETHING_IS_WRONG)
+
+
+@backup_commands.command("prune")
+@_at
+@click.option("--keep", type=click.IntRange(min=1), help="Keep the newest so many.")
+@click.option("--days", type=click.IntRange(min=1), help="Keep those that are not older.")
+@click.option("--dry-run", is_flag=True, help="Say what would go, and delete nothing.")
+@console.json_option
+def prune_command(
+    address: str | None, keep: int | None, days: int | None, dry_run: bool, as_json: bool
+) -> None:
+    """Delete the backups that neither --keep nor --days keeps; the last good one stays in any case.
+
+    Which one is good is found out by reading it. Where none is, nothing is deleted.
+    """
+    if keep is None and days is None:
+        raise console.WrongUsage("Give --keep, --days, or both.")
+    place = _place(console.settings(), address)
+    with output.progress() as on_progress:
+        planned = prune.plan(place, keep, days, on_progress)
+    if not dry_run:
+        for entry in planned.deleted:
+            prune.delete(place, entry)
+    if as_json:
+        console.print_json(
+            {
+                "dry_run": dry_run,
+                "at": str(place),
+                "deleted": [each.name for each in planned.deleted],
+                "kept": [each.name for each in planned.kept],
+                "proven": planned.proven and planned.proven.name,
+            }
+        )
+        return
+    screen = console.screen()
+    for entry in planned.deleted:
+        screen.print(f"{entry.name}: {output.size(entry.bytes)} {'would be ' if dry_run else ''}deleted")
+    proven = f"; {planned.proven.name} was read and is good" if planned.proven else ""
+    screen.print(f"{len(planned.deleted)} deleted, {len(planned.kept)} kept{proven}.")
+
+
+def _place(settings: Settings, address: str | None) -> Place:
+    return Place(address or settings.backups_at())
+
+
+def _url(url: str) -> str:
+    """A libpq URL, written as DATABASE_URL may be. Raises WrongUsage that does not quote its password."""
+    url = url.replace("postgresql+psycopg://", "postgresql://", 1)
+    try:
+        psycopg.conninfo.conninfo_to_dict(url)
+    except psycopg.ProgrammingError:
+        raise console.WrongUsage("The URL is not like postgresql://user:password@host:5432/name.") from None
+    return url

@@ -1,0 +1,179 @@
+"""What the commands of `frontdesk backup` share: progress, the log of runs, and how a verdict is shown."""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+from rich.table import Table
+
+from app.backup import contents, runs
+from app.backup.folder import Entry, State
+from app.backup.manifest import Manifest
+from app.backup.reading import OnProgress
+from app.backup.restore import Restored
+from app.backup.runs import Kind, Outcome, Run
+from app.cli import console
+from app.config import Settings
+from app.errors import RAW_ERRORS, FrontdeskError, from_driver
+
+COLOURS = {State.COMPLETE: "green", State.UNFINISHED: "yellow", State.DAMAGED: "bold red"}
+Checks = dict[str, tuple[str, str, datetime]]
+
+
+class Recording:
+    """A run that is going on; what it finds goes into the log when it ends."""
+
+    def __init__(self, entry: Entry | None) -> None:
+        self.name = None if entry is None else entry.name
+        self.manifest = None if entry is None else entry.manifest
+        self.problems: Sequence[str] = ()
+        self.recovery_seconds: float | None = None
+        self.seconds = 0.0
+        self.recorded = False
+
+    def of(self, manifest: Manifest) -> None:
+        """It made this backup."""
+        self.name, self.manifest = manifest.name, manifest
+
+    def found(self, problems: Sequence[str], recovery_seconds: float | None = None) -> None:
+        """What is wrong with the backup, and how long it took to have the data back."""
+        self.problems, self.recovery_seconds = problems, recovery_seconds
+
+
+@contextmanager
+def recording(
+    settings: Settings, kind: Kind, entry: Entry | None = None, url: str | None = None
+) -> Iterator[Recording]:
+    """Measure a run and log what came of it, in the database at `url` or the configured one.
+
+    A database that cannot be written to changes nothing about the backup: that is a warning.
+    """
+    run, begun = Recording(entry), time.monotonic()
+    outcome, problem = Outcome.FAILED, None
+    try:
+        yield run
+        outcome = Outcome.BAD if run.problems else Outcome.GOOD
+        problem = "; ".join(run.problems) or None
+    except (FrontdeskError, *RAW_ERRORS) as error:
+        problem = from_driver(error).message
+        raise
+    finally:
+        run.seconds = round(time.monotonic() - begun, 3)
+        seconds = run.seconds if run.recovery_seconds is None else run.recovery_seconds
+        try:
+            finished = Run(kind, outcome, seconds, run.name, run.manifest, problem)
+            runs.record(settings, url or settings.migration_url(), finished)
+            run.recorded = True
+        except (FrontdeskError, *RAW_ERRORS) as error:
+            if outcome is not Outcome.FAILED:  # then the failure is told, which says more
+                click.echo(f"Warning: this run is not in the log: {from_driver(error).message}", err=True)
+
+
+def checks(settings: Settings) -> Checks | None:
+    """The last check of each backup; None with a warning where the database cannot be asked."""
+    try:
+        with contents.connecting(settings, settings.migration_url()) as connection:
+            return runs.checks(connection)
+    except (FrontdeskError, *RAW_ERRORS) as error:
+        click.echo(f"Warning: what was checked is not known: {from_driver(error).message}", err=True)
+        return None
+
+
+def is_bad(entry: Entry, checked: Checks | None) -> bool:
+    """Whether its last check found the backup bad."""
+    return checked is not None and entry.name in checked and checked[entry.name][1] == Outcome.BAD
+
+
+def entry_as_dict(entry: Entry, checked: Checks | None) -> dict[str, Any]:
+    """One backup for programs; `last_check` is null where none is known."""
+    last = (checked or {}).get(entry.name)
+    return {
+        "name": entry.name,
+        "taken_at": entry.manifest and entry.manifest.taken_at,
+        "state": entry.state,
+        "problem": entry.problem or None,
+        "bytes": entry.bytes,
+        "rows": entry.manifest and entry.manifest.rows,
+        "server_version": entry.manifest and entry.manifest.server_version,
+        "last_check": last and dict(zip(("kind", "outcome", "at"), last, strict=True)),
+    }
+
+
+def print_entries(entries: Sequence[Entry], checked: Checks | None) -> None:
+    """A table for people."""
+    table = Table(box=None, pad_edge=False)
+    for name in ("backup", "state", "size", "rows", "last check"):
+        table.add_column(name, justify="right" if name in ("size", "rows") else "left")
+    for entry in entries:
+        last = (checked or {}).get(entry.name)
+        table.add_row(
+            entry.name,
+            f"[{COLOURS[entry.state]}]{entry.state}[/]"
+            + (f": {escape(entry.problem)}" if entry.problem else ""),
+            size(entry.bytes),
+            f"{entry.manifest.rows:,}" if entry.manifest else "",
+            f"{last[0]} {last[2]:%Y-%m-%d %H:%M}: {last[1]}"
+            if last
+            else "never"
+            if checked is not None
+            else "?",
+        )
+    console.screen().print(table)
+
+
+def restored_as_dict(restored: Restored) -> dict[str, Any]:
+    """What was restored, for programs; times in seconds."""
+    return {
+        "name": restored.manifest.name,
+        "good": not restored.differences,
+        "problems": restored.differences,
+        "rows": restored.manifest.rows,
+        "tables": len(restored.manifest.tables),
+        "recovery_seconds": round(restored.recovery_seconds, 3),
+        "comparison_seconds": round(restored.comparison_seconds, 3),
+    }
+
+
+def restored_as_text(restored: Restored) -> str:
+    """The same for people."""
+    return (
+        f"{restored.manifest.rows:,} rows back in {restored.recovery_seconds:.1f} s,"
+        f" compared in {restored.comparison_seconds:.1f} s"
+    )
+
+
+def print_verdict(name: str, done: str, problems: Sequence[str]) -> None:
+    """`name: good (…)`, or what is wrong, a line each."""
+    screen = console.screen()
+    if not problems:
+        screen.print(f"{name}: [green]good[/] ({escape(done)}).")
+        return
+    screen.print(f"{name}: [bold red]not good[/].")
+    for problem in problems:
+        screen.print(f"  {escape(problem)}")
+
+
+def size(count: int) -> str:
+    """`812 kB`, `1.3 GB`."""
+    number, unit = float(count), "bytes"
+    for larger in ("kB", "MB", "GB", "TB"):
+        if number < 1000:
+            break
+        number, unit = number / 1000, larger
+    return f"{number:.0f} {unit}" if number >= 100 or unit == "bytes" else f"{number:.1f} {unit}"
+
+
+@contextmanager
+def progress() -> Iterator[OnProgress]:
+    """A bar on a terminal's stderr, nothing elsewhere."""
+    screen = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn())
+    with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as bar:
+        task = bar.add_task("starting", total=None)
+        yield lambda what, done, total: bar.update(task, description=what, completed=done, total=total)

@@ -1,0 +1,229 @@
+"""A backup is made, looked at, verified, restored and drilled; what was done is in the log."""
+
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from app.backup import runs
+from tests.backup.conftest import Backup, answer, make
+from tests.servers import execute, url_of
+
+
+@pytest.fixture
+def empty(server_url: str) -> Iterator[str]:
+    """The libpq URL of a database with nothing in it."""
+    execute(server_url, "CREATE DATABASE restored")
+    yield url_of(server_url, "restored")
+    execute(server_url, "DROP DATABASE restored WITH (FORCE)")
+
+
+def value(url: str, query: str) -> object:
+    with psycopg.connect(url) as connection:
+        row = connection.execute(query).fetchone()
+        return row and row[0]
+
+
+def scratches(server_url: str) -> object:
+    return value(server_url, "SELECT count(*) FROM pg_database WHERE datname LIKE 'frontdesk_drill%'")
+
+
+def test_a_backup_says_what_is_in_it(backup: Backup, source: str, address: Path) -> None:
+    made = answer(backup("create", "--json"))
+    manifest = json.loads((address / f"{made['name']}.json").read_text())
+    tables = {table["name"]: table["rows"] for table in manifest["tables"]}
+    assert tables["public.clients"] == 2000
+    assert tables["public.companies"] == 2
+    assert manifest["revision"] == value(source, "SELECT version_num FROM alembic_version")
+    assert manifest["sequences"]["public.clients_id_seq"] == 2000
+    assert value(source, "SELECT current_user::text") in manifest["roles"]
+    assert manifest["dump_sha256"] == made["sha256"]
+    assert made["recorded"] is True
+    assert (address / f"{made['name']}.dump").stat().st_mode & 0o077 == 0, "for nobody else"
+
+
+def test_verify_and_drill_find_a_backup_good(backup: Backup, made: str, server_url: str) -> None:
+    assert answer(backup("verify", "--json"))["good"] is True
+    drilled = answer(backup("drill", "--json"))
+    assert (drilled["name"], drilled["good"], drilled["problems"]) == (made, True, [])
+    assert drilled["recovery_seconds"] > 0
+    assert scratches(server_url) == 0
+    (listed,) = answer(backup("list", "--json"))["backups"]
+    assert listed["last_check"]["kind"] == "drill"
+
+
+def test_every_row_comes_back(backup: Backup, made: str, source: str, empty: str) -> None:
+    assert answer(backup("restore", "--into", empty, "--dry-run", "--json"))["database"] == "restored"
+    assert value(empty, "SELECT count(*) FROM pg_tables WHERE schemaname = 'public'") == 0
+    restored = answer(backup("restore", "--into", empty, "--json"))
+    assert (restored["name"], restored["good"], restored["missing_roles"]) == (made, True, [])
+    rows = "SELECT md5(string_agg(c::text, ',' ORDER BY id)) FROM clients AS c"
+    assert value(empty, rows) == value(source, rows)
+    execute(empty, "INSERT INTO clients (company_id, yclients_id, name) VALUES (1, 9999, 'Ira')")
+    assert value(empty, "SELECT kind FROM backup_runs ORDER BY id DESC") == "restore"
+
+
+def test_a_database_with_anything_in_it_is_refused(
+    backup: Backup, made: str, source: str, empty: str
+) -> None:
+    refused = backup("restore")
+    assert (refused.exit_code, refused.stdout) == (3, "")
+    assert "is not empty (public.alembic_version" in refused.stderr
+    for thing in ("SEQUENCE s", "VIEW v AS SELECT 1", "FUNCTION f() RETURNS int RETURN 1", "SCHEMA other"):
+        execute(empty, f"CREATE {thing}")
+        refused = backup("restore", "--into", empty)
+        assert refused.exit_code == 3
+        assert "is not empty" in refused.stderr
+        execute(empty, f"DROP {thing.split(' AS')[0].split(' RETURNS')[0]}")
+
+
+def test_owners_and_grants_stay_where_their_roles_exist(
+    backup: Backup, source: str, server_url: str, empty: str
+) -> None:
+    execute(server_url, "CREATE ROLE reader")
+    execute(source, "GRANT SELECT ON clients TO reader")
+    granted = "SELECT has_table_privilege('reader', 'clients', 'SELECT')"
+    try:
+        make(backup)
+        answer(backup("restore", "--into", empty, "--json"))
+        assert value(empty, granted) is True
+        execute(empty, "DROP OWNED BY reader")
+    finally:
+        execute(source, "DROP OWNED BY reader")
+        execute(server_url, "DROP ROLE reader")
+
+
+def test_a_server_without_those_roles_still_gets_the_rows(
+    backup: Backup, source: str, server_url: str, empty: str
+) -> None:
+    execute(server_url, "CREATE ROLE gone")
+    execute(source, "ALTER TABLE staff OWNER TO gone")
+    make(backup)
+    execute(source, "REASSIGN OWNED BY gone TO CURRENT_USER")
+    execute(server_url, "DROP ROLE gone")
+    assert answer(backup("restore", "--into", empty, "--json"))["missing_roles"] == ["gone"]
+
+
+def test_writers_work_on_and_the_backup_shows_one_moment(backup: Backup, source: str) -> None:
+    """Manifest and dump come from one snapshot, or a table that grows all the time would differ."""
+    stop = threading.Event()
+
+    def write() -> None:
+        with psycopg.connect(source, autocommit=True) as connection:
+            while not stop.is_set():
+                connection.execute(
+                    "INSERT INTO clients (company_id, name, source) VALUES (1, 'A', 'assistant')"
+                )
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        make(backup)
+    finally:
+        stop.set()
+        writer.join()
+    assert answer(backup("verify", "--json"))["good"] is True
+    assert answer(backup("drill", "--json"))["good"] is True
+
+
+def test_a_drill_without_the_right_to_create_a_database_takes_an_embedded_server(
+    backup: Backup, made: str, source: str, server_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    execute(server_url, "CREATE ROLE plain LOGIN")
+    execute(source, "GRANT pg_read_all_data, pg_write_all_data TO plain")
+    try:
+        monkeypatch.setenv(
+            "DATABASE_URL", f"{source}&user=plain" if "?" in source else f"{source}?user=plain"
+        )
+        drilled = answer(backup("drill", "--json"))
+    finally:
+        execute(source, "DROP OWNED BY plain")
+        execute(server_url, "DROP ROLE plain")
+    assert (drilled["good"], drilled["where"], drilled["recorded"]) == (True, "an embedded server", True)
+
+
+def test_a_scratch_that_a_killed_drill_left_goes_with_the_next(
+    backup: Backup, made: str, server_url: str
+) -> None:
+    execute(server_url, "CREATE DATABASE frontdesk_drill_0123456789ab")
+    answer(backup("drill", "--json"))
+    assert scratches(server_url) == 0
+
+
+def test_another_drill_s_scratch_is_left_alone(
+    backup: Backup, made: str, source: str, server_url: str
+) -> None:
+    name = "frontdesk_drill_0123456789ab"
+    execute(server_url, f"CREATE DATABASE {name}")
+    with psycopg.connect(source) as other:
+        other.execute("SELECT pg_advisory_lock(hashtextextended(%s, 0))", (name,))
+        answer(backup("drill", "--json"))
+        assert scratches(server_url) == 1
+    execute(server_url, f"DROP DATABASE {name}")
+
+
+def test_other_schemas_names_and_tables_are_in_it(backup: Backup, source: str) -> None:
+    execute(
+        source,
+        'CREATE SCHEMA "Other one"',
+        'CREATE TABLE "Other one"."a ""b%" ("x y" text, z float8, t timestamptz DEFAULT now())',
+        """INSERT INTO "Other one"."a ""b%" VALUES ('', 0.1), (NULL, 'NaN'), ('\\.', 1e300)""",
+        "CREATE TABLE parts (n int) PARTITION BY RANGE (n)",
+        "CREATE TABLE parts_1 PARTITION OF parts FOR VALUES FROM (0) TO (10)",
+        "INSERT INTO parts SELECT generate_series(0, 9)",
+        "CREATE TABLE nothing ()",
+        "INSERT INTO nothing DEFAULT VALUES",
+        "CREATE UNLOGGED TABLE fast AS SELECT 1 AS one",
+    )
+    make(backup)
+    assert answer(backup("verify", "--json"))["problems"] == []
+    assert answer(backup("drill", "--json"))["problems"] == []
+
+
+def test_the_log_knows_the_age_and_forgets_what_turned_out_bad(
+    backup: Backup, source: str, address: Path
+) -> None:
+    def last() -> runs.Backups:
+        with psycopg.connect(source, autocommit=True) as connection:
+            return runs.last(connection)
+
+    assert last() == (None, None, None)
+    make(backup)
+    first = last().taken_at
+    assert first is not None
+    assert last().drilled_at is None
+    answer(backup("drill", "--json"))
+    assert last().drilled_at is not None
+    newer = make(backup)
+    assert last().taken_at > first
+    (address / f"{newer}.dump").write_bytes(b"")
+    assert answer(backup("verify", "--json"), 1)["good"] is False
+    assert last().taken_at == first
+
+
+def test_a_backup_is_checked_also_while_the_database_is_away(
+    backup: Backup, made: str, source: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", "postgresql://127.0.0.1:1/none")
+    verified, listed = backup("verify", "--json"), backup("list", "--json")
+    assert (answer(verified)["good"], answer(verified)["recorded"]) == (True, False)
+    assert answer(listed)["backups"][0]["name"] == made
+    assert "Warning: this run is not in the log" in verified.stderr
+    assert "Warning: what was checked is not known" in listed.stderr
+
+
+def test_what_cannot_be_done_is_said_in_one_line(backup: Backup, address: Path) -> None:
+    for arguments, code, words in [
+        (("list",), 3, "does not exist"),
+        (("verify", "frontdesk-20260101T000000Z-0000", "--at", str(address.parent)), 3, "is no backup"),
+        (("restore", "--at", str(address.parent)), 3, "There is no backup that is complete"),
+        (("list", "--at", "zzz://x"), 2, "Protocol not known"),
+        (("prune",), 2, "--keep"),
+    ]:
+        result = backup(*arguments)
+        assert (result.exit_code, result.stdout) == (code, ""), result.output
+        assert words in result.stderr
+        assert len(result.stderr.strip().splitlines()) == 1
