@@ -40,6 +40,12 @@ class Environment:
         """A plain connection: the limit that ours is compared with, and the one that prepares tables."""
         return self.resources.enter_context(psycopg.connect(self.url))
 
+    def new_database(self, name: str) -> str:
+        """The libpq URL of one more database with the schema, on the same server; dropped in the end."""
+        url = _create_database(self.resources, self.url, name)
+        migrations.upgrade(url)
+        return url
+
     def maintain(self, *statements: str) -> None:
         """Run statements outside any transaction: TRUNCATE, VACUUM."""
         self.raw.commit()
@@ -73,7 +79,7 @@ def environment(rows: int) -> Iterator[Environment]:
     """A fresh database with the schema built by the chain of migrations; dropped afterwards."""
     with ExitStack() as resources:
         server_url = os.environ.get("TEST_DATABASE_URL") or _start_server(resources)
-        url = _create_database(resources, server_url)
+        url = _create_database(resources, server_url, "salon")
         migrations.upgrade(url)
         with ExitStack() as inner:  # connections are closed before the database is dropped
             yield Environment(url, rows, inner)
@@ -95,8 +101,8 @@ def _start_server(resources: ExitStack) -> str:
     return str(server.get_uri())
 
 
-def _create_database(resources: ExitStack, server_url: str) -> str:
-    name = f"frontdesk_bench_{os.getpid()}"
+def _create_database(resources: ExitStack, server_url: str, name: str) -> str:
+    name = f"frontdesk_bench_{os.getpid()}_{name}"
 
     def execute(statement: str) -> None:
         with psycopg.connect(server_url, autocommit=True) as connection:

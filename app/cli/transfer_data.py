@@ -1,10 +1,16 @@
 """`frontdesk transfer plan|copy|verify|repair|bench`: what a move does with the data."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import click
+from rich.console import Console
 from rich.markup import escape
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from app.cli import console
+from app.transfer import copy as copying
 from app.transfer import plan
 from app.transfer.findings import Finding
 from app.transfer.sides import Sides
@@ -79,6 +85,67 @@ def _print_findings(title: str, findings: list[Finding]) -> None:
         what = f"{escape(each.problem)}\n[bold]{escape(each.advice)}[/]"
         table.add_row(each.side, escape(f"{each.kind}\n{each.name}"), what)
     console.screen().print(table)
+
+
+@click.command("copy")
+@click.option(
+    "--jobs", type=click.IntRange(1, 16), default=copying.JOBS, help="Connections on each side (2)."
+)
+@click.option("--dry-run", is_flag=True, help="Say what is left to copy, and write nothing.")
+@console.json_option
+def copy_command(jobs: int, dry_run: bool, as_json: bool) -> None:
+    """Copy what legacy holds to primary, beside its writers.
+
+    Killed or interrupted, the same command goes on where it was. What changes meanwhile waits for the relay.
+    """
+    sides = Sides.of(console.settings())
+    with _copy_progress() as on_progress:
+        report = copying.copy(sides, jobs=jobs, dry_run=dry_run, on_progress=on_progress)
+    if as_json:
+        console.print_json(report.as_dict())
+        return
+    screen = console.screen()
+    left = [table for table in report.tables if not table.finished]
+    if dry_run:
+        for table in left:
+            share = f", {table.done / table.blocks:.0%} is there" if table.done else ""
+            screen.print(f"{table.name}: about {table.expected_rows:,} rows{share}", markup=False)
+        screen.print(f"Dry run: {len(left)} of {len(report.tables)} tables are to be copied.")
+        return
+    if report.rows:
+        rate = report.rows / report.seconds
+        screen.print(f"{report.rows:,} rows in {duration(report.seconds)}, {rate:,.0f} rows/s.")
+    later = sum(table.left for table in report.tables)
+    if later:
+        screen.print(f"{later:,} rows had changed since an earlier run: the relay brings them.")
+    screen.print(f"All {len(report.tables)} tables are copied. Next: frontdesk transfer relay")
+
+
+@contextmanager
+def _copy_progress() -> Iterator[copying.OnProgress]:
+    """A bar with rate and time left on a terminal's stderr, nothing elsewhere."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[rate]} rows/s"),
+        TimeRemainingColumn(),
+    )
+    screen = Console(stderr=True)
+    with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as progress:
+        task = progress.add_task("copying", total=None, rate="")
+
+        def show(report: copying.Report) -> None:
+            at_work = [table.name for table in report.tables if table.done and not table.finished]
+            progress.update(
+                task,
+                description=", ".join(at_work) or "copying",
+                completed=sum(table.done for table in report.tables),
+                total=sum(table.blocks for table in report.tables),
+                rate=f"{report.rows / report.seconds:,.0f}" if report.seconds else "",
+            )
+
+        yield show
 
 
 def size(count: float) -> str:

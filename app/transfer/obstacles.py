@@ -67,12 +67,12 @@ def of_side(
     yield from _broken_references(side, tables, others)
     parameters = {"own": SCHEMA, "tables": [table.name for table in tables]}
     for name, part, kind in connection.execute(_ACTIVE, parameters):
-        advice = (
-            f'On {side}: ALTER TABLE {name} DISABLE TRIGGER "{part}" until the move is finished.'
-            if kind == "trigger"
-            else f'On {side}: DROP RULE "{part}" ON {name}.'
-        )
-        yield Finding(kind, f"{name}.{part}", side, "it would act when changes are replayed", advice)
+        if kind == "rule":
+            advice = f'On {side}: DROP RULE "{part}" ON {name}.'
+            yield Finding(kind, f"{name}.{part}", side, "it would act when changes are replayed", advice)
+        else:
+            advice = "Nothing to do: it is switched off in the transactions that replay, and only there."
+            yield Finding(kind, f"{name}.{part}", side, "somebody's own trigger", advice, in_the_way=False)
 
 
 def _server(connection: Connection, side: str, left_out: LeftOut) -> Iterator[Finding]:

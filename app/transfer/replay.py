@@ -202,13 +202,18 @@ def _fetch(source: Connection, target: Connection, number: int, table: Table) ->
 
 def pipe(
     source: Connection, target: Connection, table: Table, query: sql.Composable, into: sql.Composable
-) -> None:
-    """COPY to COPY, row by row: what is on the way needs no memory. `into`: a table, or one with columns."""
+) -> int:
+    """COPY to COPY, row by row: what is on the way needs no memory; the number of rows.
+
+    `into`: a table, or one with columns.
+    """
     out = sql.SQL("COPY ({}) TO STDOUT (FORMAT {})").format(query, table.copy_format)
     in_ = sql.SQL("COPY {} FROM STDIN (FORMAT {})").format(into, table.copy_format)
-    with source.cursor().copy(out) as reader, target.cursor().copy(in_) as writer:
+    cursor = target.cursor()
+    with source.cursor().copy(out) as reader, cursor.copy(in_) as writer:
         for block in reader:
             writer.write(block)
+    return cursor.rowcount
 
 
 def _apply(target: Connection, touched: Sequence[tuple[int, Table]]) -> int:

@@ -37,17 +37,15 @@ CREATE TABLE IF NOT EXISTS {SCHEMA}.moved (
     position integer NOT NULL UNIQUE
 );
 
--- On the side that is copied to: how far each part of a table is. A table is complete when all its parts
--- have finished.
+-- On the side that is copied to: how far each table is. Blocks are those of the source's file: when that is
+-- another one (VACUUM FULL), they mean nothing any more.
 CREATE TABLE IF NOT EXISTS {SCHEMA}.copied (
-    table_name text NOT NULL,
-    part integer NOT NULL DEFAULT 0,
-    after_key text[],
-    until_key text[],
+    table_name text PRIMARY KEY,
+    file oid NOT NULL,
+    next_block bigint NOT NULL DEFAULT 0,
     rows bigint NOT NULL DEFAULT 0,
-    started_at timestamptz NOT NULL DEFAULT now(),
-    finished_at timestamptz,
-    PRIMARY KEY (table_name, part)
+    started_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    finished_at timestamptz
 );
 
 -- On the side that is relayed from: the last round.

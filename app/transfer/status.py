@@ -131,10 +131,9 @@ def log(connection: psycopg.Connection[Any]) -> tuple[int, float]:
 
 
 def copied_tables(connection: psycopg.Connection[Any]) -> list[str]:
-    """The tables of which every part has been copied to this side."""
+    """The tables that have been copied to this side as a whole."""
     rows = connection.execute(
-        f"SELECT table_name FROM {SCHEMA}.copied GROUP BY table_name"
-        " HAVING bool_and(finished_at IS NOT NULL) ORDER BY table_name"
+        f"SELECT table_name FROM {SCHEMA}.copied WHERE finished_at IS NOT NULL ORDER BY table_name"
     )
     return [name for (name,) in rows]
 

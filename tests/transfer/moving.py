@@ -21,7 +21,8 @@ def copy_by_the_log(sides: Sides) -> None:
                 )
             )
             primary.execute(
-                f"INSERT INTO {SCHEMA}.copied (table_name, finished_at) VALUES (%s, now())", (table.name,)
+                f"INSERT INTO {SCHEMA}.copied (table_name, file, finished_at) VALUES (%s, 0, now())",
+                (table.name,),
             )
     drain(sides)
 

@@ -72,12 +72,6 @@ def test_two_databases_at_head_are_ready(examine: Examine, run: Callable[..., Re
 
 # What is in the way wherever it is: kind and name that the plan gives it.
 OBSTACLES = {
-    "CREATE FUNCTION touch() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'": (
-        "function|public.touch()"
-    ),
-    "CREATE TRIGGER touch BEFORE UPDATE ON clients FOR EACH ROW EXECUTE FUNCTION touch()": (
-        "trigger|public.clients.touch"
-    ),
     "CREATE RULE none AS ON DELETE TO staff DO INSTEAD NOTHING": "rule|public.staff.none",
     "CREATE TABLE extra1 (id int)": "table|public.extra1",
     "CREATE TABLE extra2 (id int PRIMARY KEY, company_id bigint"
@@ -159,6 +153,16 @@ def test_what_cannot_be_moved_is_named_with_its_side(side: str, shared_sides: tu
         found = examine([f"public.extra{number}" for number in range(1, 5)])
     expected = {(*each.split("|"), side) for each in OBSTACLES.values()}
     assert expected - {(each.kind, each.name, each.side) for each in found.in_the_way} == set()
+
+
+def test_a_trigger_on_both_sides_is_good_to_know(shared_sides: tuple[str, str]) -> None:
+    statements = (
+        "CREATE FUNCTION touch() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'",
+        "CREATE TRIGGER touch BEFORE UPDATE ON clients FOR EACH ROW EXECUTE FUNCTION touch()",
+    )
+    with changed(shared_sides, "primary", *statements) as examine:
+        found = [each for each in examine().findings if each.name == "public.clients.touch"]
+    assert [each.in_the_way for each in found] == [True, False]  # only primary has it; it is switched off
 
 
 def test_rows_on_primary_are_in_the_way_and_on_legacy_are_not(shared_sides: tuple[str, str]) -> None:

@@ -1,0 +1,91 @@
+"""P12 and P13: a move's copy beside one plain stream, and its verification beside a plain sum of hashes."""
+
+from contextlib import closing
+
+import psycopg
+
+from app.transfer import capture, schema
+from app.transfer.copy import copy
+from app.transfer.sides import Side, Sides
+from app.transfer.start import start
+from benchmarks.environment import Environment
+from benchmarks.harness import Benchmark, Peer, Target, stopwatch
+
+ROWS = 25  # times the clients of a salon: 500,000
+
+_FILL = """
+    INSERT INTO clients (company_id, yclients_id, name, phone, email, visit_count, total_spent, search_name)
+    SELECT 1, n, 'Client ' || n, '+7968' || lpad(n::text, 7, '0'), 'c' || n || '@example.com',
+        n / 100, n * 1.5, 'client ' || n
+    FROM generate_series(1, {rows}) AS n
+"""
+
+
+class Move:
+    """A legacy with many clients, a primary, and a third database for what is compared with a move."""
+
+    def __init__(self, environment: Environment) -> None:
+        self.rows = environment.rows * ROWS
+        self.sides = Sides(
+            Side("legacy", environment.new_database("legacy")),
+            Side("primary", environment.new_database("primary")),
+        )
+        self.plain = environment.new_database("plain")
+        execute(
+            self.sides.legacy.url,
+            "INSERT INTO companies (company_id, title) VALUES (1, 'Salon')",
+            _FILL.format(rows=self.rows),
+            "VACUUM (ANALYZE) clients",
+        )
+
+    def begin(self) -> None:
+        """Start the move (anew): primary is empty, capture stands on both sides."""
+        for side in self.sides:
+            with closing(side.connect()) as connection:
+                capture.drop_triggers(connection)
+                if schema.exists(connection):
+                    schema.drop(connection)
+        execute(self.sides.primary.url, "TRUNCATE companies CASCADE", "CHECKPOINT")
+        start(self.sides)
+
+
+def copying(environment: Environment) -> list[Benchmark]:
+    """P12."""
+    move = Move(environment)
+
+    def ours() -> float:
+        move.begin()
+        with stopwatch() as watch:
+            report = copy(move.sides)
+        assert report.rows == move.rows + 1, report
+        return move.rows / watch.seconds
+
+    def one_stream() -> float:
+        execute(
+            move.plain,
+            "TRUNCATE companies CASCADE",
+            "INSERT INTO companies (company_id, title) VALUES (1, 'Salon')",
+            "CHECKPOINT",
+        )
+        with (
+            closing(psycopg.connect(move.sides.legacy.url)) as source,
+            closing(psycopg.connect(move.plain)) as target,
+            stopwatch() as watch,
+        ):
+            with (
+                source.cursor().copy("COPY clients TO STDOUT (FORMAT binary)") as reader,
+                target.cursor().copy("COPY clients FROM STDIN (FORMAT binary)") as writer,
+            ):
+                for data in reader:
+                    writer.write(data)
+            target.commit()
+        return move.rows / watch.seconds
+
+    peer = Peer("psycopg: COPY binary to COPY binary, one stream", one_stream, Target(at_least=0.85))
+    return [Benchmark("P12", f"transfer copy, {move.rows:,} clients", "rows/s", ours, [peer], repeats=5)]
+
+
+def execute(url: str, *statements: str) -> None:
+    with psycopg.connect(url, autocommit=True) as connection:
+        for statement in statements:
+            connection.execute(statement)

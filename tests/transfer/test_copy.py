@@ -1,0 +1,291 @@
+"""The copy: whole, beside writers, and after whatever has ended it, without a row lost or overwritten."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from contextlib import closing
+from typing import Any
+
+import psycopg
+import pytest
+from click.testing import CliRunner
+
+from app.cli import main
+from app.database.checksum import root_sql
+from app.errors import ConflictError, InvalidInputError
+from app.models import Base
+from app.transfer import chunks
+from app.transfer import copy as copying
+from app.transfer.copy import copy
+from app.transfer.relay import drain
+from app.transfer.sides import Side, Sides
+from app.transfer.start import start
+from app.transfer.status import Stage, status
+from app.transfer.tables import moved_tables
+from tests.transfer.moving import rows
+
+Connection = psycopg.Connection[Any]
+
+TABLES = len(Base.metadata.tables)
+SALON = (
+    "INSERT INTO companies (company_id, title) VALUES (1, 'Salon'), (2, 'Ира')",
+    "INSERT INTO clients (company_id, yclients_id, name, email, comment)"
+    " SELECT 1 + n % 2, n, 'Client ' || n, CASE n % 3 WHEN 1 THEN '' WHEN 2 THEN E'a\\tb\\\\\n' END,"
+    " repeat('long ', n % 700) FROM generate_series(1, 600) AS n",
+    "INSERT INTO bookings (company_id, yclients_record_id, starts_at, ends_at)"
+    " SELECT 1, n, now(), now() + interval '1 hour' FROM generate_series(1, 200) AS n",
+    "INSERT INTO booking_services (company_id, booking, position, service_id)"
+    " SELECT company_id, id, 0, 7 FROM bookings",
+    "INSERT INTO booking_slots (company_id, booking, staff_id, claim, during) SELECT company_id, id, id,"
+    " int8range(NULL, NULL), tstzrange(starts_at, ends_at) FROM bookings",
+    "INSERT INTO dialog_contexts (company_id, user_id, context) VALUES (1, 'a', 'null'), (1, 'b', '{}')",
+)
+# Whatever can happen to rows between two runs.
+CHANGES = (
+    "UPDATE clients SET name = name || '!' WHERE id % 3 = 0",  # moves them to other blocks
+    "DELETE FROM clients WHERE id % 7 = 0",
+    "UPDATE clients SET yclients_id = 10000 + yclients_id",
+    "UPDATE clients SET yclients_id = 20601 - yclients_id",  # each takes another one's number
+    "INSERT INTO clients (company_id, yclients_id, name) SELECT 2, n, 'new' FROM generate_series(1, 50) AS n",
+    "INSERT INTO bookings (company_id, yclients_record_id, starts_at, ends_at)"
+    " SELECT 1, n, now(), now() + interval '1 hour' FROM generate_series(1000, 1050) AS n",
+    "UPDATE bookings SET id = id + 5000 WHERE id > 240",
+    "INSERT INTO booking_services (company_id, booking, position, service_id)"
+    " SELECT company_id, id, 1, 8 FROM bookings",
+)
+
+
+@pytest.fixture
+def salon(sides: Sides, legacy: Connection) -> Sides:
+    for statement in SALON:
+        legacy.execute(statement)
+    return sides
+
+
+@pytest.fixture
+def small_stretches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A block at a time."""
+    monkeypatch.setattr(copying, "MOST_BLOCKS", 1)
+    monkeypatch.setattr(copying, "FIRST_BLOCKS", 1)
+
+
+class KilledError(Exception):
+    """As if the process had ended here."""
+
+
+def kill_at(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """The stretch of that number, counted over all tables, is never begun."""
+    count = iter(range(1, 1000))
+    original = chunks.copy_stretch
+
+    def stretch(*arguments: Any) -> tuple[int, int]:
+        if next(count) >= number:
+            raise KilledError
+        return original(*arguments)
+
+    monkeypatch.setattr(copying, "copy_stretch", stretch)
+
+
+def test_everything_is_there_afterwards(salon: Sides) -> None:
+    start(salon)
+    assert status(salon).stage is Stage.COPYING
+    report = copy(salon)
+    assert rows(salon.primary) == rows(salon.legacy)
+    assert report.rows == sum(len(each) for each in rows(salon.legacy).values())
+    found = status(salon)
+    assert (found.stage, found.copied, found.marks, found.in_the_way) == (Stage.RELAYING, TABLES, 0, [])
+    again = copy(salon)
+    assert (again.rows, again.is_complete) == (0, True)
+
+
+@pytest.mark.usefixtures("small_stretches")
+@pytest.mark.parametrize(
+    "number", [pytest.param(number, marks=pytest.mark.full) for number in (1, 2, 5, 9, 20)] + [4, 15]
+)
+def test_a_copy_goes_on_where_it_was_killed_whatever_has_changed(
+    salon: Sides, legacy: Connection, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    start(salon)
+    with monkeypatch.context() as patch:
+        kill_at(patch, number)
+        with pytest.raises(KilledError):
+            copy(salon)
+    for statement in CHANGES:
+        legacy.execute(statement)
+    report = copy(salon)
+    assert report.is_complete
+    if number == 15:
+        assert sum(table.left for table in report.tables) > 0
+    drain(salon)
+    assert rows(salon.primary) == rows(salon.legacy)
+
+
+@pytest.mark.usefixtures("small_stretches")
+def test_a_table_that_was_rewritten_meanwhile_is_copied_anew(
+    salon: Sides, legacy: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start(salon)
+    with monkeypatch.context() as patch:
+        kill_at(patch, 12)
+        with pytest.raises(KilledError):
+            copy(salon)
+    legacy.execute("DELETE FROM clients WHERE id <= 100")
+    legacy.execute("VACUUM FULL clients")  # block numbers mean other rows now
+    copy(salon)
+    drain(salon)
+    assert rows(salon.primary) == rows(salon.legacy)
+
+
+def test_a_copy_beside_writers_loses_nothing(salon: Sides, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(copying, "MOST_BLOCKS", 2)
+    start(salon)
+    stop = threading.Event()
+
+    def write(seed: int) -> None:
+        with psycopg.connect(salon.legacy.url, autocommit=True) as connection:
+            number = seed
+            while not stop.is_set():
+                number += 10
+                connection.execute(
+                    "WITH booked AS ("
+                    "INSERT INTO bookings (company_id, yclients_record_id, starts_at, ends_at)"
+                    " VALUES (2, %s, now(), now() + interval '1 hour') RETURNING company_id, id)"
+                    " INSERT INTO booking_services (company_id, booking, position, service_id)"
+                    " SELECT company_id, id, 0, 1 FROM booked",
+                    (number,),
+                )
+                connection.execute("UPDATE clients SET visit_count = 1 WHERE id %% 5 = %s", (seed,))
+                connection.execute("DELETE FROM clients WHERE id = %s", (number % 600,))
+
+    writers = [threading.Thread(target=write, args=(seed,)) for seed in (1, 2)]
+    for writer in writers:
+        writer.start()
+    try:
+        time.sleep(0.2)
+        copy(salon)
+    finally:
+        stop.set()
+        for writer in writers:
+            writer.join()
+    drain(salon)
+    assert rows(salon.primary) == rows(salon.legacy)
+
+
+def test_any_table_is_copied_as_it_is(sides: Sides, legacy: Connection, primary: Connection) -> None:
+    for connection in (legacy, primary):
+        connection.execute("CREATE TYPE mood AS ENUM ('sad', 'glad')")
+        connection.execute(
+            'CREATE TABLE "Odd Names" (key text, "no" int GENERATED ALWAYS AS IDENTITY, parent text,'
+            " twice int GENERATED ALWAYS AS (n * 2) STORED, n int, moods mood[], data json, gone int,"
+            ' PRIMARY KEY (key, "no"), UNIQUE (key),'
+            ' FOREIGN KEY (parent) REFERENCES "Odd Names" (key) DEFERRABLE)'
+        )
+        connection.execute('ALTER TABLE "Odd Names" DROP COLUMN gone')
+        connection.execute(
+            "CREATE FUNCTION spoil() RETURNS trigger LANGUAGE plpgsql"
+            " AS 'BEGIN NEW.n := COALESCE(NEW.n, 0) + 1; RETURN NEW; END'"
+        )
+    legacy.execute(
+        'INSERT INTO "Odd Names" (key, parent, n, moods, data) VALUES'
+        " ('б', 'a', 1, '{sad,glad,NULL}', 'null'), ('a', NULL, NULL, '{}', NULL),"
+        " ('', 'б', 0, NULL, '[1 ]')"
+    )
+    for connection in (legacy, primary):
+        connection.execute(
+            'CREATE TRIGGER spoil BEFORE INSERT ON "Odd Names" FOR EACH ROW EXECUTE FUNCTION spoil()'
+        )
+    start(sides, include=["public.Odd Names"], leave_out=["public.spoil()", "public.mood"])
+    assert copy(sides).is_complete
+    drain(sides)
+    assert rows(sides.primary) == rows(sides.legacy)
+    assert len(rows(sides.primary)["public.Odd Names"]) == 3
+    row = primary.execute("SELECT data IS NULL FROM \"Odd Names\" WHERE key = 'б'").fetchone()
+    assert row == (False,)
+
+
+def test_a_rehearsal_writes_nothing_not_even_after_a_part_was_copied(
+    salon: Sides, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start(salon)
+    with monkeypatch.context() as patch:
+        patch.setattr(copying, "MOST_BLOCKS", 1)
+        patch.setattr(copying, "FIRST_BLOCKS", 1)
+        kill_at(patch, 8)
+        with pytest.raises(KilledError):
+            copy(salon)
+
+    def everything() -> Any:
+        with closing(salon.primary.connect()) as connection:
+            progress = connection.execute("SELECT * FROM frontdesk_transfer.copied ORDER BY 1").fetchall()
+        return progress, rows(salon.primary)
+
+    before = everything()
+    report = copy(salon, dry_run=True)
+    assert not report.is_complete
+    assert everything() == before
+
+
+def test_two_copies_at_once_are_one_too_many(salon: Sides) -> None:
+    start(salon)
+    with closing(salon.primary.connect()) as other:
+        other.execute("SELECT pg_advisory_lock(%s)", (copying.COPY_LOCK,))
+        with pytest.raises(ConflictError, match="under way"):
+            copy(salon)
+
+
+def test_nothing_is_copied_before_capture_stands(sides: Sides, legacy: Connection) -> None:
+    with pytest.raises(InvalidInputError, match="transfer start"):
+        copy(sides)
+    start(sides)
+    legacy.execute("ALTER TABLE clients DISABLE TRIGGER frontdesk_transfer_insert")
+    with pytest.raises(ConflictError, match=r"public\.clients are not captured on legacy"):
+        copy(sides)
+
+
+def test_the_command_says_what_it_has_done(salon: Sides, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LEGACY_DATABASE_URL", salon.legacy.url)
+    monkeypatch.setenv("DATABASE_URL", salon.primary.url)
+
+    def run(*arguments: str) -> Any:
+        result = CliRunner().invoke(main, ["transfer", *arguments])
+        assert result.exit_code == 0, result.output
+        return result
+
+    run("start")
+    assert f"{TABLES} of {TABLES} tables are to be copied" in run("copy", "--dry-run").stdout
+    document = json.loads(run("copy", "--json", "--jobs", "3").stdout)
+    assert (document["complete"], document["rows"]) == (True, 1204)
+    assert f"All {TABLES} tables are copied" in run("copy").stdout
+
+
+def test_a_copy_that_is_killed_goes_on(salon: Sides, legacy: Connection) -> None:
+    legacy.execute(
+        "INSERT INTO clients (company_id, yclients_id, name)"
+        " SELECT 1, n, 'Client ' || n FROM generate_series(1000, 30000) AS n"
+    )
+    start(salon)
+    environment = {"LEGACY_DATABASE_URL": salon.legacy.url, "DATABASE_URL": salon.primary.url}
+    command = [sys.executable, "-c", "from app.cli import main; main()", "transfer", "copy"]
+    process = subprocess.Popen(command, env=os.environ | environment, stderr=subprocess.PIPE)
+    query = "SELECT coalesce(max(next_block), 0) FROM frontdesk_transfer.copied"
+    with closing(salon.primary.connect()) as primary:
+        while process.poll() is None:
+            if (row := primary.execute(query).fetchone()) and row[0] > 1:
+                process.kill()
+    process.communicate()
+    assert process.returncode == -9
+    assert not copy(salon, dry_run=True).is_complete
+    assert copy(salon).is_complete
+    assert contents(salon.primary) == contents(salon.legacy)
+
+
+def contents(side: Side) -> dict[str, Any]:
+    """Rows and root of each table: where there are too many rows to look at."""
+    with closing(side.connect()) as connection:
+        return {
+            table.name: connection.execute(root_sql(table.schema, table.bare_name, table.columns)).fetchone()
+            for table in moved_tables(connection)
+        }
