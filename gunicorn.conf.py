@@ -105,7 +105,7 @@ def post_worker_init(worker: Any) -> None:
         give_up_on_silence(listener.sock)
     worker.wsgi.extensions["admission"].limit_to(worker.cfg.threads)
     database = worker.wsgi.extensions["desk"].database
-    database.pool.open()
+    database.open()
     worker.wsgi.extensions["status"].history.start()
     if worker.age == 1:  # the first one speaks for all
         threading.Thread(target=budget.tell, args=(database, worker.cfg.workers), daemon=True).start()

@@ -60,6 +60,9 @@ class Settings(BaseSettings):
 
     database_url: SecretStr | None = None
     legacy_database_url: SecretStr | None = None
+    transfer_pin: Literal["legacy", "primary"] | None = None
+    transfer_capture: bool = True
+    transfer_compare_reads: float = Field(0, ge=0, le=1)
     direct_database_url: SecretStr | None = None
     environment: Literal["development", "test", "production"] = "development"
     service_name: str = Field("frontdesk", min_length=1, max_length=63, pattern=r"^[\w.-]+$")
@@ -102,7 +105,7 @@ class Settings(BaseSettings):
     def _is_a_postgresql_url(cls, value: SecretStr | None) -> SecretStr | None:
         if value is None:
             return None
-        url = value.get_secret_value().replace("postgresql+psycopg://", "postgresql://", 1)
+        url = _plain(value.get_secret_value())
         # The reason is dropped on purpose: libpq quotes the part it cannot read, which may be the password.
         try:
             port = psycopg.conninfo.conninfo_to_dict(url).get("port") or "5432"
@@ -255,9 +258,9 @@ def _together(given: dict[str, Any]) -> list[tuple[str, str]]:
     if given.get("environment") == "production":
         if not given.get("database_url"):
             problems.append(("database_url", "is required in production"))
-        disabled = str(given.get("sentry_enabled", True)).lower() in ("false", "0", "no", "off", "f", "n")
-        if not given.get("sentry_dsn") and not disabled:
+        if not given.get("sentry_dsn") and not _is_off(given.get("sentry_enabled", True)):
             problems.append(("sentry_dsn", "is required in production, or SENTRY_ENABLED=false on purpose"))
+    problems += _of_a_move(given)
     if given.get("postgres_pooler") and not given.get("direct_database_url"):
         problems.append(("direct_database_url", "is required with POSTGRES_POOLER, for migrations and locks"))
     for low, high in _ORDERED:
@@ -268,6 +271,52 @@ def _together(given: dict[str, Any]) -> list[tuple[str, str]]:
         if wrong:
             problems.append((low, f"is greater than {high.upper()}"))
     return problems
+
+
+def _of_a_move(given: dict[str, Any]) -> list[tuple[str, str]]:
+    """The rules for two databases of which one is live."""
+    legacy = given.get("legacy_database_url")
+    pinned = bool(given.get("transfer_pin"))
+    is_uncaptured = _is_off(given.get("transfer_capture", True))
+    compares = str(given.get("transfer_compare_reads") or "0").strip("0.") != ""
+    asked = {"transfer_pin": pinned, "transfer_capture": is_uncaptured, "transfer_compare_reads": compares}
+    if not legacy:
+        reason = "needs LEGACY_DATABASE_URL: without it there is one database, and nothing is moved"
+        return [(name, reason) for name, is_set in asked.items() if is_set]
+    problems = []
+    if _same_database(legacy, given.get("database_url")):
+        problems.append(("legacy_database_url", "is the same database as DATABASE_URL"))
+    if compares and pinned:
+        reason = "cannot be used with TRANSFER_PIN: a pinned process never looks at the other side"
+        problems.append(("transfer_compare_reads", reason))
+    if compares and is_uncaptured:
+        reason = "cannot be used with TRANSFER_CAPTURE=off: nothing keeps the sides alike, every read differs"
+        problems.append(("transfer_compare_reads", reason))
+    return problems
+
+
+def _same_database(*urls: Any) -> bool:
+    """Whether the URLs name one database; those that cannot be read are reported by their own check."""
+    places = []
+    for url in urls:
+        text = url.get_secret_value() if isinstance(url, SecretStr) else str(url or "")
+        try:
+            parts = psycopg.conninfo.conninfo_to_dict(_plain(text))
+        except psycopg.ProgrammingError:
+            return False
+        places.append(
+            (parts.get("host"), parts.get("hostaddr"), str(parts.get("port") or 5432), parts.get("dbname"))
+        )
+    return len(set(places)) == 1
+
+
+def _plain(url: str) -> str:
+    """The URL as libpq takes it."""
+    return url.replace("postgresql+psycopg://", "postgresql://", 1)
+
+
+def _is_off(value: Any) -> bool:
+    return str(value).lower() in ("false", "0", "no", "off", "f", "n")
 
 
 def _is_open_to_others(url: str) -> bool:

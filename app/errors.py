@@ -77,6 +77,10 @@ class UnavailableError(FrontdeskError):
     retryable = True
 
 
+class NoConnectionError(UnavailableError):
+    """No connection to the database was free or could be made in time; nothing was sent to it."""
+
+
 class PermanentlyUnavailableError(UnavailableError):
     """The database refused the connection; check user, password and database name in DATABASE_URL."""
 
@@ -119,6 +123,7 @@ _BY_SQLSTATE: dict[str, type[FrontdeskError]] = {
     "57P03": UnavailableError,
     "57P05": UnavailableError,
     "25006": UnavailableError,  # a read-only standby
+    "FD001": FencedError,  # the move's own triggers
 }
 _BY_CLASS: dict[str, type[FrontdeskError]] = {
     "08": UnavailableError,
@@ -134,7 +139,7 @@ def from_driver(error: BaseException) -> FrontdeskError:
     if isinstance(error, sqlalchemy.exc.DBAPIError) and error.orig is not None:
         error = error.orig
     if isinstance(error, psycopg_pool.PoolTimeout):
-        return UnavailableError(
+        return NoConnectionError(
             "No connection to the database within POSTGRES_CONNECTION_TIMEOUT: "
             "the pool is exhausted or the database is down."
         )

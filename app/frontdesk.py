@@ -7,7 +7,7 @@ from typing import Self, TypeVar
 from app.config import Settings
 from app.data_layer import DataLayer
 from app.database import budget
-from app.database.database import Database
+from app.database.moving import database_of
 from app.observability.start import start
 from app.unit_of_work import UnitOfWork, Units, checked_company_id
 from app.whatsapp.encryption import Vault
@@ -30,7 +30,7 @@ class Frontdesk:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.database = Database(settings, settings.primary_url())
+        self.database = database_of(settings)
         self.units = Units(self.database)
         self._vault = Vault.of(settings)
         self._retention = Retention.of(settings)
@@ -58,7 +58,8 @@ class Frontdesk:
         return self.units.open(company_id)
 
     def transact(self, company_id: int, work: Callable[[UnitOfWork], T]) -> T:
-        """Run `work` in a unit of work; run it again after a deadlock or a serialization failure.
+        """Run `work` in a unit of work; run it again after a deadlock or a serialization failure, and on
+        the database that became live where this one is moved.
 
         `work` may run several times, so it must not have effects outside the database.
         """

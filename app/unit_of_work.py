@@ -13,8 +13,16 @@ from tenacity.wait import wait_random_exponential
 
 from app.database.connection import set_locally
 from app.database.database import Connection, Database
+from app.database.moving import AnyDatabase
 from app.database.query import PoolReader, SessionReader
-from app.errors import RAW_ERRORS, FrontdeskError, InvalidInputError, RetryableConflictError, from_driver
+from app.errors import (
+    RAW_ERRORS,
+    FencedError,
+    FrontdeskError,
+    InvalidInputError,
+    RetryableConflictError,
+    from_driver,
+)
 from app.observability import work
 from app.repositories import Repositories
 from app.repositories.base import Scope
@@ -60,14 +68,20 @@ class UnitOfWork(Repositories):
                 self._refuse_failed()
                 self.session.commit()
         except RAW_ERRORS as failure:
-            raise from_driver(failure) from failure
+            raise self._known(failure) from failure
         finally:
             work.end(self._begun)
             self._release()
             if self.companies.was_written:
                 self._scopes.forget(self.scope.company_id)
         if isinstance(error, RAW_ERRORS):
-            raise from_driver(error) from error
+            raise self._known(error) from error
+
+    def _known(self, error: BaseException) -> FrontdeskError:
+        failure = from_driver(error)
+        # The next unit of work looks first where the live database is.
+        self._database.is_fenced |= isinstance(failure, FencedError)
+        return failure
 
     def _release(self) -> None:
         """Roll back what was not committed, and give the connection back."""
@@ -100,29 +114,32 @@ class UnitOfWork(Repositories):
 
 
 class Units:
-    """Opens units of work on one database, runs them again where that helps, lends lone reads."""
+    """Opens units of work on the live database, runs them again where that helps, lends lone reads."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: AnyDatabase) -> None:
         self.database = database
         self._reader = PoolReader(database)
         self.scopes = Scopes(self._reader)
 
     def open(self, company_id: int) -> UnitOfWork:
         """One transaction of one company, as a `with` block."""
-        return UnitOfWork(self.database, self._scope(company_id), self.scopes)
+        scope = self._scope(company_id)
+        return UnitOfWork(self.database.live(), scope, self.scopes)
 
     def reading(self, company_id: int) -> Repositories:
         """Repositories for lone reads: each method is one statement outside a transaction."""
         return Repositories(self._scope(company_id), self._reader)
 
     def transact(self, company_id: int, work: Callable[[UnitOfWork], T]) -> T:
-        """Run `work` in a unit of work; run it again after a deadlock or a serialization failure.
+        """Run `work` in a unit of work; run it again after a deadlock or a serialization failure, and on
+        the database that became live where this one is moved.
 
         `work` may run several times, so it must not have effects outside the database.
         """
+        scope = self._scope(company_id)
 
-        def attempt() -> T:
-            with self.open(company_id) as uow:
+        def attempt(database: Database) -> T:
+            with UnitOfWork(database, scope, self.scopes) as uow:
                 return work(uow)
 
         again = Retrying(
@@ -132,7 +149,7 @@ class Units:
             before_sleep=before_sleep_log(log, logging.INFO),
             reraise=True,
         )
-        return again(attempt)
+        return self.database.follow(lambda database: again(attempt, database))
 
     def _scope(self, company_id: int) -> Scope:
         try:

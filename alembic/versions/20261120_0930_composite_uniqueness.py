@@ -81,8 +81,7 @@ def merge_duplicates(table: str) -> None:
     rule = dedupe.RULES[table]
     for group in dedupe.find_groups(changes.bind(), rule):
         changes.commit()  # each group in a transaction of its own
-        while dedupe.merge(changes.bind(), rule, group):
-            changes.commit()
+        dedupe.merge(changes.bind(), rule, group)
     changes.commit()
 
 

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 import psycopg
 
 from app.config import Settings
-from app.database.database import Connection, Database
+from app.database.database import Connection
+from app.database.moving import AnyDatabase
+from app.errors import FencedError, UnavailableError
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +89,7 @@ def measure(connection: Connection, settings: Settings, workers: int = 1) -> Bud
     )
 
 
-def tell(database: Database, workers: int = 1) -> None:
+def tell(database: AnyDatabase, workers: int = 1) -> None:
     """Log at start how the connections of all services fit the server."""
     if database.settings.postgres_pooler:
         return  # the server's connections are the pooler's; `frontdesk doctor` says more
@@ -96,5 +98,8 @@ def tell(database: Database, workers: int = 1) -> None:
             found = measure(connection, database.settings, workers)
     except psycopg.Error as error:
         log.warning("The connection budget could not be checked (%s)", error.sqlstate or "no connection")
+        return
+    except (UnavailableError, FencedError) as error:  # no side of a move can be asked now
+        log.warning("The connection budget could not be checked: %s", error.message)
         return
     log.log(logging.INFO if found.fits else logging.WARNING, "Connection budget: %s", found)

@@ -1,6 +1,8 @@
 """How a connection is made: session settings, and a deadline for a server that cannot time itself out."""
 
-from typing import Any, ClassVar, TypeVar
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
 
 import psycopg
 import psycopg.conninfo
@@ -21,7 +23,7 @@ class DeadlineConnection(psycopg.Connection[Any]):
     did with the statement is unknown then, so the connection is closed.
     """
 
-    query_timeout: ClassVar[float] = 60.0  # seconds
+    query_timeout: float = 60.0  # seconds
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -45,6 +47,17 @@ class DeadlineConnection(psycopg.Connection[Any]):
         except psycopg.errors._WaitTimeout as error:  # psycopg has no public name for it
             self.pgconn.finish()
             raise ClientDeadlineExceeded("the server did not answer in time") from error
+
+
+@contextmanager
+def give_up_after(seconds: float, connection: psycopg.Connection[Any]) -> Iterator[None]:
+    """Let a connection of ours give up on a silent server so soon, for as long as the block takes."""
+    assert isinstance(connection, DeadlineConnection)  # noqa: S101 - all that a pool of ours makes
+    usual, connection.query_timeout = connection.query_timeout, seconds
+    try:
+        yield
+    finally:
+        connection.query_timeout = usual
 
 
 def connection_class(settings: Settings) -> type[DeadlineConnection]:

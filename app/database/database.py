@@ -1,19 +1,26 @@
 """One process's way to PostgreSQL: a psycopg pool, and SQLAlchemy's engine on top of it."""
 
 import os
+import threading
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import TypeVar
+from contextlib import closing, contextmanager, suppress
+from typing import Self, TypeVar
 
 import psycopg
+from psycopg_pool import PoolClosed
 from sqlalchemy import Engine, create_engine
 from sqlalchemy.pool import NullPool
 
 from app.config import Settings
-from app.database.connection import connection_class, connection_parameters, set_locally
+from app.database.connection import (
+    connection_class,
+    connection_parameters,
+    give_up_after,
+    set_locally,
+)
 from app.database.pool import Connection, WatchedPool
-from app.errors import ClientDeadlineExceeded, UnavailableError
+from app.errors import ClientDeadlineExceeded, FencedError, UnavailableError
 from app.observability import metrics
 
 T = TypeVar("T")
@@ -31,6 +38,7 @@ class Database:
     def __init__(self, settings: Settings, url: str) -> None:
         """Connect to nothing yet. `url` is a libpq URL."""
         self.settings = settings
+        self.is_fenced = False  # somebody was refused here: see app/database/moving.py
         self._url = url
         self._pool = self._new_pool()
         self.engine: Engine = create_engine(
@@ -72,14 +80,44 @@ class Database:
     def pool(self) -> WatchedPool:
         """The pool of this process, opened when it is first used."""
         if self._pool.closed:
-            self._pool.open()
+            self.open()
         return self._pool
+
+    def open(self) -> None:
+        """Open the pool before somebody needs it."""
+        self._pool.open()
+
+    def live(self) -> Self:
+        """The database to work with: this one. `MovingDatabase` chooses."""
+        return self
+
+    def follow(self, attempt: Callable[["Database"], T]) -> T:
+        """Run what `MovingDatabase` runs again where the live database has changed; here it has not."""
+        return attempt(self)
+
+    def rest(self) -> None:
+        """Give every connection back until somebody needs one; those that are in use, when they are done.
+
+        Who waits for one gets a FencedError: this database is not the one to wait for.
+        """
+        if not self._pool.closed:
+            resting, self._pool = self._pool, self._new_pool()
+            # Its workers may be connecting to a server that is gone; nobody waits for that.
+            threading.Thread(target=resting.close, name="rest", daemon=True).start()
+
+    def _take(self, pool: WatchedPool) -> Connection:
+        try:
+            return pool.getconn()
+        except PoolClosed:
+            if pool is self._pool:
+                raise
+            raise FencedError from None
 
     def _checked_connection(self) -> Connection:
         """A connection that is known to live: a unit of work cannot run its statements twice."""
         pool = self.pool
         while True:
-            connection = pool.getconn()
+            connection = self._take(pool)
             try:
                 if connection.autocommit:
                     connection.autocommit = False
@@ -94,14 +132,15 @@ class Database:
     @contextmanager
     def autocommit(self) -> Iterator[Connection]:
         """A connection outside any transaction."""
-        connection = self.pool.getconn()
+        pool = self.pool
+        connection = self._take(pool)
         try:
             # Switching costs more than a look, and most connections come back as they went.
             if not connection.autocommit:
                 connection.autocommit = True
             yield connection
         finally:
-            self._pool.putconn(connection)
+            pool.putconn(connection)
 
     def read(self, statement: Callable[[Connection], T]) -> T:
         """Run a reading function in autocommit, without the round trip that checks the connection.
@@ -132,6 +171,25 @@ class Database:
                 return statement(connection)
 
         return run
+
+    def ask(self, question: Callable[[Connection], T], patience: int) -> T:
+        """Ask something small, in autocommit, on an idle connection of the pool or else on one of its own.
+
+        So it waits for nobody, and a full pool does not stop it. `patience`: milliseconds for the answer.
+        Raises psycopg's errors.
+        """
+        pool = self._pool
+        if not pool.closed and pool.has_idle:
+            with suppress(psycopg.OperationalError):  # stale or silent: a new connection knows more
+                connection = pool.getconn(patience / 1000)
+                try:
+                    connection.autocommit = True
+                    with give_up_after(patience / 1000, connection):
+                        return question(connection)
+                finally:
+                    pool.putconn(connection)
+        with closing(self.connect_alone(patience)) as connection:
+            return question(connection)
 
     def connect_alone(self, patience: int | None = None) -> Connection:
         """A new connection that the pool knows nothing of; the caller closes it.

@@ -8,8 +8,9 @@ from sqlalchemy import Select
 from sqlalchemy.orm import Session
 from sqlalchemy.orm.attributes import manager_of_class
 
-from app.database.database import Connection, Database
+from app.database.database import Connection
 from app.database.dialect import DIALECT
+from app.database.moving import AnyDatabase
 from app.models import Base
 
 M = TypeVar("M", bound=Base)
@@ -72,7 +73,7 @@ class SessionReader:
 class PoolReader:
     """Reads alone: one statement in autocommit, without a session's cost (a third of its time)."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: AnyDatabase) -> None:
         self._database = database
 
     def all(self, query: Query[M], **parameters: Any) -> Sequence[M]:

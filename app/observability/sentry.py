@@ -37,6 +37,8 @@ _KEPT_OF_FRAME = ("filename", "abs_path", "module", "function", "lineno", "in_ap
 NOT_TRACED = ("/health", "/metrics", "/status")
 
 is_tracing = False
+ONE_DATABASE = "postgresql"
+backend = ONE_DATABASE  # while a database is moved, the side that this process works on: legacy or primary
 _started: tuple[Settings, Any] | None = None
 
 
@@ -120,7 +122,7 @@ _OURS = "frontdesk_message"
 
 
 def _tag(scope: sentry_sdk.Scope, tags: dict[str, Any]) -> None:
-    for name, value in {"backend": "postgresql", **tags}.items():
+    for name, value in {"backend": backend, **tags}.items():
         if value is not None:
             scope.set_tag(name, value)
 

@@ -194,7 +194,9 @@ class BookingRepository(Repository[Booking]):
         columns = self._columns(names)
         values = [*map(itemgetter(*columns), rows)]
         with_services = "services" in names
-        merged = merge(self._connection, self.target, self.scope.company_id, columns, values, want_ids=True)
+        merged = merge(
+            self._connection, self.target, self.scope.company_id, columns, values, want_current=with_services
+        )
         if with_services:
             ids = {record_id: row_id for (record_id,), row_id in merged.current.items()}
             self._replace_children(

@@ -9,6 +9,8 @@ import psycopg
 from app.database import migrations
 from app.database.database import Database
 from app.database.migrations import SchemaState
+from app.database.moving import AnyDatabase
+from app.errors import FrontdeskError
 from app.web.single_flight import SingleFlight
 
 log = logging.getLogger(__name__)
@@ -40,7 +42,7 @@ class DatabaseCheck:
     the database.
     """
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: AnyDatabase) -> None:
         self._database = database
         self._last = Verdict.READY
         self._single_flight = SingleFlight(self._look, too_late=Verdict.UNREACHABLE)
@@ -53,22 +55,16 @@ class DatabaseCheck:
 
     def _look(self) -> Verdict:
         try:
-            verdict, reason = _BY_STATE[migrations.standing(self._revision())], ""
+            verdict, reason = _BY_STATE[migrations.standing(self._database.follow(_revision))], ""
         except psycopg.OperationalError as error:
             # libpq's words name host, user and reason, never the password.
             verdict, reason = Verdict.UNREACHABLE, " ".join(str(error).split())
+        except FrontdeskError as error:  # of two databases, which one is live cannot be told
+            verdict, reason = Verdict.UNREACHABLE, error.message
         except psycopg.Error as error:
             verdict, reason = Verdict.UNKNOWN, f"SQLSTATE {error.sqlstate}"
         self._log(verdict, reason)
         return verdict
-
-    def _revision(self) -> str | None:
-        with closing(self._database.connect_alone(PATIENCE)) as connection:
-            try:
-                row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
-            except psycopg.errors.UndefinedTable:
-                return None
-            return row and row[0]
 
     def _log(self, verdict: Verdict, reason: str) -> None:
         """Say it once when it changes, not with every probe."""
@@ -76,3 +72,12 @@ class DatabaseCheck:
             level = logging.INFO if verdict is Verdict.READY else logging.WARNING
             log.log(level, "Database check: %s %s", verdict.value, reason)
         self._last = verdict
+
+
+def _revision(database: Database) -> str | None:
+    with closing(database.connect_alone(PATIENCE)) as connection:
+        try:
+            row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
+        except psycopg.errors.UndefinedTable:
+            return None
+        return row and row[0]

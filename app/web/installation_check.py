@@ -4,8 +4,8 @@ import logging
 from contextlib import closing
 from dataclasses import dataclass
 
-from app.database.database import Database
-from app.errors import RAW_ERRORS, from_driver
+from app.database.moving import AnyDatabase
+from app.errors import RAW_ERRORS, FrontdeskError, from_driver
 from app.repositories.installation import LastRun, ServerFigures, Sessions, server, sessions
 from app.web.single_flight import SingleFlight
 from app.yclients.sync_status import State, last_syncs
@@ -27,7 +27,7 @@ class Installation:
 class InstallationCheck:
     """None where the database does not answer in time; the database check says why, in the log as well."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: AnyDatabase) -> None:
         self._database = database
         self._failure = ""
         self._single_flight: SingleFlight[Installation | None] = SingleFlight(self._look, too_late=None)
@@ -42,7 +42,7 @@ class InstallationCheck:
         try:
             with closing(self._database.connect_alone(PATIENCE)) as connection:
                 found = Installation(server(connection), list(sessions(connection)), last_syncs(connection))
-        except RAW_ERRORS as error:
+        except (FrontdeskError, *RAW_ERRORS) as error:
             failure = from_driver(error).message
         if failure != self._failure:  # once when it changes, not with every look
             log.warning("Look at the server: %s", failure or "works again")

@@ -4,7 +4,7 @@ import logging
 from datetime import UTC, datetime, timedelta
 
 from app.config import Settings
-from app.database.database import Database
+from app.database.moving import AnyDatabase
 from app.errors import RAW_ERRORS, DeadlineError, FrontdeskError, from_driver
 from app.web.single_flight import DEADLINE, SingleFlight
 from app.whatsapp.health import Overview
@@ -20,7 +20,7 @@ RECENT = timedelta(minutes=1)
 class WhatsAppCheck:
     """Looks at most once a second; a probe waits for it a moment, and longer only where nothing is known."""
 
-    def __init__(self, database: Database, settings: Settings) -> None:
+    def __init__(self, database: AnyDatabase, settings: Settings) -> None:
         self._database = database
         self._settings = settings
         self._last: Overview | None = None
@@ -41,7 +41,7 @@ class WhatsAppCheck:
         failure: FrontdeskError | None = None
         try:
             self._last = observe(self._database, self._settings)
-        except RAW_ERRORS as error:
+        except (FrontdeskError, *RAW_ERRORS) as error:
             failure = from_driver(error)
             raise failure from error
         finally:

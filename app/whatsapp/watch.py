@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 
 from app.config import Settings
 from app.database.database import Connection, Database
+from app.database.moving import AnyDatabase
 from app.observability import sentry
 from app.repositories import whatsapp_overview as overview
 from app.whatsapp.health import Level, Overview, SalonHealth, Thresholds, judge
@@ -14,16 +15,20 @@ from app.whatsapp.store import TypeStatistics
 PATIENCE = 10_000  # milliseconds for a statement; probes wait less
 
 
-def observe(database: Database, settings: Settings, company_id: int | None = None) -> Overview:
+def observe(database: AnyDatabase, settings: Settings, company_id: int | None = None) -> Overview:
     """Look at all salons (or one), over a connection of its own; report each that has turned critical.
 
     Raises psycopg's errors.
     """
-    with closing(database.connect_alone(PATIENCE)) as connection:
-        seen = _look(connection, settings, company_id)
-        _remember(connection, seen)
-        _report(connection, seen)
-    return seen
+
+    def attempt(live: Database) -> Overview:
+        with closing(live.connect_alone(PATIENCE)) as connection:
+            seen = _look(connection, settings, company_id)
+            _remember(connection, seen)
+            _report(connection, seen)
+        return seen
+
+    return database.follow(attempt)
 
 
 def _look(connection: Connection, settings: Settings, company_id: int | None) -> Overview:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from psycopg import sql
 
 from app.database.database import Database
+from app.database.moving import AnyDatabase
 from app.errors import RAW_ERRORS, from_driver
 
 
@@ -50,7 +51,7 @@ class RateLimiter:
     held while the caller waits for it, so a process that is killed blocks nobody.
     """
 
-    def __init__(self, database: Database, api: str, limits: tuple[Limit, ...] = YCLIENTS_LIMITS) -> None:
+    def __init__(self, database: AnyDatabase, api: str, limits: tuple[Limit, ...] = YCLIENTS_LIMITS) -> None:
         """`api` is the host and port whose limits these are."""
         self._database = database
         self._api = api
@@ -69,9 +70,14 @@ class RateLimiter:
 
     def take_turn(self) -> float:
         """Reserve the next turn; return the seconds until it comes. Raises FrontdeskError."""
+
+        def take(database: Database) -> tuple[float] | None:
+            with database.autocommit() as connection:
+                return connection.execute(self._take_turn, {"api": self._api}).fetchone()
+
         try:
-            with self._one_at_a_time, self._database.autocommit() as connection:
-                turn = connection.execute(self._take_turn, {"api": self._api}).fetchone()
+            with self._one_at_a_time:
+                turn = self._database.follow(take)
         except RAW_ERRORS as error:
             raise from_driver(error) from error
         assert turn is not None, "an upsert without a condition returns its row"  # noqa: S101
@@ -79,9 +85,13 @@ class RateLimiter:
 
     def pause(self, seconds: float) -> None:
         """Let no process send anything for so long: the API has asked for it. Raises FrontdeskError."""
-        try:
-            with self._database.autocommit() as connection:
+
+        def pause(database: Database) -> None:
+            with database.autocommit() as connection:
                 connection.execute(_PAUSE, {"api": self._api, "seconds": seconds})
+
+        try:
+            self._database.follow(pause)
         except RAW_ERRORS as error:
             raise from_driver(error) from error
 

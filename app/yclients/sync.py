@@ -89,7 +89,8 @@ def sync(
     if client is None:
         client = YClients(settings, RateLimiter(desk.database, api_url(settings).netloc.decode()))
     # The client is left first: it wakes the threads that wait for their turn.
-    with company_lock(settings, company_id), ThreadPoolExecutor(AHEAD) as executor, client:
+    lock = company_lock(desk.database.live().settings, company_id)
+    with lock, ThreadPoolExecutor(AHEAD) as executor, client:
         mode = "full" if full else "since" if since else "incremental"
         summary = SyncSummary(company_id, mode, dry_run, changed_after=since)
         intake = Intake(desk, company_id, dry_run)

@@ -1,0 +1,72 @@
+"""Two databases of a move, as far as services see it: the row on each side, and a fence."""
+
+from dataclasses import dataclass
+
+import psycopg
+
+from app import Settings
+from tests.servers import execute
+
+FENCED_TABLES = ("companies", "clients", "request_budgets", "whatsapp_states")
+
+SIDE = """
+CREATE SCHEMA frontdesk_transfer;
+CREATE TABLE frontdesk_transfer.side (
+    "only" boolean PRIMARY KEY DEFAULT true CHECK ("only"),
+    name text NOT NULL, state text NOT NULL, epoch bigint NOT NULL, attempt bigint NOT NULL DEFAULT 0
+);
+INSERT INTO frontdesk_transfer.side (name, state, epoch) VALUES ('{name}', '{state}', 1);
+CREATE FUNCTION frontdesk_transfer.fence() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE present text;
+BEGIN
+    PERFORM pg_advisory_xact_lock_shared(1);
+    SELECT state INTO present FROM frontdesk_transfer.side;
+    IF present <> 'open' THEN
+        RAISE EXCEPTION 'fenced' USING ERRCODE = 'FD001';
+    END IF;
+    RETURN NULL;
+END $$;
+"""
+TRIGGER = """
+CREATE TRIGGER fence BEFORE INSERT OR UPDATE OR DELETE ON {table}
+FOR EACH STATEMENT EXECUTE FUNCTION frontdesk_transfer.fence();
+"""
+
+
+@dataclass
+class Move:
+    """Both sides by URL, and the changes of the protocol one by one."""
+
+    legacy: str
+    primary: str
+
+    def settings(self, **others: object) -> Settings:
+        return Settings(
+            database_url=self.primary,
+            legacy_database_url=self.legacy,
+            **{"postgres_connection_timeout": 2_000, **others},
+        )
+
+    def start(self) -> None:
+        for url, name, state in ((self.legacy, "legacy", "open"), (self.primary, "primary", "standby")):
+            execute(url, SIDE.format(name=name, state=state))
+            execute(url, *(TRIGGER.format(table=table) for table in FENCED_TABLES))
+
+    def set(self, url: str, state: str) -> None:
+        """Change a side's row, when all who write have ended."""
+        with psycopg.connect(url) as connection:
+            connection.execute("SELECT pg_advisory_xact_lock(1)")
+            connection.execute(
+                "UPDATE frontdesk_transfer.side SET state = %s, epoch = epoch + (%s <> 'closing')::int",
+                (state, state),
+            )
+
+    def forget(self) -> None:
+        """Make both as they were before anything."""
+        tables = ", ".join(FENCED_TABLES)
+        for url in (self.legacy, self.primary):
+            execute(url, f"DROP SCHEMA IF EXISTS frontdesk_transfer CASCADE; TRUNCATE {tables} CASCADE")
+
+    def finish(self) -> None:
+        for url in (self.legacy, self.primary):
+            execute(url, "DROP SCHEMA frontdesk_transfer CASCADE")
