@@ -107,6 +107,7 @@ def post_worker_init(worker: Any) -> None:
     database = worker.wsgi.extensions["desk"].database
     database.open()
     worker.wsgi.extensions["status"].history.start()
+    worker.wsgi.extensions["health"].check_whatsapp.start()  # the first look at a million keys takes longest
     if worker.age == 1:  # the first one speaks for all
         threading.Thread(target=budget.tell, args=(database, worker.cfg.workers), daemon=True).start()
     stop = signal.getsignal(signal.SIGTERM)

@@ -3,6 +3,9 @@
 import makeWASocket, { Browsers, DisconnectReason } from 'baileys'
 import { useFrontdeskAuthState } from './useFrontdeskAuthState.mjs'
 
+// libsignal, inside Baileys, prints whole sessions with their private keys this way.
+console.info = console.warn = () => {}
+
 const company = process.argv[2]
 const { FRONTDESK_URL: url = 'http://127.0.0.1:8000', WHATSAPP_API_TOKEN: token } = process.env
 
