@@ -1,6 +1,7 @@
 """Where backups lie: a directory, or whatever fsspec has an address for (`s3://bucket/folder`)."""
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +26,13 @@ class Place:
         except (ImportError, ValueError) as error:
             raise ConfigurationError(f"The address of the backups cannot be used: {error}") from None
         self._root = self._root.rstrip("/")
+        user = re.match(r"[a-z0-9+]+://([^/]*)@", address)
+        self._secret = user[1] if user else ""
+        if self._secret and self._secret in self._root:
+            raise ConfigurationError(
+                "The address of the backups holds a user and password that its file system does not read"
+                " from there; S3 takes them from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."
+            )
         self.is_local = isinstance(self._fs, LocalFileSystem)
 
     def __str__(self) -> str:
@@ -101,4 +109,5 @@ class Place:
             raise
         except Exception as error:
             text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+            text = text.replace(self._secret, "") if self._secret else text
             raise BackupError(f"{self}: {' '.join(text.split()) or type(error).__name__}.") from error

@@ -1,17 +1,21 @@
 """A database with rows in it, a folder for its backups, and `frontdesk backup`."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 from click.testing import CliRunner, Result
 
+from app.backup import programs
 from app.cli import main
 from tests.servers import execute
 
 Backup = Callable[..., Result]
+Replace = Callable[[str, str], None]
 
 ROWS = (
     "INSERT INTO companies (company_id, title) VALUES (1, 'Salon'), (2, '')",
@@ -52,6 +56,24 @@ def backup(source: str, address: Path) -> Backup:
 def made(backup: Backup) -> str:
     """The name of a backup that was made."""
     return make(backup)
+
+
+@pytest.fixture
+def replace(source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Replace:
+    """Puts a script in the place of a program; `$REAL` in it is the right one."""
+    with psycopg.connect(source) as connection:
+        major = connection.info.server_version // 10_000
+
+    def replace(name: str, script: str) -> None:
+        real = programs.find(name, major)
+        fake = tmp_path / "bin" / name
+        fake.parent.mkdir()
+        version = f'[ "$1" = --version ] && echo "{name} (PostgreSQL) {real.version}" && exit\n'
+        fake.write_text(f"#!/bin/sh\n{version}REAL={real.path}\n{script}")
+        fake.chmod(0o755)
+        monkeypatch.setenv("PATH", str(fake.parent), prepend=os.pathsep)
+
+    return replace
 
 
 def make(backup: Backup) -> str:

@@ -1,0 +1,101 @@
+"""Backups in object storage: the same, through fsspec; and what a failed upload leaves."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import boto3
+import pytest
+from moto.server import ThreadedMotoServer
+
+from app.backup.errors import BackupError
+from app.backup.places import Place
+from tests.backup.conftest import Backup, Replace, answer, make
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[Any]:
+    """A bucket of moto's server, and the environment in which it is found."""
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        patch.setenv("AWS_ACCESS_KEY_ID", "key")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+        patch.setenv("AWS_DEFAULT_REGION", "eu-central-1")
+        storage = boto3.resource("s3")
+        found = storage.Bucket("salons")
+        found.create(CreateBucketConfiguration={"LocationConstraint": "eu-central-1"})
+        yield found
+    server.stop()
+
+
+@pytest.fixture
+def place(bucket: Any, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> str:
+    """An address in the bucket, for this test alone."""
+    address = f"s3://salons/{request.node.name}"
+    monkeypatch.setenv("BACKUP_ADDRESS", address)
+    return address
+
+
+def uploads(bucket: Any) -> list[Any]:
+    return list(bucket.multipart_uploads.all())
+
+
+def test_a_backup_in_object_storage_is_as_good(backup: Backup, place: str, bucket: Any) -> None:
+    first = make(backup)
+    assert answer(backup("verify", "--json"))["good"] is True
+    assert answer(backup("drill", "--json"))["good"] is True
+    second = make(backup)
+    pruned = answer(backup("prune", "--keep", "1", "--json"))
+    assert (pruned["deleted"], pruned["kept"], pruned["proven"]) == ([first], [second], second)
+    listed = answer(backup("list", "--json"))
+    assert (listed["at"], [each["name"] for each in listed["backups"]]) == (place, [second])
+
+
+def test_a_flipped_byte_in_object_storage(backup: Backup, place: str, bucket: Any) -> None:
+    made = make(backup)
+    stored = bucket.Object(f"{place.removeprefix('s3://salons/')}/{made}.dump")
+    content = bytearray(stored.get()["Body"].read())
+    content[len(content) // 2] ^= 1
+    stored.put(Body=bytes(content))
+    assert "SHA-256" in answer(backup("verify", "--json"), 1)["problems"][0]
+
+
+def test_an_upload_that_fails_leaves_nothing(
+    backup: Backup, place: str, bucket: Any, replace: Replace
+) -> None:
+    replace("pg_dump", '"$REAL" "$@"; exit 1')
+    assert backup("create").exit_code == 3
+    assert list(bucket.objects.filter(Prefix=place.removeprefix("s3://salons/"))) == []
+    assert uploads(bucket) == []
+
+
+def test_an_upload_in_several_parts_is_whole_or_not_there(place: str, bucket: Any) -> None:
+    piece = bytes(range(256)) * 4096
+
+    def write(times: int) -> None:
+        with Place(place).writing("large") as file:
+            for _ in range(times):
+                file.write(piece)
+            if times < 60:
+                raise BackupError("it fails in the middle")
+
+    with pytest.raises(BackupError):
+        write(55)
+    assert uploads(bucket) == []
+    write(60)
+    assert Place(place).sizes() == {"large": 60 * len(piece)}
+
+
+def test_a_bucket_that_does_not_exist_is_named(bucket: Any, backup: Backup) -> None:
+    refused = backup("list", "--at", "s3://no-such-bucket/x")
+    assert refused.exit_code == 3
+    assert "s3://no-such-bucket/x does not exist" in refused.stderr
+
+
+@pytest.mark.parametrize(("scheme", "code"), [("s3", 2), ("ftp", 3)])
+def test_a_password_in_an_address_is_never_shown(backup: Backup, scheme: str, code: int) -> None:
+    refused = backup("list", "--at", f"{scheme}://user:secret@127.0.0.1:1/folder")
+    assert refused.exit_code == code
+    assert "secret" not in refused.output
