@@ -10,6 +10,8 @@ import psycopg
 from rich.markup import escape
 from rich.table import Table
 
+from app.backup import runs
+from app.backup.ages import ages
 from app.cli import console
 from app.config import Settings
 from app.database import budget, checks, migrations
@@ -93,7 +95,6 @@ def examine() -> tuple[list[Check], int]:
             found.append(Check("database", Verdict.WRONG, reason, "Look into the server's log."))
             return found, console.CouldNotRun.exit_code
     found += _of_way_round(settings)
-    found.append(Check("backup", Verdict.SKIPPED, "Frontdesk makes no backups yet: nothing is known of any"))
     is_wrong = any(check.verdict is Verdict.WRONG for check in found)
     return found, console.SOMETHING_IS_WRONG if is_wrong else 0
 
@@ -141,6 +142,22 @@ def _of_database(connection: Connection, settings: Settings) -> Iterator[Check]:
         ],
         "Inserts fail until it has caught up: SELECT setval('sequence', (SELECT max(column) FROM table))",
     )
+    yield from _backups(connection, settings)
+
+
+def _backups(connection: Connection, settings: Settings) -> Iterator[Check]:
+    if connection.execute("SELECT to_regclass('backup_runs')").fetchone() == (None,):
+        yield Check("backup", Verdict.SKIPPED, "not known before the schema is at head")
+        return
+    for age in ages(runs.last(connection), settings):
+        if age.is_overdue:
+            yield Check(age.what, Verdict.WRONG, str(age), age.advice)
+        elif age.at is not None:
+            yield Check(age.what, Verdict.OK, str(age))
+        elif age.is_missed:
+            yield Check(age.what, Verdict.WARNING, str(age), age.advice)
+        else:
+            yield Check(age.what, Verdict.SKIPPED, str(age))
 
 
 def _budget(connection: Connection, settings: Settings) -> Check:

@@ -83,6 +83,18 @@ for kind in ("SELECT", "INSERT", "UPDATE", "DELETE", "COPY", "OTHER"):
     SLOW_QUERIES.labels(kind)
 
 
+BACKUP_TIME = Gauge(
+    "frontdesk_backup_timestamp_seconds",
+    "When the newest good backup was taken, in seconds since 1970; 0: there is none.",
+    multiprocess_mode="livemostrecent",
+)
+DRILL_TIME = Gauge(
+    "frontdesk_backup_drill_timestamp_seconds",
+    "When a backup was last restored for a try and found good, in seconds since 1970; 0: never.",
+    multiprocess_mode="livemostrecent",
+)
+
+
 class Pool(Protocol):
     """What the gauges tell of a pool."""
 

@@ -1,11 +1,14 @@
-"""The server and the syncs, for the status page: seen over a connection of its own, at most once a second."""
+"""The server, the syncs and the backups, for the status page: over a connection of its own, once a second."""
 
 import logging
 from contextlib import closing
 from dataclasses import dataclass
 
+from app.backup.runs import Backups
+from app.backup.runs import last as last_backups
 from app.database.moving import AnyDatabase
 from app.errors import RAW_ERRORS, FrontdeskError, from_driver
+from app.observability import metrics
 from app.repositories.installation import LastRun, ServerFigures, Sessions, server, sessions
 from app.web.single_flight import SingleFlight
 from app.yclients.sync_status import State, last_syncs
@@ -17,11 +20,12 @@ PATIENCE = 1_000  # milliseconds for a statement
 
 @dataclass(frozen=True)
 class Installation:
-    """What the server tells of itself, and the newest sync of each company."""
+    """What the server tells of itself, the newest sync of each company, and the last backup."""
 
     server: ServerFigures
     sessions: list[Sessions]
     syncs: list[tuple[LastRun, State]]
+    backups: Backups
 
 
 class InstallationCheck:
@@ -41,10 +45,25 @@ class InstallationCheck:
         found, failure = None, ""
         try:
             with closing(self._database.connect_alone(PATIENCE)) as connection:
-                found = Installation(server(connection), list(sessions(connection)), last_syncs(connection))
+                found = Installation(
+                    server(connection),
+                    list(sessions(connection)),
+                    last_syncs(connection),
+                    last_backups(connection),
+                )
+            _publish(found.backups)
         except (FrontdeskError, *RAW_ERRORS) as error:
             failure = from_driver(error).message
         if failure != self._failure:  # once when it changes, not with every look
             log.warning("Look at the server: %s", failure or "works again")
         self._failure = failure
         return found
+
+
+def _publish(backups: Backups) -> None:
+    """Let Prometheus see the backups' age; the page looks every few seconds, whoever watches it."""
+    for gauge, moment in (
+        (metrics.BACKUP_TIME, backups.taken_at),
+        (metrics.DRILL_TIME, backups.drilled_at),
+    ):
+        gauge.set(moment.timestamp() if moment else 0)

@@ -14,6 +14,7 @@ from flask import Blueprint, make_response, render_template
 from flask.typing import ResponseReturnValue
 from markupsafe import Markup, escape
 
+from app.backup.ages import ages
 from app.errors import FrontdeskError
 from app.frontdesk import Frontdesk
 from app.observability import slow_queries
@@ -63,6 +64,7 @@ class StatusPage:
         looks = self.history.with_now()
         whatsapp = self._whatsapp()
         installation = self._installation()
+        backup_ages = ages(installation.backups, self._desk.settings) if installation else []
         slow = slow_queries.last()
         recent = since(looks, RECENT.total_seconds())
         found = problems(
@@ -73,6 +75,7 @@ class StatusPage:
             installation,
             whatsapp,
             slow,
+            backup_ages,
         )
         page: dict[str, Any] = {
             "service": self._desk.settings.service_name,
@@ -90,6 +93,7 @@ class StatusPage:
                 "verdict": looks[-1].verdict,
                 "pool": looks[-1].snapshot,
                 "installation": installation,
+                "backup_ages": backup_ages,
                 "whatsapp": whatsapp,
                 "levels": Level,
                 "slow": _by_statement(slow)[:LISTED],

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import IntEnum
 
+from app.backup.ages import Age
 from app.observability.slow_queries import SlowQuery
 from app.observability.snapshot import Snapshot
 from app.web.database_check import Verdict
@@ -68,6 +69,7 @@ def problems(
     installation: Installation | None,
     whatsapp: Overview | None,
     slow: Sequence[SlowQuery],
+    backups: Sequence[Age],
 ) -> list[Problem]:
     """All that is wrong.
 
@@ -83,6 +85,7 @@ def problems(
     if verdict is not Verdict.UNREACHABLE:
         found += _of_server(installation)
         found += _of_whatsapp(whatsapp)
+        found += _of_backups(backups)
     return sorted(found, key=lambda problem: -problem.state)
 
 
@@ -146,6 +149,13 @@ def _of_whatsapp(whatsapp: Overview | None) -> Iterator[Problem]:
         if sick:
             text = f"WhatsApp of {_companies([salon.company_id for salon in sick])}: {level}."
             yield Problem(State.ATTENTION, text, _advice(sick))
+
+
+def _of_backups(backups: Sequence[Age]) -> Iterator[Problem]:
+    for age in backups:
+        if age.is_overdue or age.is_missed:
+            text = str(age)
+            yield Problem(State.ATTENTION, f"{text[0].upper()}{text[1:]}.", age.advice)
 
 
 def _advice(sick: list[SalonHealth]) -> str:
