@@ -24,6 +24,7 @@ class Load:
     refused: list[str] = field(default_factory=list)
     probes: list[tuple[str, int, float]] = field(default_factory=list)
     unanswered: list[str] = field(default_factory=list)
+    broken: list[float] = field(default_factory=list)  # when writes began that were under way and broke off
     last_success: float = 0.0
 
     def success_since(self, moment: float) -> bool:
@@ -78,9 +79,12 @@ def under_load(address: str, writers: int = 6) -> Iterator[Load]:
     def repeat(step: Callable[[httpx.Client], None]) -> None:
         with httpx.Client(trust_env=False) as http:
             while not stopping.is_set():
+                began = time.monotonic()
                 try:
                     step(http)
-                except httpx.TransportError:  # not acknowledged; a probe's is noted by itself
+                except httpx.TransportError as error:  # not acknowledged; a probe's is noted by itself
+                    if not isinstance(error, httpx.ConnectError):
+                        load.broken.append(began)
                     time.sleep(0.05)
 
     threads = [threading.Thread(target=repeat, args=(step,)) for step in [write] * writers + [probe]]
