@@ -81,6 +81,37 @@ for component in ("data_layer", "whatsapp", "yclients", "web"):
 for kind in ("SELECT", "INSERT", "UPDATE", "DELETE", "COPY", "OTHER"):
     QUERY_ERRORS.labels(kind)
     SLOW_QUERIES.labels(kind)
+TRANSFER_KEYS = Gauge(
+    "frontdesk_transfer_waiting_keys",
+    "Keys that the standby of a move does not have yet.",
+    multiprocess_mode="livemostrecent",
+)
+TRANSFER_LAG = Gauge(
+    "frontdesk_transfer_lag_seconds",
+    "Age of the oldest of them.",
+    multiprocess_mode="livemostrecent",
+)
+TRANSFER_REPLAY = Gauge(
+    "frontdesk_transfer_replay_seconds",
+    "Time that the relay's last round took.",
+    multiprocess_mode="livemostrecent",
+)
+TRANSFER_VERIFIED = Gauge(
+    "frontdesk_transfer_verified_timestamp_seconds",
+    "When both sides were compared last.",
+    multiprocess_mode="livemostrecent",
+)
+TRANSFER_EQUAL = Gauge(
+    "frontdesk_transfer_verified_equal",
+    "Whether they were equal (1) or not (0).",
+    multiprocess_mode="livemostrecent",
+)
+READS_COMPARED = Counter("frontdesk_transfer_reads_compared", "Reads that were compared with the standby.")
+READS_DIFFERED = Counter("frontdesk_transfer_reads_differed", "Those that differed, checked again.")
+READS_NOT_COMPARED = Counter(
+    "frontdesk_transfer_reads_not_compared",
+    "Reads that were to be compared and were not: too many at once, or a side that did not answer.",
+)
 
 
 BACKUP_TIME = Gauge(

@@ -2,6 +2,7 @@
 
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
+from time import monotonic
 from typing import Any
 
 import psycopg
@@ -38,14 +39,19 @@ class Status:
         return asdict(self)
 
 
-def status(sides: Sides) -> Status:
-    """Ask both sides; what one of them cannot tell is None, and said in `in_the_way`."""
+def status(sides: Sides, within: float = 30.0) -> Status:
+    """Ask both sides; what one of them cannot tell is None, and said in `in_the_way`.
+
+    Raises psycopg's errors where a side breaks off, or has not answered `within` so many seconds.
+    """
     found = Status()
+    deadline = monotonic() + within
     connections: dict[SideName, psycopg.Connection[Any]] = {}
     try:
         for side in sides:
             try:
-                connections[side.name] = side.connect(timeout=3)
+                connections[side.name] = connection = side.connect(timeout=3)
+                connection.deadline = deadline
             except UnavailableError as error:
                 found.in_the_way.append(error.message)
         _read(found, connections)

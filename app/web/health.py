@@ -9,9 +9,11 @@ from flask.typing import ResponseReturnValue
 
 from app.errors import FrontdeskError
 from app.frontdesk import Frontdesk
+from app.transfer.health import Level as TransferLevel
 from app.web.database_check import DatabaseCheck, Verdict
 from app.web.health_json import Document, health_answer
 from app.web.tokens import has_token
+from app.web.transfer_check import TransferCheck
 from app.web.whatsapp_check import WhatsAppCheck
 from app.whatsapp.health import Level
 
@@ -26,6 +28,7 @@ class Health:
         self._started = time.monotonic()
         self.check_database = DatabaseCheck(desk.database)
         self.check_whatsapp = WhatsAppCheck(desk.database, desk.settings)
+        self.check_transfer = TransferCheck(desk.settings)
         self.shutting_down = False
 
     @property
@@ -41,6 +44,7 @@ class Health:
         routes.add_url_rule("/ready", view_func=self.ready)
         routes.add_url_rule("/database", view_func=self.database)
         routes.add_url_rule("/whatsapp", view_func=self.whatsapp)
+        routes.add_url_rule("/transfer", view_func=self.transfer)
         return routes
 
     def process(self) -> ResponseReturnValue:
@@ -98,6 +102,19 @@ class Health:
         if salon is None:
             return self._answer("whatsapp", "unknown", {"code": "unknown_company"}, 404)
         return self._answer_level(salon.level, seen.salon_as_dict(salon.company_id))
+
+    def transfer(self) -> ResponseReturnValue:
+        """The move from LEGACY_DATABASE_URL to DATABASE_URL; 503 when it needs somebody."""
+        try:
+            seen = self.check_transfer()
+        except FrontdeskError as error:
+            return self._answer("transfer", "unavailable", {"code": error.code, "timestamp": _now()}, 503)
+        if seen is None:  # the same fields, for whoever reads them without asking first
+            nothing = dict.fromkeys(("live", "lag", "replay_seconds", "divergences", "last_verification"))
+            details: Document = {"stage": "not configured", **nothing, "timestamp": _now()}
+            return self._answer("transfer", "not_configured", details)
+        code = 503 if seen.level is TransferLevel.CRITICAL else 200
+        return self._answer("transfer", str(seen.level), {**seen.as_dict(), "timestamp": _now()}, code)
 
     def _answer_level(self, level: Level, details: Document) -> ResponseReturnValue:
         return self._answer(

@@ -9,6 +9,7 @@ from itertools import pairwise
 from app.observability.snapshot import Snapshot, take
 from app.web.database_check import DatabaseCheck, Verdict
 from app.web.installation_check import InstallationCheck
+from app.web.transfer_check import TransferCheck
 
 EVERY = 10.0  # seconds
 WINDOW = 1800.0  # seconds
@@ -38,9 +39,12 @@ class Interval:
 class History:
     """The looks of the last half hour. Each process begins its own when it is told to."""
 
-    def __init__(self, database: DatabaseCheck, installation: InstallationCheck) -> None:
+    def __init__(
+        self, database: DatabaseCheck, installation: InstallationCheck, transfer: TransferCheck
+    ) -> None:
         self._database = database
         self._installation = installation
+        self._transfer = transfer
         self._looks: deque[Look] = deque(maxlen=KEPT)
         self._thread: threading.Thread | None = None
 
@@ -58,6 +62,7 @@ class History:
     def look(self) -> Look:
         """What is to be seen now."""
         self._installation.start()
+        self._transfer.start()  # for its metrics
         verdict = self._database()
         installation = self._installation()
         commits = None if installation is None else installation.server.commits

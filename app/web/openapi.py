@@ -15,6 +15,7 @@ HTML = "text/html"
 TEXT: Schema = {"type": "string"}
 MOMENT: Schema = {"type": "string", "format": "date-time"}
 COUNT: Schema = {"type": "integer", "minimum": 0}
+SECONDS: Schema = {"type": ["number", "null"], "minimum": 0}
 DURATION: Schema = {"type": ["number", "null"], "minimum": 0, "description": "Milliseconds."}
 
 
@@ -54,6 +55,9 @@ def _description() -> Schema:
             "/health/database/metrics": _plain("Queries by kind, percentiles, slow queries.", _metrics()),
             "/health/whatsapp": _health(
                 "WhatsApp sessions: of all salons, or of one.", _whatsapp(), _company(), {"400", "404"}
+            ),
+            "/health/transfer": _health(
+                "The move to another database: stage, lag, divergences, last verification.", _transfer()
             ),
             "/metrics": _get(
                 "Figures for Prometheus.",
@@ -124,6 +128,10 @@ def _object(required: list[str], **properties: Schema) -> Schema:
 
 def _all(**properties: Schema) -> Schema:
     return _object([*properties], **properties)
+
+
+def _or_null(schema: Schema) -> Schema:
+    return {"anyOf": [schema, {"type": "null"}]}
 
 
 def _map_of(schema: Schema) -> Schema:
@@ -201,6 +209,29 @@ def _whatsapp() -> Schema:
         worker={"type": ["string", "null"]},
         reasons=_list_of(TEXT),
         recommendation=TEXT,
+    )
+
+
+def _transfer() -> Schema:
+    return _status(
+        "healthy",
+        "warning",
+        "critical",
+        "unavailable",
+        "not_configured",
+        code=TEXT,
+        timestamp=MOMENT,
+        stage=TEXT,
+        live={"enum": ["legacy", "primary", None]},
+        lag=_or_null(_all(keys=_or_null(COUNT), seconds=SECONDS)),
+        replay_seconds=SECONDS,
+        divergences=_or_null(
+            _all(compared=COUNT, differed=COUNT, percent={"type": "number"}, window_seconds=COUNT)
+        ),
+        last_verification=_or_null(_all(at=MOMENT, equal={"type": "boolean"})),
+        reasons=_list_of(TEXT),
+        next=TEXT,
+        last_check=MOMENT,
     )
 
 

@@ -19,6 +19,7 @@ from app.errors import FrontdeskError
 from app.frontdesk import Frontdesk
 from app.observability import slow_queries
 from app.observability.slow_queries import SlowQuery
+from app.transfer.health import TransferHealth
 from app.web import charts
 from app.web.database_check import Verdict
 from app.web.health import Health
@@ -47,7 +48,7 @@ class StatusPage:
         self._desk = desk
         self._health = health
         self._installation = InstallationCheck(desk.database)
-        self.history = History(health.check_database, self._installation)
+        self.history = History(health.check_database, self._installation, health.check_transfer)
 
     def blueprint(self) -> Blueprint:
         """The route."""
@@ -65,6 +66,7 @@ class StatusPage:
         whatsapp = self._whatsapp()
         installation = self._installation()
         backup_ages = ages(installation.backups, self._desk.settings) if installation else []
+        transfer = self._transfer()
         slow = slow_queries.last()
         recent = since(looks, RECENT.total_seconds())
         found = problems(
@@ -76,6 +78,7 @@ class StatusPage:
             whatsapp,
             slow,
             backup_ages,
+            transfer,
         )
         page: dict[str, Any] = {
             "service": self._desk.settings.service_name,
@@ -96,6 +99,8 @@ class StatusPage:
                 "backup_ages": backup_ages,
                 "whatsapp": whatsapp,
                 "levels": Level,
+                "is_moving": self._health.check_transfer.is_configured,
+                "transfer": transfer,
                 "slow": _by_statement(slow)[:LISTED],
                 "listed": LISTED,
                 **_figures(looks),
@@ -118,6 +123,12 @@ class StatusPage:
             return self._health.check_whatsapp()
         except FrontdeskError:
             return None  # the check has told the log why
+
+    def _transfer(self) -> TransferHealth | None:
+        try:
+            return self._health.check_transfer()
+        except FrontdeskError:
+            return None  # likewise
 
 
 @dataclass(frozen=True)

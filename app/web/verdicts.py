@@ -8,6 +8,7 @@ from enum import IntEnum
 from app.backup.ages import Age
 from app.observability.slow_queries import SlowQuery
 from app.observability.snapshot import Snapshot
+from app.transfer.health import TransferHealth
 from app.web.database_check import Verdict
 from app.web.installation_check import Installation
 from app.whatsapp.health import Level, Overview, SalonHealth
@@ -70,6 +71,7 @@ def problems(
     whatsapp: Overview | None,
     slow: Sequence[SlowQuery],
     backups: Sequence[Age],
+    transfer: TransferHealth | None,
 ) -> list[Problem]:
     """All that is wrong.
 
@@ -86,6 +88,8 @@ def problems(
         found += _of_server(installation)
         found += _of_whatsapp(whatsapp)
         found += _of_backups(backups)
+    if transfer is not None:
+        found += [Problem(State.ATTENTION, each.what, each.advice) for each in transfer.findings]
     return sorted(found, key=lambda problem: -problem.state)
 
 

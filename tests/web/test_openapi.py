@@ -38,6 +38,7 @@ PATHS = (
     "/health/database",
     "/health/database/metrics",
     "/health/whatsapp",
+    "/health/transfer",
     "/metrics",
     "/openapi.json",
     "/status",

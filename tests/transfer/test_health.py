@@ -1,0 +1,208 @@
+"""What operators are told of a move: the health API, the status page, the metrics, and Sentry."""
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+
+import psycopg
+import pytest
+from flask.testing import FlaskClient
+from prometheus_client import REGISTRY
+from pydantic import SecretStr
+
+from app import Frontdesk, Settings, create_app
+from app.observability import sentry
+from app.transfer import divergence
+from app.transfer.divergence import DivergenceWatch
+from app.transfer.sides import Side, Sides
+from app.transfer.start import start
+from app.transfer.switch import switch
+from tests.servers import execute
+from tests.transfer.moving import copy_by_the_log
+from tests.watching import Recorder
+from tests.web.test_status import show
+
+NOWHERE = "postgresql://somebody@127.0.0.1:1/gone"
+
+
+@pytest.fixture(scope="module")
+def moving(new_database: Callable[[], str]) -> Sides:
+    """A move of which everything has been copied."""
+    sides = Sides(Side("legacy", new_database()), Side("primary", new_database()))
+    execute(sides.legacy.url, "INSERT INTO companies (company_id, title) VALUES (1, 'Salon')")
+    start(sides)
+    copy_by_the_log(sides)
+    return sides
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[..., FlaskClient]]:
+    """Serves the two sides: `serve(sides, health_token="x")`."""
+    desks: list[Frontdesk] = []
+
+    def serve(sides: Sides, **settings: object) -> FlaskClient:
+        urls = {"database_url": sides.primary.url, "legacy_database_url": sides.legacy.url}
+        desks.append(Frontdesk(Settings(**urls, **settings)))
+        return create_app(desks[-1]).test_client()
+
+    yield serve
+    for desk in desks:
+        desk.close()
+
+
+def gauge(name: str) -> float | None:
+    return REGISTRY.get_sample_value(f"frontdesk_transfer_{name}")
+
+
+def test_without_a_legacy_database_nothing_is_configured(desk: Frontdesk) -> None:
+    answer = create_app(desk).test_client().get("/health/transfer")
+    assert answer.status_code == 200
+    assert answer.json is not None
+    assert answer.json["status"] == "not_configured"
+    assert {"stage", "lag", "divergences", "last_verification"} < set(answer.json)
+    assert "Move" not in create_app(desk).test_client().get("/status").text
+
+
+def test_a_move_is_shown_with_its_stage_lag_and_last_verification(
+    moving: Sides, serve: Callable[..., FlaskClient]
+) -> None:
+    execute(
+        moving.legacy.url,
+        "INSERT INTO staff (company_id, yclients_id, name) VALUES (1, 1, 'a'), (1, 2, 'b')",
+        "INSERT INTO frontdesk_transfer.verifications (equal) VALUES (true)",
+    )
+    client = serve(moving)
+    seen = client.get("/health/transfer").json
+    assert seen is not None
+    assert (seen["status"], seen["stage"], seen["live"]) == ("healthy", "relaying", "legacy")
+    assert seen["lag"]["keys"] == 2
+    assert 0 < seen["lag"]["seconds"] < 60
+    assert seen["last_verification"]["equal"] is True
+    assert seen["divergences"] == {"compared": 0, "differed": 0, "percent": 0.0, "window_seconds": 300}
+    assert (gauge("waiting_keys"), gauge("verified_equal")) == (2, 1)
+    page = show(client)
+    assert "relaying legacy is live" in page
+    assert "2 keys wait for the standby" in page
+
+
+def test_a_difference_that_a_verification_found_is_critical(
+    moving: Sides, serve: Callable[..., FlaskClient]
+) -> None:
+    execute(moving.legacy.url, "INSERT INTO frontdesk_transfer.verifications (equal) VALUES (false)")
+    client = serve(moving)
+    answer = client.get("/health/transfer")
+    assert (answer.status_code, answer.json["status"]) == (503, "critical")
+    assert "The last verification found differences." in show(client)
+    execute(moving.legacy.url, "DELETE FROM frontdesk_transfer.verifications")
+
+
+def test_a_relay_that_does_not_run_is_noticed(moving: Sides, serve: Callable[..., FlaskClient]) -> None:
+    execute(
+        moving.legacy.url,
+        "INSERT INTO staff (company_id, yclients_id, name) VALUES (1, 3, 'c')",
+        "UPDATE frontdesk_transfer.marks SET at = now() - interval '5 minutes'",
+        "UPDATE frontdesk_transfer.relay SET seconds = 2.5",
+    )
+    seen = serve(moving).get("/health/transfer").json
+    assert seen["status"] == "warning"
+    assert any("behind" in reason for reason in seen["reasons"])
+    assert any("took 2.5 s" in reason for reason in seen["reasons"])
+    assert gauge("lag_seconds") > 299
+
+
+def test_a_side_that_is_down_is_told_quickly_and_without_its_address(
+    moving: Sides, serve: Callable[..., FlaskClient]
+) -> None:
+    client = serve(Sides(moving.legacy, Side("primary", NOWHERE)))
+    began = time.monotonic()
+    answer = client.get("/health/transfer")
+    assert time.monotonic() - began < 1
+    assert (answer.status_code, answer.json["stage"]) == (200, "unknown")
+    assert answer.json["reasons"][0] == "Cannot reach primary (DATABASE_URL)."
+    assert "127.0.0.1" not in answer.text
+
+
+def test_without_the_token_the_status_alone_is_shown(
+    moving: Sides, serve: Callable[..., FlaskClient]
+) -> None:
+    client = serve(moving, health_token=SecretStr("s3cret"))
+    assert set(client.get("/health/transfer").json) == {"status"}
+    assert "stage" in client.get("/health/transfer", headers={"Authorization": "Bearer s3cret"}).json
+
+
+def test_the_health_of_the_database_is_that_of_the_live_side(
+    moving: Sides, serve: Callable[..., FlaskClient]
+) -> None:
+    client = serve(moving)
+    execute(moving.primary.url, "UPDATE alembic_version SET version_num = 'newer'")
+    assert client.get("/health/ready").status_code == 200
+    with psycopg.connect(moving.legacy.url) as connection:
+        (head,) = connection.execute("SELECT version_num FROM alembic_version").fetchone() or ("",)
+    execute(moving.primary.url, f"UPDATE alembic_version SET version_num = '{head}'")
+    switch(moving, "primary")
+    execute(moving.legacy.url, "UPDATE alembic_version SET version_num = 'newer'")
+    time.sleep(1.1)  # longer than a check is remembered
+    assert client.get("/health/ready").status_code == 200
+    assert client.get("/health/database").json["database"]["connections"]["max"] == 3
+    execute(moving.legacy.url, f"UPDATE alembic_version SET version_num = '{head}'")
+    switch(moving, "legacy")
+
+
+# The watch over divergences
+
+
+@pytest.fixture
+def messages(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    found: list[str] = []
+    monkeypatch.setattr(sentry, "message", lambda text, **tags: found.append(text))
+    return found
+
+
+def test_more_than_ten_differences_in_five_minutes_are_told_once(messages: list[str]) -> None:
+    watch = DivergenceWatch()
+    for _ in range(1_000):
+        watch.note()
+    for number in range(10):
+        watch.note([f"clients {number}"])
+    assert messages == []
+    for number in range(10, 14):
+        watch.note([f"clients {number}"])
+    assert len(messages) == 1
+    assert "11 of 1011" in messages[0]
+    assert "clients 10" in messages[0]
+
+
+def test_more_than_five_percent_are_told_where_there_are_enough(messages: list[str]) -> None:
+    watch = DivergenceWatch()
+    watch.note(["clients 1"])
+    assert messages == []  # one of one says nothing
+    for _ in range(18):
+        watch.note()
+    assert messages == []
+    watch.note(["clients 2"])
+    assert len(messages) == 1
+    assert "2 of 20" in messages[0]
+
+
+def test_an_episode_ends_and_the_next_one_is_told_again(
+    messages: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(divergence, "WINDOW", 0.05)
+    watch = DivergenceWatch()
+    for _ in range(2):
+        for number in range(12):
+            watch.note([f"clients {number}"])
+        time.sleep(0.06)
+        watch.note()
+        assert not watch.recent().is_alarming
+    assert len(messages) == 2
+
+
+def test_the_message_reaches_sentry(sent: Recorder, caplog: pytest.LogCaptureFixture) -> None:
+    watch = DivergenceWatch()
+    with caplog.at_level(logging.WARNING):
+        for number in range(11):
+            watch.note([f"clients {number}"])
+    (event,) = sent.events
+    assert "diverge" in event["message"]
+    assert event["tags"]["component"] == "transfer"
