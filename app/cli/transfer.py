@@ -60,7 +60,7 @@ def start_command(include: tuple[str, ...], leave_out: tuple[str, ...], dry_run:
 
 
 @transfer_commands.command("relay")
-@click.option("--once", is_flag=True, help="Stop when nothing waits any more.")
+@click.option("--once", is_flag=True, help="Bring over what waits now, and stop.")
 @click.option("--dry-run", is_flag=True, help="One round, which is taken back.")
 @console.json_option
 def relay_command(once: bool, dry_run: bool, as_json: bool) -> None:
@@ -70,14 +70,13 @@ def relay_command(once: bool, dry_run: bool, as_json: bool) -> None:
     is down; writers never wait for it.
     """
     sides = Sides.of(console.settings())
-    with _relay_progress() as on_round:
-        if once or dry_run:
-            rounds = drain(sides, dry_run=dry_run, on_round=on_round)
-            changes, rows = sum(each.marks for each in rounds), sum(each.rows for each in rounds)
-        else:
-            changes = rows = 0
-            with _stopped_by_signals() as stop:
-                relay(sides, stop, on_round, lambda reason: click.echo(reason, err=True))
+    if once or dry_run:
+        done = drain(sides, dry_run=dry_run)
+        changes, rows = done.marks, done.rows
+    else:
+        changes = rows = 0
+        with _relay_progress() as on_round, _stopped_by_signals() as stop:
+            relay(sides, stop, on_round, lambda reason: click.echo(reason, err=True))
     if as_json:
         console.print_json({"dry_run": dry_run, "changes": changes, "rows": rows})
     elif once or dry_run:

@@ -14,7 +14,7 @@ from app.transfer.tables import SCHEMA, Table
 # Any number will do that no other program takes advisory locks on. Shared by every writing transaction,
 # exclusive to close.
 FENCE_LOCK = 0x46726F6E746631
-SETUP_LOCK = 0x46726F6E746633  # of whoever makes or drops what belongs to the move
+SETUP_LOCK = 0x46726F6E746634  # of whoever makes or drops what belongs to the move
 FENCED = "FD001"
 
 TRIGGERS = ("fence", "truncate", "insert", "update", "delete")  # names on each table, after the prefix

@@ -60,24 +60,18 @@ def relay(
                 refused, pause = 0, 0.0 if result.marks else INTERVAL
 
 
-def drain(
-    sides: Sides, *, dry_run: bool = False, on_round: OnRound = lambda source, result: None
-) -> list[Round]:
-    """Replay until the log is empty, or one round that is taken back (`dry_run`); the rounds.
+def drain(sides: Sides, *, dry_run: bool = False) -> Round:
+    """Replay all that waits now, in one round, which `dry_run` takes back.
 
     Raises NotStartedError, ConflictError (not copied yet, or rows in the way), UnavailableError.
     """
-    rounds: list[Round] = []
     with Link(sides) as link:
         source = link.look().source
         link.refuse_incomplete_copy(source)
-        while not rounds or (rounds[-1].marks and not dry_run):
-            try:
-                rounds.append(link.round(source, dry_run=dry_run))
-            except psycopg.IntegrityError as error:
-                raise _in_the_way(error) from error
-            on_round(source, rounds[-1])
-    return [each for each in rounds if each.marks]
+        try:
+            return link.round(source, dry_run=dry_run)
+        except psycopg.IntegrityError as error:
+            raise _in_the_way(error) from error
 
 
 class _Watch:

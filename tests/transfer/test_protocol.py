@@ -1,0 +1,143 @@
+"""Whoever is killed or frozen at whatever step: one side takes writes in the end, and has them all."""
+
+import signal
+import time
+from threading import Event, Thread
+from typing import Any
+
+import psutil
+import psycopg
+import pytest
+
+from app.errors import FrontdeskError
+from app.transfer.relay import drain, relay
+from app.transfer.sides import SideName, Sides
+from app.transfer.stages import Stage
+from app.transfer.start import start
+from app.transfer.status import status
+from app.transfer.switch import switch
+from tests.processes import wait_until
+from tests.transfer.controllers import POINTS, WHEN, relaying, switching
+from tests.transfer.controllers import start as run
+from tests.transfer.moving import copy_by_the_log, rows
+
+Connection = psycopg.Connection[Any]
+STEPS = [(point, when) for point in POINTS for when in WHEN]
+MOST_TELLING = [("close", "after"), ("hand over", "after")]
+at_each_step = pytest.mark.parametrize(
+    "steps", [pytest.param(MOST_TELLING, id="few"), pytest.param(STEPS, id="all", marks=pytest.mark.full)]
+)
+
+
+@pytest.fixture
+def moving(sides: Sides, legacy: Connection) -> Sides:
+    """A move in which everything has been copied, and a change waits in the log."""
+    legacy.execute("INSERT INTO companies (company_id, title) VALUES (1, 'Salon')")
+    start(sides)
+    copy_by_the_log(sides)
+    legacy.execute("INSERT INTO clients (company_id, yclients_id, name) VALUES (1, 1, 'a')")
+    return sides
+
+
+def check(sides: Sides, live: SideName) -> None:
+    """One side is live, it takes writes and the other does not; nothing differs, nothing waits."""
+    found = status(sides)
+    assert (found.live, found.in_the_way) == (live, [])
+    with psycopg.connect(sides.named(live).url) as connection:
+        connection.execute("UPDATE clients SET visit_count = visit_count + 1")
+    other = sides.other(sides.named(live))
+    with psycopg.connect(other.url) as connection, pytest.raises(psycopg.Error, match="takes no writes"):
+        connection.execute("UPDATE clients SET visit_count = 0")
+    drain(sides)
+    assert rows(sides.legacy) == rows(sides.primary)
+    assert status(sides).marks == 0
+
+
+@at_each_step
+def test_a_switch_that_is_killed_at_any_step_goes_on_when_it_is_run_again(
+    moving: Sides, steps: list[tuple[str, str]]
+) -> None:
+    to: SideName = "primary"
+    for point, when in steps:
+        process = run(switching, moving, to, at=(point, when, signal.SIGKILL))
+        process.join(30)
+        assert process.exitcode in (-signal.SIGKILL, 0), (point, when)
+        switch(moving, to)
+        check(moving, to)
+        to = "legacy" if to == "primary" else "primary"
+
+
+@at_each_step
+def test_a_switch_that_was_frozen_at_any_step_does_no_harm_when_it_wakes(
+    moving: Sides, legacy: Connection, steps: list[tuple[str, str]]
+) -> None:
+    for point, when in steps:
+        legacy.execute("UPDATE clients SET visit_count = visit_count + 1")
+        process = run(switching, moving, "primary", at=(point, when, signal.SIGSTOP))
+        frozen = psutil.Process(process.pid)
+        wait_until(lambda frozen=frozen: frozen.status() == psutil.STATUS_STOPPED)
+        _patiently(moving, "primary")
+        switch(moving, "legacy")
+        frozen.resume()
+        process.join(60)
+        assert process.exitcode in (0, 1), (point, when)
+        # Whatever it still did, it did as a command of its own would.
+        live = status(moving).live
+        assert live is not None, (point, when)
+        check(moving, live)
+        switch(moving, "legacy")
+
+
+def test_several_switches_at_once_end_with_one_live_side(moving: Sides) -> None:
+    directions: tuple[SideName, ...] = ("primary", "legacy")
+    for to in directions:
+        processes = [run(switching, moving, to) for _ in range(3)]
+        for process in processes:
+            process.join(60)
+        assert {process.exitcode for process in processes} <= {0, 1}
+        _patiently(moving, to)
+        check(moving, to)
+
+
+@pytest.mark.full
+def test_a_relay_that_is_killed_at_any_step_leaves_nothing_half_done(
+    moving: Sides, legacy: Connection
+) -> None:
+    for point, when in STEPS:
+        if point in ("replay", "fetch", "apply"):
+            legacy.execute("UPDATE clients SET visit_count = visit_count + 1")
+            process = run(relaying, moving, at=(point, when, signal.SIGKILL))
+            process.join(30)
+            assert process.exitcode == -signal.SIGKILL
+            check(moving, "legacy")
+
+
+def test_a_side_that_was_closed_and_left_is_opened_by_the_relay(
+    moving: Sides, legacy: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process = run(switching, moving, "primary", at=("close", "after", signal.SIGKILL))
+    process.join(30)
+    assert status(moving).stage is Stage.CLOSING
+    monkeypatch.setattr("app.transfer.relay.LEFT_ALONE", 0.2)
+    stop = Event()
+    thread = Thread(target=relay, args=(moving, stop))
+    thread.start()
+    try:
+        wait_until(lambda: status(moving).stage is Stage.RELAYING)
+    finally:
+        stop.set()
+        thread.join()
+    check(moving, "legacy")
+
+
+def _patiently(sides: Sides, to: SideName) -> None:
+    """Run a command until it succeeds: a frozen session keeps its locks until the server ends it."""
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            switch(sides, to)
+        except (FrontdeskError, psycopg.Error):
+            assert time.monotonic() < deadline
+            time.sleep(0.5)
+        else:
+            return
