@@ -81,7 +81,8 @@ def merge_duplicates(table: str) -> None:
     rule = dedupe.RULES[table]
     for group in dedupe.find_groups(changes.bind(), rule):
         changes.commit()  # each group in a transaction of its own
-        dedupe.merge(changes.bind(), rule, group)
+        while dedupe.merge(changes.bind(), rule, group):
+            changes.commit()
     changes.commit()
 
 

@@ -44,7 +44,8 @@ def to_number(table: str) -> None:
             dedupe.refuse_duplicates(changes.bind(), [rule])
         for group in dedupe.find_groups(changes.bind(), rule):
             changes.commit()  # each group in a transaction of its own
-            dedupe.merge(changes.bind(), rule, group)
+            while dedupe.merge(changes.bind(), rule, group):
+                changes.commit()
         changes.commit()
         changes.execute(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")
         if not dedupe.find_groups(changes.bind(), rule):

@@ -1,13 +1,14 @@
 """What the commands share: settings and Sentry first, an error as one line, output for people or as JSON."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import click
 from alembic.util import CommandError
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from app.config import Settings
 from app.database import migrations
@@ -90,3 +91,13 @@ def screen() -> Console:
 def print_json(document: Any) -> None:
     """Print one JSON document on stdout; dates and the like as text."""
     click.echo(json.dumps(document, ensure_ascii=False, indent=2, default=str))
+
+
+@contextmanager
+def progress(what: str) -> Iterator[Callable[[int, int | None], None]]:
+    """A bar on a terminal's stderr, nothing elsewhere; call what it yields with how many of how many."""
+    screen = Console(stderr=True)
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

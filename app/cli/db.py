@@ -3,8 +3,13 @@
 import click
 
 from app.cli import console
-from app.database import adoption, migrations
+from app.database import adoption, deduplication, migrations, restoration
 from app.database.adoption import Finding
+from app.database.dedupe import Merged
+from app.database.deduplication import Deduplication
+from app.schemas.types import MAX_ID
+
+SHOWN = 20  # groups of a table that are listed for people
 
 
 @click.group("db")
@@ -71,3 +76,88 @@ def _advice(finding: Finding) -> str:
     if finding.stamped:
         return f"Stamped {finding.revision}. Next: frontdesk db dedupe --dry-run, then alembic upgrade head"
     return f"Nothing was changed; `frontdesk db adopt --yes` stamps {finding.revision}."
+
+
+@db_commands.command("dedupe")
+@click.option("--dry-run", is_flag=True, help="Say what would be done, and change nothing.")
+@click.option(
+    "--restore",
+    "archive_ids",
+    type=click.IntRange(1, MAX_ID),
+    multiple=True,
+    metavar="ID",
+    help="Bring back the row that is in archived_rows under this id, instead; repeatable.",
+)
+@console.json_option
+def dedupe_command(dry_run: bool, archive_ids: tuple[int, ...], as_json: bool) -> None:
+    """Merge each group of duplicates into its earliest row, and archive the others.
+
+    Of the old schema, before its constraints are in force. Writers may go on: each group is a short
+    transaction. Interrupted, it goes on when it is run again. Exit code 1 when groups are left, or a row
+    cannot be brought back.
+    """
+    url = console.settings().migration_url()
+    if archive_ids:
+        _restore(url, archive_ids, dry_run, as_json)
+        return
+    with console.progress("groups") as on_progress:
+        result = (deduplication.plan if dry_run else deduplication.run)(url, on_progress)
+    if as_json:
+        console.print_json(result.as_dict())
+    else:
+        _print_deduplication(result)
+    if result.left:
+        raise click.exceptions.Exit(console.SOMETHING_IS_WRONG)
+
+
+def _print_deduplication(result: Deduplication) -> None:
+    would = "would be " if result.is_dry_run else ""
+    for table, counts in result.as_dict()["tables"].items():
+        click.echo(
+            f"{table}: {counts['groups']:,} groups; {counts['archived']:,} rows {would}archived,"
+            f" {counts['filled']:,} values {would}taken over,"
+            f" {counts['repointed']:,} references {would}re-pointed"
+        )
+        of_table = [pair for pair in result.merged if pair[0].table == table]
+        for group, merged in of_table[:SHOWN]:
+            click.echo(f"  {group.shown}: {_what(merged)}")
+        if len(of_table) > SHOWN:
+            click.echo(f"  and {len(of_table) - SHOWN:,} more: --json shows all")
+    for group, reason in result.failed.items():
+        click.echo(f"{group}: left as they are, {reason}")
+    if not result.merged and not result.failed:
+        click.echo("There are no duplicates.")
+    elif result.is_dry_run:
+        click.echo("Nothing was changed. Without --dry-run this is done.")
+    elif result.left:
+        click.echo(f"{result.left:,} groups are left.")
+
+
+def _what(merged: Merged) -> str:
+    said = [f"keeps {merged.kept_id}"]
+    rows = (
+        f"{row_id}" if number is None else f"{row_id} (as {number})"
+        for row_id, number in merged.archived.items()
+    )
+    said.append(f"archives {', '.join(rows)}")
+    if merged.filled:
+        said.append(f"takes over {', '.join(merged.filled)}")
+    said += [f"re-points {count} in {column}" for column, count in merged.repointed.items()]
+    return ", ".join(said)
+
+
+def _restore(url: str, archive_ids: tuple[int, ...], dry_run: bool, as_json: bool) -> None:
+    outcomes = restoration.restore(url, archive_ids, dry_run)
+    if as_json:
+        console.print_json({"dry_run": dry_run, "rows": [vars(outcome) for outcome in outcomes]})
+    else:
+        for outcome in outcomes:
+            row = f"row {outcome.id} of {outcome.table}" if outcome.table else "no row"
+            if outcome.refused:
+                click.echo(f"{outcome.archive_id}: {row} cannot be brought back: {outcome.refused}")
+            else:
+                click.echo(f"{outcome.archive_id}: {row} {'would be' if dry_run else 'is'} back")
+                if outcome.left_out:
+                    click.echo(f"  without {', '.join(outcome.left_out)}: the archive keeps them")
+    if any(outcome.refused for outcome in outcomes):
+        raise click.exceptions.Exit(console.SOMETHING_IS_WRONG)

@@ -1,13 +1,10 @@
 """`frontdesk whatsapp …`: salons' WhatsApp sessions, for operators."""
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
 from app.cli import console
@@ -85,7 +82,7 @@ def cleanup_command(company_id: int | None, types: tuple[str, ...], dry_run: boo
 
     Safe to run from cron on several machines: one runs, the others say so.
     """
-    with console.opened_desk() as desk, _progress("companies") as on_progress:
+    with console.opened_desk() as desk, console.progress("companies") as on_progress:
         result = cleanup.clean_up(desk.database.live().settings, company_id, types, dry_run, on_progress)
     if as_json:
         console.print_json(result.as_dict())
@@ -137,7 +134,7 @@ def rotate_command(ctx: click.Context, dry_run: bool, as_json: bool) -> None:
     Interrupted, it goes on when it is run again. Take the old key out only when nothing is left to rotate
     and every process runs with the new one in front.
     """
-    with console.opened_desk() as desk, _progress("values") as on_progress:
+    with console.opened_desk() as desk, console.progress("values") as on_progress:
         seen = 0
 
         def count(values: int) -> None:
@@ -234,13 +231,3 @@ def _print_counts(names: tuple[str, ...], rows: list[tuple[Any, ...]]) -> None:
     for first, *counts in rows:
         table.add_row(first, *(f"{count:,}" for count in counts))
     console.screen().print(table)
-
-
-@contextmanager
-def _progress(what: str) -> Iterator[Any]:
-    """A bar on a terminal's stderr, nothing elsewhere."""
-    screen = Console(stderr=True)
-    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as progress:
-        task = progress.add_task(what, total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=total)

@@ -16,6 +16,9 @@ _DIGITS = r"substring(company_id::text from '^\s*0*([1-9][0-9]{0,18})\s*$')::num
 COMPANY_NUMBER = f"CASE WHEN {_DIGITS} <= 9223372036854775807 THEN {_DIGITS} END"
 
 
+PORTION = 1_000  # rows of a group that one transaction merges
+
+
 @dataclass(frozen=True)
 class Rule:
     """What makes rows of a table the same, and how they are merged.
@@ -73,12 +76,17 @@ class Group:
 
 @dataclass(frozen=True)
 class Merged:
-    """What `merge` did: the row kept, those archived, the columns filled, the references re-pointed."""
+    """What a merge does to a group, or would do.
+
+    `archived`: the ids of the rows removed and the numbers that they have in `archived_rows` (None where
+    nothing was done yet). `filled`: the columns of the kept row that take over a value. `repointed`: how
+    many rows of which column (`photos.member`) referenced the removed ones.
+    """
 
     kept_id: int
-    archived_ids: tuple[int, ...]
+    archived: Mapping[int, int | None]
     filled: tuple[str, ...]
-    repointed: int
+    repointed: Mapping[str, int]
 
 
 def find_groups(connection: Connection, rule: Rule) -> list[Group]:
@@ -125,27 +133,21 @@ def merge(connection: Connection, rule: Rule, group: Group) -> Merged | None:
     """Merge a group into its earliest row, within the caller's transaction.
 
     What referenced the other rows references the kept one, what only they have fills its empty fields,
-    and they go to `archived_rows` whole. Returns None where the group is none any more.
+    and they go to `archived_rows` whole. At most PORTION rows at once: call it until it returns None,
+    which says that the group is none any more.
     """
-    # As JSON: the values are only looked at, and Python cannot hold every timestamp.
-    rows: Sequence[Mapping[str, Any]] = (
-        connection.execute(
-            text(
-                f"SELECT to_jsonb(old) FROM {rule.table} AS old WHERE id = ANY(:ids)"
-                f" AND ({', '.join(group.columns)}) IN"
-                f" (({', '.join(f':key{number}' for number in range(len(group.key)))}))"
-                " ORDER BY created_at, id FOR UPDATE"
-            ),
-            {"ids": list(group.ids), **{f"key{number}": value for number, value in enumerate(group.key)}},
-        )
-        .scalars()
-        .all()
-    )
+    rows = _rows(connection, rule, group, f"LIMIT {PORTION} FOR UPDATE")
     if len(rows) < 2:
         return None
     kept, others = rows[0], rows[1:]
     archived = _archive(connection, rule.table, kept["id"], [row["id"] for row in others])
-    repointed = _repoint(connection, rule.table, kept["id"], list(archived))
+    repointed = {
+        f"{child}.{column}": connection.execute(
+            text(f"UPDATE {child} SET {column} = :kept WHERE {column} = ANY(:ids)"),
+            {"kept": kept["id"], "ids": list(archived)},
+        ).rowcount
+        for child, column in _references(connection, rule.table)
+    }
     connection.execute(text(f"DELETE FROM {rule.table} WHERE id = ANY(:ids)"), {"ids": list(archived)})
     donors = _donors(kept, others) if rule.filled else {}
     if donors:
@@ -156,7 +158,41 @@ def merge(connection: Connection, rule: Rule, group: Group) -> Merged | None:
             for column, donor in donors.items()
         )
         connection.execute(text(f"UPDATE {rule.table} SET {values} WHERE id = :id"), {"id": kept["id"]})
-    return Merged(kept["id"], tuple(archived), tuple(donors), repointed)
+    return Merged(kept["id"], archived, tuple(donors), _some(repointed))
+
+
+def plan(connection: Connection, rule: Rule, group: Group) -> Merged | None:
+    """Say what `merge` would do to the whole group; nothing is changed or locked."""
+    rows = _rows(connection, rule, group)
+    if len(rows) < 2:
+        return None
+    kept, others = rows[0], rows[1:]
+    ids = [row["id"] for row in others]
+    repointed = {
+        f"{child}.{column}": connection.execute(
+            text(f"SELECT count(*) FROM {child} WHERE {column} = ANY(:ids)"), {"ids": ids}
+        ).scalar_one()
+        for child, column in _references(connection, rule.table)
+    }
+    donors = _donors(kept, others) if rule.filled else {}
+    return Merged(kept["id"], dict.fromkeys(ids), tuple(donors), _some(repointed))
+
+
+def _some(counts: Mapping[str, int]) -> dict[str, int]:
+    return {name: count for name, count in counts.items() if count}
+
+
+def _rows(connection: Connection, rule: Rule, group: Group, ending: str = "") -> Sequence[Mapping[str, Any]]:
+    """The rows that still have the group's key, the earliest first."""
+    # As JSON: the values are only looked at, and Python cannot hold every timestamp.
+    statement = (
+        f"SELECT to_jsonb(old) FROM {rule.table} AS old WHERE id = ANY(:ids)"
+        f" AND ({', '.join(group.columns)}) IN"
+        f" (({', '.join(f':key{number}' for number in range(len(group.key)))}))"
+        f" ORDER BY created_at, id {ending}"
+    )
+    values = {f"key{number}": value for number, value in enumerate(group.key)}
+    return connection.execute(text(statement), {"ids": list(group.ids), **values}).scalars().all()
 
 
 def _key(connection: Connection, rule: Rule) -> dict[str, str] | None:
@@ -172,10 +208,15 @@ def _key(connection: Connection, rule: Rule) -> dict[str, str] | None:
     )
     if not columns:
         return None
-    if "yclients_record_id" in rule.key and "yclients_record_id" not in columns:
+    key = rule.key
+    if "yclients_record_id" in key and "yclients_record_id" not in columns:
         # Before the alignment of names.
-        return {"yclients_id": "yclients_id", "company_id": "company_id"}
-    return rule.key
+        key = {"yclients_id": "yclients_id", "company_id": "company_id"}
+    if missing := sorted({"id", "created_at", *key} - columns):
+        raise MigrationRefused(
+            f"Table {rule.table} has no {', '.join(missing)}: `frontdesk db adopt` says what differs."
+        )
+    return key
 
 
 def _archive(connection: Connection, table: str, kept_id: int, ids: list[int]) -> dict[int, int]:
@@ -191,9 +232,9 @@ def _archive(connection: Connection, table: str, kept_id: int, ids: list[int]) -
     return {row.old_id: row.id for row in rows}
 
 
-def _repoint(connection: Connection, table: str, kept_id: int, ids: list[int]) -> int:
-    """Point at the kept row whatever has a foreign key to the others, our tables or not."""
-    references = connection.execute(
+def _references(connection: Connection, table: str) -> Sequence[tuple[str, str]]:
+    """Tables and columns, ours or not, with a foreign key to the ids of the table."""
+    found = connection.execute(
         text(
             "SELECT conrelid::regclass::text, quote_ident(child.attname) FROM pg_constraint"
             " CROSS JOIN unnest(conkey, confkey) AS pair(child_number, parent_number)"
@@ -202,26 +243,26 @@ def _repoint(connection: Connection, table: str, kept_id: int, ids: list[int]) -
             " WHERE contype = 'f' AND confrelid = to_regclass(:table) AND parent.attname = 'id'"
         ),
         {"table": table},
-    ).all()
-    return sum(
-        connection.execute(
-            text(f"UPDATE {child} SET {column} = :kept WHERE {column} = ANY(:ids)"),
-            {"kept": kept_id, "ids": ids},
-        ).rowcount
-        for child, column in references
     )
+    return [(child, column) for child, column in found]
 
 
 def _donors(kept: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> dict[str, int]:
-    """Return, for each empty column of the kept row, the id of the earliest row that has something."""
-    return {
-        column: donor
-        for column, value in kept.items()
-        if _is_empty(value)
-        for donor in [row["id"] for row in others if not _is_empty(row[column]) and _fits(column, kept, row)][
-            :1
-        ]
-    }
+    """Return, for each empty column of the kept row, the id of the earliest row that has something.
+
+    Row by row, so that what belongs together is compared with what has been taken over already.
+    """
+    now = dict(kept)
+    donors: dict[str, int] = {}
+    for row in others:
+        taken = {
+            column: row[column]
+            for column, value in now.items()
+            if _is_empty(value) and not _is_empty(row[column]) and _fits(column, now, row)
+        }
+        donors |= dict.fromkeys(taken, row["id"])
+        now |= taken
+    return donors
 
 
 def _is_empty(value: Any) -> bool:
