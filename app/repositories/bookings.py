@@ -194,9 +194,7 @@ class BookingRepository(Repository[Booking]):
         columns = self._columns(names)
         values = [*map(itemgetter(*columns), rows)]
         with_services = "services" in names
-        merged = merge(
-            self._connection, self.target, self.scope.company_id, columns, values, want_current=with_services
-        )
+        merged = merge(self._connection, self.target, self.scope.company_id, columns, values, want_ids=True)
         if with_services:
             ids = {record_id: row_id for (record_id,), row_id in merged.current.items()}
             self._replace_children(

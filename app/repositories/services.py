@@ -47,7 +47,7 @@ class ServiceRepository(MirroredRepository[Service]):
         values = [*map(itemgetter(*columns), rows)]
         with_staff = "staff" in names
         merged = merge(
-            self._connection, self.target, self.scope.company_id, columns, values, want_current=with_staff
+            self._connection, self.target, self.scope.company_id, columns, values, want_ids=with_staff
         )
         if with_staff:
             services = {yclients_id: row_id for (yclients_id,), row_id in merged.current.items()}

@@ -1,6 +1,7 @@
 """The bulk merge against a plain Python model, on both of its paths (parameters, and COPY)."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from threading import Barrier, Thread
 from typing import Any
@@ -16,6 +17,7 @@ from app.data_layer import DataLayer
 from app.repositories.folding import UpsertReport
 from app.unit_of_work import UnitOfWork
 from tests.factories import ClientRow, DialogRow, ServiceRow, StaffRow
+from tests.processes import wait_until
 
 Row = dict[str, Any]
 State = dict[int, Row]
@@ -254,6 +256,19 @@ class TestTwoWritersAtOnce:
         assert names <= {"first", "second"}
         assert len(salon.get_clients(limit=1000).unwrap()) == rows
 
+    def test_a_first_row_of_another_writer_is_merged_like_any_other(
+        self, salon: DataLayer, desk: Frontdesk
+    ) -> None:
+        rows = [ClientRow(yclients_id=n, name="many") for n in range(1, 200)]
+        with ThreadPoolExecutor(1) as pool, desk.unit_of_work(salon.company_id) as uow:
+            uow.clients.upsert(ClientRow(yclients_id=100, name="one"))
+            writing = pool.submit(salon.upsert_clients, rows)  # sees no row of the company yet, and waits
+            wait_until(lambda: is_anybody_waiting(uow))
+            uow.session.commit()
+            report = writing.result().unwrap()
+        assert (report.inserted, report.updated) == (198, 1)
+        assert salon.get_client_by_id(100).unwrap().name == "many"
+
     def test_the_newer_wins_whoever_comes_first(self, salon: DataLayer) -> None:
         def write(day: int) -> UpsertReport:
             changed = T0 + timedelta(days=day)
@@ -271,6 +286,12 @@ class TestTwoWritersAtOnce:
             return salon.upsert_dialog_context("u", DialogRow(user_id="u", stage=stage)).success
 
         assert all(at_once(*(lambda s=stage: write(s) for stage in "abcdefgh")))
+
+
+def is_anybody_waiting(uow: UnitOfWork) -> bool:
+    """Whether another session waits for the transaction of this one."""
+    waiting = "SELECT FROM pg_stat_activity WHERE pg_backend_pid() = ANY(pg_blocking_pids(pid))"
+    return uow.session.connection().exec_driver_sql(waiting).first() is not None
 
 
 def at_once(*calls: Callable[[], Any]) -> list[Any]:

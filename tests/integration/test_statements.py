@@ -51,6 +51,7 @@ def test_a_small_merge_is_counted(salon: DataLayer) -> None:
 
 
 def test_a_large_merge_is_counted_with_its_copy(salon: DataLayer) -> None:
+    salon.upsert_client(ClientRow()).unwrap()
     assert counted(lambda: salon.upsert_clients(ClientRow.create_batch(200)).unwrap()).items() >= {
         ("COPY", 1),
         ("INSERT", 1),
