@@ -7,8 +7,9 @@ from typing import Self, TypeVar
 from app.config import Settings
 from app.data_layer import DataLayer
 from app.database import budget
-from app.database.moving import database_of
+from app.database.moving import MovingDatabase, database_of
 from app.observability.start import start
+from app.transfer.compare import ComparedReader
 from app.unit_of_work import UnitOfWork, Units, checked_company_id
 from app.whatsapp.encryption import Vault
 from app.whatsapp.retention import Retention
@@ -31,7 +32,12 @@ class Frontdesk:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.database = database_of(settings)
-        self.units = Units(self.database)
+        self._compared = (
+            ComparedReader(self.database, settings)
+            if settings.transfer_compare_reads and isinstance(self.database, MovingDatabase)
+            else None
+        )
+        self.units = Units(self.database, self._compared)
         self._vault = Vault.of(settings)
         self._retention = Retention.of(settings)
 
@@ -67,6 +73,8 @@ class Frontdesk:
 
     def close(self) -> None:
         """Give every connection back."""
+        if self._compared is not None:
+            self._compared.comparison.close()
         self.database.close()
 
     def __enter__(self) -> Self:

@@ -116,9 +116,9 @@ class UnitOfWork(Repositories):
 class Units:
     """Opens units of work on the live database, runs them again where that helps, lends lone reads."""
 
-    def __init__(self, database: AnyDatabase) -> None:
+    def __init__(self, database: AnyDatabase, reader: PoolReader | None = None) -> None:
         self.database = database
-        self._reader = PoolReader(database)
+        self._reader = reader or PoolReader(database)
         self.scopes = Scopes(self._reader)
 
     def open(self, company_id: int) -> UnitOfWork:

@@ -23,7 +23,7 @@ class Query(Generic[M]):
         self.statement = statement
         self.model: type[M] = statement.column_descriptions[0]["entity"]
         self._manager = manager_of_class(self.model)
-        self._columns = tuple(column.key for column in self.model.__table__.columns)
+        self.columns = tuple(column.key for column in self.model.__table__.columns)
 
     @cached_property
     def compiled(self) -> tuple[str, dict[str, Any]]:
@@ -36,7 +36,7 @@ class Query(Generic[M]):
         # Straight into its dictionary, as the ORM's own loader does: through the constructor every
         # attribute would be recorded as a change, which doubles the cost of a lookup.
         record: M = self._manager.new_instance()
-        record.__dict__.update(zip(self._columns, row, strict=True))
+        record.__dict__.update(zip(self.columns, row, strict=True))
         return record
 
 
@@ -78,11 +78,15 @@ class PoolReader:
 
     def all(self, query: Query[M], **parameters: Any) -> Sequence[M]:
         text, built_in = query.compiled
-
-        def run(connection: Connection) -> list[tuple[Any, ...]]:
-            return connection.execute(text, {**built_in, **parameters}).fetchall()
-
-        return [query.record(row) for row in self._database.read(run)]
+        return [query.record(row) for row in self._fetch(text, {**built_in, **parameters}, query)]
 
     def rows(self, text: LiteralString, **parameters: Any) -> Sequence[Sequence[Any]]:
-        return self._database.read(lambda connection: connection.execute(text, parameters).fetchall())
+        return self._fetch(text, parameters)
+
+    def _fetch(
+        self, text: str, parameters: dict[str, Any], query: Query[Any] | None = None
+    ) -> list[tuple[Any, ...]]:
+        def run(connection: Connection) -> list[tuple[Any, ...]]:
+            return connection.execute(text, parameters).fetchall()
+
+        return self._database.read(run)

@@ -1,0 +1,171 @@
+"""Reads compared on both sides: never in the caller's way, and no race is taken for a divergence."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import psycopg
+import pytest
+from prometheus_client import REGISTRY
+
+from app import Frontdesk, Settings
+from app.transfer import compare
+from app.transfer.divergence import DivergenceWatch
+from app.transfer.relay import relay
+from app.transfer.sides import Side, Sides
+from app.transfer.start import start
+from app.transfer.switch import switch
+from tests.processes import wait_until
+from tests.servers import execute
+from tests.transfer.moving import copy_by_the_log
+
+SALON = 962302
+
+
+@pytest.fixture(scope="module")
+def moving(new_database: Callable[[], str]) -> Sides:
+    sides = Sides(Side("legacy", new_database()), Side("primary", new_database()))
+    execute(
+        sides.legacy.url,
+        f"INSERT INTO companies (company_id, title) VALUES ({SALON}, 'Salon')",
+        "INSERT INTO staff (company_id, yclients_id, name)"
+        f" SELECT {SALON}, n, 'A' FROM generate_series(1, 9) AS n",
+    )
+    start(sides)
+    copy_by_the_log(sides)
+    return sides
+
+
+@pytest.fixture
+def relaying(moving: Sides) -> Iterator[Sides]:
+    """The same with a relay that runs."""
+    stop = threading.Event()
+    thread = threading.Thread(target=relay, args=(moving, stop))
+    thread.start()
+    yield moving
+    stop.set()
+    thread.join()
+
+
+@pytest.fixture
+def desk(moving: Sides) -> Iterator[Frontdesk]:
+    settings = Settings(
+        database_url=moving.primary.url, legacy_database_url=moving.legacy.url, transfer_compare_reads=1
+    )
+    with Frontdesk(settings) as desk:
+        assert desk._compared is not None
+        desk._compared.comparison._watch = DivergenceWatch()
+        yield desk
+
+
+def seen(desk: Frontdesk) -> tuple[int, int]:
+    """Compared, and of those different."""
+    assert desk._compared is not None
+    recent = desk._compared.comparison._watch.recent()
+    return recent.compared, recent.differed
+
+
+def not_compared() -> float:
+    return REGISTRY.get_sample_value("frontdesk_transfer_reads_not_compared_total") or 0
+
+
+def test_equal_reads_are_counted_and_nothing_is_said(desk: Frontdesk, relaying: Sides) -> None:
+    for _ in range(5):
+        assert len(desk.company(SALON).get_staff().unwrap()) == 9
+    wait_until(lambda: seen(desk)[0] >= 5)
+    assert seen(desk)[1] == 0
+
+
+def test_a_row_that_differs_is_named_by_table_and_id(desk: Frontdesk, relaying: Sides) -> None:
+    with psycopg.connect(relaying.primary.url, autocommit=True) as standby:
+        set_name(standby, 3, "B")
+    try:
+        before = time.monotonic()
+        assert desk.company(SALON).get_staff_by_id(3).unwrap().name == "A"
+        assert time.monotonic() - before < 1
+        wait_until(lambda: seen(desk)[1] == 1)
+        assert desk._compared is not None
+        ((_, keys),) = [each for each in desk._compared.comparison._watch._seen if each[1]]
+        (key,) = keys
+        assert key.startswith("staff ")
+    finally:
+        with psycopg.connect(relaying.primary.url, autocommit=True) as standby:
+            set_name(standby, 3, "A")
+
+
+def set_name(connection: psycopg.Connection[Any], yclients_id: int, name: str) -> None:
+    """As the relay would: the fence lets its transaction through, and nothing is noted."""
+    with connection.transaction():
+        connection.execute("SELECT set_config('frontdesk_transfer.relay', pg_current_xact_id()::text, true)")
+        connection.execute("UPDATE staff SET name = %s WHERE yclients_id = %s", (name, yclients_id))
+
+
+def test_writes_that_are_not_relayed_yet_are_no_divergence(desk: Frontdesk, moving: Sides) -> None:
+    """No relay runs at first: the mismatch waits for it."""
+    execute(moving.legacy.url, "UPDATE staff SET name = 'C' WHERE yclients_id = 4")
+    assert desk.company(SALON).get_staff_by_id(4).unwrap().name == "C"
+    time.sleep(0.3)
+    stop = threading.Event()
+    thread = threading.Thread(target=relay, args=(moving, stop))
+    thread.start()
+    wait_until(lambda: seen(desk)[0] >= 1)
+    stop.set()
+    thread.join()
+    assert seen(desk)[1] == 0
+
+
+def test_where_nothing_is_relayed_nothing_is_claimed(
+    desk: Frontdesk, moving: Sides, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compare, "RELAYED_WITHIN", 0.2)
+    execute(moving.legacy.url, "UPDATE staff SET name = 'D' WHERE yclients_id = 5")
+    before = not_compared()
+    desk.company(SALON).get_staff_by_id(5).unwrap()
+    wait_until(lambda: not_compared() > before)
+    assert seen(desk)[1] == 0
+
+
+def test_no_false_alarm_under_writes_and_over_a_cutover(desk: Frontdesk, relaying: Sides) -> None:
+    stop = threading.Event()
+    salon = desk.company(SALON)
+
+    def write() -> None:
+        number = 0
+        while not stop.is_set():
+            number += 1
+            salon.upsert_staff([{"yclients_id": n, "name": f"{number}"} for n in range(1, 6)]).unwrap()
+
+    def read() -> None:
+        while not stop.is_set():
+            salon.get_staff().unwrap()
+            salon.get_staff_by_id(2).unwrap()
+
+    threads = [threading.Thread(target=each) for each in (write, read)]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.5)
+    switch(relaying, "primary", max_pause=10)
+    time.sleep(0.7)
+    switch(relaying, "legacy", max_pause=10)
+    time.sleep(0.5)
+    stop.set()
+    for thread in threads:
+        thread.join()
+    compared, differed = seen(desk)
+    assert compared > 5
+    assert differed == 0
+
+
+def test_a_standby_that_is_slow_costs_the_caller_nothing(desk: Frontdesk, moving: Sides) -> None:
+    salon = desk.company(SALON)
+    salon.get_staff().unwrap()
+    wait_until(lambda: sum(seen(desk)) > 0)
+    before = not_compared()
+    with psycopg.connect(moving.primary.url) as blocker:
+        blocker.execute("LOCK TABLE staff IN ACCESS EXCLUSIVE MODE")
+        began = time.monotonic()
+        for _ in range(compare.WAITING + 50):
+            salon.get_staff().unwrap()
+        assert time.monotonic() - began < 5
+        assert not_compared() >= before + 40  # dropped
