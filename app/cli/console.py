@@ -55,9 +55,21 @@ def failure(error: Exception) -> click.ClickException:
     return CouldNotRun(f"Unexpected {type(error).__name__}; `frontdesk --debug …` shows where it comes from.")
 
 
-def settings() -> Settings:
-    """The settings, with Sentry started; every command calls it first. Raises ConfigurationError."""
-    loaded = Settings.load()
+compare_reads_option = click.option(
+    "--compare-reads",
+    "compare_reads",
+    type=click.FloatRange(0, 1),
+    help="While a database is moved: share of reads that are made on the standby, too, and compared.",
+)
+
+
+def settings(compare_reads: float | None = None) -> Settings:
+    """The settings, with Sentry started; every command calls it first. Raises ConfigurationError.
+
+    `compare_reads` goes before TRANSFER_COMPARE_READS.
+    """
+    given = {} if compare_reads is None else {"transfer_compare_reads": compare_reads}
+    loaded = Settings.load(**given)
     sentry.initialise(loaded)
     # A command speaks for itself, on one line where it fails; what goes on inside is shown on request.
     context = click.get_current_context(silent=True)
@@ -69,12 +81,12 @@ def settings() -> Settings:
 
 
 @contextmanager
-def opened_desk() -> Iterator[Frontdesk]:
+def opened_desk(compare_reads: float | None = None) -> Iterator[Frontdesk]:
     """The configured Frontdesk on a database that answers. Raises UnavailableError at once otherwise.
 
     The embedded database needs no deploy step: it is brought to head here.
     """
-    found = settings()
+    found = settings(compare_reads)
     with Frontdesk(found) as desk:
         desk.database.ping()
         if found.database_url is None:

@@ -105,16 +105,24 @@ class Tally:
 )
 @click.option("--seconds", type=click.FloatRange(1), help="How long; until Ctrl-C without.")
 @click.option("--url", default=URL, show_default=True, help="Session keys go there, if it answers.")
+@console.compare_reads_option
 @console.json_option
 @click.pass_context
-def traffic_command(ctx: click.Context, rate: float, seconds: float | None, url: str, as_json: bool) -> None:
+def traffic_command(
+    ctx: click.Context,
+    rate: float,
+    seconds: float | None,
+    url: str,
+    compare_reads: float | None,
+    as_json: bool,
+) -> None:
     """The seven worker processes of an installation at work.
 
     They read, upsert, book and keep session keys, in a scratch company that is removed again. Watch
     the status page meanwhile. Exit code 1 where an operation failed, a worker was lost, or the workers
     held more than POSTGRES_MAX_CONNECTIONS each.
     """
-    with console.opened_desk() as desk:
+    with console.opened_desk(compare_reads) as desk:
         if desk.settings.is_production:
             raise InvalidInputError("A demo writes rows that nobody needs: it does not run in production.")
         database_url = SecretStr(desk.settings.primary_url())

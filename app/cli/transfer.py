@@ -13,6 +13,7 @@ from rich.table import Table
 
 from app.cli import console
 from app.cli.transfer_data import copy_command, include_option, leave_out_option, plan_command
+from app.errors import ConfigurationError
 from app.transfer.finish import finish
 from app.transfer.relay import OnRound, drain, relay
 from app.transfer.replay import Round
@@ -42,7 +43,12 @@ def start_command(include: tuple[str, ...], leave_out: tuple[str, ...], dry_run:
 
     Writers wait for a moment, table by table. What is set up already stays as it is.
     """
-    sides = Sides.of(console.settings())
+    settings = console.settings()
+    sides = Sides.of(settings)
+    if not settings.transfer_capture:
+        raise ConfigurationError(
+            "TRANSFER_CAPTURE is off: unset it to let changes be noted, and start again."
+        )
     screen = console.screen()
 
     def say(step: str) -> None:

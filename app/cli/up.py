@@ -23,7 +23,8 @@ from app.yclients.importer import import_files
 
 @click.command("up")
 @click.option("--port", type=click.IntRange(1, 65535), default=8000, show_default=True)
-def up_command(port: int) -> None:
+@console.compare_reads_option
+def up_command(port: int, compare_reads: float | None) -> None:
     """Start everything: database, migrations, sample salon, health API.
 
     Without DATABASE_URL it starts an embedded PostgreSQL that keeps its data under .frontdesk/.
@@ -31,7 +32,7 @@ def up_command(port: int) -> None:
     """
     # Until gunicorn takes over: leave through Python's own exit, which stops the embedded server.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    settings = console.settings()
+    settings = console.settings(compare_reads)
     door = take_port(port)
     settings = _start_database(settings)
     _migrate(settings)

@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterator
 
 import psycopg
 import pytest
+from click.testing import CliRunner
 
 from app import Frontdesk
+from app.cli import main
 from app.database import moving
 from app.errors import ConfigurationError, FencedError, UnavailableError
 from app.observability import sentry
@@ -141,6 +143,17 @@ def test_a_pinned_process_stays_and_is_refused(started: Move) -> None:
         hand_over(started, started.legacy, started.primary)
         assert desk.company(SALON).upsert_client(client(2)).error.code == "fenced"
     assert clients(started.primary) == []
+
+
+def test_a_capture_that_is_switched_off_is_not_switched_on(
+    move: Move, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", move.primary)
+    monkeypatch.setenv("LEGACY_DATABASE_URL", move.legacy)
+    monkeypatch.setenv("TRANSFER_CAPTURE", "off")
+    refused = CliRunner().invoke(main, ["transfer", "start"])
+    assert refused.exit_code == 2
+    assert "TRANSFER_CAPTURE is off" in refused.stderr
 
 
 # During one

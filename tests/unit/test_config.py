@@ -132,6 +132,30 @@ def test_a_time_that_postgresql_cannot_count_is_refused(load: Any, name: str) ->
         load(**{name.upper(): str(2**31)})
 
 
+def test_the_settings_of_a_move_that_contradict_each_other_are_refused_with_the_reason(load: Any) -> None:
+    for name, value in (
+        ("TRANSFER_PIN", "legacy"),
+        ("TRANSFER_CAPTURE", "off"),
+        ("TRANSFER_COMPARE_READS", "0.01"),
+    ):
+        with pytest.raises(ConfigurationError, match=rf"\n{name}: needs LEGACY_DATABASE_URL"):
+            load(**{name: value})
+        os.environ.pop(name)
+    legacy = {"LEGACY_DATABASE_URL": URL.replace("salon", "old"), "DATABASE_URL": URL}
+    load(**legacy, TRANSFER_PIN="primary", TRANSFER_CAPTURE="off", TRANSFER_COMPARE_READS="0")
+    with pytest.raises(ConfigurationError, match=r"TRANSFER_COMPARE_READS: .*TRANSFER_PIN.*\n.*CAPTURE=off"):
+        load(TRANSFER_COMPARE_READS="1")
+    for value in ("both", "standby"):
+        with pytest.raises(ConfigurationError, match="TRANSFER_PIN"):
+            load(TRANSFER_PIN=value)
+
+
+def test_a_database_cannot_be_moved_to_itself(load: Any) -> None:
+    other_writing = URL.replace(":5432", "").replace("postgresql://me", "postgresql+psycopg://you")
+    with pytest.raises(ConfigurationError, match="LEGACY_DATABASE_URL: is the same database"):
+        load(DATABASE_URL=URL, LEGACY_DATABASE_URL=other_writing)
+
+
 def test_nothing_but_the_configuration_reads_the_environment() -> None:
     app = Path(__file__).parents[2] / "app"
     readers = {
