@@ -99,6 +99,7 @@ class Settings(BaseSettings):
     yclients_partner_token: SecretStr | None = None
     yclients_user_token: SecretStr | None = None
     yclients_webhook_secret: SecretStr | None = None
+    test_phones: Annotated[tuple[str, ...], NoDecode] = Field((), repr=False)  # E.164 once validated
 
     @field_validator("database_url", "legacy_database_url", "direct_database_url")
     @classmethod
@@ -139,6 +140,22 @@ class Settings(BaseSettings):
                 raise PydanticCustomError("days", "is not like device-list=30,tctoken=never (in days)")
             days[found[1]] = int(found[2]) if found[2] else None
         return days
+
+    @field_validator("test_phones", mode="before")
+    @classmethod
+    def _are_phones(cls, value: Any) -> Any:
+        from app.phones import to_e164  # takes a while to load, and few commands need it
+
+        phones = []
+        given = value.split(",") if isinstance(value, str) else value
+        for number, text in enumerate(given, 1):
+            try:
+                phones.append(to_e164(text.strip()))
+            except ValueError:
+                raise PydanticCustomError(
+                    "phone", "phone {number} cannot be read", {"number": number}
+                ) from None
+        return tuple(dict.fromkeys(phones))
 
     @model_validator(mode="wrap")
     @classmethod

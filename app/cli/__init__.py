@@ -12,6 +12,7 @@ PLACES = {
     "doctor": "app.cli.doctor:doctor_command",
     "import": "app.cli.imports:import_command",
     "sync": "app.cli.sync:sync_commands",
+    "testdata": "app.cli.testdata:testdata_commands",
     "transfer": "app.cli.transfer:transfer_commands",
     "up": "app.cli.up:up_command",
     "whatsapp": "app.cli.whatsapp:whatsapp_commands",

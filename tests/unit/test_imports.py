@@ -14,7 +14,7 @@ LAYERS = [
     {"app"},
     {"web"},
     {"frontdesk"},
-    {"data_layer", "whatsapp", "yclients", "transfer", "backup"},
+    {"data_layer", "whatsapp", "yclients", "transfer", "backup", "testdata"},
     {"bulk"},
     {"unit_of_work"},
     {"scopes"},

@@ -1,0 +1,204 @@
+"""Rows that testers left in a live database: counted, and deleted a few at a time.
+
+A row is test data when it carries both markers: its name begins with `[TEST`, and its phone is one of
+TEST_PHONES. Only clients and bookings have a name and a phone. Of the other tables, only the services and
+the slot of such a booking are deleted, because they are parts of it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from psycopg import sql
+
+from app.config import Settings
+from app.database.connection import connect_directly
+from app.database.database import Connection
+from app.errors import ConfigurationError, UnknownCompanyError
+
+LIMIT = 100  # rows of each table
+PORTION = 500  # bookings or clients a transaction
+PREFIX = "[TEST"
+
+_NAME = {"clients": "name", "bookings": "client_name"}
+_PHONE = {"clients": "phone", "bookings": "client_phone"}
+_TABLES = ("booking_services", "booking_slots", "bookings", "clients")  # children before parents
+
+# Locked before anything is deleted, and looked at again when the lock had to be waited for.
+_BOOKINGS = """
+    SELECT company_id, id,
+        (SELECT count(*) FROM booking_services AS s
+            WHERE (s.company_id, s.booking) = (row.company_id, row.id)),
+        (SELECT count(*) FROM booking_slots AS s
+            WHERE (s.company_id, s.booking) = (row.company_id, row.id))
+    FROM bookings AS row
+    WHERE {marked} AND (company_id, id) > (%(after_company)s, %(after_id)s)
+    ORDER BY company_id, id LIMIT %(portion)s {lock}
+"""
+# A client goes after its bookings. One whom a booking still names that carries no markers, or that the
+# limit left for the next time, stays.
+_CLIENTS = """
+    SELECT company_id, id FROM clients AS row
+    WHERE {marked} AND (company_id, id) > (%(after_company)s, %(after_id)s) AND {without_bookings}
+    ORDER BY company_id, id LIMIT %(portion)s {lock}
+"""
+_WITHOUT_BOOKINGS = """
+    NOT EXISTS (
+        SELECT FROM bookings AS b WHERE b.company_id = row.company_id
+            AND (b.client_id = row.yclients_id
+                OR b.client_phone = row.phone AND starts_with(b.client_name, %(prefix)s))
+            AND (b.company_id, b.id) NOT IN (
+                SELECT * FROM unnest(%(gone_companies)s::bigint[], %(gone_ids)s::bigint[]))
+    )
+"""
+_COUNTS = """
+    SELECT count(*) FILTER (WHERE by_name AND by_phone), count(*) FILTER (WHERE by_name AND NOT by_phone),
+        count(*) FILTER (WHERE by_phone AND NOT by_name)
+    FROM (
+        SELECT coalesce(starts_with({name}, %(prefix)s), false) AS by_name,
+            coalesce({phone} = ANY(%(phones)s), false) AS by_phone
+        FROM {table} WHERE %(company_id)s::bigint IS NULL OR company_id = %(company_id)s
+    ) AS markers
+"""
+
+
+@dataclass
+class Cleaned:
+    """Rows deleted by table, or that would be; and those with both markers that are left."""
+
+    is_dry_run: bool
+    deleted: dict[str, int] = field(default_factory=lambda: dict.fromkeys(_TABLES, 0))
+    left: dict[str, int] = field(default_factory=dict)
+
+
+def stats(settings: Settings, company_id: int | None = None) -> dict[str, dict[str, int]]:
+    """Count, by table, the rows with both markers and with one only. Raises what `clean` raises."""
+    with connect_directly(settings) as connection:
+        return _counts(connection, _parameters(connection, settings, company_id))
+
+
+def clean(
+    settings: Settings, company_id: int | None = None, limit: int = LIMIT, dry_run: bool = True
+) -> Cleaned:
+    """Delete at most `limit` rows of each table, in short transactions; with `dry_run` only count them.
+
+    Raises ConfigurationError without TEST_PHONES, UnknownCompanyError, and psycopg's errors: what was
+    deleted before stays deleted.
+    """
+    result = Cleaned(dry_run)
+    with connect_directly(settings) as connection:
+        parameters = _parameters(connection, settings, company_id)
+        gone: list[tuple[int, int]] = []
+        while _delete_bookings(connection, parameters, result, limit, gone):
+            pass
+        parameters |= {
+            "gone_companies": [company for company, _ in gone],
+            "gone_ids": [id_ for _, id_ in gone],
+        }
+        parameters |= _START
+        while _delete_clients(connection, parameters, result, limit):
+            pass
+        left = _counts(connection, parameters)
+    for table, counts in left.items():
+        result.left[table] = counts["marked"] - (result.deleted[table] if dry_run else 0)
+    return result
+
+
+_START: dict[str, Any] = {"after_company": 0, "after_id": -(2**63)}
+
+
+def _parameters(connection: Connection, settings: Settings, company_id: int | None) -> dict[str, Any]:
+    if not settings.test_phones:
+        raise ConfigurationError(
+            "TEST_PHONES is not set: without it no row can be told for test data. Give the phones of the"
+            " test clients, comma-separated."
+        )
+    if company_id is not None:
+        known = connection.execute("SELECT FROM companies WHERE company_id = %s", (company_id,)).fetchone()
+        if known is None:
+            raise UnknownCompanyError
+    return {"phones": list(settings.test_phones), "prefix": PREFIX, "company_id": company_id, **_START}
+
+
+def _delete_bookings(
+    connection: Connection,
+    parameters: dict[str, Any],
+    result: Cleaned,
+    limit: int,
+    gone: list[tuple[int, int]],
+) -> bool:
+    """One transaction: a few bookings with their parts, added to `gone`. Returns False when all is done."""
+    deleted = result.deleted
+    parameters["portion"] = min(PORTION, limit - deleted["bookings"])
+    with connection.transaction():
+        found = connection.execute(
+            sql.SQL(_BOOKINGS).format(marked=_marked("bookings"), lock=_lock(result)), parameters
+        ).fetchall()
+        chosen = []
+        for company_id, booking, services, slots in found:
+            parameters |= {"after_company": company_id, "after_id": booking}
+            # A booking is deleted with all its services or not at all, and the limit holds for them, too.
+            if deleted["booking_services"] + services <= limit:
+                chosen.append((company_id, booking))
+                deleted["booking_services"] += services
+                deleted["booking_slots"] += slots
+        deleted["bookings"] += len(chosen)
+        if not result.is_dry_run:
+            for table, column in (
+                ("booking_services", "booking"),
+                ("booking_slots", "booking"),
+                ("bookings", "id"),
+            ):
+                _delete(connection, table, column, chosen)
+    gone += chosen
+    return bool(found)
+
+
+def _delete_clients(connection: Connection, parameters: dict[str, Any], result: Cleaned, limit: int) -> bool:
+    parameters["portion"] = min(PORTION, limit - result.deleted["clients"])
+    statement = sql.SQL(_CLIENTS).format(
+        marked=_marked("clients"), without_bookings=sql.SQL(_WITHOUT_BOOKINGS), lock=_lock(result)
+    )
+    with connection.transaction():
+        chosen = connection.execute(statement, parameters).fetchall()
+        if chosen:
+            parameters |= {"after_company": chosen[-1][0], "after_id": chosen[-1][1]}
+        result.deleted["clients"] += len(chosen)
+        if not result.is_dry_run:
+            _delete(connection, "clients", "id", chosen)
+    return bool(chosen)
+
+
+def _delete(connection: Connection, table: str, column: str, keys: Sequence[tuple[int, int]]) -> None:
+    connection.execute(
+        sql.SQL(
+            "DELETE FROM {table} WHERE (company_id, {column}) IN"
+            " (SELECT * FROM unnest(%s::bigint[], %s::bigint[]))"
+        ).format(table=sql.Identifier(table), column=sql.Identifier(column)),
+        ([company for company, _ in keys], [id_ for _, id_ in keys]),
+    )
+
+
+def _marked(table: str) -> sql.Composed:
+    return sql.SQL(
+        "starts_with({name}, %(prefix)s) AND {phone} = ANY(%(phones)s)"
+        " AND (%(company_id)s::bigint IS NULL OR company_id = %(company_id)s)"
+    ).format(name=sql.Identifier(_NAME[table]), phone=sql.Identifier(_PHONE[table]))
+
+
+def _lock(result: Cleaned) -> sql.SQL:
+    return sql.SQL("" if result.is_dry_run else "FOR UPDATE")
+
+
+def _counts(connection: Connection, parameters: dict[str, Any]) -> dict[str, dict[str, int]]:
+    counts = {}
+    for table in _NAME:
+        statement = sql.SQL(_COUNTS).format(
+            name=sql.Identifier(_NAME[table]),
+            phone=sql.Identifier(_PHONE[table]),
+            table=sql.Identifier(table),
+        )
+        row = connection.execute(statement, parameters).fetchone()
+        assert row is not None, "a count has one row"  # noqa: S101
+        counts[table] = dict(zip(("marked", "name_only", "phone_only"), row, strict=True))
+    return counts
