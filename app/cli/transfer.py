@@ -12,7 +12,14 @@ from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColum
 from rich.table import Table
 
 from app.cli import console
-from app.cli.transfer_data import copy_command, include_option, leave_out_option, plan_command
+from app.cli.transfer_data import (
+    copy_command,
+    include_option,
+    leave_out_option,
+    plan_command,
+    repair_command,
+    verify_command,
+)
 from app.errors import ConfigurationError
 from app.transfer.finish import finish
 from app.transfer.relay import OnRound, drain, relay
@@ -236,3 +243,5 @@ def _lines(found: Status) -> Iterator[tuple[str, str]]:
 
 transfer_commands.add_command(plan_command)
 transfer_commands.add_command(copy_command)
+transfer_commands.add_command(verify_command)
+transfer_commands.add_command(repair_command)

@@ -12,8 +12,13 @@ from rich.table import Table
 from app.cli import console
 from app.transfer import copy as copying
 from app.transfer import plan
+from app.transfer import repair as repairing
+from app.transfer import verify as verifying
 from app.transfer.findings import Finding
 from app.transfer.sides import Sides
+from app.transfer.stages import other_than
+
+SHOWN = 20  # divergences on the screen
 
 include_option = click.option(
     "--include", multiple=True, metavar="TABLE", help="Move this table outside Frontdesk's models, too."
@@ -144,6 +149,103 @@ def _copy_progress() -> Iterator[copying.OnProgress]:
                 total=sum(table.blocks for table in report.tables),
                 rate=f"{report.rows / report.seconds:,.0f}" if report.seconds else "",
             )
+
+        yield show
+
+
+@click.command("verify")
+@click.option("--table", "only", multiple=True, metavar="TABLE", help="This table only; repeatable.")
+@console.json_option
+@click.pass_context
+def verify_command(ctx: click.Context, only: tuple[str, ...], as_json: bool) -> None:
+    """Compare both sides by content, row by row where they differ; writers may go on.
+
+    Exit codes: 0 equal, 1 different (each row is named), 3 something could not be compared.
+    """
+    sides = Sides.of(console.settings())
+    with _verify_progress() as on_progress:
+        report = verifying.verify(sides, only=only, on_progress=on_progress)
+    if as_json:
+        console.print_json(report.as_dict())
+    else:
+        _print_verification(report)
+    if report.divergences:
+        ctx.exit(console.SOMETHING_IS_WRONG)
+    if not report.is_compared:
+        ctx.exit(console.CouldNotRun.exit_code)
+
+
+def _print_verification(report: verifying.Report) -> None:
+    screen = console.screen()
+    standby = other_than(report.source)
+    table = Table(box=None, pad_edge=False)
+    for name in ("table", report.source, standby, "", "SHA-256"):
+        table.add_column(name, justify="right" if name in (report.source, standby) else "left")
+    for each in report.tables:
+        verdict = "[green]equal[/]"
+        if each.reason or each.unsettled:
+            verdict = f"[yellow]{escape(each.reason) or f'{each.unsettled} rows never stood still'}[/]"
+        if each.different:
+            verdict = f"[bold red]{each.different:,} different[/]"
+        if each.waiting:
+            verdict += f", {each.waiting:,} wait in the log"
+        counts = (f"{each.source_rows:,}", f"{each.standby_rows:,}")
+        table.add_row(escape(each.name), *counts, verdict, each.root[:16])
+    screen.print(table)
+    _print_divergences(report.divergences)
+    if report.divergences:
+        screen.print("[bold red]Different.[/] frontdesk transfer repair makes the standby equal again.")
+    elif report.is_compared:
+        rows = sum(each.source_rows for each in report.tables)
+        screen.print(f"[green]Equal.[/] {rows:,} rows on {report.source}, in {duration(report.seconds)}.")
+    else:
+        screen.print("[bold yellow]Not everything could be compared.[/]")
+
+
+def _print_divergences(divergences: list[verifying.Divergence]) -> None:
+    screen = console.screen()
+    for each in divergences[:SHOWN]:
+        columns = f" in {', '.join(each.columns)}" if each.columns else ""
+        screen.print(
+            f"{each.table} ({', '.join(each.key)}): {each.kind}{columns}", markup=False, soft_wrap=True
+        )
+    if len(divergences) > SHOWN:
+        screen.print(f"… and {len(divergences) - SHOWN:,} more; --json names them all.")
+
+
+@click.command("repair")
+@click.option("--dry-run", is_flag=True, help="Only find what differs.")
+@console.json_option
+@click.pass_context
+def repair_command(ctx: click.Context, dry_run: bool, as_json: bool) -> None:
+    """Make rows of the standby that differ equal again, through the log.
+
+    Exit codes: 0 equal now, 1 something differs still, 3 something could not be compared.
+    """
+    sides = Sides.of(console.settings())
+    with _verify_progress() as on_progress:
+        result = repairing.repair(sides, dry_run=dry_run, on_progress=on_progress)
+    if as_json:
+        console.print_json(result.as_dict())
+    else:
+        _print_divergences(result.found)
+        strange = f", {result.strangers:,} changes of the standby's own" if result.strangers else ""
+        done = "Dry run: nothing was written." if dry_run else f"{len(result.remaining):,} differ still."
+        console.screen().print(f"{len(result.found):,} rows differed{strange}. {done}")
+    if not result.is_well:
+        ctx.exit(console.SOMETHING_IS_WRONG)
+
+
+@contextmanager
+def _verify_progress() -> Iterator[verifying.OnProgress]:
+    """A bar for the table at work on a terminal's stderr, nothing elsewhere."""
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    screen = Console(stderr=True)
+    with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as progress:
+        task = progress.add_task("comparing", total=None)
+
+        def show(table: str, done: int, total: int) -> None:
+            progress.update(task, description=table, completed=done, total=total)
 
         yield show
 

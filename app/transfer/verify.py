@@ -1,0 +1,294 @@
+"""Whether both sides hold the same, by content; beside writers, too.
+
+A bucket that differs is opened, and its keys are candidates: rows that a writer has just changed differ for a
+moment. A candidate counts as a divergence only when it differs in the same way at several looks while its key
+does not wait in the log; what waits there is known to be behind.
+"""
+
+import hashlib
+import time
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import psycopg
+from psycopg.types.json import Jsonb
+
+from app.errors import InvalidInputError
+from app.transfer import schema
+from app.transfer.buckets import Bucket, Key, Reader, collated, in_batches
+from app.transfer.link import Rows
+from app.transfer.protocol import look
+from app.transfer.sides import SideName, Sides
+from app.transfer.stages import Stage, other_than
+from app.transfer.tables import SCHEMA, Table, chosen, in_order, moved_tables, read_tables
+
+LOOKS = 3  # that must agree before a difference counts
+BETWEEN_LOOKS = 0.05  # seconds
+PATIENCE = 15.0  # seconds for candidates that keep changing, or wait in the log
+MANY = 1_000  # candidates looked at together
+RECORDED = 100  # keys that the record of a verification holds
+
+Connection = psycopg.Connection[Any]
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """One row that is not the same: `missing` or `extra` on the standby, or `different` in `columns`."""
+
+    table: str
+    key: Key
+    kind: str
+    columns: tuple[str, ...] = ()
+
+
+@dataclass
+class TableResult:
+    """One table: rows on the side that is followed and on the standby, and the root of the former."""
+
+    name: str
+    source_rows: int = 0
+    standby_rows: int = 0
+    root: str = ""
+    different: int = 0
+    waiting: int = 0  # keys in the log: the relay has yet to bring them
+    unsettled: int = 0  # rows that never stood still
+    reason: str = ""  # why it could not be compared
+    seconds: float = 0.0
+
+
+@dataclass
+class Report:
+    """What a verification has found. `source` is the side that the other one follows."""
+
+    source: SideName
+    tables: list[TableResult] = field(default_factory=list)
+    divergences: list[Divergence] = field(default_factory=list)
+    seconds: float = 0.0
+
+    @property
+    def is_compared(self) -> bool:
+        """Whether every table could be compared, and every row."""
+        return not any(table.reason or table.unsettled for table in self.tables)
+
+    @property
+    def is_equal(self) -> bool:
+        """No divergence, and nothing that could not be compared."""
+        return self.is_compared and not self.divergences
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "equal": self.is_equal,
+            "compared": self.is_compared,
+            "source": self.source,
+            "rows": sum(table.source_rows for table in self.tables),
+            "waiting": sum(table.waiting for table in self.tables),
+            "seconds": round(self.seconds, 3),
+            "tables": [asdict(table) for table in self.tables],
+            "divergences": [asdict(each) for each in self.divergences],
+        }
+
+
+OnProgress = Callable[[str, int, int], object]  # table, buckets done, buckets in all
+
+
+def verify(
+    sides: Sides,
+    *,
+    only: Collection[str] = (),
+    on_progress: OnProgress = lambda table, done, total: None,
+    patience: float = PATIENCE,
+) -> Report:
+    """Compare the tables of the move (or those of the models, where none has begun), or `only` some.
+
+    The result is recorded where there is a move. Raises UnavailableError and InvalidInputError.
+    """
+    with ExitStack() as stack:
+        connections = {side.name: stack.enter_context(closing(side.connect())) for side in sides}
+        comparison = Comparison(connections)
+        report = comparison.run(only, on_progress, patience)
+        if comparison.is_moving and not only and report.is_compared:
+            for connection in connections.values():
+                _record(connection, report)
+        return report
+
+
+class Comparison:
+    """Both sides, and which of them is followed."""
+
+    def __init__(self, connections: dict[SideName, Connection]) -> None:
+        rows = Rows(*(look(each) if schema.exists(each) else None for each in connections.values()))
+        self.is_moving = rows.stage not in (Stage.NOT_STARTED, Stage.STARTING)
+        self.name: SideName = rows.source if self.is_moving else "legacy"
+        self.source = connections[self.name]
+        self.standby = connections[other_than(self.name)]
+        self.tables = (
+            moved_tables(self.source) if self.is_moving else in_order(chosen(read_tables(self.source), ()))
+        )
+        self._there = {table.name: table for table in read_tables(self.standby)}
+
+    def run(self, only: Collection[str], on_progress: OnProgress, patience: float) -> Report:
+        """Compare table after table, then look again at what had not settled."""
+        unknown = sorted(set(only) - {table.name for table in self.tables})
+        if unknown:
+            raise InvalidInputError(f"{', '.join(unknown)}: not among the tables that are compared.")
+        report = Report(self.name)
+        began = time.monotonic()
+        open_: list[tuple[TableResult, Pair, set[Key]]] = []
+        with ThreadPoolExecutor(2) as threads:
+            for table in self.tables:
+                if only and table.name not in only:
+                    continue
+                result = TableResult(table.name, reason=self.obstacle(table))
+                report.tables.append(result)
+                if not result.reason:
+                    pair = self.pair(table)
+                    found, unsettled = self._compare(threads, pair, result, on_progress)
+                    report.divergences += found
+                    open_.append((result, pair, unsettled))
+        deadline = time.monotonic() + patience
+        for result, pair, keys in open_:
+            found, waiting, unsettled = pair.settle(keys, deadline)
+            report.divergences += found
+            result.different += len(found)
+            result.waiting, result.unsettled = len(waiting), len(unsettled)
+        report.seconds = time.monotonic() - began
+        return report
+
+    def obstacle(self, table: Table) -> str:
+        """Why the table cannot be compared; empty where it can."""
+        other = self._there.get(table.name)
+        if other is None:
+            return "the standby does not have it"
+        if not table.key:
+            return "it has no primary key"
+        if (set(table.columns), table.key) != (set(other.columns), other.key):
+            return "its columns or its key differ on the standby"
+        return ""
+
+    def pair(self, table: Table) -> "Pair":
+        """The table on both sides."""
+        collations = collated((self.source, self.standby), table)
+        return Pair(
+            table,
+            Reader(self.source, table, collations),
+            Reader(self.standby, table, collations),
+            self.source,
+            is_logged=self.is_moving,
+        )
+
+    def _compare(
+        self, threads: ThreadPoolExecutor, pair: "Pair", result: TableResult, on_progress: OnProgress
+    ) -> tuple[list[Divergence], set[Key]]:
+        """The divergences, and the candidates that had not settled at a few looks."""
+        began = time.monotonic()
+        buckets, done = pair.source.buckets(), 0
+        root, found = hashlib.sha256(), []
+        unsettled: set[Key] = set()
+        for batch in in_batches(buckets):
+            answers = threads.map(lambda reader: reader.digests(batch), (pair.source, pair.standby))  # noqa: B023 - used up at once
+            for bucket, (rows, digest), (other_rows, other) in zip(batch, *answers, strict=True):
+                result.source_rows += rows
+                result.standby_rows += other_rows
+                root.update(digest)
+                if digest != other:
+                    divergences, waiting, moving = pair.open(bucket)
+                    found += divergences
+                    unsettled |= waiting | moving
+            done += len(batch)
+            on_progress(pair.table.name, done, len(buckets))
+        result.root, result.different = root.hexdigest(), len(found)
+        result.seconds = round(time.monotonic() - began, 3)
+        return found, unsettled
+
+
+class Pair:
+    """One table on both sides."""
+
+    def __init__(
+        self, table: Table, source: Reader, standby: Reader, connection: Connection, *, is_logged: bool
+    ) -> None:
+        self.table = table
+        self.source = source
+        self.standby = standby
+        self._connection = connection
+        self._is_logged = is_logged
+
+    def open(self, bucket: Bucket) -> tuple[list[Divergence], set[Key], set[Key]]:
+        """What differs in a bucket, settled as far as a few looks can: as `settle`."""
+        there, here = self.source.rows(bucket), self.standby.rows(bucket)
+        candidates = {key for key in {*there, *here} if there.get(key) != here.get(key)}
+        return self.settle(candidates, deadline=0)
+
+    def settle(
+        self, candidates: Collection[Key], deadline: float
+    ) -> tuple[list[Divergence], set[Key], set[Key]]:
+        """Look again: divergences, keys that wait in the log, and keys that do not stand still.
+
+        At least LOOKS times, and until `deadline` (of `time.monotonic`) where that does not settle it.
+        """
+        found: list[Divergence] = []
+        waiting: set[Key] = set()
+        unsettled: set[Key] = set()
+        keys = sorted(candidates)
+        for first in range(0, len(keys), MANY):
+            each = self._settle(keys[first : first + MANY], deadline)
+            found += each[0]
+            waiting |= each[1]
+            unsettled |= each[2]
+        return found, waiting, unsettled
+
+    def _settle(self, keys: Sequence[Key], deadline: float) -> tuple[list[Divergence], set[Key], set[Key]]:
+        seen: dict[Key, tuple[Any, int]] = {}
+        found: list[Divergence] = []
+        pending, waiting, looks = set(keys), set[Key](), 0
+        while pending and (looks <= LOOKS or time.monotonic() < deadline):
+            if looks:
+                time.sleep(BETWEEN_LOOKS)
+            looks += 1
+            # The log and the rows of one snapshot first: a key that is not in the log then is on the
+            # standby as it was then, or newer.
+            there, waiting = self._look(pending)
+            here = self.standby.some(pending)
+            for key in list(pending):
+                both = (there.get(key), here.get(key))
+                before, count = seen.get(key, (None, 0))
+                seen[key] = (both, count + 1 if both == before and key not in waiting else 1)
+                if both[0] == both[1]:
+                    pending.discard(key)
+                elif key not in waiting and seen[key][1] >= LOOKS:
+                    pending.discard(key)
+                    found.append(self._divergence(key, *both))
+        return found, waiting & pending, pending - waiting
+
+    def _look(self, keys: Collection[Key]) -> tuple[dict[Key, bytes], set[Key]]:
+        with self._connection.transaction():
+            self._connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+            return self.source.some(keys), self.source.logged(keys) if self._is_logged else set()
+
+    def _divergence(self, key: Key, there: bytes | None, here: bytes | None) -> Divergence:
+        if here is None or there is None:
+            return Divergence(self.table.name, key, "missing" if here is None else "extra")
+        differing = tuple(
+            column
+            for column in self.table.columns
+            if self.source.some([key], [column]) != self.standby.some([key], [column])
+        )
+        return Divergence(self.table.name, key, "different", differing)
+
+
+def _record(connection: Connection, report: Report) -> None:
+    detail = {
+        "rows": sum(table.source_rows for table in report.tables),
+        "seconds": round(report.seconds, 3),
+        "roots": {table.name: table.root for table in report.tables},
+        "different": len(report.divergences),
+        "keys": [[each.table, list(each.key), each.kind] for each in report.divergences[:RECORDED]],
+    }
+    connection.execute(
+        f"INSERT INTO {SCHEMA}.verifications (equal, detail) VALUES (%s, %s)",
+        (report.is_equal, Jsonb(detail)),
+    )
