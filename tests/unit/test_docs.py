@@ -14,7 +14,7 @@ from app.schemas import rows
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 DATA_LAYER = (ROOT / "docs/data-layer.md").read_text()
-PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def operations() -> dict[str, str]:
