@@ -8,6 +8,7 @@ from app.config import Settings
 from app.data_layer import DataLayer
 from app.database import budget
 from app.database.moving import MovingDatabase, database_of
+from app.observability import sentry
 from app.observability.start import start
 from app.transfer.compare import ComparedReader
 from app.unit_of_work import UnitOfWork, Units, checked_company_id
@@ -30,6 +31,7 @@ class Frontdesk:
     """One process's service. Safe to share between threads; leaving its `with` block releases everything."""
 
     def __init__(self, settings: Settings) -> None:
+        sentry.initialise(settings)
         self.settings = settings
         self.database = database_of(settings)
         self._compared = (

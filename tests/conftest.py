@@ -24,7 +24,7 @@ from app.database import migrations
 from app.observability import sentry, slow_queries
 from app.unit_of_work import UnitOfWork
 from tests.servers import Server, execute, url_of
-from tests.watching import Lines, Recorder, personal, repetitions
+from tests.watching import Lines, Recorder, outputs, personal, repetitions
 
 # How the controller tells the workers of pytest-xdist where the server is.
 SERVER_URL = "FRONTDESK_TEST_SERVER_URL"
@@ -188,7 +188,10 @@ def sent(_sentry: Recorder) -> Recorder:
 
 @pytest.fixture(autouse=True)
 def nothing_leaks(request: pytest.FixtureRequest, _sentry: Recorder, _lines: Lines) -> Iterator[None]:
-    """No test may let a person into the log or into Sentry, or run one statement ten times for ten rows."""
+    """No test may let a person into the log, into Sentry or into what a process writes.
+
+    Nor may it run one statement ten times for ten rows.
+    """
     _sentry.payloads.clear()
     _lines.lines.clear()
     slow_queries._own.clear()
@@ -196,6 +199,7 @@ def nothing_leaks(request: pytest.FixtureRequest, _sentry: Recorder, _lines: Lin
     yield
     assert personal(json.dumps(_sentry.payloads, ensure_ascii=False)) == []
     assert personal("\n".join(_lines.lines)) == []
+    assert personal(outputs.new()) == []
     if request.node.get_closest_marker("repeats_statements") is None:
         assert repetitions() == before, "N+1: a unit of work has run the same statement ten times"
 

@@ -13,6 +13,8 @@ from pathlib import Path
 import httpx
 import psutil
 
+from tests.watching import outputs
+
 PATIENCE = 60.0  # seconds; a busy machine is no failure
 BIN = Path(sys.executable).parent
 
@@ -22,6 +24,7 @@ class Process:
 
     def __init__(self, command: list[str], output: Path, cwd: Path, **environment: str) -> None:
         self._output = output
+        outputs.add(output)
         with output.open("w") as file:
             self._popen = subprocess.Popen(
                 command,

@@ -3,6 +3,7 @@
 import json
 import logging
 import re
+from pathlib import Path
 from typing import Any
 
 from prometheus_client import REGISTRY
@@ -11,8 +12,11 @@ from sentry_sdk.transport import Transport
 
 from app.observability.logs import JsonFormatter
 
-# How tests write their clients: a phone, a name, an e-mail address.
-PERSONAL = re.compile(r"\b7?968\d{7}\b|\b(?:Anna|Анна|Ira|Ира)\b|[\w.]+@[\w-]+\.[a-z]{2,}\b")
+# How tests write their clients: a phone in any form, a name, an e-mail address.
+PERSONAL = re.compile(
+    r"\b7?968\d{7}\b|(?<![\w.])[78][3-79]\d{9}\b|\+\d{10,15}\b"
+    r"|\b(?:Anna|Анна|Ira|Ира)\b|[\w.]+@[\w-]+\.[a-z]{2,}\b"
+)
 
 
 class Recorder(Transport):
@@ -47,6 +51,30 @@ class Lines(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         self.lines.append(self.format(record))
+
+
+class Outputs:
+    """What real processes write, to the terminal or to their log, read as far as it has come."""
+
+    def __init__(self) -> None:
+        self._read: dict[Path, int] = {}
+
+    def add(self, file: Path) -> None:
+        """Watch what is written to this file from now on."""
+        self._read[file] = 0
+
+    def new(self) -> str:
+        """What has been written since the last call."""
+        found = []
+        for file, position in self._read.items():
+            if file.is_file():  # not a device, nor one that its test has removed
+                text = file.read_bytes()
+                self._read[file] = len(text)
+                found.append(text[position:].decode(errors="replace"))
+        return "".join(found)
+
+
+outputs = Outputs()
 
 
 def personal(text: str) -> list[str]:

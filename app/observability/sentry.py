@@ -39,7 +39,7 @@ NOT_TRACED = ("/health", "/metrics", "/status")
 is_tracing = False
 ONE_DATABASE = "postgresql"
 backend = ONE_DATABASE  # while a database is moved, the side that this process works on: legacy or primary
-_started: tuple[Settings, Any] | None = None
+_started: tuple[tuple[object, ...], Any] | None = None
 
 
 def initialise(settings: Settings) -> None:
@@ -50,7 +50,7 @@ def initialise(settings: Settings) -> None:
     global is_tracing, _started
     if settings.sentry_dsn is None or not settings.sentry_enabled:
         return
-    if _started is not None and _started[0] == settings and is_started():
+    if _started is not None and _started[0] == _of(settings) and is_started():
         return
     try:
         sentry_sdk.init(
@@ -82,7 +82,18 @@ def initialise(settings: Settings) -> None:
         return
     sentry_sdk.get_global_scope().set_tag("service", settings.service_name)
     is_tracing = settings.sentry_traces_sample_rate > 0
-    _started = settings, sentry_sdk.get_client()
+    _started = _of(settings), sentry_sdk.get_client()
+
+
+def _of(settings: Settings) -> tuple[object, ...]:
+    """What of the settings is Sentry's business."""
+    return (
+        settings.sentry_dsn,
+        settings.sentry_traces_sample_rate,
+        settings.environment,
+        settings.release,
+        settings.service_name,
+    )
 
 
 def is_started() -> bool:
