@@ -4,8 +4,10 @@ import inspect
 import re
 from pathlib import Path
 
+import click
 import pytest
 
+from app.cli import main
 from app.config import Settings
 from app.data_layer import DataLayer
 from app.errors import FrontdeskError
@@ -93,6 +95,23 @@ def test_every_target_of_make_that_a_page_names_exists(page: Path) -> None:
 def test_every_link_between_pages_leads_somewhere(page: Path) -> None:
     links = re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text())
     assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+def commands_of_units() -> list[str]:
+    """What systemd is to run of ours, as words after `frontdesk`."""
+    units = "\n".join(unit.read_text() for unit in sorted((ROOT / "docs/systemd").iterdir()))
+    return re.findall(r"^ExecStart=\S*/frontdesk (.*)$", units, re.MULTILINE)
+
+
+@pytest.mark.parametrize("line", commands_of_units())
+def test_every_command_that_a_unit_runs_exists_with_its_options(line: str) -> None:
+    command: click.Command = main
+    words = line.replace("%i", "962302").split()
+    while isinstance(command, click.Group):
+        found = command.get_command(click.Context(command), words.pop(0))
+        assert found is not None
+        command = found
+    command.make_context(line, words)
 
 
 def test_every_folder_in_the_tour_exists() -> None:
