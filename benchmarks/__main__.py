@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
-from benchmarks import bulk, imports, observability, probes, reads, transfer, whatsapp
+from benchmarks import bulk, cutover, imports, observability, probes, reads, transfer, whatsapp
 from benchmarks.environment import Environment, environment
 from benchmarks.harness import Benchmark, Row, profile, run
 from benchmarks.table import render
@@ -30,6 +30,7 @@ BENCHMARKS: dict[str, Callable[[Environment], list[Benchmark]]] = {
     "P10": probes.exhausted_pool,
     "P11": whatsapp.one_call,
     "P12": transfer.copying,
+    "P14": cutover.stalls,
 }
 
 

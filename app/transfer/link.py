@@ -7,7 +7,7 @@ from typing import Self
 from app.errors import ConflictError, InvalidInputError
 from app.transfer import protocol, schema
 from app.transfer.protocol import Row
-from app.transfer.replay import MovedOnError, Round, is_drained, prepare, replay
+from app.transfer.replay import MovedOnError, Round, is_drained, replay
 from app.transfer.sides import SideName, Sides, TransferConnection
 from app.transfer.stages import Stage, other_than, stage_of
 from app.transfer.status import copied_tables
@@ -55,8 +55,8 @@ class Link:
     def __init__(self, sides: Sides) -> None:
         self._sides = sides
         self._connections: dict[SideName, TransferConnection] = {}
-        self._prepared: TransferConnection | None = None
         self._tables: list[Table] = []
+        self._known_from: TransferConnection | None = None
         self._forgotten = 0
 
     def to(self, name: SideName) -> TransferConnection:
@@ -79,19 +79,12 @@ class Link:
         connection = self.to(source)
         if is_drained(connection):
             return Round()
-        target = self.make_ready(source)
+        if self._known_from is not connection:
+            self._tables, self._known_from = moved_tables(connection), connection
+        target = self.to(other_than(source))
         result = replay(connection, target, self._tables, verify=verify, dry_run=dry_run)
         self._forgotten += 0 if dry_run else result.marks
         return result
-
-    def make_ready(self, source: SideName) -> TransferConnection:
-        """The session on the other side, prepared for rounds."""
-        target = self.to(other_than(source))
-        if self._prepared is not target:
-            self._tables = moved_tables(self.to(source))
-            prepare(target, self._tables)
-            self._prepared = target
-        return target
 
     def refuse_incomplete_copy(self, source: SideName) -> None:
         """Raise ConflictError where the first copy, from legacy to primary, has not finished."""

@@ -18,20 +18,35 @@ from app.database.checksum import row_hash_sql
 from app.errors import ConflictError, FrontdeskError
 from app.transfer import protocol
 from app.transfer.foreign_triggers import silenced
-from app.transfer.tables import SCHEMA, Table
+from app.transfer.tables import SCHEMA, Table, listed
 
 Connection = psycopg.Connection[Any]
 
 # Any number will do that no other program takes advisory locks on: of whoever replays, on the standby.
 RELAY_LOCK = 0x46726F6E746632
 
-_KEYS, _ROWS = "frontdesk_transfer_keys_{}", "frontdesk_transfer_rows_{}"
+# In the target's session, for each table that has changed: the marked keys, and their rows on the source as
+# far as there are any.
+_FETCHED = "frontdesk_transfer_{}"
+_MARKED, _IS_PRESENT = "frontdesk key {}", "frontdesk present"
+_MAKE = """
+    CREATE TEMPORARY TABLE IF NOT EXISTS {fetched} ON COMMIT DELETE ROWS
+    AS SELECT {named_key}, true AS {is_present}, {columns} FROM {table} WITH NO DATA
+"""
+_FETCH = """
+    SELECT {marked_key}, {first_present} IS NOT NULL, {present_row}
+    FROM {marked} AS marked LEFT JOIN {table} AS present ON ({present_key}) = ({marked_key})
+"""
+# What is known of sizes is mostly wrong here: the log has just been filled. Keys are looked up one by one,
+# which is right for ten and good enough for a million.
+_ONE_BY_ONE = "SELECT set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin', 'off', true)"
 
 # The numbers as ranges: a million of them in a row are one.
 _LOG = f"""
     SELECT table_name, count(*), range_agg(int8range(seq, seq, '[]'))::text
     FROM {SCHEMA}.marks GROUP BY table_name
 """
+SHORT_LOG = 2_000  # marks
 _FORGET = f"DELETE FROM {SCHEMA}.marks WHERE seq <@ %s::int8multirange"
 _DONE = f"""
     UPDATE {SCHEMA}.relay SET finished_at = clock_timestamp(), marks = %(marks)s, seconds = %(seconds)s
@@ -40,21 +55,21 @@ _DONE = f"""
 # Rows that differ go, and come back as they are on the source: so no unique or exclusion constraint sees a
 # value twice, whichever way values were swapped. Checks of foreign keys are deferred, and look at the end.
 _DELETE = """
-    DELETE FROM {table} AS present USING pg_temp.{keys} AS marked LEFT JOIN pg_temp.{rows} AS wanted
-        ON ({wanted_key}) = ({marked_key})
-    WHERE ({present_key}) = ({marked_key})
-        AND ({first_wanted} IS NULL OR ROW({present_row})::record *<> ROW({wanted_row})::record)
+    DELETE FROM {table} AS present USING pg_temp.{fetched} AS wanted
+    WHERE ({present_key}) = ({fetched_key})
+        AND (NOT wanted.{is_present} OR ROW({present_row})::record *<> ROW({wanted_row})::record)
 """
 _INSERT = """
     INSERT INTO {table} ({columns}) OVERRIDING SYSTEM VALUE
-    SELECT {columns} FROM pg_temp.{rows} AS wanted
-    WHERE NOT EXISTS (SELECT FROM {table} AS present WHERE ({present_key}) = ({wanted_key}))
+    SELECT {wanted_row} FROM pg_temp.{fetched} AS wanted
+    WHERE wanted.{is_present}
+        AND NOT EXISTS (SELECT FROM {table} AS present WHERE ({present_key}) = ({fetched_key}))
 """
 _ROOT = """
     SELECT count(*), encode(sha256(coalesce(string_agg(hash, ''::bytea ORDER BY hash), ''::bytea)), 'hex')
     FROM (
         SELECT {hash} AS hash FROM (
-            SELECT {row} FROM {table} AS present JOIN {keys} AS marked ON ({present_key}) = ({marked_key})
+            SELECT {present_row} FROM {keys} JOIN {table} AS present ON ({present_key}) = ({key})
         ) AS chosen
     ) AS hashed
 """
@@ -83,17 +98,11 @@ def is_drained(source: Connection) -> bool:
     return source.execute(f"SELECT FROM {SCHEMA}.marks LIMIT 1").fetchone() is None
 
 
-def prepare(target: Connection, tables: Sequence[Table]) -> None:
-    """Give the session what its rounds need; once, for it takes longer than a small round."""
-    with target.transaction():
-        for number, table in enumerate(tables):
-            for name, columns in ((_KEYS, table.key_list()), (_ROWS, table.column_list())):
-                target.execute(
-                    sql.SQL(
-                        "CREATE TEMPORARY TABLE IF NOT EXISTS {} ON COMMIT DELETE ROWS"
-                        " AS SELECT {} FROM {} WITH NO DATA"
-                    ).format(sql.Identifier(name.format(number)), columns, table.identifier)
-                )
+def is_short(source: Connection) -> bool:
+    """Whether what waits is replayed in a moment."""
+    query = f"SELECT count(*) FROM (SELECT FROM {SCHEMA}.marks LIMIT {SHORT_LOG + 1}) AS first"
+    row = source.execute(query).fetchone()
+    return row is not None and row[0] <= SHORT_LOG
 
 
 def replay(
@@ -104,7 +113,7 @@ def replay(
     verify: bool = False,
     dry_run: bool = False,
 ) -> Round:
-    """One round, over sessions in autocommit; `target` is prepared for `tables` (parents first).
+    """One round, over sessions in autocommit; `tables`: all of the move, parents first.
 
     `verify`: compare the rows' SHA-256 on both sides before committing, or raise TailDiffersError.
     `dry_run`: everything but keeping it. Raises MovedOnError where `target` is no standby of `source` any
@@ -115,7 +124,9 @@ def replay(
         # The target's locks come first, the source's snapshot second: an older round can then neither
         # commit after a younger one, nor on a side that has opened.
         epoch = enter_standby(target)
+        target.execute(_ONE_BY_ONE)
         with snapshot(source, epoch):
+            source.execute(_ONE_BY_ONE)
             log = source.execute(_LOG).fetchall()
             touched = _touched(tables, {name for name, _, _ in log})
             for number, table in touched:
@@ -187,17 +198,10 @@ def _marked(table: Table) -> sql.Composed:
 
 
 def _fetch(source: Connection, target: Connection, number: int, table: Table) -> None:
-    """Bring the keys that have changed, and their rows as far as there are any, to the target's session."""
-    keys = sql.SQL("SELECT * FROM {} AS marked").format(_marked(table))
-    rows = sql.SQL("SELECT {} FROM {} AS present JOIN {} AS marked ON ({}) = ({})").format(
-        table.column_list("present"),
-        table.identifier,
-        _marked(table),
-        table.key_list("present"),
-        table.key_list("marked"),
-    )
-    pipe(source, target, table, keys, sql.Identifier("pg_temp", _KEYS.format(number)))
-    pipe(source, target, table, rows, sql.Identifier("pg_temp", _ROWS.format(number)))
+    """Bring the keys that have changed, with their rows, to the target's session."""
+    target.execute(_statement(_MAKE, number, table))
+    into = sql.Identifier("pg_temp", _FETCHED.format(number))
+    pipe(source, target, table, _statement(_FETCH, number, table), into)
 
 
 def pipe(
@@ -228,37 +232,46 @@ def _apply(target: Connection, touched: Sequence[tuple[int, Table]]) -> int:
 
 
 def _statement(template: str, number: int, table: Table) -> sql.Composed:
+    marked = [_MARKED.format(place) for place, _ in enumerate(table.key)]
+    named = [
+        sql.SQL("{} AS {}").format(sql.Identifier(column), sql.Identifier(name))
+        for column, name in zip(table.key, marked, strict=True)
+    ]
     return sql.SQL(template).format(
         table=table.identifier,
-        keys=sql.Identifier(_KEYS.format(number)),
-        rows=sql.Identifier(_ROWS.format(number)),
+        fetched=sql.Identifier(_FETCHED.format(number)),
+        marked=_marked(table),
+        is_present=sql.Identifier(_IS_PRESENT),
         columns=table.column_list(),
         present_row=table.column_list("present"),
         wanted_row=table.column_list("wanted"),
+        named_key=sql.SQL(", ").join(named),
         present_key=table.key_list("present"),
         marked_key=table.key_list("marked"),
-        wanted_key=table.key_list("wanted"),
-        first_wanted=sql.Identifier("wanted", table.key[0]),
+        fetched_key=listed(marked, "wanted"),
+        first_present=sql.Identifier("present", table.key[0]),
     )
 
 
 def _source_root(source: Connection, table: Table) -> Any:
-    return source.execute(_root(table, _marked(table))).fetchone()
+    keys = sql.SQL("{} AS marked").format(_marked(table))
+    return source.execute(_root(table, keys, table.key_list("marked"))).fetchone()
 
 
 def _compare(target: Connection, touched: Sequence[tuple[int, Table]], roots: Sequence[Any]) -> None:
     for (number, table), root in zip(touched, roots, strict=True):
-        keys = sql.Identifier("pg_temp", _KEYS.format(number))
-        if target.execute(_root(table, keys)).fetchone() != root:
+        keys = sql.SQL("{} AS wanted").format(sql.Identifier("pg_temp", _FETCHED.format(number)))
+        key = listed([_MARKED.format(place) for place, _ in enumerate(table.key)], "wanted")
+        if target.execute(_root(table, keys, key)).fetchone() != root:
             raise TailDiffersError(f"Rows of {table.name} that were just replayed differ on the two sides.")
 
 
-def _root(table: Table, keys: sql.Composable) -> sql.Composed:
+def _root(table: Table, keys: sql.Composable, key: sql.Composable) -> sql.Composed:
     return sql.SQL(_ROOT).format(
         hash=sql.SQL(row_hash_sql(table.columns)),
-        row=table.column_list("present"),
         table=table.identifier,
-        keys=keys,
+        present_row=table.column_list("present"),
         present_key=table.key_list("present"),
-        marked_key=table.key_list("marked"),
+        keys=keys,
+        key=key,
     )

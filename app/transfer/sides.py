@@ -72,7 +72,8 @@ class Side:
         parameters: dict[str, Any] = psycopg.conninfo.conninfo_to_dict(self.url)
         parameters |= {"application_name": APPLICATION, "connect_timeout": max(2, round(timeout))}
         try:
-            connection = TransferConnection.connect(**parameters, autocommit=True)
+            # Never prepared: a plan that was made for ten rows would be used for a million.
+            connection = TransferConnection.connect(**parameters, autocommit=True, prepare_threshold=None)
         except psycopg.OperationalError as error:
             # A refused password comes without a SQLSTATE's class of its own when libpq gives up.
             kind = PermanentlyUnavailableError if _is_refusal(error) else UnavailableError

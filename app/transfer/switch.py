@@ -17,6 +17,7 @@ from app.transfer import journal, preflight, protocol, sequences, writers
 from app.transfer.link import Link, Rows
 from app.transfer.protocol import TakenOverError
 from app.transfer.relay import LOST
+from app.transfer.replay import SHORT_LOG, is_short
 from app.transfer.sides import SideName, Sides
 from app.transfer.stages import Stage, other_than
 from app.transfer.tables import moved_tables
@@ -25,6 +26,7 @@ MAX_PAUSE = 1.0  # seconds
 QUIET = 10.0  # seconds to wait for a moment when only short transactions write
 ATTEMPTS = 5  # to close
 ROUNDS = 50  # to catch up
+SHORT, TRIES = 0.03, 5  # seconds of a round, and how often it is tried for
 REACH = 30.0  # seconds to go on trying a server that must be told
 
 
@@ -124,12 +126,13 @@ class _Switch:
 
     def _catch_up(self) -> str:
         """Replay what has gathered, so that little is left for the pause."""
-        self._link.make_ready(self._source)
         marks = 0
-        for _ in range(ROUNDS):
+        for number in range(ROUNDS):
             result = self._link.round(self._source, dry_run=self._dry_run)
             marks += result.marks
-            if result.seconds < self._max_pause / 4 or self._dry_run:
+            # A short round leaves little for the next one. On a busy machine none is very short.
+            enough = SHORT if number < TRIES else self._max_pause / 4
+            if result.seconds < enough or self._dry_run:
                 return f"{marks:,} changes"
         raise ConflictError(
             "The standby does not catch up with the writers: run `frontdesk transfer relay` and try again"
@@ -153,29 +156,32 @@ class _Switch:
                 protocol.touch(connection, row)
 
     def _go(self, epoch: int) -> None:
-        attempt, began = self._close_with_step(epoch)
-        self._link.set_deadline(began + self._max_pause)
-        try:
-            self._drain_and_hand_over(epoch, attempt, began)
-        except BaseException as error:
-            self._give_up(epoch, attempt, began, error)
-            raise
-        finally:
-            self._link.set_deadline(None)
+        for tries_left in reversed(range(ATTEMPTS)):
+            with self._step(f"close {self._source}"):
+                attempt, began = self._close(epoch)
+            self._link.set_deadline(began + self._max_pause)
+            try:
+                source = self._link.to(self._source)
+                # A large transaction was faster than the lock: a short pause in vain beats a long one.
+                if tries_left and not is_short(source) and protocol.reopen(source, epoch, attempt):
+                    continue
+                self._drain_and_hand_over(epoch, attempt, began)
+                break
+            except BaseException as error:
+                self._give_up(epoch, attempt, began, error)
+                raise
+            finally:
+                self._link.set_deadline(None)
         with self._step(f"open {self._target}"):
             self._open(self._target, protocol.Row(self._source, "standby", epoch + 1, attempt))
         self._report.pause = monotonic() - began
         journal.note(self._link.to(self._target), self._command, **self._report.as_dict())
 
-    def _close_with_step(self, epoch: int) -> tuple[int, float]:
-        with self._step(f"close {self._source}"):
-            return self._close(epoch)
-
     def _close(self, epoch: int) -> tuple[int, float]:
         """Close, at a moment when nobody has to wait long; the attempt, and when the pause began."""
         connection = self._link.to(self._source)
         for _ in range(ATTEMPTS):
-            writers.wait_for_quiet(connection, QUIET)
+            self._wait_for_a_moment(connection)
             began = monotonic()
             try:
                 with connection.transaction(force_rollback=True) if self._dry_run else nullcontext():
@@ -186,6 +192,14 @@ class _Switch:
             f"{self._source} cannot be closed: a transaction that has written does not end:"
             f" {writers.describe(connection)}. Nothing has changed; end it, or try at a quieter time."
         )
+
+    def _wait_for_a_moment(self, connection: psycopg.Connection[Any]) -> None:
+        """Wait until no long transaction writes and little is left of those that did, QUIET s at most."""
+        give_up = monotonic() + QUIET
+        while (patience := give_up - monotonic()) > 0:
+            writers.wait_for_quiet(connection, patience)
+            if self._dry_run or self._link.round(self._source).marks <= SHORT_LOG:
+                return
 
     def _drain_and_hand_over(self, epoch: int, attempt: int, began: float) -> None:
         source, target = self._link.to(self._source), self._link.to(self._target)
