@@ -30,6 +30,7 @@ BENCHMARKS: dict[str, Callable[[Environment], list[Benchmark]]] = {
     "P10": probes.exhausted_pool,
     "P11": whatsapp.one_call,
     "P12": transfer.copying,
+    "P13": transfer.verifying,
     "P14": cutover.stalls,
 }
 

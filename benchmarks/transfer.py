@@ -1,5 +1,6 @@
 """P12 and P13: a move's copy beside one plain stream, and its verification beside a plain sum of hashes."""
 
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
 import psycopg
@@ -8,6 +9,7 @@ from app.transfer import capture, schema
 from app.transfer.copy import copy
 from app.transfer.sides import Side, Sides
 from app.transfer.start import start
+from app.transfer.verify import verify
 from benchmarks.environment import Environment
 from benchmarks.harness import Benchmark, Peer, Target, stopwatch
 
@@ -83,6 +85,34 @@ def copying(environment: Environment) -> list[Benchmark]:
 
     peer = Peer("psycopg: COPY binary to COPY binary, one stream", one_stream, Target(at_least=0.85))
     return [Benchmark("P12", f"transfer copy, {move.rows:,} clients", "rows/s", ours, [peer], repeats=5)]
+
+
+def verifying(environment: Environment) -> list[Benchmark]:
+    """P13."""
+    move = Move(environment)
+    move.begin()
+    copy(move.sides)
+
+    def ours() -> float:
+        with stopwatch() as watch:
+            report = verify(move.sides)
+        assert report.is_equal, report
+        return watch.seconds
+
+    def sum_of_hashes() -> float:
+        def add(side: Side) -> object:
+            with psycopg.connect(side.url) as connection:
+                return connection.execute(
+                    "SELECT sum(hashtextextended(clients::text, 0)) FROM clients"
+                ).fetchone()
+
+        with stopwatch() as watch, ThreadPoolExecutor(2) as threads:
+            legacy, primary = threads.map(add, move.sides)
+        assert legacy == primary
+        return watch.seconds
+
+    peer = Peer("sum(hashtextextended(row)), both sides at once", sum_of_hashes, Target(at_most=2.5))
+    return [Benchmark("P13", f"transfer verify, {move.rows:,} equal clients", "s", ours, [peer], repeats=5)]
 
 
 def execute(url: str, *statements: str) -> None:

@@ -12,6 +12,7 @@ from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColum
 from rich.table import Table
 
 from app.cli import console
+from app.cli.transfer_bench import bench_command
 from app.cli.transfer_data import (
     copy_command,
     include_option,
@@ -245,3 +246,4 @@ transfer_commands.add_command(plan_command)
 transfer_commands.add_command(copy_command)
 transfer_commands.add_command(verify_command)
 transfer_commands.add_command(repair_command)
+transfer_commands.add_command(bench_command)

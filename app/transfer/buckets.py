@@ -148,10 +148,11 @@ def collated(connections: Sequence[Connection], table: Table) -> set[str]:
     return {name for each in connections for (name,) in each.execute(_COLLATED, parameters)}
 
 
-def in_batches(buckets: Sequence[Bucket]) -> Iterator[Sequence[Bucket]]:
-    """As many at a time as are on the way at once."""
-    for first in range(0, len(buckets), AT_ONCE):
-        yield buckets[first : first + AT_ONCE]
+def in_batches(buckets: Sequence[Bucket], lanes: int) -> Iterator[list[Sequence[Bucket]]]:
+    """A batch for each lane at a time, each as many as are on the way at once."""
+    for start in range(0, len(buckets), lanes * AT_ONCE):
+        end = min(len(buckets), start + lanes * AT_ONCE)
+        yield [buckets[first : min(end, first + AT_ONCE)] for first in range(start, end, AT_ONCE)]
 
 
 def _typed_key(table: Table) -> sql.Composed:

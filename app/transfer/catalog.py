@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from psycopg import Connection
 from psycopg.rows import TupleRow
 
+from app.transfer.tables import BENCH_SCHEMA, SCHEMA
+
 # What the move itself keeps there is no difference.
-OWN_SCHEMAS = ("frontdesk_transfer", "frontdesk_bench")
+OWN_SCHEMAS = (SCHEMA, BENCH_SCHEMA)
 
 
 @dataclass(frozen=True)

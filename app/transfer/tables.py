@@ -11,6 +11,7 @@ from app.errors import InvalidInputError
 from app.models import Base
 
 SCHEMA = "frontdesk_transfer"
+BENCH_SCHEMA = "frontdesk_transfer_bench"  # what `bench` makes and removes
 ALEMBIC = "public.alembic_version"  # each side's own: both must stand at the same revision already
 
 # What belongs to extensions, to the server, or to one session is nobody's data.
@@ -18,7 +19,7 @@ _TABLES = """
     SELECT pg_class.oid, nspname, relname, relkind::text, relpersistence::text
     FROM pg_catalog.pg_class JOIN pg_catalog.pg_namespace ON pg_namespace.oid = relnamespace
     WHERE relkind IN ('r', 'p', 'f') AND relpersistence <> 't'
-        AND nspname NOT LIKE 'pg\\_%%' AND nspname NOT IN ('information_schema', %(schema)s)
+        AND nspname NOT LIKE 'pg\\_%%' AND nspname <> 'information_schema' AND nspname <> ALL (%(own)s)
         AND NOT EXISTS (
             SELECT FROM pg_catalog.pg_depend
             WHERE classid = 'pg_catalog.pg_class'::regclass AND objid = pg_class.oid AND deptype = 'e'
@@ -145,7 +146,7 @@ def listed(columns: Iterable[str], alias: str | None = None) -> sql.Composed:
 
 def read_tables(connection: psycopg.Connection[Any]) -> list[Table]:
     """All tables of the database that hold somebody's data, by name."""
-    rows = connection.execute(_TABLES, {"schema": SCHEMA}).fetchall()
+    rows = connection.execute(_TABLES, {"own": [SCHEMA, BENCH_SCHEMA]}).fetchall()
     names = {oid: f"{schema}.{name}" for oid, schema, name, _, _ in rows}
     known = {"tables": [*names]}
     columns: dict[int, list[tuple[str, str, bool]]] = {oid: [] for oid in names}

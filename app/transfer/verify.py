@@ -7,7 +7,7 @@ does not wait in the log; what waits there is known to be behind.
 
 import hashlib
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, field
@@ -25,6 +25,7 @@ from app.transfer.sides import SideName, Sides
 from app.transfer.stages import Stage, other_than
 from app.transfer.tables import SCHEMA, Table, chosen, in_order, moved_tables, read_tables
 
+LANES = 2  # connections on each side
 LOOKS = 3  # that must agree before a difference counts
 BETWEEN_LOOKS = 0.05  # seconds
 PATIENCE = 15.0  # seconds for candidates that keep changing, or wait in the log
@@ -107,28 +108,28 @@ def verify(
     The result is recorded where there is a move. Raises UnavailableError and InvalidInputError.
     """
     with ExitStack() as stack:
-        connections = {side.name: stack.enter_context(closing(side.connect())) for side in sides}
-        comparison = Comparison(connections)
+        lanes = [
+            {side.name: stack.enter_context(closing(side.connect())) for side in sides} for _ in range(LANES)
+        ]
+        comparison = Comparison(lanes)
         report = comparison.run(only, on_progress, patience)
         if comparison.is_moving and not only and report.is_compared:
-            for connection in connections.values():
+            for connection in lanes[0].values():
                 _record(connection, report)
         return report
 
 
 class Comparison:
-    """Both sides, and which of them is followed."""
+    """Both sides, several sessions on each, and which of them is followed."""
 
-    def __init__(self, connections: dict[SideName, Connection]) -> None:
-        rows = Rows(*(look(each) if schema.exists(each) else None for each in connections.values()))
+    def __init__(self, lanes: Sequence[Mapping[SideName, Connection]]) -> None:
+        rows = Rows(*(look(each) if schema.exists(each) else None for each in lanes[0].values()))
         self.is_moving = rows.stage not in (Stage.NOT_STARTED, Stage.STARTING)
         self.name: SideName = rows.source if self.is_moving else "legacy"
-        self.source = connections[self.name]
-        self.standby = connections[other_than(self.name)]
-        self.tables = (
-            moved_tables(self.source) if self.is_moving else in_order(chosen(read_tables(self.source), ()))
-        )
-        self._there = {table.name: table for table in read_tables(self.standby)}
+        self._lanes = [(lane[self.name], lane[other_than(self.name)]) for lane in lanes]
+        source, standby = self._lanes[0]
+        self.tables = moved_tables(source) if self.is_moving else in_order(chosen(read_tables(source), ()))
+        self._there = {table.name: table for table in read_tables(standby)}
 
     def run(self, only: Collection[str], on_progress: OnProgress, patience: float) -> Report:
         """Compare table after table, then look again at what had not settled."""
@@ -138,17 +139,17 @@ class Comparison:
         report = Report(self.name)
         began = time.monotonic()
         open_: list[tuple[TableResult, Pair, set[Key]]] = []
-        with ThreadPoolExecutor(2) as threads:
+        with ThreadPoolExecutor(2 * LANES) as threads:
             for table in self.tables:
                 if only and table.name not in only:
                     continue
                 result = TableResult(table.name, reason=self.obstacle(table))
                 report.tables.append(result)
                 if not result.reason:
-                    pair = self.pair(table)
-                    found, unsettled = self._compare(threads, pair, result, on_progress)
+                    pairs = self._pairs(table)
+                    found, unsettled = self._compare(threads, pairs, result, on_progress)
                     report.divergences += found
-                    open_.append((result, pair, unsettled))
+                    open_.append((result, pairs[0], unsettled))
         deadline = time.monotonic() + patience
         for result, pair, keys in open_:
             found, waiting, unsettled = pair.settle(keys, deadline)
@@ -169,37 +170,45 @@ class Comparison:
             return "its columns or its key differ on the standby"
         return ""
 
-    def pair(self, table: Table) -> "Pair":
-        """The table on both sides."""
-        collations = collated((self.source, self.standby), table)
-        return Pair(
-            table,
-            Reader(self.source, table, collations),
-            Reader(self.standby, table, collations),
-            self.source,
-            is_logged=self.is_moving,
-        )
+    def _pairs(self, table: Table) -> list["Pair"]:
+        """The table on both sides, for each lane."""
+        sorts = collated(self._lanes[0], table)
+        return [
+            Pair(table, Reader(source, table, sorts), Reader(standby, table, sorts), source, self.is_moving)
+            for source, standby in self._lanes
+        ]
 
     def _compare(
-        self, threads: ThreadPoolExecutor, pair: "Pair", result: TableResult, on_progress: OnProgress
+        self,
+        threads: ThreadPoolExecutor,
+        pairs: Sequence["Pair"],
+        result: TableResult,
+        on_progress: OnProgress,
     ) -> tuple[list[Divergence], set[Key]]:
         """The divergences, and the candidates that had not settled at a few looks."""
         began = time.monotonic()
-        buckets, done = pair.source.buckets(), 0
-        root, found = hashlib.sha256(), []
+        buckets = pairs[0].source.buckets()
+        done, root = 0, hashlib.sha256()
+        found: list[Divergence] = []
         unsettled: set[Key] = set()
-        for batch in in_batches(buckets):
-            answers = threads.map(lambda reader: reader.digests(batch), (pair.source, pair.standby))  # noqa: B023 - used up at once
-            for bucket, (rows, digest), (other_rows, other) in zip(batch, *answers, strict=True):
-                result.source_rows += rows
-                result.standby_rows += other_rows
-                root.update(digest)
-                if digest != other:
-                    divergences, waiting, moving = pair.open(bucket)
-                    found += divergences
-                    unsettled |= waiting | moving
-            done += len(batch)
-            on_progress(pair.table.name, done, len(buckets))
+        for batches in in_batches(buckets, len(pairs)):
+            answers = [
+                [threads.submit(reader.digests, batch) for reader in (pair.source, pair.standby)]
+                for pair, batch in zip(pairs, batches, strict=False)
+            ]
+            for batch, (there, here) in zip(batches, answers, strict=True):
+                for bucket, (rows, digest), (other_rows, other) in zip(
+                    batch, there.result(), here.result(), strict=True
+                ):
+                    result.source_rows += rows
+                    result.standby_rows += other_rows
+                    root.update(digest)
+                    if digest != other:
+                        divergences, waiting, moving = pairs[0].open(bucket)
+                        found += divergences
+                        unsettled |= waiting | moving
+                done += len(batch)
+                on_progress(result.name, done, len(buckets))
         result.root, result.different = root.hexdigest(), len(found)
         result.seconds = round(time.monotonic() - began, 3)
         return found, unsettled
@@ -209,7 +218,7 @@ class Pair:
     """One table on both sides."""
 
     def __init__(
-        self, table: Table, source: Reader, standby: Reader, connection: Connection, *, is_logged: bool
+        self, table: Table, source: Reader, standby: Reader, connection: Connection, is_logged: bool
     ) -> None:
         self.table = table
         self.source = source

@@ -1,0 +1,239 @@
+"""`frontdesk transfer bench`: what the service would feel like on either side."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import click
+import psycopg
+from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from pydantic import SecretStr
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.table import Table
+
+from app.cli import console
+from app.config import Settings
+from app.errors import ConflictError, FrontdeskError
+from app.frontdesk import Frontdesk, Salon
+from app.models import Base
+from app.transfer.sides import Side, Sides
+from app.transfer.tables import BENCH_SCHEMA
+
+COMPANY = 1
+CLIENTS = 5_000
+BATCH = 100  # clients upserted at once
+KEYS = 20  # of a session, read or written at once
+BENCH_LOCK = 0x46726F6E746634  # of whoever measures on a side; any number that nobody else uses
+
+Operation = Callable[[Salon, int], Any]
+
+
+@dataclass
+class Measured:
+    """One operation on one side; times in milliseconds."""
+
+    times: list[float] = field(default_factory=list)
+    errors: int = 0
+
+    def percentile(self, percent: int) -> float | None:
+        """The least time that `percent` of the calls did not exceed; None where all failed."""
+        ordered = sorted(self.times)
+        return ordered[min(len(ordered) - 1, len(ordered) * percent // 100)] if ordered else None
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        figures = {f"p{percent}": self.percentile(percent) for percent in (50, 95, 99)}
+        return {name: value and round(value, 3) for name, value in figures.items()} | {"errors": self.errors}
+
+
+@dataclass(frozen=True)
+class Line:
+    """One operation on both sides."""
+
+    name: str
+    legacy: Measured
+    primary: Measured
+
+    @property
+    def ratio(self) -> float | None:
+        """Primary's median to legacy's."""
+        there, here = self.legacy.percentile(50), self.primary.percentile(50)
+        return here / there if there and here else None
+
+
+@click.command("bench")
+@click.option(
+    "--repeats",
+    type=click.IntRange(1, 100_000),
+    default=200,
+    show_default=True,
+    help="Calls of each operation.",
+)
+@console.json_option
+@click.pass_context
+def bench_command(ctx: click.Context, repeats: int, as_json: bool) -> None:
+    """Run the hot operations against both sides, and compare their times.
+
+    It works in a schema of its own, with made-up rows that it removes again: nothing of the services is
+    touched, and a move may be under way. Exit code 1 where calls failed.
+    """
+    settings = console.settings()
+    with _progress(repeats) as on_round:
+        lines = measure(Sides.of(settings), settings, repeats, on_round)
+    if as_json:
+        operations = [
+            {
+                "operation": line.name,
+                "legacy": line.legacy.as_dict(),
+                "primary": line.primary.as_dict(),
+                "ratio": line.ratio and round(line.ratio, 3),
+            }
+            for line in lines
+        ]
+        console.print_json({"unit": "ms", "repeats": repeats, "operations": operations})
+    else:
+        _print(lines)
+    if any(line.legacy.errors or line.primary.errors for line in lines):
+        ctx.exit(console.SOMETHING_IS_WRONG)
+
+
+def measure(
+    sides: Sides, settings: Settings, repeats: int, on_round: Callable[[], object] = lambda: None
+) -> list[Line]:
+    """Each operation on both sides in turn, `repeats` times. Raises UnavailableError, ConflictError."""
+    with ExitStack() as stack:
+        salons = [stack.enter_context(_salon(side, settings)) for side in sides]
+        lines = [Line(name, Measured(), Measured()) for name in OPERATIONS]
+        for number in range(repeats + 1):
+            for line, operation in zip(lines, OPERATIONS.values(), strict=True):
+                turns = list(zip(salons, (line.legacy, line.primary), strict=True))
+                for salon, measured in turns if number % 2 else reversed(turns):
+                    _call(operation, salon, number, measured if number else Measured())  # the first warms up
+            on_round()
+    return lines
+
+
+def _call(operation: Operation, salon: Salon, number: int, measured: Measured) -> None:
+    began = time.perf_counter()
+    result = operation(salon, number)
+    if result.success:
+        measured.times.append((time.perf_counter() - began) * 1000)
+    else:
+        measured.errors += 1
+
+
+@contextmanager
+def _salon(side: Side, settings: Settings) -> Iterator[Salon]:
+    """A salon in a schema of its own on that side, with clients, bookings and a session."""
+    with closing(side.connect()) as connection:
+        if connection.execute("SELECT pg_try_advisory_lock(%s)", (BENCH_LOCK,)).fetchone() != (True,):
+            raise ConflictError(f"Another bench is under way on {side.name}.")
+        _drop(connection)  # what one that was killed has left
+        connection.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(BENCH_SCHEMA)))
+        try:
+            with Frontdesk(_settings(side, settings)) as desk:
+                Base.metadata.create_all(desk.database.engine)
+                salon = desk.company(COMPANY)
+                _fill(salon)
+                connection.execute("ANALYZE")
+                yield salon
+        finally:
+            _drop(connection)
+
+
+def _drop(connection: psycopg.Connection[Any]) -> None:
+    connection.execute("SET client_min_messages = warning")
+    connection.execute(sql.SQL("DROP SCHEMA IF EXISTS {} CASCADE").format(sql.Identifier(BENCH_SCHEMA)))
+
+
+def _settings(side: Side, settings: Settings) -> Settings:
+    options = f"{conninfo_to_dict(side.url).get('options') or ''} -c search_path={BENCH_SCHEMA}"
+    url = SecretStr(make_conninfo(side.url, options=options.strip()))
+    alone = {"legacy_database_url": None, "direct_database_url": None, "postgres_pooler": None}
+    apart = {"transfer_pin": None, "transfer_compare_reads": 0.0}
+    return settings.model_copy(update={"database_url": url, **alone, **apart})
+
+
+def _fill(salon: Salon) -> None:
+    salon.upsert_company({"title": "Bench"}).unwrap()
+    report = salon.upsert_clients(_client(number, 0) for number in range(CLIENTS)).unwrap()
+    start = datetime.now(UTC).replace(microsecond=0)
+    bookings = [
+        {
+            "yclients_record_id": number + 1,
+            "client_phone": _phone(number // 3),
+            "staff_id": 1,
+            "starts_at": start + timedelta(hours=number),
+            "ends_at": start + timedelta(hours=number + 1),
+        }
+        for number in range(CLIENTS)
+    ]
+    booked = salon.upsert_bookings(bookings).unwrap()
+    if report.rejected or booked.rejected:
+        raise FrontdeskError("The made-up rows of the bench were rejected.")
+    salon.whatsapp.set_keys(_keys(0)).unwrap()
+
+
+def _phone(number: int) -> str:
+    return f"+7968{number % CLIENTS:07}"
+
+
+def _client(number: int, visit: int) -> dict[str, Any]:
+    return {
+        "yclients_id": number + 1,
+        "name": f"Клиентка {number}",
+        "phone": _phone(number),
+        "visit_count": visit,
+    }
+
+
+def _keys(number: int) -> dict[str, dict[str, Any]]:
+    return {
+        "session": {f"{place}.0": {"registrationId": number, "ratchet": "x" * 500} for place in range(KEYS)}
+    }
+
+
+OPERATIONS: dict[str, Operation] = {
+    "a client by phone": lambda salon, number: salon.get_client_by_phone(_phone(number * 7919)),
+    "a client's appointments": lambda salon, number: salon.get_client_appointments(_phone(number % 1000)),
+    f"{BATCH} clients upserted": lambda salon, number: salon.upsert_clients(
+        [_client((number * BATCH + place) % CLIENTS, number) for place in range(BATCH)]
+    ),
+    "a name search": lambda salon, number: salon.search_clients_by_name(f"ентка {number % 100}"),
+    f"{KEYS} session keys read": lambda salon, number: salon.whatsapp.get_keys(
+        "session", [f"{place}.0" for place in range(KEYS)]
+    ),
+    f"{KEYS} session keys written": lambda salon, number: salon.whatsapp.set_keys(_keys(number)),
+}
+
+
+def _print(lines: list[Line]) -> None:
+    table = Table(box=None, pad_edge=False)
+    table.add_column("\nmilliseconds")
+    for side in ("legacy", "primary"):
+        for name in (f"{side}\np50", "\np95", "\np99", "\nerrors"):
+            table.add_column(name, justify="right")
+    table.add_column("primary\nto legacy", justify="right")
+    for line in lines:
+        cells = []
+        for measured in (line.legacy, line.primary):
+            figures = (measured.percentile(percent) for percent in (50, 95, 99))
+            cells += ["-" if each is None else f"{each:.2f}" for each in figures]
+            cells.append(f"[bold red]{measured.errors}[/]" if measured.errors else "0")
+        table.add_row(line.name, *cells, "-" if line.ratio is None else f"{line.ratio:.2f}")
+    console.screen().print(table)
+
+
+@contextmanager
+def _progress(repeats: int) -> Iterator[Callable[[], object]]:
+    """A bar on a terminal's stderr, nothing elsewhere."""
+    screen = Console(stderr=True)
+    columns = (TextColumn("measuring"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as progress:
+        task = progress.add_task("", total=repeats + 1)
+        yield lambda: progress.advance(task)

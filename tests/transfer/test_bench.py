@@ -1,0 +1,55 @@
+"""`frontdesk transfer bench`: both sides measured, and nothing of anybody's touched."""
+
+import json
+from typing import Any
+
+import psycopg
+import pytest
+from click.testing import CliRunner
+
+from app.cli import main, transfer_bench
+from app.transfer.sides import Sides
+from app.transfer.start import start
+from app.transfer.tables import BENCH_SCHEMA
+from tests.servers import execute
+
+Connection = psycopg.Connection[Any]
+
+
+@pytest.fixture(autouse=True)
+def small(sides: Sides, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transfer_bench, "CLIENTS", 120)
+    monkeypatch.setenv("LEGACY_DATABASE_URL", sides.legacy.url)
+    monkeypatch.setenv("DATABASE_URL", sides.primary.url)
+
+
+def test_every_operation_is_measured_on_both_sides_during_a_move(
+    sides: Sides, legacy: Connection, primary: Connection
+) -> None:
+    start(sides)
+    execute(sides.primary.url, f"CREATE SCHEMA {BENCH_SCHEMA}")  # one that was killed has left it
+    result = CliRunner().invoke(main, ["transfer", "bench", "--repeats", "3", "--json"])
+    assert result.exit_code == 0, result.output
+    operations = json.loads(result.stdout)["operations"]
+    assert [each["operation"] for each in operations] == list(transfer_bench.OPERATIONS)
+    for each in operations:
+        for side in ("legacy", "primary"):
+            assert 0 < each[side]["p50"] <= each[side]["p95"] <= each[side]["p99"]
+            assert each[side]["errors"] == 0
+    for connection in (legacy, primary):
+        found = connection.execute(
+            "SELECT (SELECT count(*) FROM clients), (SELECT count(*) FROM frontdesk_transfer.marks),"
+            " to_regnamespace(%s)",
+            (BENCH_SCHEMA,),
+        ).fetchone()
+        assert found == (0, 0, None)
+
+
+def test_calls_that_fail_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(
+        transfer_bench.OPERATIONS, "a client by phone", lambda salon, number: salon.get_client_by_phone("?")
+    )
+    result = CliRunner().invoke(main, ["transfer", "bench", "--repeats", "2"])
+    assert result.exit_code == 1
+    (line,) = [line for line in result.stdout.splitlines() if line.startswith("a client by phone")]
+    assert line.split()[4:] == ["-", "-", "-", "2", "-", "-", "-", "2", "-"]
