@@ -33,9 +33,10 @@ def backup_commands() -> None:
 def create_command(address: str | None, as_json: bool) -> None:
     """Back up the whole database, while it is at work."""
     with console.opened_desk() as desk, output.progress() as on_progress:
-        place = _place(desk.settings, address)
-        with output.recording(desk.settings, Kind.CREATE) as run:
-            manifest = create(desk.settings, place, on_progress)
+        settings = desk.database.live().settings  # a standby may lack rows
+        place = _place(settings, address)
+        with output.recording(settings, Kind.CREATE) as run:
+            manifest = create(settings, place, on_progress)
             run.of(manifest)
     if as_json:
         console.print_json(

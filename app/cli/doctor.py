@@ -18,7 +18,9 @@ from app.database import budget, checks, migrations
 from app.database.connection import connect_directly
 from app.database.database import Connection, Database
 from app.database.migrations import SchemaState
-from app.errors import ConfigurationError
+from app.database.moving import MovingDatabase
+from app.database.sides import Name
+from app.errors import ConfigurationError, FrontdeskError
 from app.observability import sentry
 
 PATIENCE = 30_000  # milliseconds for a statement: the checks read each table's highest id
@@ -80,7 +82,11 @@ def examine() -> tuple[list[Check], int]:
         wrong = [Check("configuration", Verdict.WRONG, problem, advice) for problem in problems or [first]]
         return wrong, console.WrongUsage.exit_code
     found = list(_of_settings(settings))
-    database = Database(settings, settings.primary_url())
+    live = _live(settings)
+    if isinstance(live, Check):
+        return [*found, live], console.WrongUsage.exit_code
+    database, checks_of_move = live
+    found += checks_of_move
     try:
         connection = database.connect_alone(PATIENCE)
     except psycopg.OperationalError as error:
@@ -109,6 +115,31 @@ def _of_settings(settings: Settings) -> Iterator[Check]:
         yield Check("sentry", Verdict.OK, "failures are reported")
     else:
         yield Check("sentry", Verdict.WARNING, "SENTRY_DSN is not an address of Sentry", "Copy it again.")
+
+
+def _live(settings: Settings) -> tuple[Database, list[Check]] | Check:
+    """The database to look at, and what there is to say of which is live; a Check where none can be used."""
+    if settings.legacy_database_url is None:
+        return Database(settings, settings.primary_url()), []
+    pin = settings.transfer_pin
+    with closing(MovingDatabase(settings)) as database:
+        live: Name | None = None
+        try:
+            database.live()
+            live = database.name
+        except FrontdeskError as error:
+            if pin is None and isinstance(error, ConfigurationError):
+                return Check("live database", Verdict.WRONG, error.message)
+        looked_at = database.both[pin or live or "primary"]
+    if live is None:
+        found = f"not known{f'; this process is pinned to {pin}' if pin else ''}"
+        advice = "Both servers have to answer. After a finished move, unset LEGACY_DATABASE_URL."
+        return looked_at, [Check("live database", Verdict.WARNING, found, advice)]
+    if pin is None or pin == live:
+        return looked_at, [Check("live database", Verdict.OK, f"{live}{', pinned' if pin else ''}")]
+    advice = "Unset TRANSFER_PIN: what this process writes is refused, and what it reads may be old."
+    found = f"{live}, and this process is pinned to {pin}"
+    return looked_at, [Check("live database", Verdict.WRONG, found, advice)]
 
 
 def _of_database(connection: Connection, settings: Settings) -> Iterator[Check]:

@@ -22,7 +22,7 @@ def testdata_commands() -> None:
 def stats_command(company_id: int | None, as_json: bool) -> None:
     """Count the rows with both markers, and those with one only, which are never deleted."""
     with console.opened_desk() as desk:
-        counts = testdata.stats(desk.settings, company_id)
+        counts = testdata.stats(desk.database.live().settings, company_id)
     if as_json:
         console.print_json({"tables": counts})
         return
@@ -53,7 +53,7 @@ def clean_command(company_id: int | None, yes: bool, dry_run: bool, limit: int, 
     if yes and dry_run:
         raise console.WrongUsage("Give either --yes or --dry-run.")
     with console.opened_desk() as desk:
-        result = testdata.clean(desk.settings, company_id, limit, dry_run=not yes)
+        result = testdata.clean(desk.database.live().settings, company_id, limit, dry_run=not yes)
     if as_json:
         console.print_json(
             {"dry_run": not yes, "limit": limit, "deleted": result.deleted, "left": result.left}

@@ -1,5 +1,6 @@
 """Two databases behind one data layer: processes follow the live one by themselves."""
 
+import json
 import logging
 import threading
 import time
@@ -154,6 +155,29 @@ def test_a_capture_that_is_switched_off_is_not_switched_on(
     refused = CliRunner().invoke(main, ["transfer", "start"])
     assert refused.exit_code == 2
     assert "TRANSFER_CAPTURE is off" in refused.stderr
+
+
+def test_the_doctor_says_which_side_is_live_and_whether_this_process_is_elsewhere(
+    started: Move, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def found(code: int) -> str:
+        examined = CliRunner().invoke(main, ["doctor", "--json"])
+        assert examined.exit_code == code
+        checks = {check["name"]: check for check in json.loads(examined.stdout)["checks"]}
+        return f"{checks['live database']['verdict']}: {checks['live database']['found']}"
+
+    monkeypatch.setenv("DATABASE_URL", started.primary)
+    monkeypatch.setenv("LEGACY_DATABASE_URL", started.legacy)
+    assert found(0) == "ok: legacy"
+    hand_over(started, started.legacy, started.primary)
+    assert found(0) == "ok: primary"
+    monkeypatch.setenv("TRANSFER_PIN", "primary")
+    assert found(0) == "ok: primary, pinned"
+    monkeypatch.setenv("TRANSFER_PIN", "legacy")
+    assert found(1) == "wrong: primary, and this process is pinned to legacy"
+    monkeypatch.delenv("TRANSFER_PIN")
+    started.finish()
+    assert "both hold companies" in found(2)
 
 
 # During one
