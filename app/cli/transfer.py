@@ -21,6 +21,7 @@ from app.cli.transfer_data import (
     repair_command,
     verify_command,
 )
+from app.cli.transfer_demo import demo_command
 from app.errors import ConfigurationError
 from app.transfer.finish import finish
 from app.transfer.relay import OnRound, drain, relay
@@ -247,3 +248,4 @@ transfer_commands.add_command(copy_command)
 transfer_commands.add_command(verify_command)
 transfer_commands.add_command(repair_command)
 transfer_commands.add_command(bench_command)
+transfer_commands.add_command(demo_command)
