@@ -1,0 +1,49 @@
+"""The page about moving databases is followed to its end."""
+
+import threading
+from collections.abc import Callable
+
+import pytest
+
+from app.transfer.relay import relay
+from app.transfer.sides import Side, Sides
+from tests.runbooks.following import Terminal, follow
+from tests.servers import execute
+
+PROVIDER = (
+    "INSERT INTO companies (company_id, title) VALUES (1, 'Salon')",
+    "INSERT INTO clients (company_id, yclients_id, name) SELECT 1, n, 'A' FROM generate_series(1, 999) AS n",
+    "CREATE SCHEMA auth",
+    "CREATE TABLE auth.users (id uuid PRIMARY KEY)",
+    "CREATE FUNCTION auth.uid() RETURNS uuid LANGUAGE sql AS 'SELECT NULL::uuid'",
+    "CREATE ROLE anon",
+    "GRANT SELECT ON clients TO anon",
+)
+
+
+def test_the_move_is_followed_there_and_back(
+    new_database: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sides = Sides(Side("legacy", new_database()), Side("primary", new_database()))
+    for name, value in {
+        "LEGACY_DATABASE_URL": sides.legacy.url,
+        "DATABASE_URL": sides.primary.url,
+        "BACKUP_ADDRESS": "/nowhere",
+        "COLUMNS": "200",
+    }.items():
+        monkeypatch.setenv(name, value)
+    stop = threading.Event()
+    relaying = threading.Thread(target=relay, args=(sides, stop))
+
+    def end() -> None:
+        stop.set()
+        relaying.join()
+
+    execute(sides.legacy.url, *PROVIDER)
+    units = {"start frontdesk-transfer-relay": relaying.start, "stop frontdesk-transfer-relay": end}
+    try:
+        follow("../moving-databases.md", Terminal(units=units))
+    finally:
+        if relaying.is_alive():
+            end()
+        execute(sides.legacy.url, "DROP OWNED BY anon", "DROP ROLE anon")
