@@ -1,6 +1,6 @@
 """The service over HTTP."""
 
-from flask import Flask, Response
+from flask import Flask
 
 from app.config import Settings
 from app.frontdesk import Frontdesk
@@ -37,12 +37,5 @@ def create_app(desk: Frontdesk | None = None) -> Flask:
     app.register_blueprint(metrics_routes(desk.settings))
     app.register_blueprint(openapi_routes())
     watch_requests(app)
-    app.after_request(_not_stored)
     app.extensions["admission"] = app.wsgi_app = Admission(app.wsgi_app)  # type: ignore[method-assign] # Flask's own way
     return app
-
-
-def _not_stored(response: Response) -> Response:
-    """No answer here is true for long."""
-    response.headers["Cache-Control"] = "no-store"
-    return response

@@ -1,7 +1,7 @@
 """Around every request: an id for its log lines, and an answer when something goes wrong."""
 
+import os
 import re
-import uuid
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -37,19 +37,21 @@ class Application(Flask):
 def watch_requests(app: Flask) -> None:
     """Name every request, answer every error as JSON."""
     app.before_request(_name)
-    app.after_request(_show_name)
+    app.after_request(_finish)
     app.teardown_request(_forget_name)
     app.register_error_handler(HTTPException, _mistake)
     app.register_error_handler(Exception, _failure)
 
 
 def _name() -> None:
-    given = request.headers.get(HEADER, "")
-    work.request_id.set(given if _MADE_BY_A_MACHINE.fullmatch(given) else uuid.uuid4().hex)
+    given = request.environ.get("HTTP_X_REQUEST_ID", "")
+    work.request_id.set(given if _MADE_BY_A_MACHINE.fullmatch(given) else os.urandom(16).hex())
 
 
-def _show_name(response: Response) -> Response:
+def _finish(response: Response) -> Response:
+    """Show the name; and no answer here is true for long."""
     response.headers[HEADER] = work.request_id.get() or ""
+    response.headers["Cache-Control"] = "no-store"
     return response
 
 
