@@ -178,7 +178,9 @@ def drill_command(
     settings = console.settings()
     place = _place(settings, address)
     entry = folder.entry(place, name)
-    if server not in (None, EMBEDDED):
+    if server is None:
+        settings = output.live(settings)
+    elif server != EMBEDDED:
         server = _url(server)
     with output.progress() as on_progress, output.recording(settings, Kind.DRILL, entry) as run:
         found = drill(settings, place, entry, server, on_progress)

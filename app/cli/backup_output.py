@@ -20,10 +20,20 @@ from app.backup.restore import Restored
 from app.backup.runs import Kind, Outcome, Run
 from app.cli import console
 from app.config import Settings
+from app.database.moving import database_of
 from app.errors import RAW_ERRORS, FrontdeskError, from_driver
 
 COLOURS = {State.COMPLETE: "green", State.UNFINISHED: "yellow", State.DAMAGED: "bold red"}
 Checks = dict[str, tuple[str, str, datetime]]
+
+
+def live(settings: Settings) -> Settings:
+    """The settings of the database that is live, while another is being moved to. Raises FrontdeskError."""
+    database = database_of(settings)
+    try:
+        return database.live().settings
+    finally:
+        database.close()
 
 
 class Recording:
@@ -68,7 +78,7 @@ def recording(
         seconds = run.seconds if run.recovery_seconds is None else run.recovery_seconds
         try:
             finished = Run(kind, outcome, seconds, run.name, run.manifest, problem)
-            runs.record(settings, url or settings.migration_url(), finished)
+            runs.record(settings, url or live(settings).migration_url(), finished)
             run.recorded = True
         except (FrontdeskError, *RAW_ERRORS) as error:
             if outcome is not Outcome.FAILED:  # then the failure is told, which says more
@@ -78,7 +88,7 @@ def recording(
 def checks(settings: Settings) -> Checks | None:
     """The last check of each backup; None with a warning where the database cannot be asked."""
     try:
-        with contents.connecting(settings, settings.migration_url()) as connection:
+        with contents.connecting(settings, live(settings).migration_url()) as connection:
             return runs.checks(connection)
     except (FrontdeskError, *RAW_ERRORS) as error:
         click.echo(f"Warning: what was checked is not known: {from_driver(error).message}", err=True)

@@ -1,8 +1,9 @@
 """A backup is made, looked at, verified, restored and drilled; what was done is in the log."""
 
 import json
+import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psycopg
@@ -10,6 +11,7 @@ import pytest
 
 from app.backup import runs
 from tests.backup.conftest import Backup, answer, make
+from tests.moves import Move
 from tests.servers import execute, url_of
 
 
@@ -213,6 +215,24 @@ def test_a_backup_is_checked_also_while_the_database_is_away(
     assert answer(listed)["backups"][0]["name"] == made
     assert "Warning: this run is not in the log" in verified.stderr
     assert "Warning: what was checked is not known" in listed.stderr
+
+
+def test_while_a_database_is_moved_the_live_side_is_backed_up(
+    backup: Backup,
+    source: str,
+    new_database: Callable[[], str],
+    address: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("LEGACY_DATABASE_URL", source)
+    monkeypatch.setenv("DATABASE_URL", new_database())
+    Move(legacy=source, primary=os.environ["DATABASE_URL"]).start()
+    made = answer(backup("create", "--json"))
+    manifest = json.loads((address / f"{made['name']}.json").read_text())
+    assert manifest["database"] == value(source, "SELECT current_database()")
+    assert made["recorded"] is True
+    assert value(source, "SELECT backup FROM backup_runs") == made["name"]
+    assert answer(backup("drill", "--json"))["good"] is True
 
 
 def test_what_cannot_be_done_is_said_in_one_line(backup: Backup, address: Path) -> None:
