@@ -11,6 +11,7 @@ from psycopg import sql
 from app.backup.manifest import Manifest, TableContent
 from app.config import Settings
 from app.database.checksum import root_sql, use_canonical_form
+from app.errors import UnavailableError
 
 OnTable = Callable[[int, int], None]  # tables done, tables in all
 
@@ -80,16 +81,24 @@ class Contents:
 
 @contextmanager
 def connecting(settings: Settings, url: str) -> Iterator[psycopg.Connection[Any]]:
-    """A connection in autocommit for work that takes long: no timeouts but TCP's own."""
+    """A connection in autocommit for work that takes long: no timeouts but TCP's own.
+
+    Raises UnavailableError, and what the block raises.
+    """
     options = "-c statement_timeout=0 -c lock_timeout=0 -c idle_in_transaction_session_timeout=0"
-    with psycopg.connect(
-        url,
-        autocommit=True,
-        options=options,
-        application_name=f"{settings.service_name}-backup",
-        connect_timeout=max(2, settings.postgres_connection_timeout // 1000),
-        keepalives_idle=30,
-    ) as connection:
+    try:
+        connection = psycopg.connect(
+            url,
+            autocommit=True,
+            options=options,
+            application_name=f"{settings.service_name}-backup",
+            connect_timeout=max(2, settings.postgres_connection_timeout // 1000),
+            keepalives_idle=30,
+        )
+    except psycopg.OperationalError as error:
+        # libpq's words name host, user and reason, never the password.
+        raise UnavailableError(f"Cannot reach the database: {error}") from None
+    with connection:
         yield connection
 
 

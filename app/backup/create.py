@@ -11,6 +11,7 @@ import psycopg
 
 from app.backup import contents, programs
 from app.backup.contents import Contents
+from app.backup.errors import BackupError
 from app.backup.folder import DUMP, MANIFEST, new_name
 from app.backup.manifest import Manifest
 from app.backup.places import Place
@@ -53,7 +54,13 @@ def create(settings: Settings, place: Place, on_progress: OnProgress) -> Manifes
         program = programs.find("pg_dump", at_least=major)
         name = new_name()
         with _snapshot(connection) as snapshot:
-            source = _look(connection, lambda done, of: on_progress("hashing", done, of))
+            try:
+                source = _look(connection, lambda done, of: on_progress("hashing", done, of))
+            except psycopg.errors.InsufficientPrivilege as error:
+                raise BackupError(
+                    f"The role {connection.info.user} may not read everything: {error.diag.message_primary}."
+                    " Back up as the owner of the tables, or GRANT pg_read_all_data."
+                ) from None
             with place.writing(name + DUMP) as file:
                 size, digest = _dump(program, url, snapshot, file, on_progress)
     manifest = Manifest(

@@ -235,6 +235,20 @@ def test_while_a_database_is_moved_the_live_side_is_backed_up(
     assert answer(backup("drill", "--json"))["good"] is True
 
 
+def test_a_role_that_may_not_read_everything_is_told_what_it_lacks(
+    backup: Backup, source: str, server_url: str, address: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    execute(server_url, "CREATE ROLE blind LOGIN")
+    try:
+        monkeypatch.setenv("DATABASE_URL", f"{source}{'&' if '?' in source else '?'}user=blind")
+        refused = backup("create")
+    finally:
+        execute(server_url, "DROP ROLE blind")
+    assert refused.exit_code == 3
+    assert "The role blind may not read everything: permission denied for" in refused.stderr
+    assert list(address.glob("*")) == []
+
+
 def test_what_cannot_be_done_is_said_in_one_line(backup: Backup, address: Path) -> None:
     for arguments, code, words in [
         (("list",), 3, "does not exist"),
