@@ -160,5 +160,7 @@ def _next(found: Status) -> str:
     if found.stage is Stage.RELAYING:
         if found.verified_equal:
             return "frontdesk transfer cutover"
+        if found.verified_equal is False:
+            return "frontdesk transfer repair, then frontdesk transfer verify"
         return "frontdesk transfer relay (beside everything else), frontdesk transfer verify"
     return _NEXT[found.stage]

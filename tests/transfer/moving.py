@@ -1,13 +1,16 @@
 """What tests of a move share."""
 
+import time
 from contextlib import closing
 from typing import Any
 
 import psycopg
 from psycopg import sql
 
+from app.errors import FrontdeskError
 from app.transfer.relay import drain
-from app.transfer.sides import Side, Sides
+from app.transfer.sides import Side, SideName, Sides
+from app.transfer.switch import switch
 from app.transfer.tables import SCHEMA, moved_tables
 
 
@@ -41,6 +44,14 @@ def rows(side: Side) -> dict[str, list[Any]]:
         }
 
 
-def connect(side: Side) -> psycopg.Connection[Any]:
-    """A plain session, in autocommit."""
-    return psycopg.connect(side.url, autocommit=True)
+def patiently_switch(sides: Sides, to: SideName) -> None:
+    """Run a command until it succeeds: a frozen session keeps its locks until the server ends it."""
+    deadline = time.monotonic() + 90
+    while True:
+        try:
+            switch(sides, to, max_pause=5)
+        except (FrontdeskError, psycopg.Error):
+            assert time.monotonic() < deadline
+            time.sleep(0.5)
+        else:
+            return

@@ -1,28 +1,33 @@
 """Writers of all kinds at full speed while the database moves there and back: no write is lost."""
 
 import json
+import random
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
+import psutil
 import psycopg
+import pytest
 
+from app.database import migrations
 from app.transfer.relay import drain
 from app.transfer.sides import Side, SideName, Sides
 from app.transfer.start import start
 from app.transfer.status import status
 from app.transfer.switch import switch
 from tests.processes import PATIENCE, wait_until
+from tests.servers import Server, execute, url_of
 from tests.transfer import writers
-from tests.transfer.controllers import relaying
+from tests.transfer.controllers import POINTS, WHEN, relaying, switching
 from tests.transfer.controllers import start as run
-from tests.transfer.moving import copy_by_the_log, rows
+from tests.transfer.moving import copy_by_the_log, patiently_switch, rows
 
 ROOT = Path(__file__).parents[2]
-Connection = psycopg.Connection[Any]
 
 
 class Writers:
@@ -31,12 +36,16 @@ class Writers:
     def __init__(self, sides: Sides, folder: Path, seed: int) -> None:
         self._sides, self._folder, self._seed = sides, folder, seed
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
+        self._started = 0
 
     def start(self, company: int) -> None:
         """Start one, or start one again that was killed; it goes on where its journal ends."""
         kind = writers.KINDS[company % len(writers.KINDS)]
         urls = [side.url for side in self._sides]
-        arguments = [str(self.journal(company)), str(company), kind, str(self._seed * 100 + company), *urls]
+        # Another seed for each: one that goes on would otherwise choose the same keys again.
+        self._started += 1
+        seed = str(1000 * self._seed + self._started)
+        arguments = [str(self.journal(company)), str(company), kind, seed, *urls]
         with self.journal(company).with_suffix(".log").open("ab") as log:
             self._processes[company] = subprocess.Popen(
                 [sys.executable, "-m", "tests.transfer.writers", *arguments], cwd=ROOT, stderr=log
@@ -132,3 +141,73 @@ def test_nothing_is_lost_on_the_way_there_and_back_and_there_again(sides: Sides,
         finally:
             relay.kill()
         check(sides, them, "primary")
+
+
+@pytest.fixture(scope="module")
+def servers() -> Iterator[tuple[Server, Server]]:
+    """Two servers that tests may kill and freeze."""
+    pair = (Server(), Server())
+    yield pair
+    for server in pair:
+        server.delete()
+
+
+@pytest.fixture
+def apart(servers: tuple[Server, Server]) -> Iterator[Sides]:
+    """Two databases at head, on two servers."""
+    urls = []
+    for server in servers:
+        execute(server.url, "CREATE DATABASE moved")
+        urls.append(url_of(server.url, "moved"))
+        migrations.upgrade(urls[-1])
+    yield Sides(Side("legacy", urls[0]), Side("primary", urls[1]))
+    for server in servers:
+        execute(server.url, "DROP DATABASE moved WITH (FORCE)")
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("seed", range(1, 6))
+def test_nothing_is_lost_whatever_is_killed_or_frozen(
+    apart: Sides, servers: tuple[Server, Server], tmp_path: Path, seed: int
+) -> None:
+    chance = random.Random(seed)
+    directions: tuple[SideName, ...] = ("primary", "legacy")
+    with writing(apart, tmp_path, seed) as them:
+        start(apart)
+        copy_by_the_log(apart)
+        relay = run(relaying, apart)
+        for round_ in range(10):
+            to = directions[round_ % 2]
+            let_them_write(them, 30)
+            step = (chance.choice(list(POINTS)), chance.choice(WHEN))
+            with_ = chance.choice([signal.SIGKILL, signal.SIGSTOP])
+            switching_ = run(switching, apart, to, at=(*step, with_)) if chance.random() < 0.7 else None
+            match chance.choice(["writer", "relay", "server", "freeze", "nothing"]):
+                case "writer":
+                    company = chance.randint(1, 4)
+                    them.kill(company)
+                    them.start(company)
+                case "relay":
+                    relay.kill()
+                    relay.join()
+                    relay = run(relaying, apart)
+                case "server":
+                    time.sleep(chance.uniform(0, 0.5))
+                    server = chance.choice(servers)
+                    server.kill()
+                    time.sleep(chance.uniform(0, 1))
+                    server.start()
+                case "freeze":
+                    time.sleep(chance.uniform(0, 0.5))
+                    server = chance.choice(servers)
+                    server.freeze()
+                    time.sleep(chance.uniform(0.1, 2))
+                    server.thaw()
+            patiently_switch(apart, to)
+            if switching_ is not None and switching_.is_alive():
+                psutil.Process(switching_.pid).resume()
+                switching_.join(60)
+            patiently_switch(apart, to)
+        let_them_write(them, 30)
+        relay.kill()
+        check(apart, them, to)

@@ -1,7 +1,6 @@
 """Whoever is killed or frozen at whatever step: one side takes writes in the end, and has them all."""
 
 import signal
-import time
 from threading import Event, Thread
 from typing import Any
 
@@ -9,7 +8,6 @@ import psutil
 import psycopg
 import pytest
 
-from app.errors import FrontdeskError
 from app.transfer.relay import drain, relay
 from app.transfer.sides import SideName, Sides
 from app.transfer.stages import Stage
@@ -19,7 +17,7 @@ from app.transfer.switch import switch
 from tests.processes import wait_until
 from tests.transfer.controllers import POINTS, WHEN, relaying, switching
 from tests.transfer.controllers import start as run
-from tests.transfer.moving import copy_by_the_log, rows
+from tests.transfer.moving import copy_by_the_log, patiently_switch, rows
 
 Connection = psycopg.Connection[Any]
 STEPS = [(point, when) for point in POINTS for when in WHEN]
@@ -76,7 +74,7 @@ def test_a_switch_that_was_frozen_at_any_step_does_no_harm_when_it_wakes(
         process = run(switching, moving, "primary", at=(point, when, signal.SIGSTOP))
         frozen = psutil.Process(process.pid)
         wait_until(lambda frozen=frozen: frozen.status() == psutil.STATUS_STOPPED)
-        _patiently(moving, "primary")
+        patiently_switch(moving, "primary")
         switch(moving, "legacy")
         frozen.resume()
         process.join(60)
@@ -95,7 +93,7 @@ def test_several_switches_at_once_end_with_one_live_side(moving: Sides) -> None:
         for process in processes:
             process.join(60)
         assert {process.exitcode for process in processes} <= {0, 1}
-        _patiently(moving, to)
+        patiently_switch(moving, to)
         check(moving, to)
 
 
@@ -128,16 +126,3 @@ def test_a_side_that_was_closed_and_left_is_opened_by_the_relay(
         stop.set()
         thread.join()
     check(moving, "legacy")
-
-
-def _patiently(sides: Sides, to: SideName) -> None:
-    """Run a command until it succeeds: a frozen session keeps its locks until the server ends it."""
-    deadline = time.monotonic() + 60
-    while True:
-        try:
-            switch(sides, to)
-        except (FrontdeskError, psycopg.Error):
-            assert time.monotonic() < deadline
-            time.sleep(0.5)
-        else:
-            return

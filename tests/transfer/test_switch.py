@@ -4,7 +4,9 @@ from typing import Any
 
 import psycopg
 import pytest
+from alembic import command
 
+from app.database import migrations
 from app.errors import ConflictError
 from app.transfer import switch as switching
 from app.transfer.finish import finish
@@ -128,6 +130,7 @@ def test_finish_leaves_no_trace(moving: Sides, legacy: Connection, primary: Conn
                 " + (SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'frontdesk%')"
             ).fetchone()
         assert left == (0,)
+        command.check(migrations.config(side.url))  # raises where the schema is not the models'
     primary.execute("UPDATE companies SET title = 'b'")
 
 

@@ -1,0 +1,79 @@
+"""`frontdesk transfer …` as an operator types it: output and exit codes."""
+
+import json
+from collections.abc import Callable
+
+import psycopg
+import pytest
+from click.testing import CliRunner, Result
+
+from app.cli import main
+from app.transfer.sides import Sides
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def run(sides: Sides, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Runs a command on two databases at head."""
+    monkeypatch.setenv("LEGACY_DATABASE_URL", sides.legacy.url)
+    monkeypatch.setenv("DATABASE_URL", sides.primary.url)
+    return lambda *arguments: CliRunner().invoke(main, ["transfer", *arguments])
+
+
+def test_a_whole_move(run: Run, sides: Sides) -> None:
+    with psycopg.connect(sides.legacy.url) as connection:
+        connection.execute("INSERT INTO companies (company_id, title) VALUES (1, 'Salon')")
+    assert json.loads(run("status", "--json").stdout)["stage"] == "not started"
+    assert "Dry run" in run("start", "--dry-run").stdout
+    assert json.loads(run("status", "--json").stdout)["stage"] == "not started"
+    for command in (("start",), ("copy",), ("relay", "--once"), ("verify",), ("cutover", "--dry-run")):
+        result = run(*command)
+        assert result.exit_code == 0, (command, result.output)
+    assert json.loads(run("status", "--json").stdout)["next"] == "frontdesk transfer cutover"
+
+    result = run("cutover")
+    assert result.exit_code == 0, result.output
+    lines = result.stdout.splitlines()
+    assert lines[0].strip().endswith("preflight")
+    assert " ms " in lines[0]
+    assert lines[-1].startswith("primary is live. Writes paused for ")
+    assert run("cutover").stdout == "primary is live already.\n"
+    document = json.loads(run("rollback", "--json").stdout)
+    assert (document["live"], document["dry_run"]) == ("legacy", False)
+    assert 0 < document["pause"] < 10
+    status = json.loads(run("status", "--json").stdout)
+    assert (status["live"], status["marks"], status["in_the_way"]) == ("legacy", 0, [])
+    assert [line["step"] for line in status["journal"]][-1] == "start"
+
+    assert "Dry run" in run("finish", "--dry-run").stdout
+    assert run("finish").exit_code == 0
+    assert json.loads(run("status", "--json").stdout)["stage"] == "not started"
+
+
+def test_what_was_not_started_is_said_so(run: Run) -> None:
+    for command in ("relay", "cutover", "rollback"):
+        result = run(command)
+        assert result.exit_code == 2, result.output
+        assert result.stderr == "Error: No move has been started: `frontdesk transfer start`.\n"
+
+
+def test_without_a_legacy_there_is_nothing_to_move(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LEGACY_DATABASE_URL")
+    for command in ("plan", "start", "copy", "relay", "verify", "cutover", "rollback", "status", "finish"):
+        result = run(command)
+        assert (result.exit_code, result.stderr.count("\n")) == (2, 1), result.output
+        assert "LEGACY_DATABASE_URL" in result.stderr
+
+
+def test_a_side_that_cannot_be_reached(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LEGACY_DATABASE_URL", "postgresql://me:secret@127.0.0.1:9/nothing")
+    for command in ("start", "cutover", "finish"):
+        result = run(command)
+        assert (result.exit_code, result.stderr.count("\n")) == (3, 1), result.output
+        assert "secret" not in result.output
+    result = run("status", "--json")
+    assert result.exit_code == 3
+    document = json.loads(result.stdout)
+    assert document["stage"] == "unknown"
+    assert "legacy" in document["in_the_way"][0]
