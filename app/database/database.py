@@ -87,6 +87,11 @@ class Database:
         """Open the pool before somebody needs it."""
         self._pool.open()
 
+    @property
+    def is_exhausted(self) -> bool:
+        """Whether all connections that there may be are in use."""
+        return self._pool.is_exhausted
+
     def live(self) -> Self:
         """The database to work with: this one. `MovingDatabase` chooses."""
         return self
@@ -173,13 +178,13 @@ class Database:
         return run
 
     def ask(self, question: Callable[[Connection], T], patience: int) -> T:
-        """Ask something small, in autocommit, on an idle connection of the pool or else on one of its own.
+        """Ask something small, in autocommit: on a connection of the pool where it is open, else on its own.
 
-        So it waits for nobody, and a full pool does not stop it. `patience`: milliseconds for the answer.
-        Raises psycopg's errors.
+        `patience`: milliseconds for the connection, and again for the answer; a pool that has none by then
+        does not stop it. Raises psycopg's errors.
         """
         pool = self._pool
-        if not pool.closed and pool.has_idle:
+        if not pool.closed:
             with suppress(psycopg.OperationalError):  # stale or silent: a new connection knows more
                 connection = pool.getconn(patience / 1000)
                 try:

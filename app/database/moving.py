@@ -226,8 +226,19 @@ class MovingDatabase:
             yield connection
 
     def connect_alone(self, patience: int | None = None) -> Connection:
-        """A new connection that the pool knows nothing of; the caller closes it."""
-        return self.live().connect_alone(patience)
+        """A new connection that the pool knows nothing of; the caller closes it. A full pool is no obstacle.
+
+        Raises psycopg's errors, and FrontdeskError where the live side was never known.
+        """
+        known = None if self._name is None else self._both[self._name]
+        if known is not None and known.is_exhausted:
+            return known.connect_alone(patience)  # whoever holds the pool looks
+        try:
+            return self.live().connect_alone(patience)
+        except FencedError:  # for a moment there is none, and a check is no reason to wait
+            if known is None:
+                raise
+            return known.connect_alone(patience)
 
     def ping(self) -> None:
         """Connect past the pool, at once. Raises FrontdeskError."""

@@ -31,10 +31,9 @@ class WatchedPool(ConnectionPool[Connection]):
         super().__init__(**options)
 
     @property
-    def has_idle(self) -> bool:
-        """Whether a caller need not wait now."""
-        # The parent's idle connections; `get_stats` copies a dictionary to tell their number.
-        return bool(self._pool)
+    def is_exhausted(self) -> bool:
+        """Whether a caller has to wait now."""
+        return self.in_use >= self.max_size
 
     def open(self, wait: bool = False, timeout: float = 30.0) -> None:
         """Start to connect."""
@@ -48,6 +47,7 @@ class WatchedPool(ConnectionPool[Connection]):
 
     def getconn(self, timeout: float | None = None) -> Connection:
         """Take a connection, for `putconn` to give back. Raises PoolTimeout."""
+        # The parent's idle connections; `get_stats` copies a dictionary to tell their number.
         began = None if self._pool else self._wait()
         try:
             connection = super().getconn(timeout)

@@ -14,7 +14,6 @@ import time
 import weakref
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, LiteralString
 
@@ -136,15 +135,16 @@ class Comparison:
 
     def _compare(self, sample: Sample) -> None:
         live = sample.side
-        if live is None or len(sample.rows) > LARGEST or self._stage_now() not in _ALIKE:
+        if live is None or self._stage_now() not in _ALIKE:
+            return
+        if len(sample.rows) > LARGEST:
             metrics.READS_NOT_COMPARED.inc()
             return
         standby = self._connection("primary" if live == "legacy" else "legacy")
         if _same(sample.rows, _ask(standby, sample)):
             self._watch.note()
             return
-        with closing(self._database.both[live].connect_alone(PATIENCE)) as connection:
-            differing = _differing(sample, connection, standby)
+        differing = _differing(sample, self._database.both[live], standby)
         if differing is None or self._database.name != live:
             metrics.READS_NOT_COMPARED.inc()
         else:
@@ -170,15 +170,15 @@ class Comparison:
             self._standby = None
 
 
-def _differing(sample: Sample, live: Connection, standby: Connection) -> list[str] | None:
+def _differing(sample: Sample, live: Database, standby: Connection) -> list[str] | None:
     """What differs, checked again: nothing if it was a race, None where it cannot be told."""
     differing: list[str] = []
     for _ in range(RECHECKS):
-        before = _ask(live, sample)
+        before = live.read(lambda connection: _ask(connection, sample))
         if not _is_relayed(live):
             return None
         there = _ask(standby, sample)
-        after = _ask(live, sample)
+        after = live.read(lambda connection: _ask(connection, sample))
         if _same(there, before) or _same(there, after):
             return []
         if not _same(before, after):
@@ -188,7 +188,7 @@ def _differing(sample: Sample, live: Connection, standby: Connection) -> list[st
     return differing or None
 
 
-def _is_relayed(live: Connection) -> bool:
+def _is_relayed(live: Database) -> bool:
     """Wait until the standby has whatever was written by now; whether that came to pass."""
     last = _value(live, "SELECT max(seq) FROM frontdesk_transfer.marks", {})
     deadline = time.monotonic() + RELAYED_WITHIN
@@ -223,7 +223,10 @@ def _ask(connection: Connection, sample: Sample) -> list[tuple[Any, ...]]:
     return cursor.execute(sample.text.encode(), sample.parameters).fetchall()
 
 
-def _value(connection: Connection, text: LiteralString, parameters: dict[str, Any]) -> Any:
-    cursor: psycopg.Cursor[Any] = psycopg.Cursor(connection)
-    row = cursor.execute(text, parameters).fetchone()
+def _value(database: Database, text: LiteralString, parameters: dict[str, Any]) -> Any:
+    def read(connection: Connection) -> Any:
+        cursor: psycopg.Cursor[Any] = psycopg.Cursor(connection)
+        return cursor.execute(text, parameters).fetchone()
+
+    row = database.read(read)
     return row and row[0]

@@ -7,7 +7,6 @@ from enum import Enum
 import psycopg
 
 from app.database import migrations
-from app.database.database import Database
 from app.database.migrations import SchemaState
 from app.database.moving import AnyDatabase
 from app.errors import FrontdeskError
@@ -55,7 +54,7 @@ class DatabaseCheck:
 
     def _look(self) -> Verdict:
         try:
-            verdict, reason = _BY_STATE[migrations.standing(self._database.follow(_revision))], ""
+            verdict, reason = _BY_STATE[migrations.standing(_revision(self._database))], ""
         except psycopg.OperationalError as error:
             # libpq's words name host, user and reason, never the password.
             verdict, reason = Verdict.UNREACHABLE, " ".join(str(error).split())
@@ -74,7 +73,7 @@ class DatabaseCheck:
         self._last = verdict
 
 
-def _revision(database: Database) -> str | None:
+def _revision(database: AnyDatabase) -> str | None:
     with closing(database.connect_alone(PATIENCE)) as connection:
         try:
             row = connection.execute("SELECT version_num FROM alembic_version").fetchone()

@@ -286,6 +286,36 @@ def test_only_the_live_side_has_connections(desk: Frontdesk, started: Move) -> N
         wait_until(lambda left=old: sessions(left) == 0)
 
 
+def test_a_busy_process_has_no_more_connections_than_it_may_and_its_checks_do_not_wait(
+    desk: Frontdesk, started: Move
+) -> None:
+    salon = desk.company(SALON)
+    stop, most = threading.Event(), [0]
+
+    def work() -> None:
+        while not stop.is_set():
+            desk.database.read(lambda connection: connection.execute("SELECT pg_sleep(0.05)").fetchone())
+
+    threads = [threading.Thread(target=work) for _ in range(9)]
+    for thread in threads:
+        thread.start()
+    deadline = time.monotonic() + 1.5
+    while time.monotonic() < deadline:
+        most[0] = max(most[0], sessions(started.legacy))
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert most == [3]
+    held = [desk.database.pool.getconn() for _ in range(3)]
+    time.sleep(moving.LOOK_EVERY)
+    began = time.monotonic()
+    desk.database.connect_alone(1_000).close()
+    assert time.monotonic() - began < 0.5
+    for connection in held:
+        connection.close()
+    salon.get_company().unwrap()
+
+
 def test_a_caller_that_waited_for_a_connection_of_the_old_side_gets_one_of_the_new(
     desk: Frontdesk, started: Move
 ) -> None:
