@@ -8,7 +8,7 @@ Rules, because salons are at work while this runs:
 - One concern. What it does to rows it does in batches, each its own transaction (`changes.batches`).
 - Safe to repeat: it may be killed anywhere and runs again from its start. Look at what
   is there first (`app.database.catalog`).
-- No statement holds a strong lock for longer than a moment: `lock_timeout` is 200 ms, a revision that cannot
+- No statement holds a strong lock for longer than a moment: `lock_timeout` is 100 ms, a revision that cannot
   get a lock is rolled back to its last commit and tried again. So commit (`changes.commit`) after each table.
 - Indexes CONCURRENTLY (`changes.build_index`), constraints NOT VALID and then validated (`changes.add_not_valid`,
   `changes.validate`), UNIQUE from a finished index (`changes.add_unique`).

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
-from benchmarks import bulk, cutover, imports, observability, probes, reads, transfer, whatsapp
+from benchmarks import bulk, cutover, imports, observability, probes, reads, schema, transfer, whatsapp
 from benchmarks.environment import Environment, environment
 from benchmarks.harness import Benchmark, Row, profile, run
 from benchmarks.table import render
@@ -32,6 +32,7 @@ BENCHMARKS: dict[str, Callable[[Environment], list[Benchmark]]] = {
     "P12": transfer.copying,
     "P13": transfer.verifying,
     "P14": cutover.stalls,
+    "P15": schema.unique_constraint,
 }
 
 

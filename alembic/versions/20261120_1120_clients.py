@@ -35,7 +35,12 @@ def upgrade() -> None:
         changes.add_not_valid(table, name, definition)
         changes.validate(table, name)
     for rows in changes.batches("clients", "name", "search_name = '' AND name <> ''"):
-        changes.update_each("clients", "search_name", [(*key, search_name(name)) for *key, name in rows])
+        changes.update_each(
+            "clients",
+            "search_name",
+            [(company, row_id, search_name(name)) for company, row_id, name in rows],
+            unless_changed=("name", [name for _, _, name in rows]),
+        )
 
 
 def downgrade() -> None:

@@ -26,15 +26,12 @@ def upgrade() -> None:
             "ALTER TABLE staff_schedules RENAME COLUMN slots TO intervals"
         )
         changes.commit()
-    for rows in changes.batches("staff_schedules", "intervals", "intervals <> '[]'"):
-        normalized = [(*key, *normalize(slots), slots) for *key, slots in rows]
-        lossy = [row_id for _, row_id, _, complete, _ in normalized if not complete]
-        changes.archive(
+    for rows in changes.batches("staff_schedules", "intervals", "intervals <> '[]'", lock=True):
+        normalized = [(company, row_id, *normalize(slots), slots) for company, row_id, slots in rows]
+        changes.archive_each(
             "staff_schedules",
-            "old.id = ANY(:lossy)",
+            [(company, row_id) for company, row_id, _, complete, _ in normalized if not complete],
             "slots has entries that are no intervals of a day",
-            kept_id="old.id",
-            lossy=lossy,
         )
         changes.update_each(
             "staff_schedules",

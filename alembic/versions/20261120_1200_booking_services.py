@@ -17,6 +17,8 @@ down_revision = "booking_times"
 branch_labels = None
 depends_on = None
 
+CARRIED = "service_ids_carried"
+
 
 def upgrade() -> None:
     changes.execute(
@@ -39,31 +41,30 @@ def upgrade() -> None:
         " ON booking_services (company_id, service_id)"
     )
     changes.commit()
-    while catalog.has_column("bookings", "service_ids"):
-        carry()
-        changes.execute("LOCK TABLE bookings IN ACCESS EXCLUSIVE MODE")
-        if (
-            changes.bind()
-            .exec_driver_sql("SELECT NOT EXISTS (SELECT FROM bookings WHERE service_ids <> '[]')")
-            .scalar()
-        ):
-            changes.execute(
-                "-- squawk-ignore ban-drop-column -- every list in it is empty now\n"
-                "ALTER TABLE bookings DROP COLUMN service_ids"
-            )
+    if catalog.has_column("bookings", "service_ids"):
+        carry("service_ids")
+        # Under a new name nobody writes it any more: what came in meanwhile is the rest.
+        changes.execute(
+            "-- squawk-ignore renaming-column -- the column goes next\n"
+            f"ALTER TABLE bookings RENAME COLUMN service_ids TO {CARRIED}"
+        )
         changes.commit()
+    if catalog.has_column("bookings", CARRIED):
+        carry(CARRIED)
+        changes.execute(
+            "-- squawk-ignore ban-drop-column -- every list in it is empty now\n"
+            f"ALTER TABLE bookings DROP COLUMN {CARRIED}"
+        )
 
 
-def carry() -> None:
+def carry(column: str) -> None:
     """Move the lists over in batches; an emptied list marks what is done, also after a kill."""
-    for rows in changes.batches("bookings", "service_ids", "service_ids <> '[]'"):
+    for rows in changes.batches("bookings", column, f"{column} <> '[]'", lock=True):
         read = [(company, row_id, *normalize(value)) for company, row_id, value in rows]
-        changes.archive(
+        changes.archive_each(
             "bookings",
-            "old.id = ANY(:lossy)",
+            [(company, row_id) for company, row_id, _, complete in read if not complete],
             "service_ids has entries that are no ids of services",
-            kept_id="old.id",
-            lossy=[row_id for _, row_id, _, complete in read if not complete],
         )
         booked = [
             (company, row_id, position, service)
@@ -85,7 +86,7 @@ def carry() -> None:
             ),
         )
         changes.update_each(
-            "bookings", "service_ids", [(company, row_id, "[]") for company, row_id, _ in rows], type_="jsonb"
+            "bookings", column, [(company, row_id, "[]") for company, row_id, _ in rows], type_="jsonb"
         )
 
 

@@ -11,6 +11,8 @@ down_revision = "booking_services"
 branch_labels = None
 depends_on = None
 
+ACTIVE = "status = 'active' AND staff_id IS NOT NULL AND deleted_at IS NULL AND ends_at > now()"
+
 
 def upgrade() -> None:
     changes.execute(
@@ -29,14 +31,17 @@ def upgrade() -> None:
         "  FOREIGN KEY (company_id, booking) REFERENCES bookings (company_id, id) DEFERRABLE)"
     )
     changes.commit()
-    # They all came from YClients, where overlaps happen: each claims only its own id.
-    changes.execute(
-        "INSERT INTO booking_slots (company_id, booking, staff_id, claim, during)"
-        " SELECT company_id, id, staff_id, int8range(id, id, '[]'), tstzrange(starts_at, ends_at)"
-        " FROM bookings"
-        " WHERE status = 'active' AND staff_id IS NOT NULL AND deleted_at IS NULL AND ends_at > now()"
-        " ON CONFLICT (company_id, booking) DO NOTHING"
-    )
+    for rows in changes.batches("bookings", "id", ACTIVE):
+        # They all came from YClients, where overlaps happen: each claims only its own id.
+        changes.execute(
+            "INSERT INTO booking_slots (company_id, booking, staff_id, claim, during)"
+            " SELECT company_id, id, staff_id, int8range(id, id, '[]'), tstzrange(starts_at, ends_at)"
+            f" FROM bookings WHERE {ACTIVE} AND (company_id, id) IN"
+            " (SELECT * FROM unnest(CAST(:companies AS bigint[]), CAST(:ids AS bigint[])))"
+            " ON CONFLICT (company_id, booking) DO NOTHING",
+            companies=[company for company, _, _ in rows],
+            ids=[row_id for _, row_id, _ in rows],
+        )
 
 
 def downgrade() -> None:

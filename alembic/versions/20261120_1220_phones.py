@@ -22,7 +22,7 @@ def upgrade() -> None:
     countries = dict(changes.bind().exec_driver_sql("SELECT company_id, country FROM companies").all())
     for table, column in COLUMNS:
         for rows in changes.batches(table, column, f"{column} IS NOT NULL"):
-            changed = []
+            changed, read = [], []
             for company, row_id, phone in rows:
                 number = e164(phone, countries.get(company, "RU"))
                 if number is None:
@@ -31,7 +31,8 @@ def upgrade() -> None:
                     )
                 elif number != phone:
                     changed.append((company, row_id, number))
-            changes.update_each(table, column, changed)
+                    read.append(phone)
+            changes.update_each(table, column, changed, unless_changed=(column, read))
 
 
 def e164(text: str, country: str) -> str | None:

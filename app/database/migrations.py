@@ -27,7 +27,7 @@ log = logging.getLogger("alembic.frontdesk")
 
 # Behind a long reader, DDL queues and every writer queues behind it. So no statement waits longer than
 # this for a lock, and the revision is tried again from its last commit.
-LOCK_TIMEOUT_MS = 200
+LOCK_TIMEOUT_MS = 100
 LOCK_ATTEMPTS = 40
 LOCK_NOT_AVAILABLE = "55P03"
 DEADLOCK_DETECTED = "40P01"

@@ -1,0 +1,93 @@
+"""The whole chain while writers write: none is stalled, none fails, nothing is lost, kills do no harm."""
+
+import logging
+import os
+import random
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from sqlalchemy import Engine, event
+
+from tests.migrations import live
+from tests.migrations.databases import Database
+from tests.migrations.test_runs import alembic
+
+LONGEST_STALL = 0.25  # seconds
+
+
+@contextmanager
+def announced_rewrites() -> Iterator[list[tuple[float, float]]]:
+    """The times from each announcement to the commit that ends its rewrite."""
+    windows: list[tuple[float, float]] = []
+    begun: list[float] = []
+
+    class Announcements(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if record.getMessage().startswith("Rewriting"):
+                begun.append(time.monotonic())
+
+    def committed(_: object) -> None:
+        windows.extend((start, time.monotonic()) for start in begun)
+        begun.clear()
+
+    handler = Announcements()
+    log = logging.getLogger("alembic.frontdesk")
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    event.listen(Engine, "commit", committed)
+    try:
+        yield windows
+    finally:
+        event.remove(Engine, "commit", committed)
+        log.removeHandler(handler)
+
+
+@pytest.mark.parametrize(
+    ("clients", "bookings"),
+    [(2_000, 4_000), pytest.param(500_000, 1_000_000, marks=pytest.mark.full)],
+)
+def test_the_whole_chain_runs_while_writers_write(old: Database, clients: int, bookings: int) -> None:
+    live.fill(old, clients, bookings)
+    with live.at_work(old, clients, bookings) as watch, announced_rewrites() as windows:
+        time.sleep(0.3)
+        old.upgrade(dedupe="keep-earliest", rewrite="yes")
+        time.sleep(0.3)
+    old.check()
+    assert watch.failures == []
+    assert watch.lost == []
+    assert len(windows) > 4  # of the tables that have rows
+    assert watch.stalls(LONGEST_STALL, apart_from=windows) == []
+    # Once it is in force, a duplicate gets 23505, and nothing else fails.
+    assert set(watch.refused) == {"staff_yclients_company_unique"}
+    assert old.value("SELECT count(*) - count(DISTINCT (yclients_id, company_id)) FROM staff") == 0
+    kept = old.value("SELECT count(*) FROM bookings")
+    assert kept + len(old.archived("bookings")) == bookings
+    assert old.value("SELECT count(*) FROM booking_services") == kept
+    assert old.value("SELECT count(*) FROM clients WHERE company_id = 1 AND phone NOT LIKE '+7%%'") == 0
+
+
+@pytest.mark.full
+def test_killed_at_random_while_writers_write_the_same_command_goes_on(old: Database) -> None:
+    live.fill(old, 1_000, 2_000)
+    chance, kills = random.Random(7), 0
+    with live.at_work(old, 1_000, 2_000, pause=0.01) as watch:
+        while True:
+            # It lives longer each time, so that it comes to its end.
+            deploy = alembic(old.url, "-x", "dedupe=keep-earliest", "upgrade", "head")
+            try:
+                output, errors = deploy.communicate(timeout=1.5 + kills * chance.uniform(0.3, 0.9))
+            except subprocess.TimeoutExpired:
+                os.kill(deploy.pid, 9)
+                deploy.communicate()
+                kills += 1
+                continue
+            assert deploy.returncode == 0, output + errors
+            break
+    assert kills > 0
+    assert (watch.failures, watch.lost) == ([], [])
+    old.check()
+    assert old.value("SELECT count(*) FROM pg_index WHERE NOT indisvalid") == 0
+    assert old.value("SELECT count(*) FROM bookings") + len(old.archived("bookings")) == 2_000
