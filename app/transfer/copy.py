@@ -16,7 +16,7 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-from app.errors import ConflictError, InvalidInputError
+from app.errors import ConflictError, InvalidInputError, UnavailableError
 from app.transfer import capture, journal, protocol, schema
 from app.transfer.chunks import Stretch, copy_stretch
 from app.transfer.sides import Sides
@@ -221,11 +221,23 @@ class _Copy:
         return sorted(ready, key=lambda table: -self._standing[table.name].blocks)
 
     def _copy(self, table: Table) -> None:
-        pair = self._pairs.get()
+        source, target = self._pairs.get()
         try:
-            self._copy_with(*pair, table)
+            self._copy_with(source, target, table)
+        except psycopg.OperationalError as error:
+            side = "legacy" if source.closed else "primary"
+            raise UnavailableError(
+                f"Copying {table.name} was broken off by {side} ({_reason(error)});"
+                " run the same command again: it goes on from there."
+            ) from error
+        except (psycopg.IntegrityError, psycopg.DataError) as error:
+            what = error.diag.constraint_name or error.sqlstate
+            raise ConflictError(
+                f"A row of {table.name} does not fit primary ({what}):"
+                " `frontdesk transfer plan` names what differs."
+            ) from error
         finally:
-            self._pairs.put(pair)
+            self._pairs.put((source, target))
 
     def _copy_with(self, source: Connection, target: Connection, table: Table) -> None:
         # The lock keeps the file: block numbers mean something as long as nobody rewrites it.
@@ -254,6 +266,11 @@ class _Copy:
             target.execute(sql.SQL("ANALYZE {}").format(table.identifier))
             standing.finished = True
             self._on_progress(self._report)
+
+
+def _reason(error: psycopg.Error) -> str:
+    """What a server says of itself (no space left, shutting down), which holds no values."""
+    return error.diag.message_primary or "the connection was lost"
 
 
 def _next_length(blocks: int, rows: int) -> int:

@@ -22,6 +22,14 @@ APPLICATION = "frontdesk-transfer"  # of every session of a move, so that they c
 
 _NEVER = 1e9  # seconds
 
+# A network that was cut is noticed within half a minute, where TCP alone waits for hours.
+_KEEPALIVES = {
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 30_000,  # milliseconds
+}
+
 # Nothing that a server or a role sets by default may cut the work short, or change what it means.
 _SESSION = {
     "statement_timeout": "0",
@@ -69,7 +77,7 @@ class Side:
         Values are written in the canonical form (see app/database/checksum.py), and tables must be named
         with their schema. Raises UnavailableError in libpq's words: host, user and reason.
         """
-        parameters: dict[str, Any] = psycopg.conninfo.conninfo_to_dict(self.url)
+        parameters: dict[str, Any] = _KEEPALIVES | psycopg.conninfo.conninfo_to_dict(self.url)
         parameters |= {"application_name": APPLICATION, "connect_timeout": max(2, round(timeout))}
         try:
             # Never prepared: a plan that was made for ten rows would be used for a million.

@@ -1,0 +1,101 @@
+"""A copy whose servers are killed, frozen and cut off: the same command goes on, and nothing is lost."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+
+import psycopg
+import pytest
+
+from app.database import migrations
+from app.transfer.copy import copy
+from app.transfer.relay import drain
+from app.transfer.sides import Side, Sides
+from app.transfer.start import start
+from app.transfer.verify import verify
+from tests.processes import wait_until
+from tests.servers import Server, execute, url_of
+
+pytestmark = pytest.mark.full
+
+ROWS = 40_000
+
+
+@pytest.fixture(scope="module")
+def servers() -> Iterator[tuple[Server, Server]]:
+    pair = (Server(), Server())
+    yield pair
+    for server in pair:
+        server.delete()
+
+
+@pytest.fixture
+def own_sides(servers: tuple[Server, Server]) -> Sides:
+    """A move that has been started between two servers of its own."""
+    urls = []
+    for server in servers:
+        execute(server.url, "DROP DATABASE IF EXISTS moved WITH (FORCE)", "CREATE DATABASE moved")
+        urls.append(url_of(server.url, "moved"))
+        migrations.upgrade(urls[-1])
+    execute(
+        urls[0],
+        "INSERT INTO companies (company_id, title) VALUES (1, 'Salon')",
+        "INSERT INTO clients (company_id, yclients_id, name)"
+        f" SELECT 1, n, 'Client ' || n FROM generate_series(1, {ROWS}) AS n",
+    )
+    sides = Sides(Side("legacy", urls[0]), Side("primary", urls[1]))
+    start(sides)
+    return sides
+
+
+def run_copy(sides: Sides, fault: Callable[[], object]) -> tuple[int, str]:
+    """Exit code and stderr of a copy; the fault comes when it has begun."""
+    environment = {"LEGACY_DATABASE_URL": sides.legacy.url, "DATABASE_URL": sides.primary.url}
+    process = subprocess.Popen(
+        [sys.executable, "-c", "from app.cli import main; main()", "transfer", "copy"],
+        env=os.environ | environment,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with psycopg.connect(sides.primary.url, autocommit=True) as primary:
+        query = "SELECT FROM frontdesk_transfer.copied WHERE rows > 1 AND finished_at IS NULL"
+        wait_until(lambda: primary.execute(query).fetchone() is not None or process.poll() is not None)
+    fault()
+    _, errors = process.communicate(timeout=60)
+    return process.returncode, errors
+
+
+@pytest.mark.parametrize("victim", ["legacy", "primary"])
+def test_a_server_that_is_killed_ends_the_copy_which_then_goes_on(
+    own_sides: Sides, servers: tuple[Server, Server], victim: str
+) -> None:
+    server = servers[0 if victim == "legacy" else 1]
+
+    def kill() -> None:
+        server.kill()
+        server.start()
+
+    code, errors = run_copy(own_sides, kill)
+    assert (code, f"broken off by {victim}" in errors) == (3, True), errors
+    assert "run the same command again" in errors
+    execute(own_sides.legacy.url, "UPDATE clients SET name = name || '!' WHERE id % 100 = 0")
+    assert copy(own_sides).is_complete
+    drain(own_sides)
+    assert verify(own_sides).is_equal
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_server_that_is_frozen_for_a_while_only_takes_time(
+    own_sides: Sides, servers: tuple[Server, Server], victim: int
+) -> None:
+    def freeze() -> None:
+        servers[victim].freeze()
+        try:
+            subprocess.run(["sleep", "3"], check=True)
+        finally:
+            servers[victim].thaw()
+
+    assert run_copy(own_sides, freeze)[0] == 0
+    assert verify(own_sides).is_equal
