@@ -264,7 +264,7 @@ def test_the_command_says_what_it_has_done(salon: Sides, monkeypatch: pytest.Mon
 def test_a_copy_that_is_killed_goes_on(salon: Sides, legacy: Connection) -> None:
     legacy.execute(
         "INSERT INTO clients (company_id, yclients_id, name)"
-        " SELECT 1, n, 'Client ' || n FROM generate_series(1000, 30000) AS n"
+        " SELECT 1, n, 'Client ' || n FROM generate_series(1000, 15000) AS n"
     )
     start(salon)
     environment = {"LEGACY_DATABASE_URL": salon.legacy.url, "DATABASE_URL": salon.primary.url}
