@@ -60,6 +60,9 @@ worker_class = "gthread"
 threads = 16  # four of them for probes alone, see app/web/admission.py
 timeout = 30  # seconds without a sign of life from a worker until it is replaced
 graceful_timeout = 30  # seconds for requests that are under way when it is told to stop
+# Whoever closes an idle connection may cross a request on its way, which then fails: better the client, who
+# knows whether there is one. Clients wait a few seconds, nginx a minute.
+keepalive = 75  # seconds
 loglevel = "warning"
 control_socket_disable = True  # nobody here manages gunicorn over a socket in the home directory
 
@@ -112,9 +115,18 @@ def post_worker_init(worker: Any) -> None:
         threading.Thread(target=budget.tell, args=(database, worker.cfg.workers), daemon=True).start()
     stop = signal.getsignal(signal.SIGTERM)
 
+    def close_idle_connections() -> None:
+        for connection in worker.keepalived_conns:
+            connection.timeout = 0
+
+    def finish(number: int, frame: object) -> None:
+        stop(number, frame)
+        # gunicorn would wait for them as it does for requests. Its own loop goes through its own list.
+        worker.method_queue.defer(close_idle_connections)
+
     def drain(number: int, frame: object) -> None:
         worker.wsgi.extensions["health"].shutting_down = True
-        signal.signal(number, stop)
+        signal.signal(number, finish)
         timer = threading.Timer(DRAIN, os.kill, (os.getpid(), number))
         timer.daemon = True
         timer.start()

@@ -1,10 +1,12 @@
 """`gunicorn wsgi:app`, as deployments run it: real processes, real signals."""
 
 import signal
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
+import httpx
 import psutil
 import psycopg
 import pytest
@@ -57,10 +59,13 @@ def test_it_serves_and_gives_every_connection_back(
 def test_it_turns_unready_before_it_stops(gunicorn: Starter, database_url: str) -> None:
     process, port = gunicorn(database_url)
     wait_until(lambda: answers(port))
-    process.send(signal.SIGTERM)
-    wait_until(lambda: get(port, "/health/ready").status_code == 503)
-    assert get(port, "/health/ready").json()["code"] == "shutting_down"
-    assert process.wait() == 0
+    with httpx.Client(trust_env=False) as client:
+        process.send(signal.SIGTERM)
+        wait_until(lambda: get(port, "/health/ready").status_code == 503)
+        assert client.get(f"http://127.0.0.1:{port}/health/ready").json()["code"] == "shutting_down"
+        began = time.monotonic()
+        assert process.wait() == 0  # and not for a client that keeps its connection
+        assert time.monotonic() - began < 20
 
 
 def test_a_killed_worker_is_replaced(gunicorn: Starter, database_url: str) -> None:
