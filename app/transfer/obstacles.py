@@ -53,6 +53,10 @@ _LOCALE = """
         datcollversion IS DISTINCT FROM pg_database_collation_actual_version(oid)
     FROM pg_database WHERE datname = current_database()
 """
+_OLD_LOCALE = """
+    SELECT pg_encoding_to_char(encoding), datcollate, datctype, 'c', false
+    FROM pg_database WHERE datname = current_database()
+"""
 
 
 def of_side(
@@ -243,5 +247,6 @@ def _revision(connection: Connection) -> str | None:
 
 
 def _locale(connection: Connection) -> tuple[Any, ...]:
-    (row,) = connection.execute(_LOCALE).fetchall()
+    is_old = connection.info.server_version < OLDEST_SERVER  # which does not know some of it
+    (row,) = connection.execute(_OLD_LOCALE if is_old else _LOCALE).fetchall()
     return tuple(row)

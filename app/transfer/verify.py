@@ -29,8 +29,8 @@ LANES = 2  # connections on each side
 LOOKS = 3  # that must agree before a difference counts
 BETWEEN_LOOKS = 0.05  # seconds
 PATIENCE = 15.0  # seconds for candidates that keep changing, or wait in the log
-MANY = 1_000  # candidates looked at together
-RECORDED = 100  # keys that the record of a verification holds
+MANY = 5_000  # candidates looked at together
+RECORDED = 100  # rows that are told with their columns, and in the record of a verification
 
 Connection = psycopg.Connection[Any]
 
@@ -196,6 +196,7 @@ class Comparison:
                 [threads.submit(reader.digests, batch) for reader in (pair.source, pair.standby)]
                 for pair, batch in zip(pairs, batches, strict=False)
             ]
+            candidates: set[Key] = set()
             for batch, (there, here) in zip(batches, answers, strict=True):
                 for bucket, (rows, digest), (other_rows, other) in zip(
                     batch, there.result(), here.result(), strict=True
@@ -204,11 +205,12 @@ class Comparison:
                     result.standby_rows += other_rows
                     root.update(digest)
                     if digest != other:
-                        divergences, waiting, moving = pairs[0].open(bucket)
-                        found += divergences
-                        unsettled |= waiting | moving
+                        candidates |= pairs[0].open(bucket)
                 done += len(batch)
                 on_progress(result.name, done, len(buckets))
+            divergences, waiting, moving = pairs[0].settle(candidates, deadline=0)
+            found += divergences
+            unsettled |= waiting | moving
         result.root, result.different = root.hexdigest(), len(found)
         result.seconds = round(time.monotonic() - began, 3)
         return found, unsettled
@@ -226,11 +228,10 @@ class Pair:
         self._connection = connection
         self._is_logged = is_logged
 
-    def open(self, bucket: Bucket) -> tuple[list[Divergence], set[Key], set[Key]]:
-        """What differs in a bucket, settled as far as a few looks can: as `settle`."""
+    def open(self, bucket: Bucket) -> set[Key]:
+        """The keys in it that differ at this moment."""
         there, here = self.source.rows(bucket), self.standby.rows(bucket)
-        candidates = {key for key in {*there, *here} if there.get(key) != here.get(key)}
-        return self.settle(candidates, deadline=0)
+        return {key for key in {*there, *here} if there.get(key) != here.get(key)}
 
     def settle(
         self, candidates: Collection[Key], deadline: float
@@ -252,7 +253,7 @@ class Pair:
 
     def _settle(self, keys: Sequence[Key], deadline: float) -> tuple[list[Divergence], set[Key], set[Key]]:
         seen: dict[Key, tuple[Any, int]] = {}
-        found: list[Divergence] = []
+        found: dict[Key, str] = {}
         pending, waiting, looks = set(keys), set[Key](), 0
         while pending and (looks <= LOOKS or time.monotonic() < deadline):
             if looks:
@@ -270,23 +271,26 @@ class Pair:
                     pending.discard(key)
                 elif key not in waiting and seen[key][1] >= LOOKS:
                     pending.discard(key)
-                    found.append(self._divergence(key, *both))
-        return found, waiting & pending, pending - waiting
+                    found[key] = "extra" if both[0] is None else "missing" if both[1] is None else "different"
+        return self._divergences(found), waiting & pending, pending - waiting
 
     def _look(self, keys: Collection[Key]) -> tuple[dict[Key, bytes], set[Key]]:
         with self._connection.transaction():
             self._connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
             return self.source.some(keys), self.source.logged(keys) if self._is_logged else set()
 
-    def _divergence(self, key: Key, there: bytes | None, here: bytes | None) -> Divergence:
-        if here is None or there is None:
-            return Divergence(self.table.name, key, "missing" if here is None else "extra")
-        differing = tuple(
-            column
-            for column in self.table.columns
-            if self.source.some([key], [column]) != self.standby.some([key], [column])
-        )
-        return Divergence(self.table.name, key, "different", differing)
+    def _divergences(self, found: Mapping[Key, str]) -> list[Divergence]:
+        """With the columns that differ, of the first RECORDED rows: more than that nobody reads."""
+        different = [key for key, kind in found.items() if kind == "different"][:RECORDED]
+        columns: dict[Key, list[str]] = {}
+        for column in self.table.columns if different else ():
+            there, here = (side.some(different, [column]) for side in (self.source, self.standby))
+            for key in different:
+                if there.get(key) != here.get(key):
+                    columns.setdefault(key, []).append(column)
+        return [
+            Divergence(self.table.name, key, kind, tuple(columns.get(key, ()))) for key, kind in found.items()
+        ]
 
 
 def _record(connection: Connection, report: Report) -> None:

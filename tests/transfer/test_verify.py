@@ -11,6 +11,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from app.cli import main
+from app.transfer import verify as verifying
+from app.transfer.buckets import Bucket, Key
 from app.transfer.copy import copy
 from app.transfer.relay import drain, relay
 from app.transfer.repair import repair
@@ -116,16 +118,26 @@ def test_whatever_differs_is_named_by_table_and_key_and_repaired(
 
 
 def test_a_row_more_opens_its_own_bucket_only(moving: Sides, monkeypatch: pytest.MonkeyPatch) -> None:
-    from app.transfer import verify as module
+    opened: list[Bucket] = []
+    original = verifying.Pair.open
 
-    opened = []
-    original = module.Pair.open
-    monkeypatch.setattr(
-        module.Pair, "open", lambda self, bucket: (opened.append(bucket), original(self, bucket))[1]
-    )
+    def open_(pair: verifying.Pair, bucket: Bucket) -> set[Key]:
+        opened.append(bucket)
+        return original(pair, bucket)
+
+    monkeypatch.setattr(verifying.Pair, "open", open_)
     plant(moving.primary, "DELETE FROM clients WHERE id = 10")
     assert [each.key for each in verify(moving).divergences] == [("1", "10")]
     assert len(opened) == 1
+
+
+def test_an_empty_table_is_told_in_full_and_repaired(moving: Sides) -> None:
+    plant(moving.primary, "DELETE FROM clients", "UPDATE companies SET phone = '1', title = 'x'")
+    report = verify(moving)
+    assert len(report.divergences) == CLIENTS + 1
+    assert report.divergences[0] == Divergence("public.companies", ("1",), "different", ("title", "phone"))
+    assert repair(moving).is_well
+    assert rows(moving.primary) == rows(moving.legacy)
 
 
 def test_what_waits_in_the_log_is_no_divergence(moving: Sides, legacy: Connection) -> None:
