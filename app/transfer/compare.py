@@ -124,7 +124,7 @@ class Comparison:
                         return
 
     def _run(self) -> None:
-        while (sample := self._samples.get()) is not None:
+        while (sample := self._next()) is not None:
             try:
                 self._compare(sample)
             except (FrontdeskError, *RAW_ERRORS) as error:
@@ -132,6 +132,15 @@ class Comparison:
                 self._let_go()
                 self._warning.warn("A read could not be compared: %s", from_driver(error).message)
         self._let_go()
+
+    def _next(self) -> Sample | None:
+        """The next sample. A side that has become the live one meanwhile has enough connections."""
+        while True:
+            try:
+                return self._samples.get(timeout=1.0)
+            except queue.Empty:
+                if self._standby is not None and self._standby[0] == self._database.name:
+                    self._let_go()
 
     def _compare(self, sample: Sample) -> None:
         live = sample.side

@@ -83,7 +83,7 @@ def test_a_row_that_differs_is_named_by_table_and_id(desk: Frontdesk, relaying: 
     try:
         before = time.monotonic()
         assert desk.company(SALON).get_staff_by_id(3).unwrap().name == "A"
-        assert time.monotonic() - before < 1
+        assert time.monotonic() - before < 3
         wait_until(lambda: seen(desk)[1] == 1)
         assert desk._compared is not None
         ((_, keys),) = [each for each in desk._compared.comparison._watch._seen if each[1]]

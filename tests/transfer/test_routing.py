@@ -12,7 +12,8 @@ from click.testing import CliRunner
 
 from app import Frontdesk
 from app.cli import main
-from app.database import moving
+from app.database import moving, sides
+from app.database.database import Database
 from app.errors import ConfigurationError, FencedError, UnavailableError
 from app.observability import sentry
 from app.whatsapp.watch import observe
@@ -203,10 +204,10 @@ def test_writers_follow_there_and_back_and_lose_nothing(desk: Frontdesk, started
     threads = [threading.Thread(target=write, args=(worker,)) for worker in written]
     for thread in threads:
         thread.start()
-    sides = [started.legacy, started.primary]
+    urls = [started.legacy, started.primary]
     for round_ in range(4):
         wait_for_more()
-        move_from, move_to = sides[round_ % 2], sides[1 - round_ % 2]
+        move_from, move_to = urls[round_ % 2], urls[1 - round_ % 2]
         started.set(move_from, "closing")
         time.sleep(0.05)  # drained meanwhile
         started.set(move_from, "standby")
@@ -217,7 +218,7 @@ def test_writers_follow_there_and_back_and_lose_nothing(desk: Frontdesk, started
     for thread in threads:
         thread.join()
     acknowledged = sorted(number for numbers in written.values() for number in numbers)
-    there = [clients(url) for url in sides]
+    there = [clients(url) for url in urls]
     assert sorted(there[0] + there[1]) == acknowledged  # each exactly once
 
 
@@ -266,7 +267,7 @@ def test_a_closing_that_takes_too_long_is_an_answer_and_no_failure(
     error = desk.company(SALON).upsert_client(client(2)).error
     assert error is not None
     assert (error.code, error.retryable) == ("fenced", True)
-    assert 0.3 <= time.monotonic() - began < 2
+    assert 0.3 <= time.monotonic() - began < 5
     assert desk.company(SALON).get_company().unwrap() is not None  # reads go on
     assert [line for line in caplog.records if line.levelno >= logging.WARNING] == []
     started.set(started.legacy, "open")  # the cutover was given up
@@ -310,7 +311,7 @@ def test_a_busy_process_has_no_more_connections_than_it_may_and_its_checks_do_no
     time.sleep(moving.LOOK_EVERY)
     began = time.monotonic()
     desk.database.connect_alone(1_000).close()
-    assert time.monotonic() - began < 0.5
+    assert time.monotonic() - began < 0.9
     for connection in held:
         connection.close()
     salon.get_company().unwrap()
@@ -364,16 +365,19 @@ def other_server() -> Iterator[Server]:
     server.delete()
 
 
-def test_the_other_side_being_down_costs_nothing(started: Move) -> None:
+def test_the_other_side_is_not_even_asked(started: Move, monkeypatch: pytest.MonkeyPatch) -> None:
     gone = Move(started.legacy, "postgresql://nobody@127.0.0.1:1/gone")
+    asked: list[Database] = []
+    ask = sides.ask
+    monkeypatch.setattr(sides, "ask", lambda database: asked.append(database) or ask(database))
     with Frontdesk(gone.settings()) as desk:
-        desk.company(SALON).upsert_client(client(1)).unwrap()
-        began = time.monotonic()
-        for number in range(2, 200):
+        for number in range(1, 8):
             desk.company(SALON).upsert_client(client(number)).unwrap()
-            time.sleep(0.005)
-        assert time.monotonic() - began < 6
-    assert len(clients(started.legacy)) == 199
+            time.sleep(0.2)
+        legacy, primary = desk.database.both["legacy"], desk.database.both["primary"]
+    assert asked.count(primary) == 1  # to begin with
+    assert 2 <= asked.count(legacy) <= 5
+    assert len(clients(started.legacy)) == 7
 
 
 def test_a_live_side_that_is_down_stays_the_live_side_unless_the_other_says_open(started: Move) -> None:
@@ -389,7 +393,7 @@ def test_a_live_side_that_is_down_stays_the_live_side_unless_the_other_says_open
     assert clients(started.primary) == [1]
 
 
-@pytest.mark.parametrize("fault", ["kill", "freeze"])
+@pytest.mark.parametrize("fault", [pytest.param("kill", marks=pytest.mark.full), "freeze"])
 def test_a_server_lost_after_the_hand_over_is_left_behind(
     started: Move, other_server: Server, fault: str
 ) -> None:
