@@ -8,7 +8,7 @@ import os
 import re
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -95,14 +95,15 @@ def running(program: Program, *arguments: str, url: str | None = None) -> Iterat
         )
         try:
             yield process
-            for pipe in (process.stdin, process.stdout):
-                if pipe is not None and not pipe.closed:
-                    pipe.close()
-            code = process.wait()
+        except BaseException:
+            process.kill()
+            raise
         finally:
-            if process.poll() is None:
-                process.kill()
-                process.wait()
+            for pipe in (process.stdin, process.stdout):
+                with suppress(BrokenPipeError):  # it has ended early, and its exit code says so
+                    if pipe is not None:
+                        pipe.close()
+            code = process.wait()
         if code != 0:
             raise ProgramFailed(f"{program.path.name} {program.version} failed: {_first_words(errors, code)}")
 

@@ -71,6 +71,7 @@ def test_an_upload_that_fails_leaves_nothing(
     assert uploads(bucket) == []
 
 
+@pytest.mark.full
 def test_an_upload_in_several_parts_is_whole_or_not_there(place: str, bucket: Any) -> None:
     piece = bytes(range(256)) * 4096
 

@@ -1,0 +1,133 @@
+"""Old backups go by number and age, and the last good one never does."""
+
+import itertools
+import shutil
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from app.backup import folder, prune
+from app.backup.errors import BackupError
+from app.backup.manifest import Manifest
+from app.backup.places import Place
+from tests.backup.conftest import Backup, answer
+
+Old = Callable[..., str]
+_numbers = itertools.count(0x1000)
+
+
+def nothing(*_: object) -> None:
+    """No progress to show."""
+
+
+def copied(address: Path, made: str, days: float) -> str:
+    """The same backup as if it had been made so many days ago."""
+    then = datetime.now(UTC) - timedelta(days=days, minutes=1)
+    name = f"frontdesk-{then:%Y%m%dT%H%M%SZ}-{next(_numbers):04x}"
+    manifest = Manifest.from_bytes((address / f"{made}.json").read_bytes())
+    (address / f"{name}.json").write_bytes(manifest.model_copy(update={"name": name}).to_bytes())
+    shutil.copy(address / f"{made}.dump", address / f"{name}.dump")
+    return name
+
+
+@pytest.fixture
+def old(made: str, address: Path) -> Old:
+    """Makes backups of so many days ago: `old(3)`."""
+    return lambda days: copied(address, made, days)
+
+
+@pytest.mark.parametrize(
+    ("rules", "kept"),
+    [
+        (("--keep", "1"), 1),
+        (("--keep", "2"), 2),
+        (("--days", "4"), 3),
+        (("--keep", "1", "--days", "4"), 3),
+        (("--keep", "3", "--days", "2"), 3),
+        (("--keep", "9"), 4),
+    ],
+)
+def test_a_backup_goes_when_neither_rule_keeps_it(
+    backup: Backup, made: str, old: Old, rules: tuple[str, ...], kept: int
+) -> None:
+    names = [made, old(1), old(3), old(5)]
+    planned = answer(backup("prune", *rules, "--dry-run", "--json"))
+    assert (planned["kept"], planned["deleted"]) == (names[:kept], names[kept:])
+    assert len(answer(backup("list", "--json"))["backups"]) == 4
+    assert answer(backup("prune", *rules, "--json"))["deleted"] == names[kept:]
+    assert [each["name"] for each in answer(backup("list", "--json"))["backups"]] == names[:kept]
+
+
+def test_the_last_good_one_stays_when_all_newer_ones_are_bad(
+    backup: Backup, made: str, old: Old, address: Path
+) -> None:
+    good, older = old(40), old(50)
+    content = bytearray((address / f"{made}.dump").read_bytes())
+    content[-100] ^= 1
+    (address / f"{made}.dump").write_bytes(content)
+    pruned = answer(backup("prune", "--keep", "1", "--days", "1", "--json"))
+    assert (pruned["kept"], pruned["proven"], pruned["deleted"]) == ([made, good], good, [older])
+    assert answer(backup("verify", good, "--json"))["good"] is True
+
+
+def test_what_is_unfinished_stays_until_a_good_one_is_newer(
+    backup: Backup, made: str, old: Old, address: Path
+) -> None:
+    abandoned, fresh = old(2), old(0.5)
+    (address / f"{abandoned}.json").unlink()
+    (address / f"{fresh}.dump").rename(address / f"{fresh}.dump.part")
+    (address / f"{fresh}.json").unlink()
+    (address / "notes.txt").write_text("not ours")
+    assert answer(backup("prune", "--keep", "1", "--json"))["deleted"] == [abandoned]
+    assert (address / "notes.txt").exists()
+
+
+def test_nothing_is_deleted_where_none_is_good(backup: Backup, made: str, old: Old, address: Path) -> None:
+    names = {made, old(1)}
+    for name in names:
+        (address / f"{name}.dump").write_bytes(b"x")
+    refused = backup("prune", "--keep", "1")
+    assert refused.exit_code == 3
+    assert "nothing is deleted" in refused.stderr
+    assert {path.stem for path in address.glob("*.dump")} == names
+
+
+def test_whatever_the_rules_and_the_damage_a_good_one_is_left(
+    made: str, address: Path, tmp_path: Path
+) -> None:
+    numbers = itertools.count()
+
+    @settings(max_examples=15)
+    @given(
+        backups=st.lists(st.tuples(st.floats(0, 90), st.booleans()), min_size=1, max_size=6),
+        keep=st.none() | st.integers(1, 4),
+        days=st.none() | st.integers(1, 60),
+    )
+    def prune_some(backups: list[tuple[float, bool]], keep: int | None, days: int | None) -> None:
+        there = tmp_path / str(next(numbers))
+        there.mkdir()
+        for kind in ("dump", "json"):
+            shutil.copy(address / f"{made}.{kind}", there)
+        whole = {made: True} | {copied(there, made, age): good for age, good in backups}
+        del whole[made]
+        for kind in ("dump", "json"):
+            (there / f"{made}.{kind}").unlink()
+        for name, good in whole.items():
+            if not good:
+                with (there / f"{name}.dump").open("r+b") as file:
+                    file.write(b"X")
+        place = Place(str(there))
+        try:
+            planned = prune.plan(place, keep, days, nothing)
+        except BackupError:
+            assert not any(whole.values())
+            return
+        newest = max(name for name, good in whole.items() if good)
+        assert newest in {entry.name for entry in planned.kept}
+        assert len(planned.kept) + len(planned.deleted) == len(folder.entries(place))
+
+    prune_some()
