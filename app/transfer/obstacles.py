@@ -111,30 +111,6 @@ def _server(connection: Connection, side: str, left_out: LeftOut) -> Iterator[Fi
     if connection.info.server_version < OLDEST_SERVER:
         problem = f"PostgreSQL {connection.info.server_version // 10_000}: tried with 15 and newer"
         yield Finding("server", database, side, problem, "Rehearse with a copy first.", in_the_way=False)
-    pid = connection.execute("SELECT pg_backend_pid()").fetchone()
-    if pid != (connection.info.backend_pid,):
-        problem = "the address is a pooler's: locks and snapshots need one session of the server"
-        advice = "Use the server's own address, or the pooler's port for sessions."
-        yield Finding(
-            "server", "pooler", side, problem, advice, in_the_way=not _keeps_its_session(connection)
-        )
-
-
-def _keeps_its_session(connection: Connection) -> bool:
-    """Whether a session's settings outlive its transactions, as they do through a pooler for sessions.
-
-    A pooler for transactions hands its connections to whoever comes next, so it takes a second client that
-    is at work meanwhile to tell.
-    """
-    pids = {connection.execute("SELECT pg_backend_pid()").fetchone()}
-    with psycopg.connect(connection.info.dsn, password=connection.info.password, autocommit=True) as other:
-        with other.transaction():
-            other.execute("SELECT 1")
-            pids.add(connection.execute("SELECT pg_backend_pid()").fetchone())
-        with other.transaction():
-            other.execute("SELECT 1")
-            pids.add(connection.execute("SELECT pg_backend_pid()").fetchone())
-    return len(pids) == 1
 
 
 def _rights(connection: Connection, side: str, tables: Sequence[Table]) -> Iterator[Finding]:

@@ -1,5 +1,6 @@
 """The two databases of a move, and the sessions that carry it out."""
 
+from contextlib import closing
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any, Literal, TypeVar
@@ -11,7 +12,12 @@ from psycopg.abc import PQGen
 from app.config import Settings
 from app.database.checksum import use_canonical_form
 from app.database.connection import DeadlineConnection
-from app.errors import ConfigurationError, PermanentlyUnavailableError, UnavailableError
+from app.errors import (
+    ClientDeadlineExceeded,
+    ConfigurationError,
+    PermanentlyUnavailableError,
+    UnavailableError,
+)
 
 T = TypeVar("T")
 
@@ -21,6 +27,7 @@ VARIABLES: dict[SideName, str] = {"legacy": "LEGACY_DATABASE_URL", "primary": "D
 APPLICATION = "frontdesk-transfer"  # of every session of a move, so that they can be told from services'
 
 _NEVER = 1e9  # seconds
+POOLER_PATIENCE = 3.0  # seconds for a second session through a pooler
 
 # A network that was cut is noticed within half a minute, where TCP alone waits for hours.
 _KEEPALIVES = {
@@ -87,6 +94,11 @@ class Side:
             kind = PermanentlyUnavailableError if _is_refusal(error) else UnavailableError
             reason = " ".join(str(error).split())
             raise kind(f"Cannot reach {self.name} ({VARIABLES[self.name]}): {reason}") from None
+        try:
+            self._refuse_shared_session(connection, parameters)
+        except BaseException:
+            connection.close()
+            raise
         # As statements, not as connection options, which poolers refuse.
         connection.execute(
             "SELECT pg_catalog.set_config(name, value, false)"
@@ -95,6 +107,29 @@ class Side:
         )
         use_canonical_form(connection)
         return connection
+
+    def _refuse_shared_session(self, connection: TransferConnection, parameters: dict[str, Any]) -> None:
+        """Raise ConfigurationError behind a pooler that lends its sessions for a transaction at a time.
+
+        Settings made there would hit whoever comes next: the services. A pooler answers for no process of
+        the server's own; one that shares has the same process for two clients.
+        """
+        query = "SELECT pg_catalog.pg_backend_pid()"
+        if connection.execute(query).fetchone() == (connection.info.backend_pid,):
+            return
+        other = TransferConnection.connect(**parameters, autocommit=True, prepare_threshold=None)
+        with closing(other):
+            other.deadline = monotonic() + POOLER_PATIENCE
+            for _ in range(3):
+                try:
+                    is_shared = connection.execute(query).fetchone() == other.execute(query).fetchone()
+                except ClientDeadlineExceeded:
+                    return  # it keeps the one session that there is for its first client
+                if is_shared:
+                    raise ConfigurationError(
+                        f"{VARIABLES[self.name]} leads to a pooler that shares its sessions between clients:"
+                        " use the server's own address, or the pooler's port for sessions."
+                    )
 
 
 @dataclass(frozen=True)

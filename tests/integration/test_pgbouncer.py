@@ -15,7 +15,8 @@ import pytest
 
 from app import Frontdesk, Settings
 from app.database.connection import connect_directly
-from app.errors import FrontdeskError
+from app.errors import ConfigurationError, FrontdeskError
+from app.transfer.sides import Side
 from app.unit_of_work import UnitOfWork
 from tests.factories import BookingRow, ClientRow
 from tests.processes import free_port, wait_until
@@ -175,3 +176,10 @@ def test_session_locks_go_past_the_pooler(pooled: Frontdesk) -> None:
     with connect_directly(pooled.settings) as connection:
         assert connection.execute("SHOW statement_timeout").fetchone() == ("11s",)
         assert connection.info.port != urlsplit(pooled.settings.primary_url()).port
+
+
+def test_a_move_refuses_a_pooler_that_shares_sessions_and_leaves_them_as_they_are(pooled_url: str) -> None:
+    with pytest.raises(ConfigurationError, match="LEGACY_DATABASE_URL leads to a pooler"):
+        Side("legacy", pooled_url).connect()
+    with psycopg.connect(pooled_url, autocommit=True, prepare_threshold=None) as connection:
+        assert connection.execute("SHOW search_path").fetchone() == ('"$user", public',)
