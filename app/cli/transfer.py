@@ -158,7 +158,13 @@ def rollback_command(max_pause: float, dry_run: bool, as_json: bool) -> None:
 
 
 def _switch(to: SideName, max_pause: float, dry_run: bool, as_json: bool) -> None:
-    sides = Sides.of(console.settings())
+    settings = console.settings()
+    sides = Sides.of(settings)
+    if settings.transfer_pin is not None:
+        raise ConfigurationError(
+            f"TRANSFER_PIN keeps the services on {settings.transfer_pin}, whichever side is live:"
+            " take it out of their environment, and restart them, before the live side changes."
+        )
     screen = console.screen()
 
     def say(step: Step) -> None:

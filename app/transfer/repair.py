@@ -92,7 +92,10 @@ def _compared(report: Report) -> Report:
 
 def _replay(link: Link, source: SideName, marks: Sequence[Mark]) -> None:
     """Note the keys and bring them over; a relay that runs beside may be faster."""
-    with link.to(source).cursor() as cursor:
+    connection = link.to(source)
+    with connection.transaction(), connection.cursor() as cursor:
+        # As every writer does: a side that is being closed takes no marks, for nobody would bring them over.
+        cursor.execute(f"SELECT {SCHEMA}.enter()")
         cursor.executemany(f"INSERT INTO {SCHEMA}.marks (table_name, key) VALUES (%s, %s)", marks)
     for attempt in range(1, ATTEMPTS + 1):
         try:

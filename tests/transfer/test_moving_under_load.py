@@ -1,12 +1,15 @@
 """Writers of all kinds at full speed while the database moves there and back: no write is lost."""
 
 import json
+import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -33,8 +36,8 @@ ROOT = Path(__file__).parents[2]
 class Writers:
     """One process for each kind of writer, each with a company and a journal."""
 
-    def __init__(self, sides: Sides, folder: Path, seed: int) -> None:
-        self._sides, self._folder, self._seed = sides, folder, seed
+    def __init__(self, sides: Sides, folder: Path, seed: int, rest: float) -> None:
+        self._sides, self._folder, self._seed, self._rest = sides, folder, seed, rest
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
         self._started = 0
 
@@ -45,7 +48,7 @@ class Writers:
         # Another seed for each: one that goes on would otherwise choose the same keys again.
         self._started += 1
         seed = str(1000 * self._seed + self._started)
-        arguments = [str(self.journal(company)), str(company), kind, seed, *urls]
+        arguments = [str(self.journal(company)), str(company), kind, seed, str(self._rest), *urls]
         with self.journal(company).with_suffix(".log").open("ab") as log:
             self._processes[company] = subprocess.Popen(
                 [sys.executable, "-m", "tests.transfer.writers", *arguments], cwd=ROOT, stderr=log
@@ -95,11 +98,12 @@ class Writers:
 
 
 @contextmanager
-def writing(sides: Sides, folder: Path, seed: int, count: int = 4) -> Iterator[Writers]:
-    """Writers at work, on a database that is being moved."""
+def writing(sides: Sides, folder: Path, seed: int, rest: float = 0.0) -> Iterator[Writers]:
+    """A writer of each kind at work; `rest`: seconds between its transactions."""
+    count = len(writers.KINDS)
     with psycopg.connect(sides.legacy.url) as connection:
         writers.seed(connection, count)
-    all_of_them = Writers(sides, folder, seed)
+    all_of_them = Writers(sides, folder, seed, rest)
     try:
         for company in range(1, count + 1):
             all_of_them.start(company)
@@ -123,24 +127,64 @@ def check(sides: Sides, them: Writers, live: SideName) -> None:
     assert rows(sides.legacy) == rows(sides.primary)
 
 
-def test_nothing_is_lost_on_the_way_there_and_back_and_there_again(sides: Sides, tmp_path: Path) -> None:
-    with writing(sides, tmp_path, seed=1) as them:
+def move_under_load(sides: Sides, folder: Path, transactions: int, rest: float = 0.0) -> None:
+    """There, back, and there again, with writers at work."""
+    directions: tuple[SideName, ...] = ("primary", "legacy", "primary")
+    with writing(sides, folder, 1, rest) as them:
         start(sides)
         copy_by_the_log(sides)
         relay = run(relaying, sides)
         try:
-            for to in ("primary", "legacy", "primary"):
-                let_them_write(them, 100)
-                report = switch(sides, to, max_pause=10)  # a busy machine is no failure
-                assert report.pause is not None
-                with psycopg.connect(sides.named(to).url) as connection:
+            for to in directions:
+                let_them_write(them, transactions)
+                assert switch(sides, to, max_pause=10).pause is not None  # a busy machine is no failure
+                with psycopg.connect(sides.named(to).url) as connection:  # its sequences hand out fresh ids
                     connection.execute(
                         "INSERT INTO archived_rows (table_name, row, reason) VALUES ('a', '{}', 'b')"
                     )
-            let_them_write(them, 100)
+            let_them_write(them, transactions)
         finally:
             relay.kill()
         check(sides, them, "primary")
+
+
+def test_nothing_is_lost_on_the_way_there_and_back_and_there_again(sides: Sides, tmp_path: Path) -> None:
+    move_under_load(sides, tmp_path, transactions=30, rest=0.02)
+
+
+OLD = Path("/usr/lib/postgresql/15/bin")  # Debian's place
+
+
+@pytest.fixture
+def old_server() -> Iterator[str]:
+    """The libpq URL of a PostgreSQL 15 of this test's own."""
+    folder = Path(tempfile.mkdtemp(prefix="fd15"))
+    user = "postgres" if os.geteuid() == 0 else None  # it refuses to run as root
+    if user:
+        shutil.chown(folder, user)
+
+    def call(*command: str | Path) -> None:
+        subprocess.run(command, check=True, user=user, cwd=folder, stdout=subprocess.DEVNULL)
+
+    call(
+        OLD / "initdb", "-D", folder / "data", "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale", "C"
+    )
+    options = f"-c listen_addresses= -c unix_socket_directories={folder} -c fsync=off"
+    call(OLD / "pg_ctl", "-D", folder / "data", "-l", folder / "log", "-w", "-o", options, "start")
+    yield f"postgresql://postgres@/postgres?host={folder}"
+    call(OLD / "pg_ctl", "-D", folder / "data", "-m", "immediate", "stop")
+    shutil.rmtree(folder)
+
+
+@pytest.mark.full
+@pytest.mark.skipif(not OLD.exists(), reason="there is no PostgreSQL 15 on this machine")
+def test_nothing_is_lost_between_major_versions(
+    old_server: str, new_database: Callable[[], str], tmp_path: Path
+) -> None:
+    execute(old_server, "CREATE DATABASE moved")
+    legacy = Side("legacy", url_of(old_server, "moved"))
+    migrations.upgrade(legacy.url)
+    move_under_load(Sides(legacy, Side("primary", new_database())), tmp_path, transactions=100)
 
 
 @pytest.fixture(scope="module")

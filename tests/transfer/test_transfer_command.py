@@ -66,6 +66,13 @@ def test_without_a_legacy_there_is_nothing_to_move(run: Run, monkeypatch: pytest
         assert "LEGACY_DATABASE_URL" in result.stderr
 
 
+def test_services_that_are_pinned_would_not_follow(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRANSFER_PIN", "legacy")
+    result = run("cutover")
+    assert result.exit_code == 2
+    assert "TRANSFER_PIN" in result.stderr
+
+
 def test_a_side_that_cannot_be_reached(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LEGACY_DATABASE_URL", "postgresql://me:secret@127.0.0.1:9/nothing")
     for command in ("start", "cutover", "finish"):

@@ -161,12 +161,12 @@ class Writer:
         else:
             self._connection = None
             time.sleep(0.02)
-        if error.sqlstate == FENCED or lost:
+        if error.sqlstate == FENCED:  # not where a connection is lost: before the move all sides take writes
             self._at = 1 - self._at
             if self._connection is not None:
                 self._connection.close()
             time.sleep(0.002)
-        elif error.sqlstate not in ("40001", "40P01"):
+        elif not lost and error.sqlstate not in ("40001", "40P01"):
             raise error
 
     def _act(self, connection: Connection, state: State) -> State:
@@ -341,8 +341,11 @@ class Writer:
 
 
 def main(arguments: list[str]) -> None:
-    """JOURNAL COMPANY KIND SEED URL URL: write until there is a file JOURNAL.stop."""
-    path, company, kind, random_seed, *urls = arguments
+    """JOURNAL COMPANY KIND SEED REST URL URL: write until there is a file JOURNAL.stop.
+
+    REST: seconds between two transactions.
+    """
+    path, company, kind, random_seed, rest, *urls = arguments
     journal = Journal(Path(path))
     writer = Writer(urls, int(company), kind, journal, int(random_seed))
     stop = Path(f"{path}.stop")
@@ -351,6 +354,7 @@ def main(arguments: list[str]) -> None:
         if writer.change():
             now = time.monotonic()
             longest, last = max(longest, now - last), now
+            time.sleep(float(rest))
     Path(f"{path}.done").write_text(json.dumps({"acknowledged": journal.acknowledged, "longest": longest}))
 
 
