@@ -1,5 +1,6 @@
 """The database that is measured: the schema at head, on a server of its own or on TEST_DATABASE_URL."""
 
+import itertools
 import os
 import tempfile
 import warnings
@@ -18,6 +19,7 @@ from app import Frontdesk, Settings
 from app.database import migrations
 
 COMPANY = 962302
+_numbers = itertools.count(1)  # of databases
 
 
 @dataclass
@@ -42,7 +44,7 @@ class Environment:
 
     def new_database(self, name: str) -> str:
         """The libpq URL of one more database with the schema, on the same server; dropped in the end."""
-        url = _create_database(self.resources, self.url, name)
+        url = _create_database(self.resources, self.url, f"{name}_{next(_numbers)}")
         migrations.upgrade(url)
         return url
 

@@ -167,7 +167,7 @@ def of_pool(connection: Connection, side: str, settings: Settings) -> Iterator[F
 
 def between(legacy: Connection, primary: Connection) -> Iterator[Finding]:
     """Revisions, encodings and locales of the two databases."""
-    there, here = _revision(legacy), _revision(primary)
+    there, here = revision(legacy), revision(primary)
     if there != here or there is None:
         problem = f"legacy stands at {there or 'no revision'}, primary at {here or 'no revision'}"
         advice = "Run `alembic upgrade head` on both."
@@ -213,7 +213,8 @@ def may_read(connection: Connection, table: str) -> bool:
     return row.fetchone() == (True,)
 
 
-def _revision(connection: Connection) -> str | None:
+def revision(connection: Connection) -> str | None:
+    """What Alembic has noted; None where it has not been."""
     if connection.execute("SELECT to_regclass(%s)", (ALEMBIC,)).fetchone() == (None,):
         return None
     if not may_read(connection, ALEMBIC):

@@ -139,8 +139,8 @@ def examine(
             findings += obstacles.of_pool(connection, side, settings)
         if side == PRIMARY and not is_started:
             findings += obstacles.rows_on_primary(connection, ours)
-    if any(each.kind == "revision" for each in findings):
-        # An empty primary lacks all of them; the migrations that are to be run make them.
+    if None in (obstacles.revision(legacy), obstacles.revision(primary)):
+        # An empty database lacks all of them; the migrations that are to be run make them.
         findings = [each for each in findings if each.kind != "moved table" or each.name in include]
     if left_out.unused:
         raise InvalidInputError(f"There is nothing named {', '.join(left_out.unused)} to leave out.")
