@@ -56,4 +56,4 @@ def change(table: str, columns: tuple[str, ...], to: str, from_: str) -> None:
             "-- squawk-ignore changing-column-type -- announced, and on request for large tables\n"
             f"ALTER TABLE {table} {alterations}"
         )
-        changes.commit()
+        changes.after_rewrite(table)

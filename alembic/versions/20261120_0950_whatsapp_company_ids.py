@@ -57,7 +57,7 @@ def to_number(table: str) -> None:
                 f"ALTER TABLE {table} ALTER COLUMN company_id TYPE bigint"
                 f" USING ({dedupe.COMPANY_NUMBER})::bigint"
             )
-            changes.commit()
+            changes.after_rewrite(table)
             return
         changes.commit()
     raise MigrationRefused(

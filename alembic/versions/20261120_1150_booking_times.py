@@ -76,7 +76,7 @@ def start_and_end() -> None:
         "-- squawk-ignore renaming-column -- its values became ends in this transaction\n"
         "ALTER TABLE bookings RENAME COLUMN duration TO ends_at"
     )
-    changes.commit()
+    changes.after_rewrite("bookings")
 
 
 def downgrade() -> None:
