@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -141,6 +142,26 @@ def test_a_killed_backup_is_none(backup: Backup, address: Path, replace: Replace
     assert "it has no manifest" in is_noticed(backup)
     assert answer(backup("list", "--json"), 1)["backups"][0]["state"] == "unfinished"
     assert "None of the backups" in backup("prune", "--keep", "1").stderr
+
+
+@pytest.mark.full
+def test_a_drill_that_is_told_to_stop_drops_its_scratch(
+    backup: Backup, made: str, server_url: str, replace: Replace, tmp_path: Path
+) -> None:
+    def scratches() -> int:
+        with psycopg.connect(server_url) as connection:
+            query = "SELECT FROM pg_database WHERE starts_with(datname, 'frontdesk_drill_')"
+            return len(connection.execute(query).fetchall())
+
+    replace("pg_restore", "exec sleep 10")
+    process = Process([sys.executable, "-c", CALL, "backup", "drill"], tmp_path / "output", Path.cwd())
+    try:
+        wait_until(lambda: scratches() == 1)
+        process.send(signal.SIGTERM)
+        assert process.wait() == 128 + signal.SIGTERM
+    finally:
+        process.end()
+    assert scratches() == 0
 
 
 def test_a_full_disk(backup: Backup, made: str, address: Path) -> None:
