@@ -38,8 +38,11 @@ def relay(
     on_round: OnRound = lambda source, result: None,
     on_trouble: OnTrouble = lambda reason: None,
 ) -> None:
-    """Replay until `stop` is set. Raises NotStartedError, and ConflictError where rows are in the way."""
-    pause, refused, watch = INTERVAL, 0, _Watch()
+    """Replay until `stop` is set or the move is finished.
+
+    Raises NotStartedError, and ConflictError where rows are in the way.
+    """
+    pause, refused, watch, is_moving = INTERVAL, 0, _Watch(), False
     with Link(sides) as link:
         while not stop.wait(pause):
             try:
@@ -54,9 +57,15 @@ def relay(
                 if refused >= ATTEMPTS:
                     raise _in_the_way(error) from error
                 pause = min(PATIENCE, 2 * pause)
-            except MovedOnError:
+            except (MovedOnError, psycopg.errors.UndefinedTable):  # `finish` takes the tables away
                 pause = INTERVAL
+            except NotStartedError:
+                if not is_moving:
+                    raise
+                on_trouble("The move is finished: there is nothing left to relay.")
+                return
             else:
+                is_moving = True
                 refused, pause = 0, 0.0 if result.marks else INTERVAL
 
 

@@ -1,5 +1,7 @@
 """There and back: cutover, rollback, and cutover again."""
 
+from threading import Event, Thread
+from time import sleep
 from typing import Any
 
 import psycopg
@@ -10,12 +12,13 @@ from app.database import migrations
 from app.errors import ConflictError
 from app.transfer import switch as switching
 from app.transfer.finish import finish
-from app.transfer.relay import drain
+from app.transfer.relay import drain, relay
 from app.transfer.sides import Sides
 from app.transfer.stages import Stage
 from app.transfer.start import start
 from app.transfer.status import status
 from app.transfer.switch import AbortedError, switch
+from tests.processes import wait_until
 from tests.transfer.moving import copy_by_the_log, rows
 
 Connection = psycopg.Connection[Any]
@@ -137,6 +140,18 @@ def test_finish_leaves_no_trace(moving: Sides, legacy: Connection, primary: Conn
 def test_a_move_that_is_given_up_leaves_legacy_live(moving: Sides, legacy: Connection) -> None:
     finish(moving)
     legacy.execute("UPDATE companies SET title = 'b'")
+
+
+def test_a_relay_that_runs_ends_well_when_the_move_is_finished(moving: Sides) -> None:
+    said: list[str] = []
+    thread = Thread(target=relay, args=(moving, Event()), kwargs={"on_trouble": said.append})
+    thread.start()
+    wait_until(lambda: status(moving).stage is Stage.RELAYING)
+    sleep(0.3)  # a few rounds
+    finish(moving)
+    thread.join(10)
+    assert not thread.is_alive()
+    assert said == ["The move is finished: there is nothing left to relay."]
 
 
 def _everything(sides: Sides) -> list[Any]:
