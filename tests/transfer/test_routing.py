@@ -5,6 +5,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import psycopg
 import pytest
@@ -14,8 +15,9 @@ from app import Frontdesk
 from app.cli import main
 from app.database import moving, sides
 from app.database.database import Database
-from app.errors import ConfigurationError, FencedError, UnavailableError
+from app.errors import ConfigurationError, FencedError, NoConnectionError, UnavailableError
 from app.observability import sentry
+from app.unit_of_work import UnitOfWork
 from app.whatsapp.watch import observe
 from app.yclients.rate_limit import RateLimiter
 from tests.moves import Move
@@ -415,6 +417,34 @@ def test_a_server_lost_after_the_hand_over_is_left_behind(
         assert desk.database.name == "primary"
     if fault == "freeze":
         other_server.thaw()
+    assert clients(started.primary) == [1]
+
+
+def test_a_read_that_the_old_side_broke_off_is_made_on_the_live_one(desk: Frontdesk, started: Move) -> None:
+    read: list[str] = []
+
+    def name(connection: psycopg.Connection[Any]) -> str:
+        read.append(connection.info.dbname)
+        if len(read) == 1:
+            hand_over(started, started.legacy, started.primary)
+            raise psycopg.OperationalError
+        return connection.info.dbname
+
+    assert desk.database.read(name) in started.primary
+    assert len(read) == 2
+
+
+def test_a_write_that_got_no_connection_is_made_on_the_live_side(desk: Frontdesk, started: Move) -> None:
+    runs = []
+
+    def work(uow: UnitOfWork) -> None:
+        runs.append(1)
+        if len(runs) == 1:
+            hand_over(started, started.legacy, started.primary)
+            raise NoConnectionError
+        uow.clients.upsert(client(1))
+
+    desk.transact(SALON, work)
     assert clients(started.primary) == [1]
 
 
