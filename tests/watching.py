@@ -65,13 +65,16 @@ class Outputs:
 
     def new(self) -> str:
         """What has been written since the last call."""
-        found = []
-        for file, position in self._read.items():
-            if file.is_file():  # not a device, nor one that its test has removed
-                text = file.read_bytes()
-                self._read[file] = len(text)
-                found.append(text[position:].decode(errors="replace"))
-        return "".join(found)
+        found = b""
+        for file, position in [*self._read.items()]:
+            if not file.is_file():  # a device, or its test has removed it
+                del self._read[file]
+            elif file.stat().st_size > position:
+                with file.open("rb") as opened:
+                    opened.seek(position)
+                    found += opened.read()
+                    self._read[file] = opened.tell()
+        return found.decode(errors="replace")
 
 
 outputs = Outputs()
