@@ -63,7 +63,7 @@ def _set_up(
     side: Side, connection: psycopg.Connection[Any], tables: Sequence[Table], on_step: OnStep
 ) -> None:
     on_step(f"{side.name}: schema {SCHEMA}")
-    schema.create(connection, list(tables))
+    with_lock_retries(connection, lambda: schema.create(connection, list(tables)))
     connection.execute(
         f"INSERT INTO {SCHEMA}.side (name, state, epoch) VALUES (%s, %s, 1) ON CONFLICT DO NOTHING",
         (side.name, "open" if side.name == "legacy" else "standby"),
