@@ -53,6 +53,19 @@ def test_writes_go_to_the_other_side_and_back(moving: Sides, legacy: Connection,
     assert status(moving).in_the_way == []
 
 
+@pytest.mark.parametrize("level", ["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"])
+def test_a_snapshot_from_before_the_switch_lets_nobody_write(
+    moving: Sides, legacy: Connection, level: str
+) -> None:
+    legacy.execute(f"BEGIN ISOLATION LEVEL {level}")
+    legacy.execute("SELECT * FROM companies")  # takes the snapshot, and no lock that would be waited for
+    switch(moving, "primary")
+    with pytest.raises(psycopg.Error) as raised:
+        legacy.execute("UPDATE companies SET title = 'lost'")
+    assert raised.value.sqlstate in ("FD001", "40001")
+    legacy.execute("ROLLBACK")
+
+
 def test_who_is_live_already_is_left_alone(moving: Sides) -> None:
     switch(moving, "primary")
     report = switch(moving, "primary")

@@ -1,0 +1,103 @@
+"""Rounds of the relay: the standby becomes what the live side is, whatever has happened to the rows."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import psycopg
+import pytest
+
+from app.transfer.relay import drain
+from app.transfer.sides import Side, Sides
+from app.transfer.start import start
+from tests.servers import execute
+from tests.transfer.moving import copy_by_the_log, rows
+
+SALON = """
+    DELETE FROM booking_slots; DELETE FROM booking_services; DELETE FROM bookings; DELETE FROM clients;
+    DELETE FROM dialog_contexts; DELETE FROM archived_rows; DELETE FROM companies;
+    INSERT INTO companies (company_id, title) VALUES (1, 'Salon');
+    INSERT INTO clients (company_id, id, yclients_id, name)
+        SELECT 1, n, n, 'x' FROM generate_series(1, 5) AS n;
+    INSERT INTO bookings (company_id, id, source, starts_at, ends_at)
+        SELECT 1, n, 'assistant', now(), now() + interval '1 hour' FROM generate_series(1, 3) AS n;
+    INSERT INTO booking_services (company_id, booking, position, service_id)
+        SELECT 1, n, 0, 1 FROM generate_series(1, 3) AS n;
+    INSERT INTO booking_slots (company_id, booking, staff_id, claim, during)
+        SELECT 1, n, n, '(,)', tstzrange(now(), now() + interval '1 hour') FROM generate_series(1, 2) AS n;
+"""
+# Each is one transaction; what is left of it has to be brought over in one piece.
+CHANGES = {
+    "unique values in a ring": """
+        UPDATE clients SET yclients_id = -yclients_id;
+        UPDATE clients SET yclients_id = -yclients_id % 5 + 1;
+    """,
+    "exclusive times exchanged": """
+        UPDATE booking_slots SET staff_id = staff_id + 10;
+        UPDATE booking_slots SET staff_id = 13 - staff_id;
+    """,
+    "a parent's key changed, with its children": """
+        SET CONSTRAINTS ALL DEFERRED;
+        UPDATE bookings SET id = 100 WHERE id = 1;
+        UPDATE booking_services SET booking = 100 WHERE booking = 1;
+        UPDATE booking_slots SET booking = 100 WHERE booking = 1;
+    """,
+    "parents gone with their children, and back": """
+        DELETE FROM booking_services; DELETE FROM booking_slots; DELETE FROM bookings;
+        INSERT INTO bookings (company_id, id, source, starts_at, ends_at)
+            VALUES (1, 2, 'assistant', now(), now() + interval '2 hours');
+    """,
+    "the same value in another row": """
+        DELETE FROM clients WHERE id = 1;
+        INSERT INTO clients (company_id, id, yclients_id, name) VALUES (1, 77, 1, 'y');
+    """,
+    "nothing, an empty text and the JSON null": """
+        UPDATE clients SET surname = '', email = NULL, comment = E'\\\\N\\t\\n';
+        INSERT INTO dialog_contexts (company_id, user_id, context) VALUES (1, '', 'null');
+        INSERT INTO archived_rows (table_name, row, reason) VALUES ('', '"\\\\u20ac"', 'NULL');
+    """,
+}
+
+
+STAMP = """
+    CREATE FUNCTION stamp() RETURNS trigger LANGUAGE plpgsql AS
+        $$ BEGIN NEW.updated_at := clock_timestamp(); RETURN NEW; END $$;
+    CREATE TRIGGER stamp BEFORE INSERT OR UPDATE ON bookings FOR EACH ROW EXECUTE FUNCTION stamp();
+    CREATE TRIGGER stamp BEFORE INSERT OR UPDATE ON clients FOR EACH ROW EXECUTE FUNCTION stamp();
+    ALTER TABLE clients ENABLE ALWAYS TRIGGER stamp;
+"""
+
+
+@pytest.fixture(scope="module")
+def moving(new_database: Callable[[], str]) -> Sides:
+    """A move of an empty database."""
+    sides = Sides(Side("legacy", new_database()), Side("primary", new_database()))
+    start(sides)
+    copy_by_the_log(sides)
+    return sides
+
+
+@pytest.fixture(params=[False, True], ids=["", "beside somebody's triggers"])
+def salon(moving: Sides, request: pytest.FixtureRequest) -> Iterator[Sides]:
+    """A salon that is on both sides."""
+    execute(moving.legacy.url, SALON)
+    drain(moving)
+    for side in moving:
+        execute(side.url, *[STAMP] * request.param)
+    yield moving
+    for side in moving:
+        execute(side.url, "DROP FUNCTION IF EXISTS stamp CASCADE")
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES.keys())
+def test_a_change_arrives_as_a_whole(salon: Sides, change: str) -> None:
+    execute(salon.legacy.url, change)
+    triggers = _triggers(salon)
+    drain(salon)
+    assert rows(salon.legacy) == rows(salon.primary)
+    assert _triggers(salon) == triggers
+
+
+def _triggers(sides: Sides) -> list[Any]:
+    with psycopg.connect(sides.primary.url) as connection:
+        query = "SELECT tgrelid::regclass::text, tgenabled FROM pg_trigger WHERE tgname = 'stamp' ORDER BY 1"
+        return connection.execute(query).fetchall()
