@@ -15,6 +15,12 @@ down_revision = "booking_slots"
 branch_labels = None
 depends_on = None
 
+# Most numbers are Russian mobiles, and phonenumbers takes forty times as long. (Some that begin with 930 are
+# nobody's: those take the long way.)
+RUSSIAN_MOBILE = re.compile(
+    r"(?:\+7|8|7)?[ \-(]{0,2}(9(?!30)\d{2})[ \-)]{0,2}(\d{3})[ \-]?(\d{2})[ \-]?(\d{2})", re.ASCII
+)
+
 COLUMNS = (("companies", "phone"), ("clients", "phone"), ("bookings", "client_phone"))
 
 
@@ -41,6 +47,8 @@ def e164(text: str, country: str) -> str | None:
     A country that could not be mapped to a code counts as Russia, the default.
     """
     country = country if country in phonenumbers.SUPPORTED_REGIONS else "RU"
+    if country == "RU" and (mobile := RUSSIAN_MOBILE.fullmatch(text)):
+        return "+7" + "".join(mobile.groups())
     digits = re.sub(r"\D", "", text)
     if len(text) > 40 or re.search(r"[^\W\d_]", text):
         return None
