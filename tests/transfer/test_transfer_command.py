@@ -1,7 +1,9 @@
 """`frontdesk transfer …` as an operator types it: output and exit codes."""
 
 import json
+import signal
 from collections.abc import Callable
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -9,6 +11,7 @@ from click.testing import CliRunner, Result
 
 from app.cli import main
 from app.transfer.sides import Sides
+from tests.processes import BIN, running, wait_until
 
 Run = Callable[..., Result]
 
@@ -49,6 +52,17 @@ def test_a_whole_move(run: Run, sides: Sides) -> None:
     assert "Dry run" in run("finish", "--dry-run").stdout
     assert run("finish").exit_code == 0
     assert json.loads(run("status", "--json").stdout)["stage"] == "not started"
+
+
+def test_the_relay_runs_until_it_is_told_to_stop(run: Run, sides: Sides, tmp_path: Path) -> None:
+    assert (run("start").exit_code, run("copy").exit_code) == (0, 0)
+    relay = running([str(BIN / "frontdesk"), "transfer", "relay"], tmp_path / "output", tmp_path)
+    with relay as process, psycopg.connect(sides.primary.url, autocommit=True) as primary:
+        with psycopg.connect(sides.legacy.url) as legacy:
+            legacy.execute("INSERT INTO companies (company_id, title) VALUES (1, 'Salon')")
+        wait_until(lambda: primary.execute("SELECT FROM companies").fetchone() is not None)
+        process.send(signal.SIGTERM)
+        assert (process.wait(), process.output) == (0, "")
 
 
 def test_what_was_not_started_is_said_so(run: Run) -> None:
