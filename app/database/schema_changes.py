@@ -25,8 +25,7 @@ log = logging.getLogger("alembic.frontdesk")
 ROWS_REWRITTEN_PER_SECOND = 300_000
 REWRITE_ON_REQUEST = ROWS_REWRITTEN_PER_SECOND // 4
 LISTED = 100  # row ids named in one refusal
-BATCH = 500  # rows per transaction of a backfill
-LOCKED_BATCH = 200  # where they are locked from the start: who writes one of them waits for some 20 ms
+BATCH = 200  # rows per transaction of a backfill: who writes one of them waits for some 20 ms
 
 
 def option(name: str) -> str | None:
@@ -297,7 +296,7 @@ def batches(
     statement = text(
         f"SELECT company_id, id, {column} FROM {table}"
         f" WHERE (company_id, id) > (:company, :id) AND {condition} ORDER BY company_id, id"
-        f" LIMIT {f'{LOCKED_BATCH} FOR NO KEY UPDATE' if lock else BATCH}"
+        f" LIMIT {BATCH} {'FOR NO KEY UPDATE' if lock else ''}"
     )
     company, row_id = -(2**63), -(2**63)
     while rows := bind().execute(statement, {"company": company, "id": row_id}).all():
