@@ -178,13 +178,14 @@ class Database:
         return run
 
     def ask(self, question: Callable[[Connection], T], patience: int) -> T:
-        """Ask something small, in autocommit: on a connection of the pool where it is open, else on its own.
+        """Ask something small, in autocommit: on a connection of the pool, or one of its own where the pool
+        has none and may have more.
 
         `patience`: milliseconds for the connection, and again for the answer; a pool that has none by then
         does not stop it. Raises psycopg's errors.
         """
         pool = self._pool
-        if not pool.closed:
+        if not pool.closed and (pool.has_idle or pool.is_exhausted):
             with suppress(psycopg.OperationalError):  # stale or silent: a new connection knows more
                 connection = pool.getconn(patience / 1000)
                 try:

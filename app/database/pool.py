@@ -32,8 +32,13 @@ class WatchedPool(ConnectionPool[Connection]):
 
     @property
     def is_exhausted(self) -> bool:
-        """Whether a caller has to wait now."""
-        return self.in_use >= self.max_size
+        """Whether all connections that there may be are taken, or awaited."""
+        return self.in_use + self.waiting >= self.max_size
+
+    @property
+    def has_idle(self) -> bool:
+        """Whether a caller gets a connection at once."""
+        return bool(self._pool)
 
     def open(self, wait: bool = False, timeout: float = 30.0) -> None:
         """Start to connect."""

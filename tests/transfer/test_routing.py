@@ -160,6 +160,15 @@ def test_a_capture_that_is_switched_off_is_not_switched_on(
     assert "TRANSFER_CAPTURE is off" in refused.stderr
 
 
+def test_reads_are_compared_only_where_there_is_a_standby(
+    move: Move, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", move.primary)
+    refused = CliRunner().invoke(main, ["demo", "traffic", "--compare-reads", "0.5"])
+    assert refused.exit_code == 2
+    assert "TRANSFER_COMPARE_READS: needs LEGACY_DATABASE_URL" in refused.stderr
+
+
 def test_the_doctor_says_which_side_is_live_and_whether_this_process_is_elsewhere(
     started: Move, monkeypatch: pytest.MonkeyPatch
 ) -> None:
