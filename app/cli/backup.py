@@ -237,11 +237,11 @@ def prune_command(
             }
         )
         return
-    screen = console.screen()
+    screen, done = console.screen(), "would be deleted" if dry_run else "deleted"
     for entry in planned.deleted:
-        screen.print(f"{entry.name}: {output.size(entry.bytes)} {'would be ' if dry_run else ''}deleted")
+        screen.print(f"{entry.name}: {output.size(entry.bytes)} {done}")
     proven = f"; {planned.proven.name} was read and is good" if planned.proven else ""
-    screen.print(f"{len(planned.deleted)} deleted, {len(planned.kept)} kept{proven}.")
+    screen.print(f"{len(planned.deleted)} {done}, {len(planned.kept)} kept{proven}.")
 
 
 def _place(settings: Settings, address: str | None) -> Place:

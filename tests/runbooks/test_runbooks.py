@@ -85,6 +85,10 @@ def test_deploy(configure: Configure, database_url: str) -> None:
         follow("deploy.md", terminal)
 
 
+def test_the_commands_of_the_page_on_backups(configure: Configure, database_url: str) -> None:
+    follow("../backups.md", configure(database_url))
+
+
 def test_roll_back_a_deploy(configure: Configure, database_url: str) -> None:
     terminal = configure(database_url)
     with served(terminal, database_url):
