@@ -14,6 +14,7 @@ import time
 import weakref
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, LiteralString
 
@@ -95,6 +96,7 @@ class Comparison:
         self._lock = threading.Lock()
         self._samples: queue.Queue[Sample | None] = queue.Queue(WAITING)
         self._thread: threading.Thread | None = None
+        self._is_closed = False
         self._standby: tuple[Name, Connection] | None = None
         self._stage, self._stage_until = Stage.UNKNOWN, 0.0
         return self
@@ -112,19 +114,22 @@ class Comparison:
             metrics.READS_NOT_COMPARED.inc()
 
     def close(self) -> None:
-        """Give the connection back when the sample at hand is done; nobody waits for it."""
+        """Give the connection back when the sample at hand is done; what waits is dropped."""
         with self._lock:
-            if self._thread is not None:
-                while True:
-                    try:
-                        self._samples.put_nowait(None)
-                    except queue.Full:
+            if self._thread is None:
+                return
+            while True:
+                try:
+                    self._samples.put_nowait(None)
+                except queue.Full:
+                    with suppress(queue.Empty):
                         self._samples.get_nowait()
-                    else:
-                        return
+                else:
+                    break
+            self._is_closed = True
 
     def _run(self) -> None:
-        while (sample := self._next()) is not None:
+        while (sample := self._next()) is not None and not self._is_closed:
             try:
                 self._compare(sample)
             except (FrontdeskError, *RAW_ERRORS) as error:
