@@ -37,6 +37,7 @@ def stalls(environment: Environment) -> list[Benchmark]:
             "ms",
             lambda: _longest_stall(sides, moving=True, merging=False),
             [Peer("the same, nothing moves", lambda: _longest_stall(sides, False, False), alone)],
+            repeats=3,
         ),
         Benchmark(
             "P14",
@@ -44,6 +45,7 @@ def stalls(environment: Environment) -> list[Benchmark]:
             "ms",
             lambda: _longest_stall(sides, moving=True, merging=True),
             [Peer("the same, nothing moves", lambda: _longest_stall(sides, False, True), beside)],
+            repeats=3,
         ),
     ]
 
