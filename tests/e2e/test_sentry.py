@@ -152,7 +152,7 @@ def test_rejected_rows_are_no_event(
     assert sentry.events == []
 
 
-@pytest.mark.parametrize("answer", [200, 403])
+@pytest.mark.parametrize("answer", [200, pytest.param(403, marks=pytest.mark.full)])
 def test_a_library_s_failure_is_sent_before_its_program_ends(
     run: Callable[..., Process], sentry: Sentry, answer: int
 ) -> None:

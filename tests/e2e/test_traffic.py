@@ -64,9 +64,9 @@ def service(url: str, output: Path) -> Iterator[tuple[Process, int]]:
 
 
 # The hour shows what grows. Two minutes would be as good as no time at all for that, and half of what all
-# other tests have together, so every change gets half a minute: enough for a handle or a connection that
+# other tests have together, so every change gets twenty seconds: enough for a handle or a connection that
 # each operation leaves behind.
-@pytest.mark.parametrize("seconds", [25, pytest.param(3600, marks=pytest.mark.full)])
+@pytest.mark.parametrize("seconds", [20, pytest.param(3600, marks=pytest.mark.full)])
 def test_seven_workers_keep_to_their_connections_and_nothing_grows(
     database_url: str, tmp_path: Path, seconds: int
 ) -> None:
