@@ -88,7 +88,7 @@ def test_every_name_of_ours_says_its_unit_or_what_it_counts() -> None:
     for metric in ours:
         name = metric._name
         assert name.startswith("frontdesk_")
-        assert metric._type == "counter" or re.search(r"_(seconds|connections|requests)$", name)
+        assert metric._type == "counter" or re.search(r"_(seconds|connections|requests|keys|equal)$", name)
 
 
 def test_both_need_the_token_where_one_is_set(worker_database_url: str) -> None:
