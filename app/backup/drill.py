@@ -75,14 +75,14 @@ def _may_create(settings: Settings, server: str) -> bool:
 def _scratch(settings: Settings, server: str) -> Iterator[str]:
     """An empty database on the server while the block runs; yields its libpq URL."""
     name = _PREFIX + secrets.token_hex(6)
+    url = _url_of(server, name)
     with contents.connecting(settings, server) as connection:
         _drop_abandoned(connection)
-        # Held while we live: by it another drill tells ours from one that was abandoned.
-        connection.execute("SELECT pg_advisory_lock(hashtextextended(%s, 0))", (name,))
-        create = sql.SQL("CREATE DATABASE {} TEMPLATE template0")
-        connection.execute(create.format(sql.Identifier(name)))
+        connection.execute(sql.SQL("CREATE DATABASE {} TEMPLATE template0").format(sql.Identifier(name)))
         try:
-            yield _url_of(server, name)
+            # By this session another drill tells ours from one that was abandoned.
+            with contents.connecting(settings, url):
+                yield url
         finally:
             connection.execute(_DROP.format(sql.Identifier(name)) + sql.SQL(" WITH (FORCE)"))
 
@@ -90,13 +90,12 @@ def _scratch(settings: Settings, server: str) -> Iterator[str]:
 def _drop_abandoned(connection: psycopg.Connection[Any]) -> None:
     rows = connection.execute(
         "SELECT datname::text FROM pg_database WHERE datname ~ %s AND pg_has_role(datdba, 'MEMBER')"
-        " AND pg_try_advisory_lock(hashtextextended(datname, 0))",
+        " AND NOT EXISTS (SELECT FROM pg_stat_activity WHERE datid = pg_database.oid)",
         (f"^{_PREFIX}[0-9a-f]{{12}}$",),
     ).fetchall()
     for (name,) in rows:
-        with suppress(psycopg.errors.ObjectInUse):  # somebody's drill, seen from another database
+        with suppress(psycopg.errors.ObjectInUse):  # somebody has just begun
             connection.execute(_DROP.format(sql.Identifier(name)))
-        connection.execute("SELECT pg_advisory_unlock(hashtextextended(%s, 0))", (name,))
 
 
 def _url_of(server: str, database: str) -> str:

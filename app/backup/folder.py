@@ -1,7 +1,6 @@
 """The backups that lie at a place, by name: each is a dump and a manifest."""
 
 import re
-import secrets
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -42,8 +41,9 @@ class Entry:
 
 
 def new_name() -> str:
-    """The name of a backup that begins now; names sort by time."""
-    return f"frontdesk-{datetime.now(UTC).strftime(_TIME)}-{secrets.token_hex(2)}"
+    """The name of a backup that begins now; names sort by time, within a second by their last four digits."""
+    now = datetime.now(UTC)
+    return f"frontdesk-{now.strftime(_TIME)}-{now.microsecond * 0x10000 // 1_000_000:04x}"
 
 
 def entries(place: Place) -> list[Entry]:
