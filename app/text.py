@@ -15,7 +15,7 @@ def search_name(*parts: str | None) -> str:
 
 
 def search_names(names: Iterable[Iterable[str | None]]) -> list[str]:
-    """`search_name` of many, in a quarter of the time: as one text, apart by NUL, which no stored text holds."""
+    """`search_name` of many, at once: as one text, set apart by NUL, which no stored text holds."""
     joined = "\0".join([" ".join(filter(None, parts)) for parts in names])
     return fold(joined).split("\0")
 
