@@ -1,7 +1,6 @@
 """Text: folded for search, and made fit to be shown."""
 
 import unicodedata
-from collections.abc import Iterable
 
 
 def fold(text: str) -> str:
@@ -12,12 +11,6 @@ def fold(text: str) -> str:
 def search_name(*parts: str | None) -> str:
     """Join name, surname and patronymic, folded, as `clients.search_name` holds them."""
     return fold(" ".join(filter(None, parts)))
-
-
-def search_names(names: Iterable[Iterable[str | None]]) -> list[str]:
-    """`search_name` of many, at once: as one text, set apart by NUL, which no stored text holds."""
-    joined = "\0".join([" ".join(filter(None, parts)) for parts in names])
-    return fold(joined).split("\0")
 
 
 def printable(text: str) -> str:

@@ -12,7 +12,7 @@ from app.repositories.base import scoped
 from app.repositories.mirrored import MirroredRepository
 from app.schemas import rows as schemas
 from app.schemas.schema import Values
-from app.text import fold, search_name, search_names
+from app.text import fold, search_name
 
 _NAME_PARTS = ("name", "surname", "patronymic")
 _present = scoped(select(Client)).where(Client.deleted_at.is_(None))
@@ -81,8 +81,10 @@ class ClientRepository(MirroredRepository[Client]):
         if "phone" in names:
             self._adopt(rows)
         columns = self._columns(names)
-        folded = search_names(map(row.get, _NAME_PARTS) for row in rows)
-        values = [(*of, name) for of, name in zip(map(itemgetter(*columns), rows), folded, strict=True)]
+        values = [
+            (*row_values, search_name(*map(row.get, _NAME_PARTS)))
+            for row, row_values in zip(rows, map(itemgetter(*columns), rows), strict=True)
+        ]
         # Without all its parts in the row, the folded name of a stored client is made of ours and theirs.
         missing = tuple(part for part in _NAME_PARTS if part not in names)
         derived = Derived("search_name", missing) if missing else None

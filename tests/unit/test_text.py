@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.text import fold, search_name, search_names
+from app.text import fold, search_name
 
 
 @pytest.mark.parametrize(
@@ -31,8 +31,3 @@ def test_folding_twice_is_folding_once(text: str) -> None:
 def test_parts_that_are_missing_leave_no_gap() -> None:
     assert search_name("Анна", None, "Ивановна") == "анна ивановна"
     assert search_name(None, "", None) == ""
-
-
-@given(st.lists(st.tuples(*[st.none() | st.text(st.characters(exclude_characters="\0"))] * 3), min_size=1))
-def test_many_names_are_folded_as_each_would_be(names: list[tuple[str | None, ...]]) -> None:
-    assert search_names(names) == [search_name(*parts) for parts in names]
