@@ -28,6 +28,7 @@ def test_every_kind_of_benchmark_gives_a_line_with_both_figures_and_a_target(
     assert all(name in table for name in (*only, "WAL", "≥ 0.6 times", "≤ 2.5 times"))
 
 
+@pytest.mark.full
 def test_probes_are_measured_under_gunicorn(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--only", "P7,P9,P10", "--rows", "60", "--repeats", "1"]) == 0
     table = capsys.readouterr().out
