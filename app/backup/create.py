@@ -82,7 +82,7 @@ def create(settings: Settings, place: Place, on_progress: OnProgress) -> Manifes
     try:
         with place.writing(name + MANIFEST) as file:
             file.write(manifest.to_bytes())
-    except BaseException:
+    except BaseException:  # Ctrl-C, too, leaves no dump that nothing vouches for
         place.delete(name + DUMP)
         raise
     return manifest

@@ -63,7 +63,7 @@ class Place:
             try:
                 yield file
                 file.close()
-            except BaseException:
+            except BaseException:  # whatever ends it, Ctrl-C too: half a file must not appear
                 file.closed = True  # or it uploads what it has when it is collected
                 file.discard()
                 raise
@@ -81,7 +81,7 @@ class Place:
                 yield file
                 file.flush()
                 os.fsync(descriptor)
-        except BaseException:
+        except BaseException:  # the same
             part.unlink(missing_ok=True)
             raise
         part.replace(path)
@@ -107,7 +107,7 @@ class Place:
             yield
         except FrontdeskError:
             raise
-        except Exception as error:
+        except Exception as error:  # translated and raised: s3 and others have no base in common
             text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
             text = text.replace(self._secret, "") if self._secret else text
             raise BackupError(f"{self}: {' '.join(text.split()) or type(error).__name__}.") from error

@@ -95,7 +95,7 @@ def running(program: Program, *arguments: str, url: str | None = None) -> Iterat
         )
         try:
             yield process
-        except BaseException:
+        except BaseException:  # Ctrl-C, too, must not leave it waiting for us
             process.kill()
             raise
         finally:

@@ -96,7 +96,7 @@ class Side:
             raise kind(f"Cannot reach {self.name} ({VARIABLES[self.name]}): {reason}") from None
         try:
             self._refuse_shared_session(connection, parameters)
-        except BaseException:
+        except BaseException:  # nobody else knows of the session yet
             connection.close()
             raise
         # As statements, not as connection options, which poolers refuse.

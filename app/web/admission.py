@@ -76,7 +76,7 @@ class Admission:
             return [TOO_MANY]
         try:
             return ClosingIterator(self._app(environ, start_response), [self._leave])
-        except BaseException:
+        except BaseException:  # no answer will be closed, so its place is given back here
             self._leave()
             raise
 
