@@ -5,6 +5,7 @@ import signal
 import subprocess
 import tempfile
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -61,7 +62,8 @@ class Server:
     def kill(self) -> None:
         """End every process of the server at once, as a power cut does."""
         for process in self._processes():
-            process.kill()
+            with suppress(psutil.NoSuchProcess):  # the postmaster's end takes the others with it
+                process.kill()
         psutil.wait_procs(self._processes(), timeout=10)
 
     def freeze(self) -> None:

@@ -1,0 +1,72 @@
+"""Two writers at once, with bad rows and old ones among theirs, against a plain Python model."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import app.database.merge
+from app import Frontdesk
+from app.data_layer import DataLayer
+from tests.threads import at_once
+
+Row = dict[str, Any]
+T0 = datetime(2026, 1, 1, tzinfo=UTC)
+KEYS = range(1, 7)
+BAD: list[Row] = [{"name": " "}, {"phone": "x"}, {"yclients_id": 0}, {"name": "a\0"}, {"unheard_of": 1}]
+
+
+@st.composite
+def writes(draw: st.DrawFn) -> tuple[list[tuple[Row, bool]], ...]:
+    """What is stored before, and what each of two writers brings: rows, and whether each is good.
+
+    No two rows have the same time, so what is stored in the end does not depend on who comes first.
+    """
+    sizes = [draw(st.integers(0, 8)) for _ in range(3)]
+    times = iter(draw(st.permutations(range(sum(sizes)))))
+    batches = []
+    for size in sizes:
+        batch = []
+        for _ in range(size):
+            time = next(times)
+            row = {
+                "yclients_id": draw(st.sampled_from(KEYS)),
+                "name": f"name {time}",
+                "source_changed_at": T0 + timedelta(hours=time),
+            }
+            bad = draw(st.none() | st.sampled_from(BAD))
+            batch.append(({**row, **(bad or {})}, bad is None))
+        batches.append(batch)
+    return tuple(batches)
+
+
+@pytest.mark.parametrize("small", [50, 0], ids=["parameters", "copy"])
+@settings(max_examples=40)
+@given(given_writes=writes())
+def test_the_newest_good_row_of_each_key_stands_and_every_row_is_accounted_for(
+    desk: Frontdesk,
+    salon: DataLayer,
+    monkeypatch: pytest.MonkeyPatch,
+    small: int,
+    given_writes: tuple[list[tuple[Row, bool]], ...],
+) -> None:
+    monkeypatch.setattr(app.database.merge, "SMALL", small)
+    desk.transact(salon.company_id, lambda uow: uow.clients.delete(yclients_id__in=list(KEYS)))
+    before, *at_the_same_time = given_writes
+    rows = [[row for row, _ in batch] for batch in given_writes]
+    reports = [salon.upsert_clients(rows[0]).unwrap()]
+    reports += at_once([lambda mine=mine: salon.upsert_clients(mine).unwrap() for mine in rows[1:]])
+
+    good = [row for batch in (before, *at_the_same_time) for row, is_good in batch if is_good]
+    newest: dict[int, Row] = {}
+    for row in sorted(good, key=lambda row: row["source_changed_at"]):
+        newest[row["yclients_id"]] = row
+    stored = {client.yclients_id: client.name for client in salon.get_clients().unwrap()}
+    assert stored == {key: row["name"] for key, row in newest.items()}
+    assert sum(report.inserted for report in reports) == len(newest)
+    for batch, report in zip(given_writes, reports, strict=True):
+        assert report.total == len(batch)
+        wrong = [position for position, (_, is_good) in enumerate(batch) if not is_good]
+        assert [rejected.position for rejected in report.rejected] == wrong
