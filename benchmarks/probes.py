@@ -16,7 +16,7 @@ from benchmarks.harness import Benchmark, Peer, Target
 CONNECTIONS = 4
 REQUESTS = 250  # on each
 PATIENCE = 30.0  # seconds until a server has to answer
-REPEATS = 5
+REPEATS = 15
 PROJECT = Path(__file__).parents[1]
 
 
