@@ -45,8 +45,8 @@ def watch_requests(app: Flask) -> None:
 
 def _name() -> None:
     given = request.environ.get("HTTP_X_REQUEST_ID", "")
-    # It need not be secret; and unlike os.urandom this keeps the interpreter's lock, which other requests wait for.
-    ours = f"{random.getrandbits(128):032x}"  # noqa: S311
+    # It need not be secret. os.urandom would let go of the interpreter's lock and queue for it again.
+    ours = f"{random.getrandbits(128):032x}"
     work.request_id.set(given if _MADE_BY_A_MACHINE.fullmatch(given) else ours)
 
 
