@@ -15,6 +15,7 @@ from app.transfer import plan
 from app.transfer import repair as repairing
 from app.transfer import verify as verifying
 from app.transfer.findings import Finding
+from app.transfer.progress import Report
 from app.transfer.sides import Sides
 from app.transfer.stages import other_than
 
@@ -140,7 +141,7 @@ def _copy_progress() -> Iterator[copying.OnProgress]:
     with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as progress:
         task = progress.add_task("copying", total=None, rate="")
 
-        def show(report: copying.Report) -> None:
+        def show(report: Report) -> None:
             at_work = [table.name for table in report.tables if table.done and not table.finished]
             progress.update(
                 task,

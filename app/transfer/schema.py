@@ -37,15 +37,20 @@ CREATE TABLE IF NOT EXISTS {SCHEMA}.moved (
     position integer NOT NULL UNIQUE
 );
 
--- On the side that is copied to: how far each table is. Blocks are those of the source's file: when that is
--- another one (VACUUM FULL), they mean nothing any more.
+-- On the side that is copied to: how far each table is, and which blocks are there. They are those of the
+-- source's file: when that is another one (VACUUM FULL), they mean nothing any more.
 CREATE TABLE IF NOT EXISTS {SCHEMA}.copied (
     table_name text PRIMARY KEY,
     file oid NOT NULL,
-    next_block bigint NOT NULL DEFAULT 0,
-    rows bigint NOT NULL DEFAULT 0,
     started_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     finished_at timestamptz
+);
+CREATE TABLE IF NOT EXISTS {SCHEMA}.stretches (
+    table_name text NOT NULL,
+    first_block bigint NOT NULL,
+    end_block bigint NOT NULL,
+    rows bigint NOT NULL,
+    PRIMARY KEY (table_name, first_block)
 );
 
 -- On the side that is relayed from: the last round.
@@ -77,7 +82,7 @@ GRANT USAGE ON SCHEMA {SCHEMA} TO PUBLIC;
 GRANT SELECT ON {SCHEMA}.side TO PUBLIC;
 """
 
-_TABLES = ("side", "marks", "moved", "copied", "relay", "journal", "verifications")
+_TABLES = ("side", "marks", "moved", "copied", "stretches", "relay", "journal", "verifications")
 
 
 def exists(connection: psycopg.Connection[Any]) -> bool:

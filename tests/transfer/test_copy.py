@@ -17,13 +17,14 @@ from app.cli import main
 from app.database.checksum import root_sql
 from app.errors import ConflictError, InvalidInputError
 from app.models import Base
-from app.transfer import chunks
 from app.transfer import copy as copying
+from app.transfer import progress
 from app.transfer.copy import copy
 from app.transfer.relay import drain
 from app.transfer.sides import Side, Sides
 from app.transfer.start import start
 from app.transfer.status import Stage, status
+from app.transfer.stretch import Stretch
 from app.transfer.tables import moved_tables
 from tests.transfer.moving import rows
 
@@ -68,8 +69,7 @@ def salon(sides: Sides, legacy: Connection) -> Sides:
 @pytest.fixture
 def small_stretches(monkeypatch: pytest.MonkeyPatch) -> None:
     """A block at a time."""
-    monkeypatch.setattr(copying, "MOST_BLOCKS", 1)
-    monkeypatch.setattr(copying, "FIRST_BLOCKS", 1)
+    monkeypatch.setattr(progress, "BLOCKS", 1)
 
 
 class KilledError(Exception):
@@ -79,7 +79,7 @@ class KilledError(Exception):
 def kill_at(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     """The stretch of that number, counted over all tables, is never begun."""
     count = iter(range(1, 1000))
-    original = chunks.copy_stretch
+    original = copying.copy_stretch
 
     def stretch(*arguments: Any) -> tuple[int, int]:
         if next(count) >= number:
@@ -124,6 +124,21 @@ def test_a_copy_goes_on_where_it_was_killed_whatever_has_changed(
 
 
 @pytest.mark.usefixtures("small_stretches")
+def test_one_large_table_is_shared_by_all_connections(salon: Sides, monkeypatch: pytest.MonkeyPatch) -> None:
+    start(salon)
+    original, meeting = copying.copy_stretch, threading.Barrier(2)
+
+    def stretch(source: Any, target: Any, legacy: Side, which: Stretch) -> tuple[int, int]:
+        if which.table.name == "public.clients" and which.first < 2:
+            meeting.wait(timeout=20)
+        return original(source, target, legacy, which)
+
+    monkeypatch.setattr(copying, "copy_stretch", stretch)
+    assert copy(salon, jobs=2).is_complete
+    assert rows(salon.primary) == rows(salon.legacy)
+
+
+@pytest.mark.usefixtures("small_stretches")
 def test_a_table_that_was_rewritten_meanwhile_is_copied_anew(
     salon: Sides, legacy: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -140,7 +155,7 @@ def test_a_table_that_was_rewritten_meanwhile_is_copied_anew(
 
 
 def test_a_copy_beside_writers_loses_nothing(salon: Sides, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(copying, "MOST_BLOCKS", 2)
+    monkeypatch.setattr(progress, "BLOCKS", 2)
     start(salon)
     stop = threading.Event()
 
@@ -211,15 +226,16 @@ def test_a_rehearsal_writes_nothing_not_even_after_a_part_was_copied(
 ) -> None:
     start(salon)
     with monkeypatch.context() as patch:
-        patch.setattr(copying, "MOST_BLOCKS", 1)
-        patch.setattr(copying, "FIRST_BLOCKS", 1)
+        patch.setattr(progress, "BLOCKS", 1)
         kill_at(patch, 8)
         with pytest.raises(KilledError):
             copy(salon)
 
     def everything() -> Any:
         with closing(salon.primary.connect()) as connection:
-            progress = connection.execute("SELECT * FROM frontdesk_transfer.copied ORDER BY 1").fetchall()
+            progress = connection.execute(
+                "SELECT * FROM frontdesk_transfer.stretches ORDER BY 1, 2"
+            ).fetchall()
         return progress, rows(salon.primary)
 
     before = everything()
@@ -270,7 +286,7 @@ def test_a_copy_that_is_killed_goes_on(salon: Sides, legacy: Connection) -> None
     environment = {"LEGACY_DATABASE_URL": salon.legacy.url, "DATABASE_URL": salon.primary.url}
     command = [sys.executable, "-c", "from app.cli import main; main()", "transfer", "copy"]
     process = subprocess.Popen(command, env=os.environ | environment, stderr=subprocess.PIPE)
-    query = "SELECT coalesce(max(next_block), 0) FROM frontdesk_transfer.copied"
+    query = "SELECT coalesce(max(end_block), 0) FROM frontdesk_transfer.stretches"
     with closing(salon.primary.connect()) as primary:
         while process.poll() is None:
             if (row := primary.execute(query).fetchone()) and row[0] > 1:

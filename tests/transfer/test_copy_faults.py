@@ -60,7 +60,7 @@ def run_copy(sides: Sides, fault: Callable[[], object]) -> tuple[int, str]:
         text=True,
     )
     with psycopg.connect(sides.primary.url, autocommit=True) as primary:
-        query = "SELECT FROM frontdesk_transfer.copied WHERE rows > 1 AND finished_at IS NULL"
+        query = "SELECT FROM frontdesk_transfer.stretches WHERE rows > 1"
         wait_until(lambda: primary.execute(query).fetchone() is not None or process.poll() is not None)
     fault()
     _, errors = process.communicate(timeout=60)

@@ -1,4 +1,4 @@
-"""One stretch of a table, copied with its progress in one transaction."""
+"""One stretch of a table, copied in one transaction with the note that it is there."""
 
 from dataclasses import dataclass
 from itertools import groupby
@@ -25,10 +25,15 @@ IN_THE_WAY = (
 
 _STRETCH = "SELECT {columns} FROM ONLY {table} WHERE ctid >= '({first},0)' AND ctid < '({end},0)'"
 
-# Nobody else has copied this stretch meanwhile.
-_ADVANCE = f"""
-    UPDATE {SCHEMA}.copied SET next_block = %(end)s, rows = rows + %(rows)s
-    WHERE table_name = %(table)s AND file = %(file)s AND next_block = %(first)s AND finished_at IS NULL
+# The lock keeps the table unfinished until this stretch is committed. Who comes second to one finds it there.
+_NOTE = f"""
+    INSERT INTO {SCHEMA}.stretches (table_name, first_block, end_block, rows)
+    SELECT table_name, %(first)s, %(end)s, %(rows)s
+    FROM (
+        SELECT table_name FROM {SCHEMA}.copied
+        WHERE table_name = %(table)s AND file = %(file)s AND finished_at IS NULL FOR SHARE
+    ) AS unfinished
+    ON CONFLICT DO NOTHING
 """
 _MERGE = """
     WITH inserted AS (
@@ -76,20 +81,25 @@ class OvertakenError(ConflictError):
 
 
 def copy_stretch(source: Connection, target: Connection, legacy: Side, stretch: Stretch) -> tuple[int, int]:
-    """Copy one stretch and note the progress; rows copied, and rows left to the relay.
+    """Copy one stretch and note it; rows copied, and rows left to the relay.
 
     Rows that an earlier run has met in another state are left to the relay, through the log. Raises
     OvertakenError, MovedOnError and psycopg's errors; then nothing of the stretch is there.
     """
     try:
         with target.transaction():
-            pass_fence(target)
+            _prepare(target)
             with silenced(target, [stretch.table]):
                 rows = _pipe(source, target, stretch)
-            _advance(target, stretch, rows)
+            _note(target, stretch, rows)
     except IN_THE_WAY:
         return _merge(source, target, legacy, stretch)
     return rows, 0
+
+
+def _prepare(target: Connection) -> None:
+    pass_fence(target)
+    target.execute("SET LOCAL synchronous_commit = off")  # rows and their note are lost together, if at all
 
 
 def _pipe(
@@ -101,15 +111,15 @@ def _pipe(
     return pipe(source, target, table, stretch.query, into)
 
 
-def _advance(target: Connection, stretch: Stretch, rows: int) -> None:
-    position = {
+def _note(target: Connection, stretch: Stretch, rows: int) -> None:
+    what = {
         "table": stretch.table.name,
         "file": stretch.file,
         "first": stretch.first,
         "end": stretch.end,
         "rows": rows,
     }
-    if target.execute(_ADVANCE, position).rowcount != 1:
+    if target.execute(_NOTE, what).rowcount != 1:
         raise OvertakenError
 
 
@@ -117,7 +127,7 @@ def _merge(source: Connection, target: Connection, legacy: Side, stretch: Stretc
     """The same for rows that may be there already, or whose parents may be missing."""
     table = stretch.table
     with target.transaction():
-        pass_fence(target)
+        _prepare(target)
         target.execute(
             sql.SQL("CREATE TEMPORARY TABLE {} ON COMMIT DROP AS SELECT {} FROM {} WITH NO DATA").format(
                 _STAGE, table.column_list(), table.identifier
@@ -137,7 +147,7 @@ def _merge(source: Connection, target: Connection, legacy: Side, stretch: Stretc
             )
             left = [key for (key,) in target.execute(merge)]
         _mark(legacy, table, left)
-        _advance(target, stretch, rows - len(left))
+        _note(target, stretch, rows - len(left))
     return rows - len(left), len(left)
 
 
