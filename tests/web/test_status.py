@@ -56,6 +56,16 @@ def test_all_is_well(client: FlaskClient) -> None:
     assert 'http-equiv="refresh"' in page
 
 
+def test_a_pool_that_nobody_has_used_yet_is_closed_and_not_empty(
+    serving: Opener, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metrics, "open_pools", set())
+    client = serving(database_url=database_url, legacy_database_url=NOWHERE)
+    page = show(client)
+    assert "closed until somebody works" in page
+    assert "0 of 0" not in page
+
+
 def test_it_asks_nobody_else_for_anything_and_runs_no_script(client: FlaskClient) -> None:
     answer = client.get("/status")
     assert "<script" not in answer.text
