@@ -5,7 +5,7 @@ snapshot of the source, in one transaction, and then forgets exactly the marks t
 that is repeated, or one that another overtook, does no harm.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from time import monotonic
@@ -40,6 +40,14 @@ _FETCH = """
 # What is known of sizes is mostly wrong here: the log has just been filled. Keys are looked up one by one,
 # which is right for ten and good enough for a million.
 _ONE_BY_ONE = "SELECT set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin', 'off', true)"
+# But for a table that had next to no rows when its statistics were made, that may mean to look for each key
+# among all rows of its company: a thousand new ones then take seconds.
+_IS_UNKNOWN = """
+    SELECT reltuples < %s OR NOT EXISTS (
+        SELECT FROM pg_stats WHERE (schemaname, tablename) = (nspname, relname)
+    ) FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace WHERE pg_class.oid = %s::regclass
+"""
+FEW_ROWS, MANY_MARKS = 1_000, 100
 
 # The numbers as ranges: a million of them in a row are one.
 _LOG = f"""
@@ -128,7 +136,10 @@ def replay(
         with snapshot(source, epoch):
             source.execute(_ONE_BY_ONE)
             log = source.execute(_LOG).fetchall()
-            touched = _touched(tables, {name for name, _, _ in log})
+            counts = {name: count for name, count, _ in log}
+            touched = _touched(tables, counts.keys())
+            many = [table for _, table in touched if counts[table.name] > MANY_MARKS]
+            _make_statistics(source, many)
             for number, table in touched:
                 _fetch(source, target, number, table)
             roots = [_source_root(source, table) for _, table in touched] if verify else []
@@ -138,6 +149,7 @@ def replay(
             # A source that is killed must not lose what the target is about to have: writers may not wait
             # for their own commits to reach the disk, this one does, and takes theirs with it.
             source.execute(f"UPDATE {SCHEMA}.relay SET began_at = clock_timestamp()")
+        _make_statistics(target, many)
         rows = _apply(target, touched)
         if verify:
             _compare(target, touched, roots)
@@ -183,11 +195,19 @@ def snapshot(source: Connection, epoch: int) -> Iterator[None]:
         yield
 
 
-def _touched(tables: Sequence[Table], names: set[str]) -> list[tuple[int, Table]]:
+def _touched(tables: Sequence[Table], names: Set[str]) -> list[tuple[int, Table]]:
     strangers = names - {table.name for table in tables}
     if strangers:
         raise FrontdeskError(f"The log names tables that are not moved: {', '.join(sorted(strangers))}.")
     return [(number, table) for number, table in enumerate(tables) if table.name in names]
+
+
+def _make_statistics(connection: Connection, tables: Sequence[Table]) -> None:
+    """Count what has grown from nothing; not where somebody else is at it."""
+    for table in tables:
+        parameters = (FEW_ROWS, table.identifier.as_string(None))
+        if connection.execute(_IS_UNKNOWN, parameters).fetchone() == (True,):
+            connection.execute(sql.SQL("ANALYZE (SKIP_LOCKED) {}").format(table.identifier))
 
 
 def _marked(table: Table) -> sql.Composed:

@@ -101,3 +101,24 @@ def _triggers(sides: Sides) -> list[Any]:
     with psycopg.connect(sides.primary.url) as connection:
         query = "SELECT tgrelid::regclass::text, tgenabled FROM pg_trigger WHERE tgname = 'stamp' ORDER BY 1"
         return connection.execute(query).fetchall()
+
+
+def test_a_salon_that_grows_from_nothing_is_not_read_as_a_whole_for_each_of_its_rows(sides: Sides) -> None:
+    execute(sides.legacy.url, "INSERT INTO companies (company_id, title) VALUES (1, 'Salon')")
+    start(sides)
+    copy_by_the_log(sides)
+    for first in (1, 2_001, 4_001):
+        more = f"SELECT 1, n, 'x' FROM generate_series({first}, {first + 1_999}) AS n"
+        execute(sides.legacy.url, f"INSERT INTO clients (company_id, yclients_id, name) {more}")
+        assert drain(sides).rows == 2_000
+    for side in sides:
+        assert _rows_read(side) < 50_000  # and not 2,000 times 4,000
+
+
+def _rows_read(side: Side) -> int:
+    with psycopg.connect(side.url) as connection:
+        row = connection.execute(
+            "SELECT seq_tup_read + idx_tup_fetch FROM pg_stat_user_tables WHERE relname = 'clients'"
+        ).fetchone()
+    assert row is not None
+    return int(row[0])
