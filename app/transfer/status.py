@@ -113,7 +113,7 @@ def _read_standby(found: Status, connection: psycopg.Connection[Any], row: Row) 
     waiting, _ = log(connection)
     if waiting and found.stage is not Stage.HANDED_OVER:
         found.in_the_way.append(
-            f"{row.name} is the standby, yet {waiting} changes of its own are noted there:"
+            f"{row.name} is the standby, yet changes of its own are noted there ({waiting}):"
             " run `frontdesk transfer verify`"
         )
     _read_verification(found, connection)
