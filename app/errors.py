@@ -105,6 +105,10 @@ class ClientDeadlineExceeded(psycopg.OperationalError):
     """The server did not answer within POSTGRES_QUERY_TIMEOUT; the connection is closed."""
 
 
+class SideLostError(ClientDeadlineExceeded):
+    """One of the two databases of a move does not answer any more; the message says which, and no more."""
+
+
 RAW_ERRORS = (sqlalchemy.exc.SQLAlchemyError, psycopg.Error)
 
 _BY_SQLSTATE: dict[str, type[FrontdeskError]] = {
@@ -143,6 +147,8 @@ def from_driver(error: BaseException) -> FrontdeskError:
             "No connection to the database within POSTGRES_CONNECTION_TIMEOUT: "
             "the pool is exhausted or the database is down."
         )
+    if isinstance(error, SideLostError):
+        return UnavailableError(str(error))
     if isinstance(error, ClientDeadlineExceeded):
         return DeadlineError()
     if not isinstance(error, psycopg.Error):

@@ -13,7 +13,8 @@ SIDE = """
 CREATE SCHEMA frontdesk_transfer;
 CREATE TABLE frontdesk_transfer.side (
     "only" boolean PRIMARY KEY DEFAULT true CHECK ("only"),
-    name text NOT NULL, state text NOT NULL, epoch bigint NOT NULL, attempt bigint NOT NULL DEFAULT 0
+    name text NOT NULL, state text NOT NULL, epoch bigint NOT NULL, attempt bigint NOT NULL DEFAULT 0,
+    until timestamptz
 );
 INSERT INTO frontdesk_transfer.side (name, state, epoch) VALUES ('{name}', '{state}', 1);
 CREATE FUNCTION frontdesk_transfer.fence() RETURNS trigger LANGUAGE plpgsql AS $$

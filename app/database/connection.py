@@ -16,6 +16,22 @@ from app.errors import ClientDeadlineExceeded
 T = TypeVar("T")
 
 
+# A network that swallows what is sent is noticed within half a minute, where TCP alone waits for hours: here,
+# and on the server, which keeps the locks, the transaction and the place of a client that is gone.
+KEEPALIVES = {
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 30_000,  # milliseconds
+}
+SERVER_KEEPALIVES = {
+    "tcp_keepalives_idle": "10",
+    "tcp_keepalives_interval": "5",
+    "tcp_keepalives_count": "3",
+    "tcp_user_timeout": "30s",
+}
+
+
 class DeadlineConnection(psycopg.Connection[Any]):
     """A connection that gives up on a silent server.
 
@@ -83,13 +99,14 @@ def connection_parameters(settings: Settings, url: str) -> dict[str, Any]:
     As options they cost no round trip. A pooler in transaction mode refuses them and prepared
     statements: there every transaction begins with `set_locally`.
     """
-    parameters: dict[str, Any] = psycopg.conninfo.conninfo_to_dict(url)
+    parameters: dict[str, Any] = KEEPALIVES | psycopg.conninfo.conninfo_to_dict(url)
     parameters["application_name"] = settings.service_name
     parameters.setdefault("connect_timeout", max(2, settings.postgres_connection_timeout // 1000))
     if settings.postgres_pooler:
         parameters["prepare_threshold"] = None
         return parameters
-    ours = " ".join(f"-c {name}={value}" for name, value in session_settings(settings).items())
+    wanted = session_settings(settings) | SERVER_KEEPALIVES
+    ours = " ".join(f"-c {name}={value}" for name, value in wanted.items())
     parameters["options"] = f"{parameters.get('options', '')} {ours}".strip()
     return parameters
 

@@ -17,6 +17,13 @@ Name = Literal["legacy", "primary"]
 PATIENCE = 1_000  # milliseconds for one side's answer (for connecting, libpq allows two seconds at least)
 
 
+# A side that was closed for a cutover opens by itself when the time for that is over.
+_ROW = """
+    SELECT CASE WHEN state = 'closing' AND until < clock_timestamp() THEN 'open' ELSE state END, epoch
+    FROM frontdesk_transfer.side
+"""
+
+
 class State(StrEnum):
     """What one side says. The first three are the move's; without a move, what there is to be found."""
 
@@ -60,7 +67,7 @@ def _read(connection: Connection) -> Side:
     # Not the connection's own cursors: looking is nobody's query, and no caller's N+1.
     cursor: psycopg.Cursor[Any] = psycopg.Cursor(connection)
     try:
-        row = cursor.execute("SELECT state, epoch FROM frontdesk_transfer.side").fetchone()
+        row = cursor.execute(_ROW).fetchone()
     except psycopg.errors.UndefinedTable:
         row = None
     if row is not None:

@@ -35,15 +35,16 @@ _IS_RELAY = (
 _ENTER = f"""
 CREATE OR REPLACE FUNCTION {SCHEMA}.enter() RETURNS void
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $frontdesk$
-DECLARE present text;
+DECLARE present {SCHEMA}.side;
 BEGIN
     PERFORM pg_advisory_xact_lock_shared({FENCE_LOCK});
     IF current_setting('transaction_isolation') IN ('read committed', 'read uncommitted') THEN
-        SELECT state INTO present FROM {SCHEMA}.side;
+        SELECT * INTO present FROM {SCHEMA}.side;
     ELSE
-        SELECT state INTO present FROM {SCHEMA}.side FOR SHARE;
+        SELECT * INTO present FROM {SCHEMA}.side FOR SHARE;
     END IF;
-    IF present = 'open' OR (present = 'standby' AND {_IS_RELAY}) THEN
+    IF present.state = 'open' OR (present.state = 'standby' AND {_IS_RELAY})
+        OR (present.state = 'closing' AND present.until < clock_timestamp()) THEN
         RETURN;
     END IF;
     RAISE EXCEPTION 'this database is being moved and takes no writes now' USING ERRCODE = '{FENCED}',
@@ -139,6 +140,8 @@ def create_functions(connection: psycopg.Connection[Any]) -> None:
 def add_triggers(connection: psycopg.Connection[Any], table: Table) -> None:
     """Fence and capture one table, in a transaction of its own.
 
+    It is one call: a network that is lost in the middle leaves no table locked.
+
     The lock that CREATE TRIGGER takes waits for every transaction that has written to the table: when the
     triggers stand, whatever was written without them is committed, or rolled back. Raises
     psycopg.errors.LockNotAvailable after the session's `lock_timeout`.
@@ -157,24 +160,21 @@ def add_triggers(connection: psycopg.Connection[Any], table: Table) -> None:
         " SET extra_float_digits = 1 SET bytea_output = 'hex'"
     )
     names = {each: sql.Identifier(PREFIX + each) for each in TRIGGERS}
-    with connection.transaction():
-        set_up_alone(connection)
-        connection.execute(
-            sql.SQL(_CAPTURE).format(
-                function=function,
-                settings=sql.SQL(settings),
-                is_relay=sql.SQL(_IS_RELAY),
-                schema=sql.Identifier(SCHEMA),
-                name=sql.Literal(table.name),
-                key=table.text_key("changed"),
-                columns=table.key_list(),
-            )
+    connection.execute(
+        sql.SQL(
+            f"SELECT pg_catalog.pg_advisory_xact_lock({SETUP_LOCK});" + _CAPTURE + ";" + _ON_EACH_TABLE
+        ).format(
+            function=function,
+            settings=sql.SQL(settings),
+            is_relay=sql.SQL(_IS_RELAY),
+            schema=sql.Identifier(SCHEMA),
+            name=sql.Literal(table.name),
+            key=table.text_key("changed"),
+            columns=table.key_list(),
+            table=table.identifier,
+            **names,
         )
-        connection.execute(
-            sql.SQL(_ON_EACH_TABLE).format(
-                table=table.identifier, schema=sql.Identifier(SCHEMA), function=function, **names
-            )
-        )
+    )
 
 
 def tables_without_triggers(connection: psycopg.Connection[Any]) -> list[str]:
@@ -189,15 +189,11 @@ def captured_tables(connection: psycopg.Connection[Any]) -> list[tuple[str, str,
 
 
 def drop_triggers(connection: psycopg.Connection[Any]) -> None:
-    """Take the triggers off every table, a transaction each.
+    """Take the triggers off every table, a transaction and a call each.
 
     Raises psycopg.errors.LockNotAvailable after the session's `lock_timeout`.
     """
     for schema, table, names in captured_tables(connection):
-        with connection.transaction():
-            for name in names:
-                connection.execute(
-                    sql.SQL("DROP TRIGGER {} ON {}").format(
-                        sql.Identifier(name), sql.Identifier(schema, table)
-                    )
-                )
+        drop = sql.SQL("DROP TRIGGER {} ON {}")
+        place = sql.Identifier(schema, table)
+        connection.execute(sql.SQL("; ").join(drop.format(sql.Identifier(name), place) for name in names))

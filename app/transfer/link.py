@@ -39,6 +39,12 @@ class Rows:
         return row
 
     @property
+    def ahead_and_behind(self) -> tuple[Row, Row]:
+        """By their epochs. Raises NotStartedError."""
+        ahead, behind = sorted((self.of("legacy"), self.of("primary")), key=lambda row: -row.epoch)
+        return ahead, behind
+
+    @property
     def source(self) -> SideName:
         """The side whose changes the other follows. Raises ConflictError where there is none."""
         if self.stage in (Stage.NOT_STARTED, Stage.STARTING):

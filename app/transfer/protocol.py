@@ -7,8 +7,9 @@ other at epoch e:
     open e, standby e  --close-->  closing e, standby e  --hand over-->  standby e+1, standby e
     --open-->  standby e+1, open e+1
 
-Handing over is the one irrevocable point. Before it, `reopen` takes the closing back; after it there is only
-forward. Whoever comes along can go on from the two rows alone.
+Handing over is the one irrevocable point. Before it, `reopen` takes the closing back, and so does time: a
+side is closed until a moment on its own server's clock, so that nobody who lost his network keeps writers
+waiting. After it there is only forward. Whoever comes along can go on from the two rows alone.
 """
 
 from dataclasses import dataclass
@@ -24,36 +25,51 @@ from app.transfer.tables import SCHEMA
 
 State = Literal["open", "closing", "standby"]
 
+TAKEN_BACK = "FD002"
+
 _FUNCTIONS = f"""
 -- The lock waits for every transaction that has written, and those to come wait behind it. When this
 -- returns, all that was acknowledged is committed with its marks. Closing again takes over from whoever
--- closed before.
-CREATE OR REPLACE FUNCTION {SCHEMA}.close(expected bigint, patience integer) RETURNS bigint
+-- closed before. `pause` counts from the moment when the request arrived: so long writers wait at most.
+CREATE OR REPLACE FUNCTION {SCHEMA}.close(expected bigint, patience integer, pause integer) RETURNS bigint
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $frontdesk$
 DECLARE mine bigint;
 BEGIN
     PERFORM set_config('lock_timeout', patience::text, true);
     PERFORM pg_advisory_xact_lock({FENCE_LOCK});
-    UPDATE {SCHEMA}.side SET state = 'closing', attempt = attempt + 1
+    UPDATE {SCHEMA}.side SET state = 'closing', attempt = attempt + 1,
+            until = statement_timestamp() + make_interval(secs => pause / 1000.0)
         WHERE state IN ('open', 'closing') AND epoch = expected RETURNING attempt INTO mine;
     RETURN mine;
 END $frontdesk$;
 
+-- What was reopened already, by a call whose answer was lost or by time, is so: writers have the row by then.
 CREATE OR REPLACE FUNCTION {SCHEMA}.reopen(expected bigint, mine bigint) RETURNS boolean
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $frontdesk$
 BEGIN
-    UPDATE {SCHEMA}.side SET state = 'open' WHERE state = 'closing' AND epoch = expected AND attempt = mine;
+    PERFORM FROM {SCHEMA}.side WHERE epoch = expected AND attempt = mine
+        AND (state = 'open' OR (state = 'closing' AND until < clock_timestamp()));
+    IF NOT found THEN
+        UPDATE {SCHEMA}.side SET state = 'open'
+            WHERE state = 'closing' AND epoch = expected AND attempt = mine;
+    END IF;
     RETURN found;
 END $frontdesk$;
 
--- Row first, log second: a single statement could have waited for the row with a snapshot from before.
+-- The lock as in `close`: whoever writes because time has opened the side is seen here, or sees this. Row
+-- first, log second: a single statement could have waited for the row with a snapshot from before.
 CREATE OR REPLACE FUNCTION {SCHEMA}.hand_over(expected bigint, mine bigint) RETURNS text
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $frontdesk$
 DECLARE present {SCHEMA}.side;
 BEGIN
+    PERFORM set_config('lock_timeout', '1000', true);
+    PERFORM pg_advisory_xact_lock({FENCE_LOCK});
     SELECT * INTO present FROM {SCHEMA}.side FOR UPDATE;
     IF (present.state, present.epoch, present.attempt) IS DISTINCT FROM ('closing', expected, mine) THEN
         RETURN 'lost';
+    END IF;
+    IF present.until < clock_timestamp() THEN
+        RETURN 'too late';
     END IF;
     IF EXISTS (SELECT FROM {SCHEMA}.marks) THEN
         RETURN 'not drained';
@@ -69,11 +85,34 @@ BEGIN
         WHERE state = 'standby' AND epoch = expected;
     RETURN found;
 END $frontdesk$;
+
+-- For a rehearsal: closing, and writing the row, taken back by the same call.
+CREATE OR REPLACE FUNCTION {SCHEMA}.try_close(expected bigint, patience integer) RETURNS void
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $frontdesk$
+BEGIN
+    PERFORM {SCHEMA}.close(expected, patience, patience);
+    RAISE 'taken back' USING ERRCODE = '{TAKEN_BACK}';
+EXCEPTION WHEN SQLSTATE '{TAKEN_BACK}' THEN
+    RETURN;
+END $frontdesk$;
+
+CREATE OR REPLACE FUNCTION {SCHEMA}.try_row() RETURNS void
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $frontdesk$
+BEGIN
+    UPDATE {SCHEMA}.side SET attempt = attempt;
+    RAISE 'taken back' USING ERRCODE = '{TAKEN_BACK}';
+EXCEPTION WHEN SQLSTATE '{TAKEN_BACK}' THEN
+    RETURN;
+END $frontdesk$;
 """
 
 
 class TakenOverError(FrontdeskError):
     """Somebody else has gone on with this move; see `frontdesk transfer status`."""
+
+
+class TooLateError(FrontdeskError):
+    """The time for which writes may wait is over; the side has opened by itself."""
 
 
 class NotDrainedError(FrontdeskError):
@@ -98,7 +137,11 @@ def create_functions(connection: psycopg.Connection[Any]) -> None:
 def look(connection: psycopg.Connection[Any], *, lock: str = "") -> Row:
     """The row of this side, now. `lock`: FOR SHARE or FOR UPDATE, until the caller's transaction ends."""
     with connection.cursor(row_factory=class_row(Row)) as cursor:
-        cursor.execute(f"SELECT name, state, epoch, attempt FROM {SCHEMA}.side {lock}")
+        cursor.execute(
+            "SELECT name, epoch, attempt,"
+            " CASE WHEN state = 'closing' AND until < clock_timestamp() THEN 'open' ELSE state END AS state"
+            f" FROM {SCHEMA}.side {lock}"
+        )
         row = cursor.fetchone()
     if row is None:
         raise FrontdeskError(
@@ -107,29 +150,31 @@ def look(connection: psycopg.Connection[Any], *, lock: str = "") -> Row:
     return row
 
 
-def close(connection: psycopg.Connection[Any], epoch: int, patience: float) -> int:
-    """Open (or closing) to closing; the attempt, which is now ours alone.
+def close(connection: psycopg.Connection[Any], epoch: int, patience: float, pause: float) -> int:
+    """Open (or closing) to closing, for `pause` seconds; the attempt, which is now ours alone.
 
     Waits `patience` seconds at most, during which new writers wait as well, then raises
     psycopg.errors.LockNotAvailable. Raises TakenOverError where the side is at another epoch.
     """
-    attempt = _call(connection, "close", epoch, max(1, round(patience * 1000)))
+    attempt = _call(connection, "close", epoch, max(1, round(patience * 1000)), round(pause * 1000))
     if attempt is None:
         raise TakenOverError
     return int(attempt)
 
 
 def reopen(connection: psycopg.Connection[Any], epoch: int, attempt: int) -> bool:
-    """Closing back to open; False where that closing is not ours any more."""
+    """Closing back to open, if it is not yet; False where that closing is not ours any more."""
     return bool(_call(connection, "reopen", epoch, attempt))
 
 
 def hand_over(connection: psycopg.Connection[Any], epoch: int, attempt: int) -> None:
     """Closing at `epoch` to standby at `epoch + 1`: the one irrevocable step.
 
-    Raises NotDrainedError or TakenOverError, and then nothing has happened.
+    Raises NotDrainedError, TooLateError or TakenOverError, and then nothing has happened.
     """
     answer = _call(connection, "hand_over", epoch, attempt)
+    if answer == "too late":
+        raise TooLateError
     if answer == "not drained":
         raise NotDrainedError
     if answer != "done":
@@ -146,9 +191,14 @@ def open_(connection: psycopg.Connection[Any], other: Row) -> bool:
     return bool(_call(connection, "open", other.epoch - 1))
 
 
-def touch(connection: psycopg.Connection[Any], row: Row) -> None:
-    """Write the row as it is, for a rehearsal: it tells whether the row may be written."""
-    connection.execute(f"UPDATE {SCHEMA}.side SET attempt = %s", (row.attempt,))
+def try_close(connection: psycopg.Connection[Any], epoch: int, patience: float) -> None:
+    """`close`, taken back at once. Raises psycopg's errors."""
+    _call(connection, "try_close", epoch, max(1, round(patience * 1000)))
+
+
+def try_row(connection: psycopg.Connection[Any]) -> None:
+    """Write the row as it is, taken back at once. Raises psycopg's errors."""
+    _call(connection, "try_row")
 
 
 def _call(connection: psycopg.Connection[Any], function: str, *arguments: int) -> Any:

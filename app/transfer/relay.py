@@ -1,7 +1,7 @@
 """The relay: keeps the standby up to date, round after round, until it is told to stop.
 
 It follows the direction of the move by itself, waits for servers that are down, and is never in a writer's
-way. It opens a side that somebody has closed and left: nothing is lost by that, and writers go on.
+way. Where somebody has handed over and was lost before he could open the other side, it does that.
 """
 
 import logging
@@ -11,10 +11,9 @@ from time import monotonic
 
 import psycopg
 
-from app.errors import ConflictError, FrontdeskError, UnavailableError
+from app.errors import ConflictError, FrontdeskError, SideLostError, UnavailableError
 from app.transfer import protocol
-from app.transfer.link import Link, NotStartedError
-from app.transfer.protocol import Row
+from app.transfer.link import Link, NotStartedError, Rows
 from app.transfer.replay import MovedOnError, Round
 from app.transfer.sides import SideName, Sides
 from app.transfer.stages import Stage
@@ -23,7 +22,7 @@ log = logging.getLogger(__name__)
 
 INTERVAL = 0.1  # seconds between looks at an empty log
 PATIENCE = 5.0  # the longest pause between attempts to reach a server
-LEFT_ALONE = 30.0  # seconds that a side may stay closed; a cutover takes far less than one
+LEFT_ALONE = 5.0  # seconds between handing over and opening; a cutover takes some milliseconds
 ATTEMPTS = 5  # rounds that a constraint of the standby may refuse in a row
 
 LOST = (UnavailableError, psycopg.OperationalError, psycopg.errors.IdleInTransactionSessionTimeout)
@@ -84,28 +83,28 @@ def drain(sides: Sides, *, dry_run: bool = False) -> Round:
 
 
 class _Watch:
-    """How long a side has been closed by the same attempt."""
+    """How long the sides have been as they are."""
 
     def __init__(self) -> None:
-        self._seen: Row | None = None
+        self._seen: Rows | None = None
         self._since = 0.0
 
-    def seconds(self, row: Row) -> float:
-        if row != self._seen:
-            self._seen, self._since = row, monotonic()
+    def seconds(self, rows: Rows) -> float:
+        if rows != self._seen:
+            self._seen, self._since = rows, monotonic()
         return monotonic() - self._since
 
 
 def _round(link: Link, watch: _Watch, on_round: OnRound) -> Round:
     rows = link.look()
+    waited = watch.seconds(rows)
     if rows.stage is Stage.HANDED_OVER:  # whoever is at it goes on; there is nothing to replay
+        if waited > LEFT_ALONE:
+            ahead, behind = rows.ahead_and_behind
+            log.warning("%s was left closed by a cutover or rollback that was lost; opening it", behind.name)
+            protocol.open_(link.to(behind.name), ahead)
         return Round()
     source = rows.source
-    row = rows.of(source)
-    if row.state == "closing" and watch.seconds(row) > LEFT_ALONE:
-        log.warning("%s was closed and left by a cutover or rollback that ended; opening it again", source)
-        protocol.reopen(link.to(source), row.epoch, row.attempt)
-        return Round()
     try:
         link.refuse_incomplete_copy(source)
     except ConflictError:
@@ -129,6 +128,8 @@ def _reason(error: Exception) -> str:
     """What to tell an operator: no values."""
     if isinstance(error, FrontdeskError):
         return error.message
+    if isinstance(error, SideLostError):
+        return str(error)
     state = getattr(error, "sqlstate", None)
     return f"the connection was lost (SQLSTATE {state})" if state else "the connection was lost"
 

@@ -13,13 +13,14 @@ from app.transfer.tables import SCHEMA, Table
 _STATEMENTS = f"""
 CREATE SCHEMA IF NOT EXISTS {SCHEMA};
 
--- One row: who this is, and whether it may be written.
+-- One row: who this is, and whether it may be written. A side that is closing opens by itself at `until`.
 CREATE TABLE IF NOT EXISTS {SCHEMA}.side (
     "only" boolean PRIMARY KEY DEFAULT true CHECK ("only"),
     name text NOT NULL CHECK (name IN ('legacy', 'primary')),
     state text NOT NULL CHECK (state IN ('open', 'closing', 'standby')),
     epoch bigint NOT NULL,
-    attempt bigint NOT NULL DEFAULT 0
+    attempt bigint NOT NULL DEFAULT 0,
+    until timestamptz CHECK (until IS NOT NULL OR state <> 'closing')
 );
 
 -- The log: keys that have changed and are not on the other side yet. Keys are never NULL.

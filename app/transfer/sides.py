@@ -8,14 +8,16 @@ from typing import Any, Literal, TypeVar
 import psycopg
 import psycopg.conninfo
 from psycopg.abc import PQGen
+from psycopg.waiting import READY_NONE
 
 from app.config import Settings
 from app.database.checksum import use_canonical_form
-from app.database.connection import DeadlineConnection
+from app.database.connection import KEEPALIVES, SERVER_KEEPALIVES, DeadlineConnection
 from app.errors import (
     ClientDeadlineExceeded,
     ConfigurationError,
     PermanentlyUnavailableError,
+    SideLostError,
     UnavailableError,
 )
 
@@ -26,16 +28,11 @@ VARIABLES: dict[SideName, str] = {"legacy": "LEGACY_DATABASE_URL", "primary": "D
 
 APPLICATION = "frontdesk-transfer"  # of every session of a move, so that they can be told from services'
 
-_NEVER = 1e9  # seconds
+# Seconds without an answer after which a server has to show that it is there. Something on the way may take
+# whatever is sent, and pass nothing on: TCP then sees nothing wrong.
+SILENCE = 30.0
+REACH = 10.0  # seconds for a new session
 POOLER_PATIENCE = 3.0  # seconds for a second session through a pooler
-
-# A network that was cut is noticed within half a minute, where TCP alone waits for hours.
-_KEEPALIVES = {
-    "keepalives_idle": 10,
-    "keepalives_interval": 5,
-    "keepalives_count": 3,
-    "tcp_user_timeout": 30_000,  # milliseconds
-}
 
 # Nothing that a server or a role sets by default may cut the work short, or change what it means.
 _SESSION = {
@@ -50,22 +47,54 @@ _SESSION = {
     "default_transaction_read_only": "off",
     "default_transaction_deferrable": "off",
     "client_encoding": "UTF8",
-}
+} | SERVER_KEEPALIVES
 
 
 class TransferConnection(DeadlineConnection):
     """A session of a move. `deadline` (of `time.monotonic`) ends whatever waits for the server."""
 
     deadline: float | None = None
+    side: "Side"
 
     def wait(self, gen: PQGen[T], interval: float = 0.1, timeout: float | None = None) -> T:
-        """Wait for the server until `deadline`; without one for as long as it takes.
+        """Wait for the server until `deadline`; without one for as long as the server is there.
 
-        Raises ClientDeadlineExceeded, and the connection is closed: what the server did is unknown.
+        Raises SideLostError, and the connection is closed: what the server did is unknown.
         """
-        if timeout is None:
-            timeout = _NEVER if self.deadline is None else max(0.001, self.deadline - monotonic())
-        return super().wait(gen, interval, timeout)
+        if timeout is None and self.deadline is not None:
+            timeout = max(0.001, self.deadline - monotonic())
+        try:
+            if timeout is None:
+                return self._wait_while_it_is_there(gen, interval)
+            return super().wait(gen, interval, timeout)
+        except psycopg.OperationalError as error:
+            if isinstance(error, ClientDeadlineExceeded):
+                raise SideLostError(f"{self.side.name} did not answer in time.") from error
+            if error.sqlstate is None and self.closed:
+                raise SideLostError(f"The connection to {self.side.name} was lost.") from error
+            raise
+
+    def _wait_while_it_is_there(self, gen: PQGen[T], interval: float) -> T:
+        going_on = gen
+        while True:
+            try:
+                return psycopg.Connection.wait(self, going_on, interval, SILENCE)
+            except psycopg.errors._WaitTimeout as error:  # psycopg has no public name for it
+                if not self.side.answers():
+                    self.pgconn.finish()
+                    raise ClientDeadlineExceeded from error
+                going_on = _going_on(gen)
+
+
+def _going_on(gen: PQGen[T]) -> PQGen[T]:
+    """One that was waited for in vain, to be waited for again; psycopg begins with `next`."""
+    ready: int = READY_NONE
+    while True:
+        try:
+            wanted = gen.send(ready)
+        except StopIteration as end:
+            return end.value  # type: ignore[no-any-return] # a T
+        ready = yield wanted
 
 
 @dataclass(frozen=True)
@@ -78,37 +107,60 @@ class Side:
     def __repr__(self) -> str:
         return f"Side({self.name})"
 
-    def connect(self, timeout: float = 10.0) -> TransferConnection:
+    def connect(self, timeout: float = REACH) -> TransferConnection:
         """A new session in autocommit; the caller closes it. `timeout`: seconds for connecting.
 
         Values are written in the canonical form (see app/database/checksum.py), and tables must be named
         with their schema. Raises UnavailableError in libpq's words: host, user and reason.
         """
-        parameters: dict[str, Any] = _KEEPALIVES | psycopg.conninfo.conninfo_to_dict(self.url)
-        parameters |= {"application_name": APPLICATION, "connect_timeout": max(2, round(timeout))}
         try:
-            # Never prepared: a plan that was made for ten rows would be used for a million.
-            connection = TransferConnection.connect(**parameters, autocommit=True, prepare_threshold=None)
+            connection = self._connect(timeout)
         except psycopg.OperationalError as error:
             # A refused password comes without a SQLSTATE's class of its own when libpq gives up.
             kind = PermanentlyUnavailableError if _is_refusal(error) else UnavailableError
             reason = " ".join(str(error).split())
             raise kind(f"Cannot reach {self.name} ({VARIABLES[self.name]}): {reason}") from None
+        connection.deadline = monotonic() + timeout
         try:
-            self._refuse_shared_session(connection, parameters)
-        except BaseException:  # nobody else knows of the session yet
+            self._refuse_shared_session(connection)
+            # As statements, not as connection options, which poolers refuse.
+            connection.execute(
+                "SELECT pg_catalog.set_config(name, value, false)"
+                " FROM unnest(%(names)s::text[], %(values)s::text[]) AS setting (name, value)",
+                {"names": [*_SESSION], "values": [*_SESSION.values()]},
+            )
+            use_canonical_form(connection)
+        except BaseException as error:  # nobody else knows of the session yet
             connection.close()
+            if isinstance(error, SideLostError):
+                raise UnavailableError(
+                    f"Cannot reach {self.name} ({VARIABLES[self.name]}): {error}"
+                ) from error
             raise
-        # As statements, not as connection options, which poolers refuse.
-        connection.execute(
-            "SELECT pg_catalog.set_config(name, value, false)"
-            " FROM unnest(%(names)s::text[], %(values)s::text[]) AS setting (name, value)",
-            {"names": [*_SESSION], "values": [*_SESSION.values()]},
-        )
-        use_canonical_form(connection)
+        connection.deadline = None
         return connection
 
-    def _refuse_shared_session(self, connection: TransferConnection, parameters: dict[str, Any]) -> None:
+    def answers(self) -> bool:
+        """Whether somebody is there who answers, be it with a refusal."""
+        try:
+            with closing(self._connect(REACH)) as connection:
+                connection.deadline = monotonic() + REACH
+                connection.execute("SELECT")
+        except (psycopg.errors.ConnectionTimeout, ClientDeadlineExceeded):
+            return False
+        except psycopg.OperationalError:
+            return True
+        return True
+
+    def _connect(self, timeout: float) -> TransferConnection:
+        parameters: dict[str, Any] = KEEPALIVES | psycopg.conninfo.conninfo_to_dict(self.url)
+        parameters |= {"application_name": APPLICATION, "connect_timeout": max(2, round(timeout))}
+        # Never prepared: a plan that was made for ten rows would be used for a million.
+        connection = TransferConnection.connect(**parameters, autocommit=True, prepare_threshold=None)
+        connection.side = self
+        return connection
+
+    def _refuse_shared_session(self, connection: TransferConnection) -> None:
         """Raise ConfigurationError behind a pooler that lends its sessions for a transaction at a time.
 
         Settings made there would hit whoever comes next: the services. A pooler answers for no process of
@@ -117,8 +169,7 @@ class Side:
         query = "SELECT pg_catalog.pg_backend_pid()"
         if connection.execute(query).fetchone() == (connection.info.backend_pid,):
             return
-        other = TransferConnection.connect(**parameters, autocommit=True, prepare_threshold=None)
-        with closing(other):
+        with closing(self._connect(REACH)) as other:
             other.deadline = monotonic() + POOLER_PATIENCE
             for _ in range(3):
                 try:

@@ -149,7 +149,7 @@ _NEXT = {
     Stage.STARTING: "frontdesk transfer start",
     Stage.COPYING: "frontdesk transfer copy",
     Stage.CUT_OVER: "frontdesk transfer finish, or frontdesk transfer rollback",
-    Stage.CLOSING: "frontdesk transfer cutover goes on, frontdesk transfer rollback opens legacy",
+    Stage.CLOSING: "wait a moment: it is being cut over, or rolled back, or opens again by itself",
     Stage.HANDED_OVER: "frontdesk transfer cutover",
     Stage.UNKNOWN: "make both databases reachable",
     Stage.BROKEN: "do not write: see the journal, and restore the rows of frontdesk_transfer.side",

@@ -1,11 +1,12 @@
 """Cutover and rollback: the same steps in either direction, in a fraction of a second of closed writes.
 
-Until the hand-over every failure opens the old side again. After it there is only forward, and whoever runs
-the command again goes on there.
+Until the hand-over every failure opens the old side again; where this command cannot, time does. After it
+there is only forward, and whoever runs the command again goes on there.
 """
 
+import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from time import monotonic, sleep
 from typing import Any
@@ -22,12 +23,19 @@ from app.transfer.sides import SideName, Sides
 from app.transfer.stages import Stage, other_than
 from app.transfer.tables import moved_tables
 
+log = logging.getLogger(__name__)
+
 MAX_PAUSE = 1.0  # seconds
 QUIET = 10.0  # seconds to wait for a moment when only short transactions write
 ATTEMPTS = 5  # to close
 ROUNDS = 50  # to catch up
+FEW = 200  # changes, which take no time on a server that is near
 SHORT, TRIES = 0.03, 5  # seconds of a round, and how often it is tried for
 REACH = 30.0  # seconds to go on trying a server that must be told
+
+
+class UndecidedError(UnavailableError):
+    """The old side cannot be asked whether it has handed over."""
 
 
 class AbortedError(ConflictError):
@@ -114,14 +122,15 @@ class _Switch:
                 " run the command without --dry-run to go on."
             )
         if rows.stage is Stage.HANDED_OVER:
-            ahead, behind = sorted((rows.of("legacy"), rows.of("primary")), key=lambda row: -row.epoch)
+            ahead, behind = rows.ahead_and_behind
             with self._step(f"open {behind.name}, which was handed over already"):
                 self._open(behind.name, ahead)
         else:
             source = rows.source
             with self._step(f"open {source} again, which another switch had closed"):
                 connection, epoch = self._link.to(source), rows.of(source).epoch
-                protocol.reopen(connection, epoch, protocol.close(connection, epoch, self._max_pause))
+                attempt = protocol.close(connection, epoch, self._max_pause, self._max_pause)
+                protocol.reopen(connection, epoch, attempt)
         return self._link.look()
 
     def _catch_up(self) -> str:
@@ -134,6 +143,12 @@ class _Switch:
             enough = SHORT if number < TRIES else self._max_pause / 4
             if result.seconds < enough or self._dry_run:
                 return f"{marks:,} changes"
+            if number >= TRIES and result.marks < FEW:
+                raise ConflictError(
+                    f"The servers are far from here, or slow: {result.marks} changes took"
+                    f" {result.seconds:.1f} s, and writes may pause for {self._max_pause:g} s."
+                    " Run the command nearer to them, or raise --max-pause."
+                )
         raise ConflictError(
             "The standby does not catch up with the writers: run `frontdesk transfer relay` and try again"
             " at a quieter time."
@@ -143,30 +158,31 @@ class _Switch:
         """Try and time what can be taken back, and take it back."""
         source, target = self._link.to(self._source), self._link.to(self._target)
         with self._step("close (taken back)"):
-            _, began = self._close(epoch)
-            self._report.pause = monotonic() - began
+            self._report.pause = monotonic() - self._close(epoch)[1]
         with self._step("drain and verify the tail (taken back)") as say:
             result = self._link.round(self._source, verify=True, dry_run=True)
             say(f"{result.marks:,} changes")
         with self._step("sequences (looked at)") as say:
             say(f"{len(sequences.advance(source, target, self._schemas(), dry_run=True))} to advance")
         for connection, name in ((source, "hand over"), (target, "open")):
-            with self._step(f"{name} (taken back)"), connection.transaction(force_rollback=True):
-                row = protocol.look(connection, lock="FOR UPDATE")
-                protocol.touch(connection, row)
+            with self._step(f"{name} (taken back)"):
+                protocol.try_row(connection)
 
     def _go(self, epoch: int) -> None:
+        schemas = self._schemas()
         for tries_left in reversed(range(ATTEMPTS)):
             with self._step(f"close {self._source}"):
                 attempt, began = self._close(epoch)
-            self._link.set_deadline(began + self._max_pause)
             try:
+                self._link.set_deadline(began + self._max_pause)
                 source = self._link.to(self._source)
                 # A large transaction was faster than the lock: a short pause in vain beats a long one.
                 if tries_left and not is_short(source) and protocol.reopen(source, epoch, attempt):
                     continue
-                self._drain_and_hand_over(epoch, attempt, began)
+                self._drain_and_hand_over(epoch, attempt, schemas)
                 break
+            except UndecidedError:
+                raise
             except BaseException as error:
                 self._give_up(epoch, attempt, began, error)
                 raise
@@ -175,7 +191,7 @@ class _Switch:
         with self._step(f"open {self._target}"):
             self._open(self._target, protocol.Row(self._source, "standby", epoch + 1, attempt))
         self._report.pause = monotonic() - began
-        journal.note(self._link.to(self._target), self._command, **self._report.as_dict())
+        self._note(self._target, self._command, **self._report.as_dict())
 
     def _close(self, epoch: int) -> tuple[int, float]:
         """Close, at a moment when nobody has to wait long; the attempt, and when the pause began."""
@@ -183,11 +199,21 @@ class _Switch:
         for _ in range(ATTEMPTS):
             self._wait_for_a_moment(connection)
             began = monotonic()
+            connection.deadline = began + self._max_pause
             try:
-                with connection.transaction(force_rollback=True) if self._dry_run else nullcontext():
-                    return protocol.close(connection, epoch, self._max_pause / 2), began
+                if self._dry_run:
+                    protocol.try_close(connection, epoch, self._max_pause / 2)
+                    return 0, began
+                return protocol.close(connection, epoch, self._max_pause / 2, self._max_pause), began
             except psycopg.errors.LockNotAvailable:
                 continue
+            except LOST as error:
+                raise UnavailableError(
+                    f"{self._source} was lost while it was being closed. If it was closed, it opens by itself"
+                    f" {self._max_pause:g} s later; nothing is lost. Run the same command again."
+                ) from error
+            finally:
+                connection.deadline = None
         raise ConflictError(
             f"{self._source} cannot be closed: a transaction that has written does not end:"
             f" {writers.describe(connection)}. Nothing has changed; end it, or try at a quieter time."
@@ -201,7 +227,7 @@ class _Switch:
             if self._dry_run or self._link.round(self._source).marks <= SHORT_LOG:
                 return
 
-    def _drain_and_hand_over(self, epoch: int, attempt: int, began: float) -> None:
+    def _drain_and_hand_over(self, epoch: int, attempt: int, schemas: list[str]) -> None:
         source, target = self._link.to(self._source), self._link.to(self._target)
         with self._step("drain and verify the tail") as say:
             marks = 0
@@ -209,9 +235,7 @@ class _Switch:
                 marks += result
             say(f"{marks:,} changes")
         with self._step("sequences") as say:
-            say(f"{len(sequences.advance(source, target, self._schemas()))} advanced")
-        if monotonic() > began + self._max_pause:
-            raise DeadlineError(f"the pause was longer than {self._max_pause:g} s")
+            say(f"{len(sequences.advance(source, target, schemas))} advanced")
         with self._step("hand over"):
             try:
                 protocol.hand_over(source, epoch, attempt)
@@ -219,28 +243,46 @@ class _Switch:
                 # The answer is lost, not necessarily the step: only the row knows.
                 if not self._is_handed_over(epoch):
                     raise
+            except protocol.TooLateError as error:
+                raise DeadlineError(f"the pause was longer than {self._max_pause:g} s") from error
 
     def _is_handed_over(self, epoch: int) -> bool:
-        row = self._persistently(self._source, lambda connection: protocol.look(connection))
+        try:
+            row = self._persistently(self._source, lambda connection: protocol.look(connection))
+        except UnavailableError as error:
+            raise UndecidedError(
+                f"{self._source} was lost while it was handing over. Run the same command again as soon as"
+                " both servers can be reached: if it was done, writes are closed until then."
+            ) from error
         return bool(row.state == "standby" and row.epoch == epoch + 1)
 
     def _open(self, name: SideName, ahead: protocol.Row) -> None:
-        self._persistently(name, lambda connection: protocol.open_(connection, ahead))
+        try:
+            self._persistently(name, lambda connection: protocol.open_(connection, ahead))
+        except UnavailableError as error:
+            raise UnavailableError(
+                f"{name} cannot be reached and opened, and writes stay closed until it is: run the same"
+                " command again as soon as it can be reached, or let the relay do it."
+            ) from error
 
     def _give_up(self, epoch: int, attempt: int, began: float, error: BaseException) -> None:
         """Open the old side again; raises AbortedError in words for people, or UnavailableError."""
-        reopened = self._persistently(
-            self._source, lambda connection: protocol.reopen(connection, epoch, attempt)
-        )
+        try:
+            reopened = self._persistently(
+                self._source, lambda connection: protocol.reopen(connection, epoch, attempt)
+            )
+        except UnavailableError as lost:
+            raise UnavailableError(
+                f"{self._source} was lost before it handed over. It has opened by itself,"
+                f" {self._max_pause:g} s after it was closed; nothing is lost. Run the same command again."
+            ) from lost
         pause = monotonic() - began
         reason = from_driver(error).message.rstrip(".") if isinstance(error, Exception) else "interrupted"
         if isinstance(error, TakenOverError) or not reopened:
             raise TakenOverError(
                 "Another command has taken this switch over: `frontdesk transfer status`."
             ) from error
-        journal.note(
-            self._link.to(self._source), f"{self._command} aborted", reason=type(error).__name__, pause=pause
-        )
+        self._note(self._source, f"{self._command} aborted", reason=type(error).__name__, pause=pause)
         if isinstance(error, Exception):
             raise AbortedError(
                 f"Aborted after {pause:.2f} s: {reason}. Writes are open on {self._source} again, and nothing"
@@ -258,13 +300,17 @@ class _Switch:
                 connection.deadline = None
             except (*LOST, psycopg.errors.LockNotAvailable) as error:
                 if monotonic() > give_up:
-                    raise UnavailableError(
-                        f"{name} cannot be told, and writes stay closed: make it reachable, and run the same"
-                        " command again at once."
-                    ) from error
+                    raise UnavailableError from error
                 sleep(0.1)
             else:
                 return answer
+
+    def _note(self, name: SideName, step: str, **detail: object) -> None:
+        """The journal is for people: what is done stays done, whether it can be noted or not."""
+        try:
+            journal.note(self._link.to(name), step, **detail)
+        except LOST:
+            log.warning("The journal on %s misses %r: the connection was lost", name, step)
 
     def _schemas(self) -> list[str]:
         return sorted({table.schema for table in moved_tables(self._link.to(self._source))})

@@ -1,13 +1,18 @@
 """Two databases of one move: a legacy and a primary, both at head."""
 
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from typing import Any
 
 import psycopg
 import pytest
 
+from app.database import migrations
 from app.transfer.sides import Side, Sides
+from tests.network import Line
+from tests.processes import free_port
+from tests.servers import Server, execute, url_of
+from tests.transfer.distant import Distant
 
 
 @pytest.fixture
@@ -28,3 +33,30 @@ def primary(sides: Sides) -> Iterator[psycopg.Connection[Any]]:
     """The same on primary."""
     with closing(psycopg.connect(sides.primary.url, autocommit=True)) as connection:
         yield connection
+
+
+@pytest.fixture(scope="module")
+def distant_servers() -> Iterator[tuple[Server, Server]]:
+    """Two servers that listen on ports, each with a template at head."""
+    pair = (Server(free_port()), Server(free_port()))
+    try:
+        for server in pair:
+            execute(server.url, "CREATE DATABASE at_head")
+            migrations.upgrade(url_of(server.url, "at_head"))
+        yield pair
+    finally:
+        for server in pair:
+            server.delete()
+
+
+@pytest.fixture
+def distant(distant_servers: tuple[Server, Server]) -> Iterator[Distant]:
+    """Two databases at head, on servers of their own, with lines to them."""
+    for server in distant_servers:
+        execute(server.url, "CREATE DATABASE moved TEMPLATE at_head")
+    urls = [url_of(server.url, "moved") for server in distant_servers]
+    with ExitStack() as stack:
+        lines = [stack.enter_context(Line(url)) for url in (*urls, *urls)]
+        yield Distant(Sides(Side("legacy", urls[0]), Side("primary", urls[1])), *lines)
+    for server in distant_servers:
+        execute(server.url, "DROP DATABASE moved WITH (FORCE)")

@@ -5,11 +5,13 @@ from contextlib import closing
 from typing import Any
 
 import psycopg
+import pytest
 from psycopg import sql
 
 from app.errors import FrontdeskError
 from app.transfer.relay import drain
 from app.transfer.sides import Side, SideName, Sides
+from app.transfer.status import status
 from app.transfer.switch import switch
 from app.transfer.tables import SCHEMA, moved_tables
 
@@ -42,6 +44,20 @@ def rows(side: Side) -> dict[str, list[Any]]:
             ).fetchall()
             for table in moved_tables(connection)
         }
+
+
+def check_live(sides: Sides, live: SideName) -> None:
+    """One side is live, it takes writes and the other does not; nothing differs, nothing waits."""
+    found = status(sides)
+    assert (found.live, found.in_the_way) == (live, [])
+    with psycopg.connect(sides.named(live).url) as connection:
+        connection.execute("UPDATE clients SET visit_count = visit_count + 1")
+    other = sides.other(sides.named(live))
+    with psycopg.connect(other.url) as connection, pytest.raises(psycopg.Error, match="takes no writes"):
+        connection.execute("UPDATE clients SET visit_count = 0")
+    drain(sides)
+    assert rows(sides.legacy) == rows(sides.primary)
+    assert status(sides).marks == 0
 
 
 def patiently_switch(sides: Sides, to: SideName) -> None:

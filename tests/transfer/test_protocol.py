@@ -8,6 +8,7 @@ import psutil
 import psycopg
 import pytest
 
+from app.transfer import protocol
 from app.transfer.relay import drain, relay
 from app.transfer.sides import SideName, Sides
 from app.transfer.stages import Stage
@@ -17,7 +18,7 @@ from app.transfer.switch import switch
 from tests.processes import wait_until
 from tests.transfer.controllers import POINTS, WHEN, relaying, switching
 from tests.transfer.controllers import start as run
-from tests.transfer.moving import copy_by_the_log, patiently_switch, rows
+from tests.transfer.moving import check_live, copy_by_the_log, patiently_switch
 
 Connection = psycopg.Connection[Any]
 STEPS = [(point, when) for point in POINTS for when in WHEN]
@@ -37,20 +38,6 @@ def moving(sides: Sides, legacy: Connection) -> Sides:
     return sides
 
 
-def check(sides: Sides, live: SideName) -> None:
-    """One side is live, it takes writes and the other does not; nothing differs, nothing waits."""
-    found = status(sides)
-    assert (found.live, found.in_the_way) == (live, [])
-    with psycopg.connect(sides.named(live).url) as connection:
-        connection.execute("UPDATE clients SET visit_count = visit_count + 1")
-    other = sides.other(sides.named(live))
-    with psycopg.connect(other.url) as connection, pytest.raises(psycopg.Error, match="takes no writes"):
-        connection.execute("UPDATE clients SET visit_count = 0")
-    drain(sides)
-    assert rows(sides.legacy) == rows(sides.primary)
-    assert status(sides).marks == 0
-
-
 @at_each_step
 def test_a_switch_that_is_killed_at_any_step_goes_on_when_it_is_run_again(
     moving: Sides, steps: list[tuple[str, str]]
@@ -61,7 +48,7 @@ def test_a_switch_that_is_killed_at_any_step_goes_on_when_it_is_run_again(
         process.join(30)
         assert process.exitcode in (-signal.SIGKILL, 0), (point, when)
         switch(moving, to)
-        check(moving, to)
+        check_live(moving, to)
         to = "legacy" if to == "primary" else "primary"
 
 
@@ -82,7 +69,7 @@ def test_a_switch_that_was_frozen_at_any_step_does_no_harm_when_it_wakes(
         # Whatever it still did, it did as a command of its own would.
         live = status(moving).live
         assert live is not None, (point, when)
-        check(moving, live)
+        check_live(moving, live)
         switch(moving, "legacy")
 
 
@@ -94,7 +81,7 @@ def test_several_switches_at_once_end_with_one_live_side(moving: Sides) -> None:
             process.join(60)
         assert {process.exitcode for process in processes} <= {0, 1}
         patiently_switch(moving, to)
-        check(moving, to)
+        check_live(moving, to)
 
 
 @pytest.mark.full
@@ -107,22 +94,53 @@ def test_a_relay_that_is_killed_at_any_step_leaves_nothing_half_done(
             process = run(relaying, moving, at=(point, when, signal.SIGKILL))
             process.join(30)
             assert process.exitcode == -signal.SIGKILL
-            check(moving, "legacy")
+            check_live(moving, "legacy")
 
 
-def test_a_side_that_was_closed_and_left_is_opened_by_the_relay(
-    moving: Sides, legacy: Connection, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    process = run(switching, moving, "primary", at=("close", "after", signal.SIGKILL))
+def test_a_side_that_was_closed_and_left_opens_by_itself(moving: Sides) -> None:
+    process = run(switching, moving, "primary", 2.0, at=("close", "after", signal.SIGKILL))
     process.join(30)
-    assert status(moving).stage is Stage.CLOSING
+    wait_until(lambda: status(moving).stage is Stage.RELAYING)
+    check_live(moving, "legacy")
+
+
+def test_a_closing_that_time_has_ended_hands_nothing_over(moving: Sides, legacy: Connection) -> None:
+    drain(moving)
+    attempt = protocol.close(legacy, 1, 1, 0.1)
+    wait_until(lambda: status(moving).stage is Stage.RELAYING)
+    with pytest.raises(protocol.TooLateError):
+        protocol.hand_over(legacy, 1, attempt)
+    assert protocol.reopen(legacy, 1, attempt)
+    check_live(moving, "legacy")
+
+
+@pytest.mark.parametrize("level", ["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"])
+def test_who_writes_because_time_has_opened_the_side_is_waited_for_by_the_next_closing(
+    moving: Sides, legacy: Connection, level: str
+) -> None:
+    protocol.close(legacy, 1, 1, 0.1)
+    wait_until(lambda: status(moving).stage is Stage.RELAYING)
+    with psycopg.connect(moving.legacy.url) as writer:
+        writer.execute(f"SET TRANSACTION ISOLATION LEVEL {level}")
+        writer.execute("UPDATE clients SET name = 'late'")
+        with pytest.raises(psycopg.errors.LockNotAvailable):
+            protocol.close(legacy, 1, 0.1, 1)
+    check_live(moving, "legacy")
+
+
+def test_what_was_handed_over_and_left_is_opened_by_the_relay(
+    moving: Sides, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process = run(switching, moving, "primary", at=("open", "before", signal.SIGKILL))
+    process.join(30)
+    assert status(moving).stage is Stage.HANDED_OVER
     monkeypatch.setattr("app.transfer.relay.LEFT_ALONE", 0.2)
     stop = Event()
     thread = Thread(target=relay, args=(moving, stop))
     thread.start()
     try:
-        wait_until(lambda: status(moving).stage is Stage.RELAYING)
+        wait_until(lambda: status(moving).stage is Stage.CUT_OVER)
     finally:
         stop.set()
         thread.join()
-    check(moving, "legacy")
+    check_live(moving, "primary")

@@ -412,7 +412,7 @@ def test_a_server_lost_after_the_hand_over_is_left_behind(
     execute(
         other_server.url,
         "CREATE SCHEMA frontdesk_transfer",
-        "CREATE TABLE frontdesk_transfer.side AS SELECT 'open' AS state, 1::bigint AS epoch",
+        "CREATE TABLE frontdesk_transfer.side AS SELECT 'open' AS state, 1::bigint AS epoch, now() AS until",
     )
     pair = Move(other_server.url, started.primary)
     with Frontdesk(pair.settings(postgres_connection_timeout=1_000, postgres_query_timeout=2_000)) as desk:

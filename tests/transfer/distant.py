@@ -1,0 +1,123 @@
+"""Two servers at the end of lines: one to each for the commands of a move, and one for the services."""
+
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from functools import cached_property
+from threading import Event, Thread
+from time import monotonic, sleep
+from typing import Any, Self
+
+import psycopg
+
+from app.errors import FrontdeskError
+from app.transfer import schema
+from app.transfer.protocol import Row, look
+from app.transfer.sides import Side, SideName, Sides
+from app.transfer.switch import Report, switch
+from tests.network import Line
+
+
+@dataclass(frozen=True)
+class Distant:
+    """`here`: both sides past every line, for tests that look."""
+
+    here: Sides
+    commands_to_legacy: Line
+    commands_to_primary: Line
+    services_to_legacy: Line
+    services_to_primary: Line
+
+    @cached_property
+    def commands(self) -> Sides:
+        """As the commands reach them."""
+        return _along(self.commands_to_legacy, self.commands_to_primary)
+
+    @cached_property
+    def services(self) -> Sides:
+        """As the services reach them."""
+        return _along(self.services_to_legacy, self.services_to_primary)
+
+    @property
+    def lines(self) -> tuple[Line, ...]:
+        return (*self.of_commands, self.services_to_legacy, self.services_to_primary)
+
+    @property
+    def of_commands(self) -> tuple[Line, Line]:
+        return self.commands_to_legacy, self.commands_to_primary
+
+    def heal(self) -> None:
+        for line in self.lines:
+            line.heal()
+
+
+class Attempt:
+    """A cutover or a rollback in a thread of its own: its report, or what it ended with."""
+
+    def __init__(self, sides: Sides, to: SideName, max_pause: float = 1.0) -> None:
+        self.report: Report | None = None
+        self.error: Exception | None = None
+        self._thread = Thread(target=self._run, args=(sides, to, max_pause))
+        self._thread.start()
+
+    def _run(self, *arguments: Any) -> None:
+        try:
+            self.report = switch(*arguments[:2], max_pause=arguments[2])
+        except (FrontdeskError, psycopg.Error) as error:
+            self.error = error
+
+    @property
+    def is_running(self) -> bool:
+        return self._thread.is_alive()
+
+    def wait(self) -> None:
+        self._thread.join(120)
+        assert not self.is_running
+
+
+class OneOpen:
+    """Watches that never both sides are open."""
+
+    def __init__(self, sides: Sides) -> None:
+        self._sides = sides
+        self._stop = Event()
+        self._thread = Thread(target=self._watch)
+        self.violations: list[tuple[Row, Row]] = []
+
+    def _watch(self) -> None:
+        with (
+            closing(self._sides.legacy.connect()) as legacy,
+            closing(self._sides.primary.connect()) as primary,
+        ):
+            while not self._stop.wait(0.005):
+                if not (schema.exists(legacy) and schema.exists(primary)):
+                    continue
+                with suppress(psycopg.errors.UndefinedTable):
+                    before, across, after = look(legacy), look(primary), look(legacy)
+                    if before == after and before.state == across.state == "open":
+                        self.violations.append((before, across))
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+
+def longest_wait(side: Side, while_: Attempt, at_most: float) -> float:
+    """How long a client had to wait who wrote every few milliseconds, until the attempt had an end."""
+    longest, last, until = 0.0, monotonic(), monotonic() + at_most
+    with psycopg.connect(side.url, autocommit=True) as connection:
+        while monotonic() < until:
+            with suppress(psycopg.Error):
+                connection.execute("UPDATE clients SET visit_count = visit_count + 1")
+                longest, last = max(longest, monotonic() - last), monotonic()
+                if not while_.is_running:
+                    return longest
+            sleep(0.005)
+    return max(longest, monotonic() - last)
+
+
+def _along(legacy: Line, primary: Line) -> Sides:
+    return Sides(Side("legacy", legacy.url), Side("primary", primary.url))

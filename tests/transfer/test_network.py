@@ -1,0 +1,288 @@
+"""The network between the commands and the servers is cut, falls silent or is slow: nothing is lost by it."""
+
+import threading
+import time
+from collections.abc import Callable
+
+import psycopg
+import pytest
+from click.testing import CliRunner, Result
+
+from app.cli import main
+from app.errors import ConflictError, FrontdeskError, SideLostError
+from app.transfer import sides as transfer_sides
+from app.transfer.copy import copy
+from app.transfer.finish import finish
+from app.transfer.relay import drain, relay
+from app.transfer.sides import SideName, Sides
+from app.transfer.start import start
+from app.transfer.status import status
+from app.transfer.switch import AbortedError
+from tests.network import BLACK_HOLE, CUT, MUTE, SLOW, Fault, Moment
+from tests.processes import PATIENCE, wait_until
+from tests.transfer.distant import Attempt, Distant, longest_wait
+from tests.transfer.moving import check_live, copy_by_the_log, patiently_switch
+
+KEEPALIVES = {"keepalives_idle": 1, "keepalives_interval": 1, "keepalives_count": 2, "tcp_user_timeout": 2000}
+LOST_WITHIN = 2.0  # seconds that these take to notice a lost network; a process of tests has more to do
+ROWS = 5_000
+
+
+@pytest.fixture
+def moving(distant: Distant) -> Distant:
+    """A move in which everything has been copied, and a change waits in the log."""
+    with psycopg.connect(distant.here.legacy.url, autocommit=True) as connection:
+        connection.execute("INSERT INTO companies (company_id, title) VALUES (1, 'Salon')")
+        start(distant.here)
+        copy_by_the_log(distant.here)
+        connection.execute("INSERT INTO clients (company_id, yclients_id, name) VALUES (1, 1, 'a')")
+    return distant
+
+
+@pytest.fixture
+def noticing_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What takes half a minute takes two seconds here, on either end of a connection."""
+    monkeypatch.setattr(transfer_sides, "KEEPALIVES", KEEPALIVES)
+    monkeypatch.setattr(transfer_sides, "SILENCE", LOST_WITHIN)
+    monkeypatch.setattr(transfer_sides, "REACH", 2.0)
+    for name, value in KEEPALIVES.items():
+        on_the_server = name.replace("keepalives", "tcp_keepalives")
+        assert on_the_server in transfer_sides._SESSION
+        monkeypatch.setitem(transfer_sides._SESSION, on_the_server, str(value))
+
+
+# A switch that is hit
+
+
+@pytest.mark.parametrize("fault", [CUT, BLACK_HOLE], ids=["cut", "black hole"])
+def test_writers_wait_no_longer_than_allowed_for_a_command_that_is_lost_once_it_has_closed(
+    moving: Distant, fault: Fault
+) -> None:
+    moving.commands_to_legacy.when(b"frontdesk_transfer.close(", fault)
+    attempt = Attempt(moving.commands, "primary", max_pause=1.0)
+    wait_until(lambda: moving.commands_to_legacy.has_sprung)
+    waited = longest_wait(moving.here.legacy, attempt, at_most=5)
+    moving.heal()
+    attempt.wait()
+    assert waited < 1.5  # a second, and what a busy machine adds
+    assert isinstance(attempt.error, FrontdeskError)
+    assert "opens by itself 1 s later" in attempt.error.message
+    patiently_switch(moving.commands, "primary")
+    check_live(moving.here, "primary")
+
+
+Step = tuple[str, bytes, Moment, Fault]
+AT_SOURCE = (
+    b"frontdesk_transfer.marks",
+    b"frontdesk_transfer.close(",
+    b"frontdesk_transfer.hand_over(",
+    b"COPY",
+)
+AT_TARGET = (b"pg_advisory_xact_lock", b"COPY", b"COMMIT", b"frontdesk_transfer.open(", b"setval")
+MOST_TELLING: list[Step] = [
+    ("source", b"frontdesk_transfer.close(", "answer", CUT),
+    ("source", b"frontdesk_transfer.hand_over(", "answer", CUT),
+    ("source", b"frontdesk_transfer.hand_over(", "request", BLACK_HOLE),
+    ("target", b"COMMIT", "answer", CUT),
+    ("target", b"frontdesk_transfer.open(", "answer", BLACK_HOLE),
+]
+MOMENTS: tuple[Moment, ...] = ("request", "answer")
+STEPS: list[Step] = [
+    (end, pattern, moment, fault)
+    for end, patterns in (("source", AT_SOURCE), ("target", AT_TARGET))
+    for pattern in patterns
+    for moment in MOMENTS
+    for fault in (CUT, BLACK_HOLE, MUTE)
+]
+
+
+@pytest.mark.parametrize(
+    "steps", [pytest.param(MOST_TELLING, id="few"), pytest.param(STEPS, id="all", marks=pytest.mark.full)]
+)
+def test_a_switch_that_is_hit_at_any_step_goes_on_when_it_is_run_again(
+    moving: Distant, steps: list[Step]
+) -> None:
+    to: SideName = "primary"
+    for step in steps:
+        end, pattern, moment, fault = step
+        with psycopg.connect(moving.here.other(moving.here.named(to)).url, autocommit=True) as connection:
+            connection.execute("INSERT INTO clients (company_id, yclients_id, name) SELECT 1, n, 'x' FROM"
+                               " (SELECT max(yclients_id) + 1 AS n FROM clients) AS next")  # fmt: skip
+        lines = dict(zip(("legacy", "primary"), moving.of_commands, strict=True))
+        line = lines[to if end == "target" else "legacy" if to == "primary" else "primary"]
+        line.when(pattern, fault, moment)
+        attempt = Attempt(moving.commands, to, max_pause=1.0)
+        wait_until(lambda line=line: line.has_sprung)
+        time.sleep(0.3)
+        moving.heal()
+        attempt.wait()
+        patiently_switch(moving.commands, to)
+        check_live(moving.here, to)
+        to = "legacy" if to == "primary" else "primary"
+
+
+def test_a_switch_that_loses_the_new_side_once_it_has_handed_over_is_ended_by_a_relay_elsewhere(
+    moving: Distant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.transfer.relay.LEFT_ALONE", 0.3)
+    stop = threading.Event()
+    relaying = threading.Thread(target=relay, args=(moving.here, stop))
+    relaying.start()
+    try:
+        moving.commands_to_primary.when(b"frontdesk_transfer.open(", BLACK_HOLE, "request")
+        attempt = Attempt(moving.commands, "primary")
+        wait_until(lambda: moving.commands_to_primary.has_sprung)
+        wait_until(lambda: status(moving.here).live == "primary")
+        moving.heal()
+        attempt.wait()
+    finally:
+        stop.set()
+        relaying.join()
+    assert attempt.error is None
+    check_live(moving.here, "primary")
+
+
+def test_a_switch_over_a_slow_network_gives_up_in_time_or_is_done_in_time(moving: Distant) -> None:
+    for line in moving.of_commands:
+        line.slow(0.002)
+    attempt = Attempt(moving.commands, "primary", max_pause=5.0)
+    attempt.wait()
+    assert attempt.report is not None, attempt.error
+    assert (attempt.report.pause or 0) <= 5
+    check_live(moving.here, "primary")
+
+
+def test_a_switch_whose_network_becomes_slow_once_it_has_closed_gives_up_with_the_old_side_open(
+    moving: Distant,
+) -> None:
+    moving.commands_to_legacy.when(b"frontdesk_transfer.close(", SLOW)
+    attempt = Attempt(moving.commands, "primary", max_pause=1.0)
+    waited = longest_wait(moving.here.legacy, attempt, at_most=10)
+    assert isinstance(attempt.error, AbortedError)
+    assert waited < 1.5
+    check_live(moving.here, "legacy")
+
+
+def test_a_switch_from_too_far_away_is_refused_before_anybody_has_to_wait(moving: Distant) -> None:
+    for line in moving.of_commands:
+        line.slow(0.02)
+    attempt = Attempt(moving.commands, "primary", max_pause=0.3)
+    longest_wait(moving.here.legacy, attempt, at_most=60)
+    assert isinstance(attempt.error, ConflictError)
+    assert "far from here" in attempt.error.message
+    check_live(moving.here, "legacy")
+
+
+def test_a_relay_that_is_lost_in_the_middle_of_a_round_lets_another_one_go_on(
+    moving: Distant, noticing_soon: None
+) -> None:
+    """The server waits for the rest of a COPY as long as it takes: only TCP can tell that nobody is there."""
+    _fill(moving)
+    moving.commands_to_primary.when(b"COPY", BLACK_HOLE, 50_000)
+    lost = threading.Thread(target=_drain_in_vain, args=(moving.commands,))
+    lost.start()
+    wait_until(lambda: moving.commands_to_primary.has_sprung)
+    wait_until(lambda: _drains(moving.here))
+    check_live(moving.here, "legacy")
+    lost.join()
+
+
+def _drain_in_vain(sides: Sides) -> None:
+    with pytest.raises(SideLostError):
+        drain(sides)
+
+
+def _drains(sides: Sides) -> bool:
+    try:
+        drain(sides)
+    except psycopg.errors.LockNotAvailable:
+        return False
+    return True
+
+
+# Commands whose network is lost for good
+
+
+@pytest.fixture
+def run(distant: Distant, noticing_soon: None, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    """Runs a command along the lines."""
+    monkeypatch.setenv("LEGACY_DATABASE_URL", distant.commands.legacy.url)
+    monkeypatch.setenv("DATABASE_URL", distant.commands.primary.url)
+    return lambda *arguments: CliRunner().invoke(main, ["transfer", *arguments])
+
+
+COMMANDS = {
+    ("plan",): b"pg_class",
+    ("start",): b"CREATE OR REPLACE TRIGGER",
+    ("copy",): b"COPY",
+    ("relay", "--once"): b"COPY",
+    ("verify",): b"sha256",
+    ("repair",): b"sha256",
+    ("status",): b"frontdesk_transfer.marks",
+    ("cutover",): b"frontdesk_transfer.marks",
+    ("rollback",): b"frontdesk_transfer.marks",
+    ("finish",): b"DROP TRIGGER",
+}
+FEW = [(("copy",), "legacy", BLACK_HOLE), (("verify",), "primary", MUTE)]
+ALL = [
+    (command, side, fault)
+    for command in COMMANDS
+    for side in ("legacy", "primary")
+    for fault in (BLACK_HOLE, MUTE)
+]
+
+
+@pytest.mark.parametrize(
+    "cases", [pytest.param(FEW, id="few"), pytest.param(ALL, id="all", marks=pytest.mark.full)]
+)
+def test_a_command_whose_network_is_lost_ends_by_itself_says_where_and_goes_on_later(
+    distant: Distant,
+    run: Callable[..., Result],
+    cases: list[tuple[tuple[str, ...], str, Fault]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with psycopg.connect(distant.here.legacy.url) as connection:
+        connection.execute("INSERT INTO companies (company_id, title) VALUES (1, 'Salon')")
+    for command, side, fault in cases:
+        # Each is to be noticed in its own way: the one by TCP, the other by asking.
+        monkeypatch.setattr(transfer_sides, "SILENCE", 60 if fault is BLACK_HOLE else LOST_WITHIN)
+        _prepare(command[0], distant)
+        line = distant.commands_to_legacy if side == "legacy" else distant.commands_to_primary
+        line.when(COMMANDS[command], fault)
+        began = time.monotonic()
+        result = run(*command)
+        assert line.has_sprung, (command, side, result.output)
+        assert time.monotonic() - began < PATIENCE
+        line.heal()
+        assert result.exit_code == 3, (command, side, result.output)
+        assert side in result.output.splitlines()[-1]
+        result = run(*command)
+        assert result.exit_code == 0, (command, side, result.output)
+
+
+def _prepare(command: str, distant: Distant) -> None:
+    """Bring the move to where the command has something to do on both sides."""
+    if command in ("plan", "start", "copy"):
+        finish(distant.here, force=True)
+        with psycopg.connect(distant.here.primary.url) as connection:
+            connection.execute("TRUNCATE companies CASCADE")
+    _fill(distant)
+    if command == "copy":
+        start(distant.here)
+    elif command not in ("plan", "start"):
+        start(distant.here)
+        copy(distant.here)
+        patiently_switch(distant.here, "primary" if command == "rollback" else "legacy")
+        drain(distant.here)
+    if command in ("relay", "cutover"):
+        _fill(distant)
+
+
+def _fill(distant: Distant) -> None:
+    with psycopg.connect(distant.here.legacy.url) as connection:
+        connection.execute(
+            "INSERT INTO clients (company_id, yclients_id, name) SELECT 1, last + n, 'Client'"
+            " FROM (SELECT coalesce(max(yclients_id), 0) AS last FROM clients) AS present,"
+            " generate_series(1, %s) AS n",
+            (ROWS,),
+        )
