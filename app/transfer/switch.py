@@ -29,7 +29,7 @@ MAX_PAUSE = 1.0  # seconds
 QUIET = 10.0  # seconds to wait for a moment when only short transactions write
 ATTEMPTS = 5  # to close
 ROUNDS = 50  # to catch up
-FEW = 200  # changes, which take no time on a server that is near
+TRIPS = 30  # to a server and back, of a round with changes
 SHORT, TRIES = 0.03, 5  # seconds of a round, and how often it is tried for
 REACH = 30.0  # seconds to go on trying a server that must be told
 
@@ -143,16 +143,27 @@ class _Switch:
             enough = SHORT if number < TRIES else self._max_pause / 4
             if result.seconds < enough or self._dry_run:
                 return f"{marks:,} changes"
-            if number >= TRIES and result.marks < FEW:
+            if number >= TRIES and TRIPS * (trip := self._round_trip()) > enough:
                 raise ConflictError(
-                    f"The servers are far from here, or slow: {result.marks} changes took"
-                    f" {result.seconds:.1f} s, and writes may pause for {self._max_pause:g} s."
-                    " Run the command nearer to them, or raise --max-pause."
+                    f"The servers are too far from here for a pause of {self._max_pause:g} s: one answers"
+                    f" after {trip * 1000:.0f} ms. Run the command nearer to them, or raise --max-pause."
                 )
         raise ConflictError(
             "The standby does not catch up with the writers: run `frontdesk transfer relay` and try again"
             " at a quieter time."
         )
+
+    def _round_trip(self) -> float:
+        """Seconds until the side that is farther away has answered, when nothing else holds it up."""
+        farthest = 0.0
+        for name in (self._source, self._target):
+            times = []
+            for _ in range(3):
+                began = monotonic()
+                self._link.to(name).execute("SELECT")
+                times.append(monotonic() - began)
+            farthest = max(farthest, min(times))
+        return farthest
 
     def _rehearse(self, epoch: int) -> None:
         """Try and time what can be taken back, and take it back."""

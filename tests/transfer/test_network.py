@@ -11,6 +11,7 @@ from click.testing import CliRunner, Result
 from app.cli import main
 from app.errors import ConflictError, FrontdeskError, SideLostError
 from app.transfer import sides as transfer_sides
+from app.transfer import switch as switching
 from app.transfer.copy import copy
 from app.transfer.finish import finish
 from app.transfer.relay import drain, relay
@@ -163,13 +164,16 @@ def test_a_switch_whose_network_becomes_slow_once_it_has_closed_gives_up_with_th
     check_live(moving.here, "legacy")
 
 
-def test_a_switch_from_too_far_away_is_refused_before_anybody_has_to_wait(moving: Distant) -> None:
+def test_a_switch_from_too_far_away_is_refused_before_anybody_has_to_wait(
+    moving: Distant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(switching, "TRIES", 0)
     for line in moving.of_commands:
         line.slow(0.02)
     attempt = Attempt(moving.commands, "primary", max_pause=0.3)
     longest_wait(moving.here.legacy, attempt, at_most=60)
     assert isinstance(attempt.error, ConflictError)
-    assert "far from here" in attempt.error.message
+    assert "too far from here" in attempt.error.message
     check_live(moving.here, "legacy")
 
 
