@@ -11,8 +11,8 @@ from alembic.util import CommandError
 from sqlalchemy import Connection
 
 from app.config import Settings
-from app.database import migrations
-from app.database.migrations import MigrationRefused
+from app.database import migrations, shape
+from app.database.migrations import MigrationRefused, SchemaState
 from app.errors import FrontdeskError
 from app.models import Base
 
@@ -46,6 +46,14 @@ def check_revision(revision: str | None) -> None:
             f" code (whose head is {migrations.head()}), or not Frontdesk's."
             " Deploy the code that belongs to it."
         )
+
+
+def check_schema(connection: Connection) -> None:
+    """Refuse where tables that are to come would not stand beside those that are there."""
+    is_due = changes_something() and migrations.state(connection) is not SchemaState.AT_HEAD
+    if is_due and (misplaced := shape.misplaced(connection, Base.metadata.tables)):
+        raise MigrationRefused("New tables would not stand where they should:", tuple(misplaced))
+    connection.rollback()  # Alembic begins its transactions itself
 
 
 def changes_something() -> bool:
@@ -85,9 +93,13 @@ def run(connection: Connection) -> None:
 
     def checked_steps(heads: Any, context_: Any) -> Iterable[Any]:
         steps = list(steps_to(heads, context_)) if steps_to else []
-        for step in steps:
-            if getattr(step, "is_upgrade", False) and hasattr(step, "revision"):
-                getattr(step.revision.module, "preflight", lambda _: None)(connection)
+        upgrades = [
+            step for step in steps if getattr(step, "is_upgrade", False) and hasattr(step, "revision")
+        ]
+        if upgrades and (misplaced := shape.misplaced(connection, Base.metadata.tables)):
+            raise MigrationRefused("New tables would not stand beside the others:", tuple(misplaced))
+        for step in upgrades:
+            getattr(step.revision.module, "preflight", lambda _: None)(connection)
         connection.commit()  # concurrent builds must not wait for what the checks have read
         return steps
 
@@ -104,6 +116,7 @@ def main() -> None:
 
         def attempt() -> None:
             with engine.connect() as connection:
+                check_schema(connection)
                 run(connection)
 
         def revision() -> str | None:
@@ -116,7 +129,9 @@ def main() -> None:
             return
         with migrations.one_deploy_at_a_time(engine):
             check_revision(revision())
-            migrations.with_lock_retries(attempt, revision)
+            migrations.with_lock_retries(
+                attempt, revision, lambda: migrations.make_autovacuum_give_way(engine)
+            )
 
 
 try:

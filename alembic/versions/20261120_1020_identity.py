@@ -82,7 +82,5 @@ def next_id(table: str) -> int:
     sequence = sequence_of(table)
     if sequence is None:
         return max(beyond_rows, 1)
-    following = changes.bind().exec_driver_sql(
-        f"SELECT last_value + CASE WHEN is_called THEN 1 ELSE 0 END FROM {sequence}"
-    )
+    following = changes.execute(f"SELECT last_value + CASE WHEN is_called THEN 1 ELSE 0 END FROM {sequence}")
     return max(beyond_rows, following.scalar_one())

@@ -66,9 +66,11 @@ def shapes() -> dict[str, Shape]:
 
 def look(connection: Connection) -> Finding:
     """Say where the database stands; nothing is changed."""
+    ours = {_table(entry) for expected in shapes().values() for entry in expected}
+    if misplaced := shape.misplaced(connection, ours):
+        return Finding("differs", differences=tuple(misplaced))
     if (revision := migrations.current(connection)) is not None:
         return Finding("adopted", revision)
-    ours = {_table(entry) for expected in shapes().values() for entry in expected}
     there = shape.tables_there(connection)
     others = tuple(sorted(there - ours))
     if not there:
@@ -78,11 +80,12 @@ def look(connection: Connection) -> Finding:
         return Finding("differs", differences=(none,), left_alone=others)
     found = shape.read(connection, ours)
     finding = _compare(found)
-    if finding.revision != migrations.head() and (obstacles := shape.dependents(connection, ours)):
-        differences = (
-            *finding.differences,
-            *(f"{line}: drop it until the upgrade is done" for line in obstacles),
-        )
+    obstacles = shape.not_ours(connection, ours)
+    if finding.revision != migrations.head():
+        dependents = shape.dependents(connection, ours)
+        obstacles += [f"{line}: drop it until the upgrade is done" for line in dependents]
+    if obstacles:
+        differences = (*finding.differences, *obstacles)
         return Finding("differs", finding.revision, (), finding.later, differences, others)
     return Finding(**{**vars(finding), "left_alone": others})
 

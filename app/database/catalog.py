@@ -1,10 +1,21 @@
 """What a database has: columns, constraints and indexes, as its catalog tells it during a migration."""
 
+# ruff: noqa: S608 - what is put together here is written here
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from alembic import op
 from sqlalchemy import text
+
+# A constraint takes no index that sorts or compares in a way of its own.
+_SORTS_AS_USUAL = (
+    "0 = ALL (indoption::int2[]) AND NOT EXISTS ("
+    "  SELECT FROM unnest(indclass::oid[], indcollation::oid[], indkey::int2[]) AS k (class, sorted, number)"
+    "  JOIN pg_opclass ON pg_opclass.oid = class"
+    "  JOIN pg_attribute ON attrelid = indrelid AND attnum = number"
+    "  WHERE NOT opcdefault OR sorted NOT IN (0, attcollation))"
+)
 
 
 def column_type(table: str, column: str) -> str | None:
@@ -105,7 +116,7 @@ def uniqueness_of(table: str, columns: Sequence[str]) -> list[Uniqueness]:
         text(
             "SELECT indexrelid::regclass::text, quote_ident(conname), names = CAST(:columns AS text[])"
             " AND indisvalid AND indimmediate AND indpred IS NULL AND NOT indnullsnotdistinct"
-            " AND indnkeyatts = indnatts AND 0 = ALL (indoption::int2[]) FROM pg_index"
+            f" AND indnkeyatts = indnatts AND {_SORTS_AS_USUAL} FROM pg_index"
             " LEFT JOIN pg_constraint ON conindid = indexrelid AND conrelid = indrelid AND contype = 'u'"
             " CROSS JOIN LATERAL (SELECT array_agg(attname::text ORDER BY place) AS names FROM"
             "  unnest(indkey[0:indnkeyatts - 1]) WITH ORDINALITY AS k(number, place)"
@@ -127,7 +138,7 @@ def index_fits(name: str, table: str, columns: Sequence[str], *, unique: bool) -
             text(
                 "SELECT indisvalid AND indrelid = to_regclass(:table) AND indisunique = :unique"
                 " AND indpred IS NULL AND indexprs IS NULL AND NOT indnullsnotdistinct"
-                " AND indnkeyatts = indnatts AND 0 = ALL (indoption::int2[])"
+                f" AND indnkeyatts = indnatts AND {_SORTS_AS_USUAL}"
                 " AND (SELECT array_agg(attname::text ORDER BY place)"
                 "  FROM unnest(indkey::int2[]) WITH ORDINALITY AS k(number, place)"
                 "  JOIN pg_attribute ON attrelid = indrelid AND attnum = number) = CAST(:columns AS text[])"

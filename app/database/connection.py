@@ -107,8 +107,24 @@ def connection_parameters(settings: Settings, url: str) -> dict[str, Any]:
         return parameters
     wanted = session_settings(settings) | SERVER_KEEPALIVES
     ours = " ".join(f"-c {name}={value}" for name, value in wanted.items())
-    parameters["options"] = f"{parameters.get('options', '')} {ours}".strip()
+    parameters["options"] = with_options(url, ours)
     return parameters
+
+
+def with_options(url: str, ours: str) -> str:
+    """Connection options: those of the URL (libpq), as `-c search_path=salons`, and after them ours."""
+    given = psycopg.conninfo.conninfo_to_dict(url).get("options") or ""
+    return f"{given} {ours}".strip()
+
+
+def no_transaction_timeout(connection: psycopg.Connection[Any]) -> None:
+    """Lift a limit that the server, the database or the role sets; servers before 17 know none.
+
+    Not as a connection option, which those refuse.
+    """
+    if connection.info.server_version >= 170_000:
+        connection.execute("SET transaction_timeout = 0")
+        connection.commit()  # or the setting goes with the first rollback
 
 
 def session_settings(settings: Settings) -> dict[str, str]:

@@ -15,6 +15,10 @@ from app.database.migrations import MigrationRefused
 _DIGITS = r"substring(company_id::text from '^\s*0*([1-9][0-9]{0,18})\s*$')::numeric"
 COMPANY_NUMBER = f"CASE WHEN {_DIGITS} <= 9223372036854775807 THEN {_DIGITS} END"
 
+_COMPUTED = """
+    SELECT attname::text FROM pg_attribute
+    WHERE attrelid = to_regclass(:table) AND attgenerated <> '' AND NOT attisdropped
+"""
 
 PORTION = 1_000  # rows of a group that one transaction merges
 
@@ -143,19 +147,24 @@ def merge(connection: Connection, rule: Rule, group: Group) -> Merged | None:
     archived = _archive(connection, rule.table, kept["id"], [row["id"] for row in others])
     repointed = {
         f"{child}.{column}": connection.execute(
-            text(f"UPDATE {child} SET {column} = :kept WHERE {column} = ANY(:ids)"),
+            text(_escaped(f"UPDATE {child} SET {column} = ") + f":kept WHERE {_escaped(column)} = ANY(:ids)"),
             {"kept": kept["id"], "ids": list(archived)},
         ).rowcount
         for child, column in _references(connection, rule.table)
     }
-    connection.execute(text(f"DELETE FROM {rule.table} WHERE id = ANY(:ids)"), {"ids": list(archived)})
-    donors = _donors(kept, others) if rule.filled else {}
+    deletion = text(f"DELETE FROM {rule.table} WHERE id = ANY(:ids)")
+    if connection.execute(deletion, {"ids": list(archived)}).rowcount != len(archived):
+        raise MigrationRefused(
+            f"A trigger or rule on {rule.table} keeps its rows from being deleted: drop it for as long as"
+            " duplicates are merged."
+        )
+    donors = _donors(connection, rule, kept, others)
     if donors:
         # From the archive, because a unique value must be gone before the kept row takes it over.
         values = ", ".join(
             f"{column} = (SELECT (jsonb_populate_record(NULL::{rule.table}, row)).{column}"
             f" FROM archived_rows WHERE id = {archived[donor]})"
-            for column, donor in donors.items()
+            for column, donor in ((_escaped(_quoted(name)), donor) for name, donor in donors.items())
         )
         connection.execute(text(f"UPDATE {rule.table} SET {values} WHERE id = :id"), {"id": kept["id"]})
     return Merged(kept["id"], archived, tuple(donors), _some(repointed))
@@ -170,11 +179,11 @@ def plan(connection: Connection, rule: Rule, group: Group) -> Merged | None:
     ids = [row["id"] for row in others]
     repointed = {
         f"{child}.{column}": connection.execute(
-            text(f"SELECT count(*) FROM {child} WHERE {column} = ANY(:ids)"), {"ids": ids}
+            text(_escaped(f"SELECT count(*) FROM {child} WHERE {column} = ") + "ANY(:ids)"), {"ids": ids}
         ).scalar_one()
         for child, column in _references(connection, rule.table)
     }
-    donors = _donors(kept, others) if rule.filled else {}
+    donors = _donors(connection, rule, kept, others)
     return Merged(kept["id"], dict.fromkeys(ids), tuple(donors), _some(repointed))
 
 
@@ -247,12 +256,17 @@ def _references(connection: Connection, table: str) -> Sequence[tuple[str, str]]
     return [(child, column) for child, column in found]
 
 
-def _donors(kept: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+def _donors(
+    connection: Connection, rule: Rule, kept: Mapping[str, Any], others: Sequence[Mapping[str, Any]]
+) -> dict[str, int]:
     """Return, for each empty column of the kept row, the id of the earliest row that has something.
 
     Row by row, so that what belongs together is compared with what has been taken over already.
     """
-    now = dict(kept)
+    if not rule.filled:
+        return {}
+    computed = set(connection.execute(text(_COMPUTED), {"table": rule.table}).scalars())
+    now = {name: value for name, value in kept.items() if name not in computed}
     donors: dict[str, int] = {}
     for row in others:
         taken = {
@@ -263,6 +277,16 @@ def _donors(kept: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> dic
         donors |= dict.fromkeys(taken, row["id"])
         now |= taken
     return donors
+
+
+def _quoted(name: str) -> str:
+    """A column's name as SQL takes it: a table may have columns of others, too."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _escaped(names: str) -> str:
+    """Names for `text`, which takes a colon for the beginning of a parameter."""
+    return names.replace(":", r"\:")
 
 
 def _is_empty(value: Any) -> bool:

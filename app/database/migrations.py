@@ -5,7 +5,7 @@ import logging
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import Enum
 from functools import cache
@@ -16,9 +16,11 @@ from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
-from sqlalchemy import Connection, Engine, create_engine
+from sqlalchemy import Connection, Engine, create_engine, text
 from sqlalchemy.exc import DBAPIError, PendingRollbackError
 from sqlalchemy.pool import NullPool
+
+from app.database.connection import no_transaction_timeout, with_options
 
 ALEMBIC_INI = Path(__file__).resolve().parents[2] / "alembic.ini"
 
@@ -32,6 +34,14 @@ LOCK_ATTEMPTS = 40
 LOCK_NOT_AVAILABLE = "55P03"
 DEADLOCK_DETECTED = "40P01"
 LONGEST_PAUSE = 2.0  # seconds
+
+AUTOVACUUM_PATIENCE = "3s"  # more than deadlock_timeout, which is 1 s
+_VACUUMED = """
+    SELECT DISTINCT relation::regclass::text FROM pg_locks JOIN pg_class ON pg_class.oid = relation
+    WHERE mode = 'ShareUpdateExclusiveLock' AND granted AND relkind = 'r'
+        AND relnamespace = current_schema()::regnamespace
+        AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+"""
 
 # Any number will do that no other program takes an advisory lock on.
 ADVISORY_LOCK = 0x46726F6E74646573  # "Frontdes"
@@ -155,11 +165,14 @@ def connecting(url: str) -> Iterator[Engine]:
     """
 
     def connect() -> psycopg.Connection:
+        options = with_options(url, CONNECTION_OPTIONS)
         try:
-            return psycopg.connect(url, options=CONNECTION_OPTIONS, application_name="frontdesk-migrations")
+            connection = psycopg.connect(url, options=options, application_name="frontdesk-migrations")
         except psycopg.OperationalError as error:
             # libpq's text names host, user and reason, never the password.
             raise CommandError(f"The database cannot be reached: {' '.join(str(error).split())}") from None
+        no_transaction_timeout(connection)
+        return connection
 
     engine = create_engine("postgresql+psycopg://", creator=connect, poolclass=NullPool, hide_parameters=True)
     try:
@@ -190,7 +203,11 @@ def one_deploy_at_a_time(engine: Engine, *, wait: bool = True) -> Iterator[Conne
         yield connection  # closing the connection frees the lock, kill -9 as well
 
 
-def with_lock_retries(attempt: Callable[[], None], progress: Callable[[], str | None]) -> None:
+def with_lock_retries(
+    attempt: Callable[[], None],
+    progress: Callable[[], str | None],
+    before_retry: Callable[[], None] = lambda: None,
+) -> None:
     """Call `attempt` until no lock stands in its way; finished revisions are not repeated.
 
     The count starts again whenever `progress` (the database's revision) has moved. Other errors of
@@ -219,6 +236,23 @@ def with_lock_retries(attempt: Callable[[], None], progress: Callable[[], str | 
             pause = min(LONGEST_PAUSE, 0.05 * 2**tried) * random.uniform(0.5, 1.0)  # noqa: S311 - jitter
             log.info("A lock is taken (%s); trying again in %.1f s", primary, pause)
             time.sleep(pause)
+            before_retry()
+
+
+def make_autovacuum_give_way(engine: Engine) -> None:
+    """End what vacuums our tables.
+
+    Autovacuum gives way to whoever has waited a second (`deadlock_timeout`) for its table, and no statement
+    of the chain waits so long, because all writers would queue behind it. This lock waits without stopping
+    any of them. A VACUUM that somebody started stays, and so does one against wraparound.
+    """
+    with engine.connect() as connection:
+        tables = connection.exec_driver_sql(_VACUUMED).scalars().all()
+        connection.rollback()
+        for table in tables:
+            with suppress(DBAPIError), connection.begin():  # the next attempt tells what is in its way
+                connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{AUTOVACUUM_PATIENCE}'")
+                connection.execute(text(f"LOCK TABLE {table} IN SHARE UPDATE EXCLUSIVE MODE"))
 
 
 def _stands_at(revision: str | None) -> str:

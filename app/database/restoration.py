@@ -3,10 +3,10 @@
 # ruff: noqa: S608 - the names put into SQL come from the rules and the catalog, never from data
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
@@ -36,6 +36,19 @@ class Restored:
     id: int | None = None
     left_out: tuple[str, ...] = ()
     refused: str | None = None
+
+
+class _Column(NamedTuple):
+    """A column of today's table, by its name as SQL and `text` take it."""
+
+    quoted: str
+    is_computed: bool
+    is_required_json: bool
+
+    @property
+    def value(self) -> str:
+        """What is taken from the archive, where JSON's null would be read as no value."""
+        return f"coalesce({self.quoted}, 'null')" if self.is_required_json else self.quoted
 
 
 def restore(url: str, archive_ids: Iterable[int], dry_run: bool) -> list[Restored]:
@@ -78,12 +91,13 @@ def _restore(connection: Connection, archive_id: int) -> Restored:
     left_out = tuple(name for name, value in translated.items() if name not in columns and value is not None)
     names = [name for name in translated if name in columns]
     parameters = {"row": json.dumps({name: translated[name] for name in names}, ensure_ascii=False)}
-    listed = ", ".join(names)
+    listed = ", ".join(columns[name].quoted for name in names if not columns[name].is_computed)
+    values = ", ".join(columns[name].value for name in names if not columns[name].is_computed)
     try:
         with connection.begin_nested():
             connection.execute(
                 text(
-                    f"INSERT INTO {table} ({listed}) SELECT {listed}"
+                    f"INSERT INTO {table} ({listed}) SELECT {values}"
                     f" FROM jsonb_populate_record(NULL::{table}, CAST(:row AS jsonb))"
                 ),
                 parameters,
@@ -97,19 +111,20 @@ def _restore(connection: Connection, archive_id: int) -> Restored:
     return Restored(archive_id, table, row["id"], left_out)
 
 
-def _columns(connection: Connection, table: str) -> set[str]:
+def _columns(connection: Connection, table: str) -> dict[str, _Column]:
     found = connection.execute(
         text(
-            "SELECT attname::text FROM pg_attribute"
+            "SELECT attname::text, replace(quote_ident(attname), ':', '\\:'), attgenerated <> '',"
+            " attnotnull AND atttypid = 'jsonb'::regtype FROM pg_attribute"
             " WHERE attrelid = to_regclass(:table) AND attnum > 0 AND NOT attisdropped"
         ),
         {"table": table},
     )
-    return set(found.scalars())
+    return {name: _Column(*described) for name, *described in found}
 
 
 def _translated(
-    connection: Connection, table: str, row: Mapping[str, Any], columns: set[str]
+    connection: Connection, table: str, row: Mapping[str, Any], columns: Container[str]
 ) -> dict[str, Any]:
     """The row in today's columns, as the steps of the chain since then have changed the others."""
     renamed = {old: new for old, new in RENAMED.get(table, {}).items() if old not in columns}

@@ -7,12 +7,13 @@ differ in the names of their indexes. SQL identifiers come from the migrations, 
 # ruff: noqa: S608 - the parts of SQL put together here are written in the migrations, never data
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+import re
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from alembic import context, op
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, CursorResult, text
 
 from app.database import catalog, shape
 from app.database.catalog import Uniqueness
@@ -37,8 +38,11 @@ def bind() -> Connection:
     return op.get_bind()
 
 
-def execute(statement: str, **values: object) -> None:
-    bind().execute(text(statement), values) if values else bind().exec_driver_sql(statement)
+def execute(statement: str, **values: object) -> CursorResult[Any]:
+    if values:
+        return bind().execute(text(statement), values)
+    # As it stands: names that come from the catalog may hold a percent sign.
+    return bind().exec_driver_sql(statement, execution_options={"no_parameters": True})
 
 
 def commit() -> None:
@@ -207,12 +211,14 @@ def refuse_large_rewrite(connection: Connection, table: str) -> int:
     return rows
 
 
-def refuse_dependents(connection: Connection, tables: Iterable[str]) -> None:
-    """Refuse views, and foreign keys of other tables: types and primary keys cannot change under them."""
-    found = shape.dependents(connection, tables)
-    in_the_way = tuple(line for line in found if line.startswith(("view ", "foreign key ")))
-    if in_the_way:
-        raise MigrationRefused("Drop these until the upgrade is done:", in_the_way)
+def refuse_dependents(connection: Connection, tables: Sequence[str]) -> None:
+    """Refuse what would stop the chain half-way: what hangs on types and primary keys, and other owners."""
+    if not_ours := shape.not_ours(connection, tables):
+        raise MigrationRefused("The connecting role may not change everything:", tuple(not_ours))
+    harmless = re.compile("trigger .* on (?!columns of )|row level security ")
+    found = [line for line in shape.dependents(connection, tables) if not harmless.match(line)]
+    if found:
+        raise MigrationRefused("Drop these until the upgrade is done:", tuple(found))
 
 
 def announce_rewrite(table: str) -> None:
@@ -291,18 +297,21 @@ def batches(
     """Yield `(company_id, id, value)` of the rows that meet the condition, a transaction per batch.
 
     What writers write in the meantime must not be lost: either lock the rows, which costs a write for each,
-    or have `update_each` compare.
+    or have `update_each` compare. Rows that came in behind the cursor have a round of their own.
     """
     statement = text(
         f"SELECT company_id, id, {column} FROM {table}"
-        f" WHERE (company_id, id) > (:company, :id) AND {condition} ORDER BY company_id, id"
+        f" WHERE (company_id, id) > (:company, :id) AND {condition} AND id > :seen ORDER BY company_id, id"
         f" LIMIT {BATCH} {'FOR NO KEY UPDATE' if lock else ''}"
     )
-    company, row_id = -(2**63), -(2**63)
-    while rows := bind().execute(statement, {"company": company, "id": row_id}).all():
-        yield rows
-        company, row_id, _ = rows[-1]
-        commit()
+    seen = -(2**63)
+    while (newest := execute(f"SELECT coalesce(max(id), {seen}) FROM {table}").scalar_one()) > seen:
+        company, row_id = -(2**63), -(2**63)
+        while rows := bind().execute(statement, {"company": company, "id": row_id, "seen": seen}).all():
+            yield rows
+            company, row_id, _ = rows[-1]
+            commit()
+        seen = newest
 
 
 def update_each(

@@ -70,9 +70,25 @@ _DEPENDENTS = """
         AND of_table.relname = ANY(:tables)
         AND NOT (child.relnamespace = of_table.relnamespace AND child.relname = ANY(:tables))
     UNION ALL
-    SELECT 'trigger ' || tgname || ' on ' || relname
+    SELECT 'trigger ' || tgname || CASE WHEN tgattr::text <> '' OR tgqual IS NOT NULL
+        THEN ' on columns of ' ELSE ' on ' END || relname
     FROM pg_trigger JOIN pg_class ON pg_class.oid = tgrelid
     WHERE NOT tgisinternal AND relnamespace = current_schema()::regnamespace AND relname = ANY(:tables)
+    UNION ALL
+    SELECT 'publication ' || pubname || ' names columns of ' || relname
+    FROM pg_publication_rel JOIN pg_publication ON pg_publication.oid = prpubid
+    JOIN pg_class ON pg_class.oid = prrelid
+    WHERE (prattrs IS NOT NULL OR prqual IS NOT NULL)
+        AND relnamespace = current_schema()::regnamespace AND relname = ANY(:tables)
+    UNION ALL
+    SELECT DISTINCT 'function ' || objid::regprocedure || ' reads ' || relname
+    FROM pg_depend JOIN pg_class ON pg_class.oid = refobjid
+    WHERE classid = 'pg_proc'::regclass AND refclassid = 'pg_class'::regclass AND refobjsubid > 0
+        AND relnamespace = current_schema()::regnamespace AND relname = ANY(:tables)
+    UNION ALL
+    SELECT 'policy ' || polname || ' on ' || relname
+    FROM pg_policy JOIN pg_class ON pg_class.oid = polrelid
+    WHERE relnamespace = current_schema()::regnamespace AND relname = ANY(:tables)
     UNION ALL
     SELECT 'rule ' || rulename || ' on ' || tablename FROM pg_rules
     WHERE schemaname = current_schema() AND tablename = ANY(:tables)
@@ -83,6 +99,30 @@ _DEPENDENTS = """
     SELECT relname || ' is not an ordinary table' FROM pg_class
     WHERE (relkind NOT IN ('r', 'S', 'i') OR relispartition OR relhassubclass)
         AND relnamespace = current_schema()::regnamespace AND relname = ANY(:tables)
+    ORDER BY 1
+"""
+# Whoever may not change a table, or make one beside it, would be stopped in the middle of the chain.
+_NOT_OURS = """
+    SELECT format('table %1$s belongs to %2$s: connect as its owner, or ALTER TABLE %1$I OWNER TO %3$I',
+        relname, pg_get_userbyid(relowner), current_user)
+    FROM pg_class
+    WHERE relkind IN ('r', 'p') AND NOT pg_has_role(relowner, 'USAGE')
+        AND relnamespace = current_schema()::regnamespace AND relname = ANY(:tables)
+    UNION ALL
+    SELECT format('schema %1$s: GRANT CREATE ON SCHEMA %1$I TO %2$I', current_schema(), current_user)
+    WHERE NOT has_schema_privilege(current_schema(), 'CREATE')
+    ORDER BY 1
+"""
+_MISPLACED = """
+    SELECT format('table %1$s is in schema %2$s: let search_path begin with it if the table is Frontdesk''s,'
+        ' or else leave that schema out', relname, nspname)
+    FROM unnest(CAST(:tables AS text[])) AS name
+    JOIN pg_class ON pg_class.oid = to_regclass(quote_ident(name)) AND relkind IN ('r', 'p', 'v', 'm', 'f')
+    JOIN pg_namespace ON pg_namespace.oid = relnamespace
+    WHERE nspname IS DISTINCT FROM current_schema()
+    UNION ALL
+    SELECT 'search_path names no schema that exists: ' || current_setting('search_path')
+    WHERE current_schema() IS NULL
     ORDER BY 1
 """
 
@@ -99,6 +139,17 @@ def read(connection: Connection, tables: Iterable[str]) -> dict[str, str]:
 def dependents(connection: Connection, tables: Iterable[str]) -> list[str]:
     """Views, triggers, foreign keys of other tables and the like, a line for each."""
     return list(connection.execute(text(_DEPENDENTS), {"tables": [*tables]}).scalars())
+
+
+def not_ours(connection: Connection, tables: Iterable[str]) -> list[str]:
+    """What the connecting role may not change, a line for each that says what to do."""
+    return list(connection.execute(text(_NOT_OURS), {"tables": [*tables]}).scalars())
+
+
+def misplaced(connection: Connection, tables: Iterable[str]) -> list[str]:
+    """Tables that a name finds in another schema than the one where new tables go, a line for each."""
+    names = [*tables, "alembic_version"]
+    return list(connection.execute(text(_MISPLACED), {"tables": names}).scalars())
 
 
 def tables_there(connection: Connection) -> set[str]:

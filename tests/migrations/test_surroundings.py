@@ -1,0 +1,261 @@
+"""Installations among others' things: odd names, other schemas and owners, limits that a server sets."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from app.cli import main
+from app.database import migrations
+from app.database.migrations import MigrationRefused
+from tests.migrations.databases import OLD_ROWS, Database, MakeDatabase
+from tests.migrations.test_adoption import unknown
+from tests.migrations.test_runs import before_each_statement
+from tests.processes import wait_until
+from tests.servers import Server, execute, url_of
+
+IN_OWN_SCHEMA = "CREATE SCHEMA salons;" + ";".join(
+    f"ALTER TABLE {table} SET SCHEMA salons" for table in OLD_ROWS
+)
+
+
+@pytest.fixture
+def installation(old: Database) -> Database:
+    """A database in the old shape that Alembic does not know."""
+    return unknown(old)
+
+
+@pytest.fixture
+def guest(server_url: str) -> Iterator[str]:
+    """A role that owns nothing."""
+    execute(server_url, "CREATE ROLE guest LOGIN")
+    yield "guest"
+    execute(server_url, "DROP ROLE guest")
+
+
+def with_option(database: Database, name: str, value: str) -> Database:
+    """The same database by a URL that sets an option for its sessions."""
+    return Database(f"{database.url}&options=-c%20{name}%3D{value}")
+
+
+def adopted(database: Database, monkeypatch: pytest.MonkeyPatch) -> Result:
+    monkeypatch.setenv("DATABASE_URL", database.url)
+    return CliRunner().invoke(main, ["db", "adopt", "--yes"])
+
+
+def test_odd_indexes_and_names_in_a_schema_that_the_url_names(
+    installation: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installation.insert("dialog_contexts", {}, {"user_id": "2"})
+    installation.execute(
+        'CREATE UNIQUE INDEX a ON dialog_contexts (user_id COLLATE "C", company_id);'
+        "CREATE UNIQUE INDEX b ON dialog_contexts (user_id varchar_pattern_ops, company_id);"
+        'CREATE UNIQUE INDEX "100% unique" ON staff (yclients_id);'
+        'ALTER TABLE clients RENAME CONSTRAINT clients_phone_key TO "by %s :phone";'
+        'ALTER SEQUENCE staff_id_seq RENAME TO "staff %d";'
+        f"CREATE TABLE clients_of_another (id int); {IN_OWN_SCHEMA}"
+    )
+    salons = with_option(installation, "search_path", "salons,public")
+    assert adopted(salons, monkeypatch).exit_code == 0
+    salons.upgrade()
+    salons.check()
+    assert installation.values("SELECT tablename FROM pg_tables WHERE schemaname = 'public'") == [
+        "clients_of_another"
+    ]
+    assert salons.value("SELECT count(*) FROM dialog_contexts") == 2
+
+
+@pytest.mark.parametrize(
+    ("path", "line"),
+    [
+        ("other,public", "table staff is in schema public: let search_path begin with it"),
+        ("salons,public", "table staff is in schema public: let search_path begin with it"),
+        ("nowhere", "search_path names no schema that exists: nowhere"),
+    ],
+)
+def test_tables_that_stand_elsewhere_are_refused(
+    installation: Database, monkeypatch: pytest.MonkeyPatch, path: str, line: str
+) -> None:
+    """Or the chain would make its new tables beside nothing, and take over what belongs to another."""
+    moved = IN_OWN_SCHEMA.replace("ALTER TABLE staff SET SCHEMA salons;", "")
+    installation.execute(f"CREATE SCHEMA other; {moved if path.startswith('salons') else ''}")
+    by_path = with_option(installation, "search_path", path)
+    result = adopted(by_path, monkeypatch)
+    assert result.exit_code == 1
+    assert f"  {line}" in result.stdout
+    with pytest.raises(MigrationRefused) as refusal:
+        by_path.upgrade()
+    assert any(each.startswith(line) for each in refusal.value.report)
+    assert installation.value("SELECT count(*) FROM pg_tables WHERE tablename = 'alembic_version'") == 0
+
+
+def test_a_role_that_may_not_change_every_table_is_told_so(
+    installation: Database, guest: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    owned = ";".join(f"ALTER TABLE {table} OWNER TO {guest}" for table in OLD_ROWS if table != "staff")
+    installation.execute(f"GRANT ALL ON staff TO {guest}; {owned}")
+    as_guest = Database(installation.url + f"&user={guest}")
+    result = adopted(as_guest, monkeypatch)
+    assert result.exit_code == 1
+    assert "connect as its owner, or ALTER TABLE staff OWNER TO guest\n" in result.stdout
+    assert "  schema public: GRANT CREATE ON SCHEMA public TO guest\n" in result.stdout
+    installation.execute(f"GRANT CREATE ON SCHEMA public TO {guest}")
+    with pytest.raises(MigrationRefused) as refusal:
+        as_guest.upgrade()
+    assert len(refusal.value.report) == 1
+    assert refusal.value.report[0].startswith("table staff belongs to ")
+    assert as_guest.revision is None, "before the first change"
+    installation.execute(f"REASSIGN OWNED BY {guest} TO CURRENT_USER; DROP OWNED BY {guest}")
+
+
+@pytest.mark.parametrize(
+    ("made", "line"),
+    [
+        ("PUBLICATION p FOR TABLE clients (id, yclients_id)", "publication p names columns of clients"),
+        (
+            "FUNCTION f() RETURNS bigint LANGUAGE sql RETURN (SELECT count(yclients_id) FROM clients)",
+            "function f() reads clients",
+        ),
+        (
+            "FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN new; END';"
+            "CREATE TRIGGER t BEFORE UPDATE OF yclients_id ON clients FOR EACH ROW EXECUTE FUNCTION f()",
+            "trigger t on columns of clients",
+        ),
+        ("POLICY p ON clients USING (company_id = 1)", "policy p on clients"),
+        ("RULE r AS ON DELETE TO clients DO INSTEAD NOTHING", "rule r on clients"),
+    ],
+)
+def test_what_hangs_on_columns_is_refused_before_the_first_change(
+    old: Database, made: str, line: str
+) -> None:
+    old.execute(f"CREATE {made}")
+    with pytest.raises(MigrationRefused) as refusal:
+        old.upgrade()
+    assert refusal.value.report == (line,)
+    assert old.revision == "baseline"
+
+
+def test_a_trigger_that_names_no_column_may_stay(old: Database) -> None:
+    old.execute(
+        "CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN new; END';"
+        "CREATE TRIGGER t BEFORE UPDATE ON clients FOR EACH ROW EXECUTE FUNCTION f()"
+    )
+    old.upgrade("wide_ids")
+
+
+def test_limits_that_the_database_sets_do_not_end_a_migration(old: Database) -> None:
+    name, version = old.value("SELECT current_database()"), old.value("SHOW server_version_num")
+    limits = ["statement_timeout", "idle_session_timeout", "idle_in_transaction_session_timeout"]
+    limits += ["transaction_timeout"] if int(version) >= 170_000 else []
+    old.execute(";".join(f"ALTER DATABASE {name} SET {limit} = '50ms'" for limit in limits))
+    with migrations.connecting(old.url) as engine, engine.connect() as connection:
+        connection.exec_driver_sql("SELECT pg_sleep(0.1)")
+        connection.rollback()
+        connection.exec_driver_sql("SELECT pg_sleep(0.1)")
+
+
+# Duplicates
+
+
+DUPLICATES = "INSERT INTO staff (yclients_id, company_id, name) VALUES (1, 1, 'A'), (1, 1, 'B');"
+
+
+@pytest.fixture
+def dedupe(installation: Database, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setenv("DATABASE_URL", installation.url)
+    return lambda *arguments: CliRunner().invoke(main, ["db", "dedupe", *arguments])
+
+
+def test_columns_of_others_are_taken_over_and_come_back(installation: Database, dedupe: Any) -> None:
+    installation.execute(
+        'ALTER TABLE staff ADD "order" text, ADD "is:VIP %" text,'
+        " ADD initial text GENERATED ALWAYS AS (nullif(name, 'A')) STORED;"
+        f"""{DUPLICATES} UPDATE staff SET "order" = 'x', "is:VIP %" = 'y' WHERE id = 2;"""
+        'CREATE TABLE "photos :a %" ("member :b" int REFERENCES staff (id));'
+        'INSERT INTO "photos :a %" VALUES (2)'
+    )
+    before = installation.rows("SELECT * FROM staff WHERE id = 2")
+    planned = dedupe("--dry-run")
+    assert (planned.exit_code, dedupe().exit_code) == (0, 0), planned.output
+    (kept,) = installation.rows("SELECT * FROM staff")
+    assert (kept["order"], kept["is:VIP %"], kept["initial"]) == ("x", "y", None)
+    assert installation.values('SELECT * FROM "photos :a %"') == [1]
+    assert dedupe("--restore", "1").exit_code == 0
+    assert installation.rows("SELECT * FROM staff WHERE id = 2") == before
+
+
+def test_json_null_comes_back_as_it_was(installation: Database, dedupe: Any) -> None:
+    installation.execute(
+        "INSERT INTO dialog_contexts (user_id, company_id, context) VALUES ('1', 1, '{}'), ('1', 1, 'null')"
+    )
+    assert dedupe().exit_code == 0
+    assert dedupe("--restore", "1").stdout == "1: row 2 of dialog_contexts is back\n"
+    assert installation.values("SELECT context::text FROM dialog_contexts ORDER BY id") == ["{}", "null"]
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        "RULE r AS ON DELETE TO staff DO INSTEAD NOTHING",
+        "FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';"
+        "CREATE TRIGGER t BEFORE DELETE ON staff FOR EACH ROW EXECUTE FUNCTION f()",
+    ],
+)
+def test_rows_that_something_keeps_from_being_deleted_are_not_archived_for_ever(
+    installation: Database, dedupe: Any, made: str
+) -> None:
+    installation.execute(f"{DUPLICATES} CREATE {made}")
+    refused = dedupe()
+    assert refused.exit_code == 3
+    assert "A trigger or rule on staff keeps its rows from being deleted" in refused.stderr
+    assert installation.value("SELECT count(*) FROM archived_rows") == 0
+
+
+# Others at work
+
+
+def test_rows_that_come_in_behind_a_backfill_are_carried_too(old: Database) -> None:
+    """The cursor goes by company: old code that still writes adds to one that is done."""
+    old.insert("companies", {"company_id": 1})
+    old.insert("clients", {"company_id": 2, "yclients_id": 1})
+    late = {"company_id": 1, "yclients_id": 2, "phone": "8 968 648 44 89"}
+
+    def insert_once(_: int, statement: str, __: Any) -> None:
+        if statement.startswith("UPDATE clients SET search_name") and late:
+            old.insert("clients", dict(late))
+            late.clear()
+
+    with before_each_statement(insert_once):
+        old.upgrade("clients")
+    assert late == {}
+    assert old.values("SELECT search_name FROM clients") == ["анна", "анна"]
+
+
+@pytest.mark.full
+def test_autovacuum_gives_way_to_a_migration(
+    make_database: MakeDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It waits for nobody who waits less than a second, and a large table takes it hours."""
+    monkeypatch.setattr(migrations, "LOCK_ATTEMPTS", 4)
+    server = Server()
+    try:
+        execute(server.url, "ALTER SYSTEM SET autovacuum_naptime = '1s'", "SELECT pg_reload_conf()")
+        execute(server.url, "CREATE DATABASE busy")
+        busy = Database(url_of(server.url, "busy"))
+        busy.upgrade("baseline")
+        busy.execute(
+            "ALTER TABLE services SET (autovacuum_vacuum_cost_delay = 100, autovacuum_vacuum_cost_limit = 1,"
+            " autovacuum_vacuum_threshold = 1)"
+        )
+        busy.execute(
+            "INSERT INTO services (yclients_id, company_id, title)"
+            " SELECT n, 1, 'S' FROM generate_series(1, 20000) AS n"
+        )
+        busy.execute("UPDATE services SET title = 'T'")
+        vacuumed = "SELECT count(*) FROM pg_stat_progress_vacuum WHERE relid = 'services'::regclass"
+        wait_until(lambda: busy.value(vacuumed) == 1)
+        busy.upgrade("alignment")
+        assert busy.revision == "alignment"
+    finally:
+        server.delete()
