@@ -11,9 +11,16 @@ from psycopg import sql
 from app.backup.manifest import Manifest, TableContent
 from app.config import Settings
 from app.database.checksum import root_sql, use_canonical_form
+from app.database.connection import no_transaction_timeout, with_options
 from app.errors import UnavailableError
 
 OnTable = Callable[[int, int], None]  # tables done, tables in all
+
+LARGE_OBJECTS = "large objects"  # among the tables: their number and content
+_NO_LIMITS = (
+    "-c statement_timeout=0 -c lock_timeout=0 -c idle_in_transaction_session_timeout=0"
+    " -c idle_session_timeout=0"
+)
 
 # What pg_dump takes with it: every table that is somebody's own, in every schema.
 _OWN = """
@@ -30,6 +37,29 @@ _TABLES = sql.SQL(
     WHERE relkind = 'r' AND relpersistence <> 't' AND {own} ORDER BY 3
     """
 ).format(own=sql.SQL(_OWN).format(catalog=sql.Literal("pg_class"), alias=sql.SQL("c")))
+# Rows of these are in a dump, too, where the extension says so; they come back with the extension.
+_OF_EXTENSIONS = """
+    SELECT quote_ident(nspname) || '.' || quote_ident(relname)
+    FROM pg_extension CROSS JOIN unnest(extconfig) AS config
+    JOIN pg_class ON pg_class.oid = config JOIN pg_namespace ON pg_namespace.oid = relnamespace
+    WHERE relkind = 'r' ORDER BY 1
+"""
+# In pieces, for one may be larger than any value; by their numbers, by which rows refer to them.
+_LARGE_OBJECTS = """
+    WITH RECURSIVE pieces (id, number, size, hash) AS (
+        SELECT pg_largeobject_metadata.oid, 0::bigint, length(piece), sha256(piece)
+        FROM pg_largeobject_metadata CROSS JOIN LATERAL (
+            SELECT lo_get(pg_largeobject_metadata.oid, 0, 1000000) AS piece OFFSET 0) AS first
+        UNION ALL
+        SELECT id, number + 1, length(piece), sha256(piece)
+        FROM pieces CROSS JOIN LATERAL (
+            SELECT lo_get(id, (number + 1) * 1000000, 1000000) AS piece OFFSET 0) AS following
+        WHERE size = 1000000
+    )
+    SELECT count(DISTINCT id),
+        encode(sha256(string_agg(oidsend(id) || hash, ''::bytea ORDER BY id, number)), 'hex')
+    FROM pieces
+"""
 _SEQUENCES = """
     SELECT quote_ident(schemaname) || '.' || quote_ident(sequencename), last_value FROM pg_sequences
     WHERE last_value IS NOT NULL AND increment_by > 0 ORDER BY 1
@@ -39,9 +69,13 @@ _OBJECTS = sql.SQL(
     SELECT what FROM (
         SELECT format('%I.%I', nspname, relname) AS what FROM pg_class AS c
         JOIN pg_namespace ON pg_namespace.oid = relnamespace
-        WHERE relkind IN ('r', 'p', 'v', 'm', 'S', 'f') AND {classes}
+        WHERE relkind IN ('r', 'p', 'v', 'm', 'S', 'f', 'c') AND {classes}
         UNION ALL SELECT format('%I.%I()', nspname, proname) FROM pg_proc AS p
         JOIN pg_namespace ON pg_namespace.oid = pronamespace WHERE {functions}
+        UNION ALL SELECT format('type %I.%I', nspname, typname) FROM pg_type AS t
+        JOIN pg_namespace ON pg_namespace.oid = typnamespace
+        WHERE typrelid = 0 AND typcategory <> 'A' AND {types}
+        UNION ALL SELECT format('large object %s', oid) FROM pg_largeobject_metadata
         UNION ALL SELECT format('schema %I', nspname) FROM pg_namespace AS n WHERE nspname <> 'public'
             AND {schemas}
     ) AS objects ORDER BY what LIMIT 6
@@ -49,6 +83,7 @@ _OBJECTS = sql.SQL(
 ).format(
     classes=sql.SQL(_OWN).format(catalog=sql.Literal("pg_class"), alias=sql.SQL("c")),
     functions=sql.SQL(_OWN).format(catalog=sql.Literal("pg_proc"), alias=sql.SQL("p")),
+    types=sql.SQL(_OWN).format(catalog=sql.Literal("pg_type"), alias=sql.SQL("t")),
     schemas=sql.SQL(_OWN).format(catalog=sql.Literal("pg_namespace"), alias=sql.SQL("n")),
 )
 
@@ -85,12 +120,11 @@ def connecting(settings: Settings, url: str) -> Iterator[psycopg.Connection[Any]
 
     Raises UnavailableError, and what the block raises.
     """
-    options = "-c statement_timeout=0 -c lock_timeout=0 -c idle_in_transaction_session_timeout=0"
     try:
         connection = psycopg.connect(
             url,
             autocommit=True,
-            options=options,
+            options=with_options(url, _NO_LIMITS),
             application_name=f"{settings.service_name}-backup",
             connect_timeout=max(2, settings.postgres_connection_timeout // 1000),
             keepalives_idle=30,
@@ -99,6 +133,7 @@ def connecting(settings: Settings, url: str) -> Iterator[psycopg.Connection[Any]
         # libpq's words name host, user and reason, never the password.
         raise UnavailableError(f"Cannot reach the database: {error}") from None
     with connection:
+        no_transaction_timeout(connection)
         yield connection
 
 
@@ -115,7 +150,15 @@ def read(connection: psycopg.Connection[Any], on_table: OnTable) -> Contents:
         assert row is not None, "an aggregate has a row"  # noqa: S101
         contents.append(TableContent(name=name, rows=row[0], sha256=row[1]))
     on_table(len(tables), len(tables))
+    large = connection.execute(_LARGE_OBJECTS).fetchone()
+    if large is not None and large[0]:
+        contents.append(TableContent(name=LARGE_OBJECTS, rows=large[0], sha256=large[1]))
     return Contents(tuple(contents), sequences)
+
+
+def of_extensions(connection: psycopg.Connection[Any]) -> list[str]:
+    """Tables of extensions whose rows a dump may hold; the extensions answer for them."""
+    return [name for (name,) in connection.execute(_OF_EXTENSIONS)]
 
 
 def objects(connection: psycopg.Connection[Any]) -> list[str]:

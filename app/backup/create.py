@@ -39,6 +39,7 @@ class _Source:
     major: int
     revision: str | None
     roles: tuple[str, ...]
+    of_extensions: tuple[str, ...]
     contents: Contents
 
 
@@ -77,6 +78,7 @@ def create(settings: Settings, place: Place, on_progress: OnProgress) -> Manifes
         tables=source.contents.tables,
         sequences=source.contents.sequences,
         roles=source.roles,
+        of_extensions=source.of_extensions,
     )
     # The last to appear: a dump without its manifest is none.
     try:
@@ -105,6 +107,7 @@ def _look(connection: psycopg.Connection[Any], on_table: contents.OnTable) -> _S
         major=connection.info.server_version // 10_000,
         revision=known and _one(connection, "SELECT min(version_num) FROM alembic_version"),
         roles=tuple(role for (role,) in connection.execute(_ROLES)),
+        of_extensions=tuple(contents.of_extensions(connection)),
         contents=contents.read(
             connection, on_table
         ),  # the last, for it changes how the session writes values

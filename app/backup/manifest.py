@@ -41,6 +41,7 @@ class Manifest(_Part):
     tables: tuple[TableContent, ...]
     sequences: dict[str, int]  # the last number that was given out
     roles: tuple[str, ...]  # owners, and who was granted something
+    of_extensions: tuple[str, ...] = ()  # tables whose rows the dump may hold, and `tables` does not
 
     @property
     def rows(self) -> int:
@@ -57,7 +58,7 @@ class Manifest(_Part):
         try:
             document: dict[str, Any] = json.loads(content)
             checksum = document.pop("sha256")
-        except (ValueError, TypeError, AttributeError, KeyError):
+        except (ValueError, TypeError, AttributeError, KeyError, RecursionError):
             raise DamagedBackup("the manifest cannot be read") from None
         expected = hashlib.sha256(_serialised(document)).hexdigest()
         # Blanks and escapes could be written otherwise: the whole file is compared, not what it means.

@@ -22,7 +22,10 @@ class Place:
     def __init__(self, address: str) -> None:
         """Raises ConfigurationError where fsspec knows no such address or lacks its package."""
         try:
-            self._fs, self._root = fsspec.core.url_to_fs(address)
+            if "://" in address:
+                self._fs, self._root = fsspec.core.url_to_fs(address)
+            else:  # a directory may have any name, and fsspec would take `a::b` for two addresses
+                self._fs, self._root = LocalFileSystem(), str(Path(address).expanduser().absolute())
         except (ImportError, ValueError) as error:
             raise ConfigurationError(f"The address of the backups cannot be used: {error}") from None
         self._root = self._root.rstrip("/")
@@ -55,10 +58,10 @@ class Place:
     def writing(self, name: str) -> Iterator[IO[bytes]]:
         """A new file that takes its place when the block ends well, and is on the disk then."""
         if self.is_local:
-            with self._told(), self._local(name) as file:
+            with self._told(name), self._local(name) as file:
                 yield file
             return
-        with self._told():
+        with self._told(name):
             file = self._fs.open(f"{self._root}/{name}", "wb", autocommit=False)
             try:
                 yield file
@@ -93,15 +96,15 @@ class Place:
 
     @contextmanager
     def reading(self, name: str) -> Iterator[IO[bytes]]:
-        with self._told(), self._fs.open(f"{self._root}/{name}", "rb") as file:
+        with self._told(name), self._fs.open(f"{self._root}/{name}", "rb") as file:
             yield file
 
     def delete(self, name: str) -> None:
-        with self._told():
+        with self._told(name):
             self._fs.rm_file(f"{self._root}/{name}")
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
+    def _told(self, name: str = "") -> Iterator[None]:
         """What a file system raises, in one line. Each has errors of its own, with no base in common."""
         try:
             yield
@@ -110,4 +113,5 @@ class Place:
         except Exception as error:  # translated and raised: s3 and others have no base in common
             text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
             text = text.replace(self._secret, "") if self._secret else text
-            raise BackupError(f"{self}: {' '.join(text.split()) or type(error).__name__}.") from error
+            where = f"{self}/{name}" if name else str(self)
+            raise BackupError(f"{where}: {' '.join(text.split()) or type(error).__name__}.") from error

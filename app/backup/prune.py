@@ -1,5 +1,6 @@
-"""Delete old backups, but never the last good one."""
+"""Delete old backups, but never the last good one, nor the last that is known to come back."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -21,21 +22,32 @@ class Pruning:
     proven: Entry | None
 
 
-def plan(place: Place, keep: int | None, days: int | None, on_progress: OnProgress) -> Pruning:
+def plan(
+    place: Place,
+    keep: int | None,
+    days: int | None,
+    on_progress: OnProgress,
+    *,
+    restored: Collection[str] = (),
+    bad: Collection[str] = (),
+) -> Pruning:
     """What `keep` (the newest so many) and `days` (those not older) leave to be deleted.
 
     A backup goes when neither rule keeps it; only complete ones count. The newest ones are read until one
-    is found good, and that one stays whatever the rules say. Where none is good, nothing is deleted.
-    Raises BackupError.
+    is found good, and that one stays whatever the rules say; where none is good, nothing is deleted.
+    `restored` and `bad` are names from the log: the newest that a drill or a restore found good stays, too
+    (what cannot be restored may well be readable), and a bad one proves nothing. Raises BackupError.
     """
     now = datetime.now(UTC)
     found = entries(place)
     complete = [entry for entry in found if entry.state is State.COMPLETE]
-    proven = next((entry for entry in complete if not verify(place, entry, on_progress)), None)
+    candidates = (entry for entry in complete if entry.name not in bad)
+    proven = next((entry for entry in candidates if not verify(place, entry, on_progress)), None)
     if found and proven is None:
         raise BackupError(f"None of the backups at {place} is good: nothing is deleted.")
     recent = complete[:keep] if keep is not None else []
     kept = {entry.name for entry in [*recent, *([proven] if proven else [])]}
+    kept |= {entry.name for entry in [each for each in complete if each.name in restored][:1]}
     if days is not None:
         kept |= {entry.name for entry in found if now - entry.begun_at <= timedelta(days=days)}
     # What is newer and not complete is under way, or somebody should look at it.

@@ -78,6 +78,17 @@ def check_empty(connection: psycopg.Connection[Any]) -> None:
         )
 
 
+def caveat(manifest: Manifest) -> str | None:
+    """Where the backup cannot be restored, if that is not as one expects."""
+    if manifest.server_major < TRANSACTION_TIMEOUT <= manifest.tool_major:
+        return (
+            f"this backup of PostgreSQL {manifest.server_version} was made by pg_dump {manifest.tool}, and"
+            f" can be restored into PostgreSQL {TRANSACTION_TIMEOUT} or newer only. Install"
+            f" postgresql-client-{manifest.server_major} here, and make another."
+        )
+    return None
+
+
 def _program(connection: psycopg.Connection[Any], manifest: Manifest) -> programs.Program:
     server = connection.info.server_version // 10_000
     if server < manifest.server_major:

@@ -84,3 +84,14 @@ def checks(connection: Connection) -> dict[str, tuple[str, str, datetime]]:
         " WHERE kind <> 'create' AND outcome <> 'failed' AND backup IS NOT NULL ORDER BY backup, id DESC"
     )
     return {backup: (kind, outcome, at) for backup, kind, outcome, at in rows}
+
+
+def restored(connection: Connection) -> set[str]:
+    """The names of the backups that a drill or a restore found good, and nothing since found bad."""
+    rows = connection.execute(
+        "SELECT DISTINCT backup FROM backup_runs AS run"
+        " WHERE kind IN ('drill', 'restore') AND outcome = 'good' AND backup IS NOT NULL"
+        " AND NOT EXISTS (SELECT FROM backup_runs AS later"
+        " WHERE later.backup = run.backup AND later.id > run.id AND later.outcome = 'bad')"
+    )
+    return {backup for (backup,) in rows}

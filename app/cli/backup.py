@@ -5,6 +5,7 @@ import sys
 
 import click
 import psycopg.conninfo
+from rich.markup import escape
 
 from app.backup import contents, folder, prune
 from app.backup.create import create
@@ -12,8 +13,8 @@ from app.backup.drill import EMBEDDED, drill
 from app.backup.folder import State
 from app.backup.places import Place
 from app.backup.reading import intact
-from app.backup.restore import check_empty, restore
-from app.backup.runs import Kind
+from app.backup.restore import caveat, check_empty, restore
+from app.backup.runs import Kind, Outcome
 from app.backup.verify import verify
 from app.cli import backup_output as output
 from app.cli import console
@@ -45,6 +46,8 @@ def create_command(address: str | None, as_json: bool) -> None:
         with output.recording(settings, Kind.CREATE) as run:
             manifest = create(settings, place, on_progress)
             run.of(manifest)
+    if warning := caveat(manifest):
+        click.echo(f"Warning: {warning}", err=True)
     if as_json:
         console.print_json(
             {
@@ -63,8 +66,8 @@ def create_command(address: str | None, as_json: bool) -> None:
         )
     else:
         console.screen().print(
-            f"{manifest.name} at {place}: {manifest.rows:,} rows of {len(manifest.tables)} tables,"
-            f" {output.size(manifest.dump_bytes)}, in {run.seconds:.1f} s."
+            f"{manifest.name} at {escape(str(place))}: {manifest.rows:,} rows"
+            f" of {len(manifest.tables)} tables, {output.size(manifest.dump_bytes)}, in {run.seconds:.1f} s."
         )
 
 
@@ -85,7 +88,7 @@ def list_command(ctx: click.Context, address: str | None, as_json: bool) -> None
     elif found:
         output.print_entries(found, checked)
     else:
-        console.screen().print(f"There are no backups at {place}.")
+        console.screen().print(f"There are no backups at {escape(str(place))}.")
     if not found or found[0].state is not State.COMPLETE or output.is_bad(found[0], checked):
         ctx.exit(console.SOMETHING_IS_WRONG)
 
@@ -151,7 +154,7 @@ def restore_command(
         if as_json:
             console.print_json({"dry_run": True, "name": entry.name, "at": str(place), "database": database})
         else:
-            console.screen().print(f"{entry.name} is intact and would be restored into {database}.")
+            console.screen().print(f"{entry.name} is intact and would be restored into {escape(database)}.")
         return
     if as_json:
         document = {"dry_run": False, "at": str(place), "missing_roles": restored.missing_roles}
@@ -159,7 +162,7 @@ def restore_command(
     else:
         output.print_verdict(entry.name, output.restored_as_text(restored), restored.differences)
         if restored.missing_roles:
-            roles = ", ".join(restored.missing_roles)
+            roles = escape(", ".join(restored.missing_roles))
             console.screen().print(
                 f"Owners and grants are left out: not on this server, or not ours: {roles}."
             )
@@ -208,7 +211,7 @@ def drill_command(
 @backup_commands.command("prune")
 @_at
 @click.option("--keep", type=click.IntRange(min=1), help="Keep the newest so many.")
-@click.option("--days", type=click.IntRange(min=1), help="Keep those that are not older.")
+@click.option("--days", type=click.IntRange(1, 36_500), help="Keep those that are not older.")
 @click.option("--dry-run", is_flag=True, help="Say what would go, and delete nothing.")
 @console.json_option
 def prune_command(
@@ -216,13 +219,17 @@ def prune_command(
 ) -> None:
     """Delete the backups that neither --keep nor --days keeps; the last good one stays in any case.
 
-    Which one is good is found out by reading it. Where none is, nothing is deleted.
+    Which one is good is found out by reading it. Where none is, nothing is deleted. The newest one that a
+    drill has restored stays, too.
     """
     if keep is None and days is None:
         raise console.WrongUsage("Give --keep, --days, or both.")
-    place = _place(console.settings(), address)
+    settings = console.settings()
+    place = _place(settings, address)
+    checked, restored = output.log(settings) or ({}, set())
     with output.progress() as on_progress:
-        planned = prune.plan(place, keep, days, on_progress)
+        bad = [name for name, (_, outcome, _) in checked.items() if outcome == Outcome.BAD]
+        planned = prune.plan(place, keep, days, on_progress, restored=restored, bad=bad)
     if not dry_run:
         for entry in planned.deleted:
             prune.delete(place, entry)

@@ -87,9 +87,15 @@ def recording(
 
 def checks(settings: Settings) -> Checks | None:
     """The last check of each backup; None with a warning where the database cannot be asked."""
+    known = log(settings)
+    return None if known is None else known[0]
+
+
+def log(settings: Settings) -> tuple[Checks, set[str]] | None:
+    """The last check of each backup, and those that were restored; None with a warning as above."""
     try:
         with contents.connecting(settings, live(settings).migration_url()) as connection:
-            return runs.checks(connection)
+            return runs.checks(connection), runs.restored(connection)
     except (FrontdeskError, *RAW_ERRORS) as error:
         click.echo(f"Warning: what was checked is not known: {from_driver(error).message}", err=True)
         return None

@@ -1,8 +1,15 @@
-"""A database with rows in it, a folder for its backups, and `frontdesk backup`."""
+"""A database with rows in it, a folder for its backups, and `frontdesk backup`.
 
+Tests that only read a backup take `made`: a copy of one that was prepared for all of them. Who changes the
+database, or looks at its log, takes `source`.
+"""
+
+import itertools
 import json
 import os
+import shutil
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +18,12 @@ import pytest
 from click.testing import CliRunner, Result
 
 from app.backup import programs
+from app.backup.manifest import Manifest
 from app.cli import main
 from tests.servers import execute
 
 Backup = Callable[..., Result]
-Replace = Callable[[str, str], None]
+Replace = Callable[..., None]
 
 ROWS = (
     "INSERT INTO companies (company_id, title) VALUES (1, 'Salon'), (2, '')",
@@ -27,12 +35,42 @@ ROWS = (
 )
 
 
+_numbers = itertools.count()
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A backup that nobody changes, and the libpq URL of the database that it was made of."""
+
+    folder: Path
+    name: str
+    url: str
+
+
+@pytest.fixture(scope="session")
+def prepared(new_database: Callable[[], str], tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    """One backup for all tests that only read one."""
+    url, folder = new_database(), tmp_path_factory.mktemp("prepared")
+    execute(url, *ROWS)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DATABASE_URL", url)
+        patch.setenv("BACKUP_ADDRESS", str(folder))
+        return Prepared(folder, make(run), url)
+
+
 @pytest.fixture
 def source(database_url: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The libpq URL of the configured database: two companies, two thousand clients."""
+    """The libpq URL of the configured database: two companies, two thousand clients. For this test alone."""
     execute(database_url, *ROWS)
     monkeypatch.setenv("DATABASE_URL", database_url)
     return database_url
+
+
+@pytest.fixture
+def shared(prepared: Prepared, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The same, for all tests that leave it as it is but for its log."""
+    monkeypatch.setenv("DATABASE_URL", prepared.url)
+    return prepared.url
 
 
 @pytest.fixture
@@ -42,34 +80,44 @@ def address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "backups"
 
 
+def run(*arguments: str) -> Result:
+    """Run `frontdesk backup …`."""
+    return CliRunner().invoke(main, ["backup", *arguments])
+
+
 @pytest.fixture
-def backup(source: str, address: Path) -> Backup:
-    """Runs `frontdesk backup …`."""
-
-    def run(*arguments: str) -> Result:
-        return CliRunner().invoke(main, ["backup", *arguments])
-
+def backup(address: Path) -> Backup:
+    """Runs `frontdesk backup …`, with `address`, and with the database of `source` or `shared`."""
     return run
 
 
 @pytest.fixture
-def made(backup: Backup) -> str:
-    """The name of a backup that was made."""
-    return make(backup)
+def made(prepared: Prepared, shared: str, address: Path) -> str:
+    """The name of a backup that was made: a copy of the prepared one, with a name that no log knows."""
+    address.mkdir()
+    return copied(prepared, address, f"{prepared.name[:-4]}{next(_numbers):04x}")
+
+
+def copied(prepared: Prepared, address: Path, name: str) -> str:
+    """The prepared backup under another name."""
+    manifest = Manifest.from_bytes((prepared.folder / f"{prepared.name}.json").read_bytes())
+    (address / f"{name}.json").write_bytes(manifest.model_copy(update={"name": name}).to_bytes())
+    shutil.copy(prepared.folder / f"{prepared.name}.dump", address / f"{name}.dump")
+    return name
 
 
 @pytest.fixture
-def replace(source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Replace:
-    """Puts a script in the place of a program; `$REAL` in it is the right one."""
-    with psycopg.connect(source) as connection:
+def replace(server_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Replace:
+    """Puts a script in the place of a program; `$REAL` in it is the right one, whose version it has, too."""
+    with psycopg.connect(server_url) as connection:
         major = connection.info.server_version // 10_000
 
-    def replace(name: str, script: str) -> None:
+    def replace(name: str, script: str, version: str | None = None) -> None:
         real = programs.find(name, major)
         fake = tmp_path / "bin" / name
         fake.parent.mkdir()
-        version = f'[ "$1" = --version ] && echo "{name} (PostgreSQL) {real.version}" && exit\n'
-        fake.write_text(f"#!/bin/sh\n{version}REAL={real.path}\n{script}")
+        says = f'[ "$1" = --version ] && echo "{name} (PostgreSQL) {version or real.version}" && exit\n'
+        fake.write_text(f"#!/bin/sh\n{says}REAL={real.path}\n{script}")
         fake.chmod(0o755)
         monkeypatch.setenv("PATH", str(fake.parent), prepend=os.pathsep)
 

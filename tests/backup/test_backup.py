@@ -38,15 +38,15 @@ def scratches(server_url: str) -> set[str]:
         return {name for (name,) in connection.execute(query)}
 
 
-def test_a_backup_says_what_is_in_it(backup: Backup, source: str, address: Path) -> None:
+def test_a_backup_says_what_is_in_it(backup: Backup, shared: str, address: Path) -> None:
     made = answer(backup("create", "--json"))
     manifest = json.loads((address / f"{made['name']}.json").read_text())
     tables = {table["name"]: table["rows"] for table in manifest["tables"]}
     assert tables["public.clients"] == 2000
     assert tables["public.companies"] == 2
-    assert manifest["revision"] == value(source, "SELECT version_num FROM alembic_version")
+    assert manifest["revision"] == value(shared, "SELECT version_num FROM alembic_version")
     assert manifest["sequences"]["public.clients_id_seq"] == 2000
-    assert value(source, "SELECT current_user::text") in manifest["roles"]
+    assert value(shared, "SELECT current_user::text") in manifest["roles"]
     assert manifest["dump_sha256"] == made["sha256"]
     assert made["recorded"] is True
     assert (address / f"{made['name']}.dump").stat().st_mode & 0o077 == 0, "for nobody else"
@@ -62,29 +62,39 @@ def test_verify_and_drill_find_a_backup_good(backup: Backup, made: str, server_u
     assert listed["last_check"]["kind"] == "drill"
 
 
-def test_every_row_comes_back(backup: Backup, made: str, source: str, empty: str) -> None:
+def test_every_row_comes_back(backup: Backup, made: str, shared: str, empty: str) -> None:
     assert answer(backup("restore", "--into", empty, "--dry-run", "--json"))["dry_run"] is True
     assert value(empty, "SELECT count(*) FROM pg_tables WHERE schemaname = 'public'") == 0
     restored = answer(backup("restore", "--into", empty, "--json"))
     assert (restored["name"], restored["good"], restored["missing_roles"]) == (made, True, [])
     rows = "SELECT md5(string_agg(c::text, ',' ORDER BY id)) FROM clients AS c"
-    assert value(empty, rows) == value(source, rows)
+    assert value(empty, rows) == value(shared, rows)
     execute(empty, "INSERT INTO clients (company_id, yclients_id, name) VALUES (1, 9999, 'Ira')")
     assert value(empty, "SELECT kind FROM backup_runs ORDER BY id DESC") == "restore"
 
 
 def test_a_database_with_anything_in_it_is_refused(
-    backup: Backup, made: str, source: str, empty: str
+    backup: Backup, made: str, shared: str, empty: str
 ) -> None:
     refused = backup("restore")
     assert (refused.exit_code, refused.stdout) == (3, "")
     assert "is not empty (public.alembic_version" in refused.stderr
-    for thing in ("SEQUENCE s", "VIEW v AS SELECT 1", "FUNCTION f() RETURNS int RETURN 1", "SCHEMA other"):
+    for thing in (
+        "SEQUENCE s",
+        "VIEW v AS SELECT 1",
+        "FUNCTION f() RETURNS int RETURN 1",
+        "SCHEMA other",
+        "TYPE mood AS ENUM ('bad')",
+        "TYPE pair AS (a int)",
+        "DOMAIN small AS int",
+    ):
         execute(empty, f"CREATE {thing}")
         refused = backup("restore", "--into", empty)
         assert refused.exit_code == 3
         assert "is not empty" in refused.stderr
         execute(empty, f"DROP {thing.split(' AS')[0].split(' RETURNS')[0]}")
+    execute(empty, "SELECT lo_create(1)")
+    assert "is not empty (large object 1)" in backup("restore", "--into", empty).stderr
 
 
 def test_owners_and_grants_stay_where_their_roles_exist(
@@ -137,17 +147,17 @@ def test_writers_work_on_and_the_backup_shows_one_moment(backup: Backup, source:
 
 
 def test_a_drill_without_the_right_to_create_a_database_takes_an_embedded_server(
-    backup: Backup, made: str, source: str, server_url: str, monkeypatch: pytest.MonkeyPatch
+    backup: Backup, made: str, shared: str, server_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     execute(server_url, "CREATE ROLE plain LOGIN")
-    execute(source, "GRANT pg_read_all_data, pg_write_all_data TO plain")
+    execute(shared, "GRANT pg_read_all_data, pg_write_all_data TO plain")
     try:
         monkeypatch.setenv(
-            "DATABASE_URL", f"{source}&user=plain" if "?" in source else f"{source}?user=plain"
+            "DATABASE_URL", f"{shared}&user=plain" if "?" in shared else f"{shared}?user=plain"
         )
         drilled = answer(backup("drill", "--json"))
     finally:
-        execute(source, "DROP OWNED BY plain")
+        execute(shared, "DROP OWNED BY plain")
         execute(server_url, "DROP ROLE plain")
     assert (drilled["good"], drilled["where"], drilled["recorded"]) == (True, "an embedded server", True)
 
@@ -212,7 +222,7 @@ def test_the_log_knows_the_age_and_forgets_what_turned_out_bad(
 
 
 def test_a_backup_is_checked_also_while_the_database_is_away(
-    backup: Backup, made: str, source: str, monkeypatch: pytest.MonkeyPatch
+    backup: Backup, made: str, shared: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DATABASE_URL", "postgresql://127.0.0.1:1/none")
     verified, listed = backup("verify", "--json"), backup("list", "--json")
@@ -241,11 +251,11 @@ def test_while_a_database_is_moved_the_live_side_is_backed_up(
 
 
 def test_a_role_that_may_not_read_everything_is_told_what_it_lacks(
-    backup: Backup, source: str, server_url: str, address: Path, monkeypatch: pytest.MonkeyPatch
+    backup: Backup, shared: str, server_url: str, address: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     execute(server_url, "CREATE ROLE blind LOGIN")
     try:
-        monkeypatch.setenv("DATABASE_URL", f"{source}{'&' if '?' in source else '?'}user=blind")
+        monkeypatch.setenv("DATABASE_URL", f"{shared}{'&' if '?' in shared else '?'}user=blind")
         refused = backup("create")
     finally:
         execute(server_url, "DROP ROLE blind")
@@ -254,7 +264,7 @@ def test_a_role_that_may_not_read_everything_is_told_what_it_lacks(
     assert list(address.glob("*")) == []
 
 
-def test_what_cannot_be_done_is_said_in_one_line(backup: Backup, address: Path) -> None:
+def test_what_cannot_be_done_is_said_in_one_line(backup: Backup, shared: str, address: Path) -> None:
     for arguments, code, words in [
         (("list",), 3, "does not exist"),
         (("verify", "frontdesk-20260101T000000Z-0000", "--at", str(address.parent)), 3, "is no backup"),

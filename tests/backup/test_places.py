@@ -31,7 +31,7 @@ def bucket() -> Iterator[Any]:
 
 
 @pytest.fixture
-def place(bucket: Any, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> str:
+def place(bucket: Any, shared: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> str:
     """An address in the bucket, for this test alone."""
     address = f"s3://salons/{request.node.name}"
     monkeypatch.setenv("BACKUP_ADDRESS", address)
@@ -43,10 +43,9 @@ def uploads(bucket: Any) -> list[Any]:
 
 
 def test_a_backup_in_object_storage_is_as_good(backup: Backup, place: str, bucket: Any) -> None:
-    first = make(backup)
+    first, second = make(backup), make(backup)
     assert answer(backup("verify", "--json"))["good"] is True
     assert answer(backup("drill", "--json"))["good"] is True
-    second = make(backup)
     pruned = answer(backup("prune", "--keep", "1", "--json"))
     assert (pruned["deleted"], pruned["kept"], pruned["proven"]) == ([first], [second], second)
     listed = answer(backup("list", "--json"))
@@ -89,14 +88,14 @@ def test_an_upload_in_several_parts_is_whole_or_not_there(place: str, bucket: An
     assert Place(place).sizes() == {"large": 60 * len(piece)}
 
 
-def test_a_bucket_that_does_not_exist_is_named(bucket: Any, backup: Backup) -> None:
+def test_a_bucket_that_does_not_exist_is_named(bucket: Any, shared: str, backup: Backup) -> None:
     refused = backup("list", "--at", "s3://no-such-bucket/x")
     assert refused.exit_code == 3
     assert "s3://no-such-bucket/x does not exist" in refused.stderr
 
 
 @pytest.mark.parametrize(("scheme", "code"), [("s3", 2), ("ftp", 3)])
-def test_a_password_in_an_address_is_never_shown(backup: Backup, scheme: str, code: int) -> None:
+def test_a_password_in_an_address_is_never_shown(backup: Backup, shared: str, scheme: str, code: int) -> None:
     refused = backup("list", "--at", f"{scheme}://user:secret@127.0.0.1:1/folder")
     assert refused.exit_code == code
     assert "secret" not in refused.output

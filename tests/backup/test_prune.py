@@ -1,7 +1,6 @@
 """Old backups go by number and age, and the last good one never does."""
 
 import itertools
-import shutil
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,9 +11,9 @@ from hypothesis import strategies as st
 
 from app.backup import folder, prune
 from app.backup.errors import BackupError
-from app.backup.manifest import Manifest
 from app.backup.places import Place
-from tests.backup.conftest import Backup, answer
+from tests.backup.conftest import Backup, Prepared, answer, copied
+from tests.servers import execute
 
 Old = Callable[..., str]
 _numbers = itertools.count(0x1000)
@@ -24,20 +23,16 @@ def nothing(*_: object) -> None:
     """No progress to show."""
 
 
-def copied(address: Path, made: str, days: float) -> str:
-    """The same backup as if it had been made so many days ago."""
+def of_days_ago(prepared: Prepared, address: Path, days: float) -> str:
+    """The prepared backup as if it had been made so many days ago."""
     then = datetime.now(UTC) - timedelta(days=days, minutes=1)
-    name = f"frontdesk-{then:%Y%m%dT%H%M%SZ}-{next(_numbers):04x}"
-    manifest = Manifest.from_bytes((address / f"{made}.json").read_bytes())
-    (address / f"{name}.json").write_bytes(manifest.model_copy(update={"name": name}).to_bytes())
-    shutil.copy(address / f"{made}.dump", address / f"{name}.dump")
-    return name
+    return copied(prepared, address, f"frontdesk-{then:%Y%m%dT%H%M%SZ}-{next(_numbers):04x}")
 
 
 @pytest.fixture
-def old(made: str, address: Path) -> Old:
+def old(prepared: Prepared, made: str, address: Path) -> Old:
     """Makes backups of so many days ago: `old(3)`."""
-    return lambda days: copied(address, made, days)
+    return lambda days: of_days_ago(prepared, address, days)
 
 
 @pytest.mark.parametrize(
@@ -94,9 +89,40 @@ def test_nothing_is_deleted_where_none_is_good(backup: Backup, made: str, old: O
     assert {path.stem for path in address.glob("*.dump")} == names
 
 
-def test_whatever_the_rules_and_the_damage_a_good_one_is_left(
-    made: str, address: Path, tmp_path: Path
+def test_the_last_that_was_restored_stays_until_a_newer_one_was(backup: Backup, made: str, old: Old) -> None:
+    """What is readable may still not come back: rows that an index should have refused, say."""
+    restored, older = old(40), old(50)
+    answer(backup("drill", older, "--json"))
+    answer(backup("drill", restored, "--json"))
+    pruned = answer(backup("prune", "--keep", "1", "--json"))
+    assert (pruned["kept"], pruned["deleted"]) == ([made, restored], [older])
+    answer(backup("drill", "--json"))
+    assert answer(backup("prune", "--keep", "1", "--json"))["deleted"] == [restored]
+
+
+def test_one_that_a_drill_found_bad_proves_nothing(
+    backup: Backup, made: str, old: Old, prepared: Prepared
 ) -> None:
+    good, older = old(40), old(50)
+    execute(
+        prepared.url,
+        f"INSERT INTO backup_runs (kind, backup, outcome, seconds) VALUES ('drill', '{made}', 'bad', 1)",
+    )
+    pruned = answer(backup("prune", "--keep", "1", "--json"))
+    assert (pruned["kept"], pruned["proven"], pruned["deleted"]) == ([made, good], good, [older])
+
+
+def test_without_the_log_it_says_so_and_goes_by_what_it_reads(
+    backup: Backup, made: str, old: Old, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    older = old(1)
+    monkeypatch.setenv("DATABASE_URL", "postgresql://127.0.0.1:1/none")
+    pruned = backup("prune", "--keep", "1", "--json")
+    assert answer(pruned)["deleted"] == [older]
+    assert "Warning: what was checked is not known" in pruned.stderr
+
+
+def test_whatever_the_rules_and_the_damage_a_good_one_is_left(prepared: Prepared, tmp_path: Path) -> None:
     numbers = itertools.count()
 
     @settings(max_examples=10)
@@ -108,12 +134,7 @@ def test_whatever_the_rules_and_the_damage_a_good_one_is_left(
     def prune_some(backups: list[tuple[float, bool]], keep: int | None, days: int | None) -> None:
         there = tmp_path / str(next(numbers))
         there.mkdir()
-        for kind in ("dump", "json"):
-            shutil.copy(address / f"{made}.{kind}", there)
-        whole = {made: True} | {copied(there, made, age): good for age, good in backups}
-        del whole[made]
-        for kind in ("dump", "json"):
-            (there / f"{made}.{kind}").unlink()
+        whole = {of_days_ago(prepared, there, age): good for age, good in backups}
         for name, good in whole.items():
             if not good:
                 with (there / f"{name}.dump").open("r+b") as file:

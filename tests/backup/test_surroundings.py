@@ -1,0 +1,126 @@
+"""Backups among others' things: what else a database holds, limits that it sets, places with odd names."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from app.backup import programs, restore
+from app.backup.errors import BackupError
+from app.backup.places import Place
+from tests.backup.conftest import Backup, Replace, answer, make
+from tests.servers import execute
+
+
+@pytest.mark.parametrize(
+    ("change", "by_verify", "problem"),
+    [
+        ("lo_unlink(oid)", True, "large objects: is missing"),
+        ("lo_put(oid, 1500000, 'x')", False, "large objects: 1 rows, but not the same"),
+    ],
+)
+def test_large_objects_are_compared_too(
+    backup: Backup,
+    source: str,
+    monkeypatch: pytest.MonkeyPatch,
+    change: str,
+    by_verify: bool,
+    problem: str,
+) -> None:
+    execute(source, "SELECT lo_from_bytea(0, convert_to(repeat('ab', 1000000), 'UTF8'))")
+    make(backup)
+    assert answer(backup("verify", "--json"))["problems"] == []
+    assert answer(backup("drill", "--json"))["problems"] == []
+    run = programs.running
+
+    def after_a_change(program: Any, *arguments: str, **options: Any) -> Any:
+        if program.path.name == "pg_dump":
+            execute(source, f"SELECT {change} FROM pg_largeobject_metadata")
+        return run(program, *(each for each in arguments if "snapshot" not in each), **options)
+
+    monkeypatch.setattr(programs, "running", after_a_change)
+    make(backup)
+    assert answer(backup("verify", "--json"), int(by_verify))["good"] is not by_verify
+    assert answer(backup("drill", "--json"), 1)["problems"] == [problem]
+
+
+def test_rows_that_an_extension_has_dumped_are_no_mistake(backup: Backup, source: str) -> None:
+    execute(
+        source,
+        "CREATE TABLE settings_of_it (name text)",
+        "INSERT INTO settings_of_it VALUES ('a')",
+        "ALTER EXTENSION plpgsql ADD TABLE settings_of_it",
+        "UPDATE pg_extension SET extconfig = ARRAY['settings_of_it'::regclass::oid], extcondition = '{\"\"}'"
+        " WHERE extname = 'plpgsql'",
+    )
+    make(backup)
+    assert answer(backup("verify", "--json"))["problems"] == []
+
+
+def test_limits_that_the_database_sets_end_no_backup(
+    backup: Backup, source: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with psycopg.connect(source, autocommit=True) as connection:
+        limits = ["statement_timeout", "idle_session_timeout", "idle_in_transaction_session_timeout"]
+        limits += ["transaction_timeout"] if connection.info.server_version >= 170_000 else []
+        for limit in limits:
+            connection.execute(f"ALTER DATABASE {connection.info.dbname} SET {limit} = '300ms'")
+    run = programs.running
+
+    def slowly(program: Any, *arguments: str, **options: Any) -> Any:
+        time.sleep(0.5)
+        return run(program, *arguments, **options)
+
+    monkeypatch.setattr(programs, "running", slowly)
+    make(backup)
+    assert answer(backup("drill", "--json"))["good"] is True
+
+
+def test_a_dump_that_cannot_be_read_to_its_end_ends_the_check(
+    backup: Backup, made: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """pg_restore waited for the rest of it, and we for pg_restore."""
+    read = Place.reading
+
+    def broken(self: Place, name: str) -> Any:
+        if name.endswith(".dump"):
+            raise BackupError("The connection was reset.")
+        return read(self, name)
+
+    monkeypatch.setattr(Place, "reading", broken)
+    failed = backup("verify")
+    assert (failed.exit_code, failed.stdout) == (3, "")
+    assert "The connection was reset." in failed.stderr
+
+
+def test_a_backup_that_goes_into_newer_servers_only_says_so(
+    backup: Backup, shared: str, address: Path, replace: Replace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "Warning" not in backup("create").stderr
+    monkeypatch.setattr(restore, "TRANSACTION_TIMEOUT", 99)
+    replace("pg_dump", 'exec "$REAL" "$@"', version="99.1")
+    monkeypatch.setattr(programs, "USUAL_PLACES", ())
+    monkeypatch.setattr(programs, "find_spec", lambda _: None)
+    monkeypatch.setenv("PATH", str(address.parent / "bin"))
+    made = backup("create")
+    assert made.exit_code == 0
+    assert "made by pg_dump 99.1, and can be restored into PostgreSQL 99 or newer only." in made.stderr
+
+
+@pytest.mark.parametrize("name", ["a::b", "with [red]blanks[/]", "100%20?#*"])
+def test_a_directory_may_have_any_name(backup: Backup, shared: str, tmp_path: Path, name: str) -> None:
+    made = backup("create", "--at", str(tmp_path / name))
+    assert f" at {tmp_path / name}: " in made.stdout
+    assert answer(backup("verify", "--at", str(tmp_path / name), "--json"))["good"] is True
+    assert len(list((tmp_path / name).iterdir())) == 2
+
+
+def test_a_manifest_of_nothing_but_brackets_is_damaged(backup: Backup, made: str, address: Path) -> None:
+    (address / f"{made}.json").write_bytes(b"[" * 100_000)
+    assert answer(backup("list", "--json"), 1)["backups"][0]["problem"] == "the manifest cannot be read"
+
+
+def test_more_days_than_there_are_is_wrong_usage(backup: Backup, made: str) -> None:
+    assert backup("prune", "--days", "999999999999").exit_code == 2
