@@ -23,7 +23,7 @@ from app.transfer.finish import finish
 from app.transfer.relay import drain, relay
 from app.transfer.sides import SideName, Sides
 from app.transfer.start import start
-from app.transfer.switch import switch
+from app.transfer.switch import AbortedError, switch
 from app.transfer.verify import verify
 
 CLIENTS = 20_000  # that are there before
@@ -31,6 +31,7 @@ BULK = 200  # rows of each merge of the writer that merges
 WRITERS = ("one client after the other", "one client after the other", "merges")
 STRETCH = 5.0  # seconds of writing between the steps
 TELL_EVERY = 0.1  # seconds
+TRIES = 5  # of a switch that takes longer than writers may wait
 
 # Spawned: threads of the data layer do not survive a fork.
 _processes = multiprocessing.get_context("spawn")
@@ -136,7 +137,7 @@ def _move(sides: Sides, writers: "_Writers", demo: Demo, say: Callable[[str], ob
         for command, to in _COMMANDS:
             writers.wait(STRETCH)
             writers.longest = 0.0
-            pause = (switch(sides, to).pause or 0.0) * 1000
+            pause = _switch(sides, to, say) * 1000
             writers.wait(STRETCH)
             demo.switches.append(Switched(to, round(pause, 1), round(writers.longest * 1000, 1)))
             say(
@@ -146,6 +147,16 @@ def _move(sides: Sides, writers: "_Writers", demo: Demo, say: Callable[[str], ob
     finally:
         relaying.kill()  # at whatever it is at: nothing depends on it
         relaying.join()
+
+
+def _switch(sides: Sides, to: SideName, say: Callable[[str], object]) -> float:
+    """The pause, in seconds. On a busy machine one may be given up; that costs nothing but another try."""
+    for _ in range(TRIES - 1):
+        try:
+            return switch(sides, to).pause or 0.0
+        except AbortedError as error:
+            say(f"{error.message} Once more.")
+    return switch(sides, to).pause or 0.0
 
 
 _COMMANDS: tuple[tuple[str, SideName], ...] = (("cutover", "primary"), ("rollback", "legacy"))

@@ -6,6 +6,9 @@ import subprocess
 
 import pytest
 
+from app.cli import transfer_demo
+from app.transfer.sides import Side, Sides
+from app.transfer.switch import AbortedError, Report
 from tests.processes import BIN
 
 
@@ -21,3 +24,19 @@ def test_the_demo_moves_there_and_back_and_loses_nothing() -> None:
     assert [each["to"] for each in told["switches"]] == ["primary", "legacy"]
     assert (told["lost"], told["errors"], told["equal"]) == (0, 0, True)
     assert told["writes"] > 0
+
+
+def test_a_switch_that_a_busy_machine_made_too_slow_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = iter([AbortedError("Aborted after 1.26 s."), Report("primary", False, pause=0.05)])
+
+    def switch(sides: Sides, to: str) -> Report:
+        answer = next(answers)
+        if isinstance(answer, AbortedError):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(transfer_demo, "switch", switch)
+    said: list[str] = []
+    sides = Sides(Side("legacy", ""), Side("primary", ""))
+    assert transfer_demo._switch(sides, "primary", said.append) == 0.05
+    assert said == ["Aborted after 1.26 s. Once more."]
