@@ -6,10 +6,10 @@ from typing import Any
 import psycopg
 
 from app.errors import ConflictError, UnavailableError
-from app.transfer import capture, protocol, schema
+from app.transfer import capture, schema
 from app.transfer.replay import is_drained
 from app.transfer.sides import APPLICATION, Side, SideName, Sides
-from app.transfer.stages import Stage, stage_of
+from app.transfer.stages import Stage, look_at, stage_of
 from app.transfer.start import LOCK_TIMEOUT, with_lock_retries
 from app.transfer.tables import SCHEMA
 
@@ -53,7 +53,7 @@ def finish(
 
 
 def _refuse(connections: dict[SideName, psycopg.Connection[Any]]) -> None:
-    rows = {name: protocol.look(each) if schema.exists(each) else None for name, each in connections.items()}
+    rows = look_at(connections)
     stage = stage_of(rows["legacy"], rows["primary"])
     if stage in (Stage.CLOSING, Stage.HANDED_OVER, Stage.BROKEN):
         raise ConflictError(f"The move is {stage.value}: `frontdesk transfer status` says what to do.")

@@ -5,11 +5,10 @@ from types import TracebackType
 from typing import Self
 
 from app.errors import ConflictError, InvalidInputError
-from app.transfer import protocol, schema
 from app.transfer.protocol import Row
 from app.transfer.replay import MovedOnError, Round, is_drained, replay
 from app.transfer.sides import SideName, Sides, TransferConnection
-from app.transfer.stages import Stage, other_than, stage_of
+from app.transfer.stages import Stage, look_at, other_than, stage_of
 from app.transfer.status import copied_tables
 from app.transfer.tables import SCHEMA, Table, moved_tables
 
@@ -74,11 +73,8 @@ class Link:
 
     def look(self) -> Rows:
         """Ask both sides."""
-        found = [
-            protocol.look(connection) if schema.exists(connection := self.to(name)) else None
-            for name in ("legacy", "primary")
-        ]
-        return Rows(*found)
+        rows = look_at({"legacy": self.to("legacy"), "primary": self.to("primary")})
+        return Rows(rows["legacy"], rows["primary"])
 
     def round(self, source: SideName, *, verify: bool = False, dry_run: bool = False) -> Round:
         """Bring the other side up to date with `source`. Raises MovedOnError, psycopg's errors."""

@@ -93,7 +93,10 @@ def exists(connection: psycopg.Connection[Any]) -> bool:
     ).fetchone()
     if found != (True,):
         return False
-    return connection.execute(f"SELECT FROM {SCHEMA}.side").fetchone() is not None
+    try:
+        return connection.execute(f"SELECT FROM {SCHEMA}.side").fetchone() is not None
+    except psycopg.errors.UndefinedTable:  # `finish` has just taken it away
+        return False
 
 
 def remains(connection: psycopg.Connection[Any]) -> bool:

@@ -1,9 +1,16 @@
 """The stages of a move, as the rows of both sides tell them."""
 
+from collections.abc import Mapping
 from enum import StrEnum
+from typing import Any
 
+import psycopg
+
+from app.transfer import protocol, schema
 from app.transfer.protocol import Row
 from app.transfer.sides import SideName
+
+LOOKS = 5
 
 
 class Stage(StrEnum):
@@ -40,3 +47,23 @@ def stage_of(legacy: Row | None, primary: Row | None) -> Stage:
         case ("closing", "standby", 0) | ("standby", "closing", 0):
             return Stage.CLOSING
     return Stage.BROKEN
+
+
+def look_at(connections: Mapping[SideName, psycopg.Connection[Any]]) -> dict[SideName, Row | None]:
+    """The rows of the sides, as far as they have one.
+
+    They are not read at one moment: those that contradict each other, because a switch has come between, are
+    read again.
+    """
+    for _ in range(LOOKS):
+        rows = {name: _row(connection) for name, connection in connections.items()}
+        if stage_of(rows.get("legacy"), rows.get("primary")) is not Stage.BROKEN:
+            break
+    return rows
+
+
+def _row(connection: psycopg.Connection[Any]) -> Row | None:
+    try:
+        return protocol.look(connection) if schema.exists(connection) else None
+    except psycopg.errors.UndefinedTable:  # `finish` has just taken it away
+        return None

@@ -8,10 +8,10 @@ from typing import Any
 import psycopg
 
 from app.errors import UnavailableError
-from app.transfer import capture, protocol, schema
+from app.transfer import capture
 from app.transfer.protocol import Row
 from app.transfer.sides import SideName, Sides
-from app.transfer.stages import Stage, stage_of
+from app.transfer.stages import Stage, look_at, stage_of
 from app.transfer.tables import SCHEMA
 
 
@@ -62,8 +62,7 @@ def status(sides: Sides, within: float = 30.0) -> Status:
 
 
 def _read(found: Status, connections: dict[SideName, psycopg.Connection[Any]]) -> None:
-    for name, connection in connections.items():
-        found.sides[name] = protocol.look(connection) if schema.exists(connection) else None
+    found.sides.update(look_at(connections))
     if len(connections) == 2:
         found.stage = stage_of(found.sides["legacy"], found.sides["primary"])
     found.live = _live(found)

@@ -10,6 +10,7 @@ from alembic import command
 
 from app.database import migrations
 from app.errors import ConflictError
+from app.transfer import protocol
 from app.transfer import switch as switching
 from app.transfer.finish import finish
 from app.transfer.relay import drain, relay
@@ -100,6 +101,21 @@ def test_what_is_not_copied_is_not_cut_over(sides: Sides) -> None:
         switch(sides, "primary")
     with pytest.raises(ConflictError, match="transfer copy"):
         drain(sides)
+
+
+def test_sides_that_a_switch_has_changed_between_two_looks_are_looked_at_again(
+    moving: Sides, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look = protocol.look
+
+    def look_late(connection: Connection) -> protocol.Row:
+        row = look(connection)
+        monkeypatch.undo()
+        switch(moving, "primary")
+        return row
+
+    monkeypatch.setattr(protocol, "look", look_late)
+    assert status(moving).stage is Stage.CUT_OVER
 
 
 def test_a_failure_before_the_hand_over_opens_the_old_side(
