@@ -24,7 +24,9 @@ POINTS: dict[str, tuple[Any, str]] = {
 WHEN = ("before", "after")
 
 _processes = multiprocessing.get_context("forkserver")
-_processes.set_forkserver_preload([__name__, "app.transfer.switch", "app.transfer.relay"])
+_processes.set_forkserver_preload(
+    [__name__, "app.transfer.switch", "app.transfer.relay", "tests.transfer.writers"]
+)
 
 
 def start(

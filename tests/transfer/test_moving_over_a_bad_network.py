@@ -22,7 +22,8 @@ from app.transfer.verify import verify
 from tests.network import BLACK_HOLE, CUT, MUTE, SLOW, Line
 from tests.transfer.distant import Distant, OneOpen
 from tests.transfer.moving import rows
-from tests.transfer.writing import let_them_write, writing
+from tests.transfer.writers import KINDS
+from tests.transfer.writing import writing
 
 DIRECTIONS: tuple[SideName, ...] = ("primary", "legacy", "primary")
 STATEMENTS = (
@@ -104,7 +105,11 @@ def test_nothing_is_lost_whatever_befalls_the_network(
     distant: Distant, tmp_path: Path, seed: int, rounds: int
 ) -> None:
     weather, commands = Weather(distant, seed), distant.commands
-    with writing(distant.services, tmp_path, seed, rest=0.01) as them, OneOpen(distant.here) as one_open:
+    kinds = tuple(KINDS) if seed else ("repeatable read", "psql with BEGIN", "data layer")
+    with (
+        writing(distant.services, tmp_path, seed, rest=0.05, kinds=kinds) as them,
+        OneOpen(distant.here) as one_open,
+    ):
         weather.through(lambda: start(commands))
         weather.through(lambda: copy(commands))
         stop = threading.Event()
@@ -112,10 +117,10 @@ def test_nothing_is_lost_whatever_befalls_the_network(
         relaying.start()
         try:
             for to in DIRECTIONS * rounds:
-                let_them_write(them, 20)
+                them.write_on(3)
                 weather.through(lambda to=to: switch(commands, to, max_pause=5))  # type: ignore[misc]
                 weather.through(lambda: compare(commands))
-            let_them_write(them, 20)
+            them.write_on(3)
         finally:
             stop.set()
             relaying.join()

@@ -1,362 +1,75 @@
-"""Writers that know what they have been promised: each checks its own rows before every change.
+"""Writers of all kinds, a process each, that know what they have been promised.
 
-A writer owns a company. Before each change it reads all of its rows, in the transaction that makes the
-change, and compares them with what was acknowledged; so a write that is lost is seen by the next one, and
-not covered by it. What it is about to do and what was acknowledged it appends to a journal, which outlives
-`kill -9`.
+A writer owns a company. It checks everything that was acknowledged before every change, and appends what it
+is about to do and what was acknowledged to a journal (journals.py).
+
+It writes until there is a file JOURNAL.stop, and rests while there is a file JOURNAL.pause, which it answers
+with JOURNAL.paused.
 """
 
 import json
 import os
-import random
-import sys
 import time
 from collections.abc import Callable
+from multiprocessing import parent_process
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import psycopg
-from psycopg import IsolationLevel
-from psycopg.conninfo import make_conninfo
 
-FENCED = "FD001"
-LOST = (None, "57P01", "57P02")
-AUTOCOMMIT = "autocommit"
-KINDS = (AUTOCOMMIT, "read committed", "repeatable read", "serializable")
-BULK = 40  # rows of a merge
-
-# {"clients": [[id, yclients_id, visits], …], "bookings": [[id, [positions]], …]}
-State = dict[str, list[Any]]
-Connection = psycopg.Connection[Any]
-
-_CLIENTS = "SELECT id, yclients_id, visit_count FROM clients WHERE company_id = %s ORDER BY id"
-_BOOKINGS = """
-    SELECT bookings.id,
-        coalesce(array_agg(position ORDER BY position) FILTER (WHERE booking IS NOT NULL), '{}')
-    FROM bookings LEFT JOIN booking_services
-        ON (booking_services.company_id, booking) = (bookings.company_id, bookings.id)
-    WHERE bookings.company_id = %s GROUP BY bookings.id ORDER BY bookings.id
-"""
+from tests.transfer import driver_writer, psql_writer, salon_writer
+from tests.transfer.journals import Journal, State
 
 
-class LostWriteError(Exception):
-    """What was acknowledged is not there."""
-
-
-def seed(connection: Connection, companies: int) -> None:
-    """A company for each writer, before any of them starts."""
-    for number in range(1, companies + 1):
-        connection.execute("INSERT INTO companies (company_id, title) VALUES (%s, 'Salon')", (number,))
-
-
-def read(connection: Connection, company: int) -> State:
-    """All rows of a company, as a state."""
-    return {
-        "clients": [list(row) for row in connection.execute(_CLIENTS, (company,))],
-        "bookings": [list(row) for row in connection.execute(_BOOKINGS, (company,))],
-    }
-
-
-class Journal:
-    """What may be there: the last acknowledged state, or the one that was about to be committed after it."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self.allowed: list[State] = [{"clients": [], "bookings": []}]
-        self.acknowledged = 0
-        for line in path.read_text().splitlines() if path.exists() else ():
-            kind, _, state = line.partition(" ")
-            if kind == "ack":
-                self.allowed, self.acknowledged = self.allowed[-1:], self.acknowledged + 1
-            elif kind == "void":
-                self.allowed = self.allowed[:1]
-            elif kind == "intent":
-                self.allowed = [self.allowed[0], json.loads(state)]
-            elif kind == "seen":
-                self.allowed = [json.loads(state)]
-        self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-
-    def intend(self, state: State) -> None:
-        self.allowed = [self.allowed[0], state]
-        self._write("intent", state)
-
-    def acknowledge(self) -> None:
-        """The last intention is committed."""
-        self.allowed = self.allowed[-1:]
-        self.acknowledged += 1
-        self._write("ack")
-
-    def void(self) -> None:
-        """The last intention has failed for certain."""
-        self.allowed = self.allowed[:1]
-        self._write("void")
-
-    def see(self, state: State) -> None:
-        """The answer to the last intention was lost; this is what was found."""
-        self.allowed = [state]
-        self._write("seen", state)
-
-    def _write(self, kind: str, state: State | None = None) -> None:
-        os.write(self._file, f"{kind} {json.dumps(state) if state else ''}\n".encode())
-
-
-class Writer:
-    """One writer of one kind, with a session on whichever side takes its writes."""
-
-    def __init__(self, urls: list[str], company: int, kind: str, journal: Journal, random_seed: int) -> None:
-        self._urls = [make_conninfo(url, connect_timeout=2) for url in urls]
-        self._at = 0
-        self._connection: Connection | None = None
-        self._company = company
-        self._kind = kind
-        self._journal = journal
-        self._random = random.Random(random_seed)
+class Writer(Protocol):
+    """One writer, which follows the live side by itself."""
 
     def change(self) -> bool:
-        """One transaction; False where it has to be tried again. Raises LostWriteError."""
-        committing = False
-        try:
-            connection = self._connected()
-            before = self._read(connection)
-            if len(self._journal.allowed) > 1:
-                self._journal.see(before)
-            if self._kind != AUTOCOMMIT and self._random.random() < 0.2:
-                time.sleep(self._random.uniform(0, 0.03))  # the world moves on between snapshot and write
-            after = self._act(connection, json.loads(json.dumps(before)))
-            self._journal.intend(after)
-            committing = True
-            connection.commit()
-        except psycopg.Error as error:
-            self._recover(error, committing)
-            return False
-        self._journal.acknowledge()
-        return True
+        """One change; False where it has to be tried again."""
 
-    def _read(self, connection: Connection) -> State:
-        before = read(connection, self._company)
-        if before not in self._journal.allowed:
-            # Reads are not fenced: a standby may lag. Whoever passes the fence must see everything.
-            connection.execute("SELECT frontdesk_transfer.enter()")
-            before = read(connection, self._company)
-        if before not in self._journal.allowed:
-            raise LostWriteError(f"side {self._at}: {before} is none of {self._journal.allowed}")
-        return before
-
-    def _connected(self) -> Connection:
-        if self._connection is None or self._connection.closed:
-            connection = psycopg.connect(self._urls[self._at])
-            if self._kind == AUTOCOMMIT:
-                connection.autocommit = True
-            else:
-                connection.isolation_level = IsolationLevel[self._kind.upper().replace(" ", "_")]
-            self._connection = connection
-        return self._connection
-
-    def _recover(self, error: psycopg.Error, committing: bool) -> None:
-        lost = self._connection is None or self._connection.closed or error.sqlstate in LOST
-        if committing and not lost:
-            self._journal.void()
-        if self._connection is not None and not self._connection.closed and not lost:
-            self._connection.rollback()
-        else:
-            self._connection = None
-            time.sleep(0.02)
-        if error.sqlstate == FENCED:  # not where a connection is lost: before the move all sides take writes
-            self._at = 1 - self._at
-            if self._connection is not None:
-                self._connection.close()
-            time.sleep(0.002)
-        elif not lost and error.sqlstate not in ("40001", "40P01"):
-            raise error
-
-    def _act(self, connection: Connection, state: State) -> State:
-        """Change something, and the state with it."""
-        if self._kind == AUTOCOMMIT:
-            # Each statement is a transaction, so it is announced before, and there is one only.
-            return self._act_at_once(connection, state)
-        acts: list[Callable[[Connection, State], None]] = [
-            self._add, self._bump, self._bump, self._remove, self._swap, self._rename, self._replace,
-            self._book, self._unbook, self._move_booking, self._merge,
-        ]  # fmt: skip
-        for act in self._random.sample(acts, self._random.randint(1, 3)):
-            act(connection, state)
-            state["clients"].sort()
-            state["bookings"].sort()
-        return state
-
-    def _act_at_once(self, connection: Connection, state: State) -> State:
-        clients = state["clients"]
-        number = self._random.randint(1, 20)
-        client = next((each for each in clients if each[1] == number), None)
-        if client is None:
-            # It chooses its id itself: what is about to be is written down before.
-            client = [-self._random.randint(1, 2**50), number, 0]
-            clients.append(client)
-            query = "INSERT INTO clients (yclients_id, company_id, id, name) VALUES (%s, %s, %s, 'x')"
-        elif self._random.random() < 0.3:
-            clients.remove(client)
-            query = "DELETE FROM clients WHERE (yclients_id, company_id, id) = (%s, %s, %s)"
-        else:
-            client[2] += 1
-            query = (
-                "UPDATE clients SET visit_count = visit_count + 1"
-                " WHERE (yclients_id, company_id, id) = (%s, %s, %s)"
-            )
-        clients.sort()
-        self._journal.intend(state)
-        try:
-            connection.execute(query, (number, self._company, client[0]))
-        except psycopg.Error as error:
-            if not (connection.closed or error.sqlstate in LOST):
-                self._journal.void()
-            raise
-        return state
-
-    def _add(self, connection: Connection, state: State) -> None:
-        taken = {client[1] for client in state["clients"]}
-        free = [number for number in range(1, 20) if number not in taken]
-        if not free:
-            return
-        number = self._random.choice(free)
-        row = connection.execute(
-            "INSERT INTO clients (company_id, yclients_id, name) VALUES (%s, %s, 'x') RETURNING id",
-            (self._company, number),
-        ).fetchone()
-        assert row is not None
-        state["clients"].append([row[0], number, 0])
-
-    def _bump(self, connection: Connection, state: State) -> None:
-        for client in self._some(state["clients"], 1):
-            row = connection.execute(
-                "UPDATE clients SET visit_count = visit_count + 1 WHERE company_id = %s AND id = %s"
-                " RETURNING visit_count",
-                (self._company, client[0]),
-            ).fetchone()
-            client[2] += 1
-            assert row == (client[2],), "somebody else has written here"
-
-    def _remove(self, connection: Connection, state: State) -> None:
-        for client in self._some(state["clients"], 1):
-            self._delete(connection, client)
-            state["clients"].remove(client)
-
-    def _delete(self, connection: Connection, client: list[int]) -> None:
-        connection.execute(
-            "DELETE FROM clients WHERE company_id = %s AND id = %s", (self._company, client[0])
-        )
-
-    def _swap(self, connection: Connection, state: State) -> None:
-        """Two rows exchange a unique value."""
-        pair = self._some(state["clients"], 2)
-        if len(pair) < 2:
-            return
-        one, two = pair
-        for client, number in ((one, -1), (two, one[1]), (one, two[1])):
-            connection.execute(
-                "UPDATE clients SET yclients_id = %s WHERE company_id = %s AND id = %s",
-                (number, self._company, client[0]),
-            )
-        one[1], two[1] = two[1], one[1]
-
-    def _rename(self, connection: Connection, state: State) -> None:
-        """A row changes its key."""
-        for client in self._some(state["clients"], 1):
-            new = -self._random.randint(1, 2**50)
-            connection.execute(
-                "UPDATE clients SET id = %s WHERE company_id = %s AND id = %s",
-                (new, self._company, client[0]),
-            )
-            client[0] = new
-
-    def _replace(self, connection: Connection, state: State) -> None:
-        """A row goes and comes back, under its old key."""
-        for client in self._some(state["clients"], 1):
-            self._delete(connection, client)
-            client[2] = 100
-            connection.execute(
-                "INSERT INTO clients (company_id, id, yclients_id, visit_count, name)"
-                " VALUES (%s, %s, %s, 100, 'y')",
-                (self._company, client[0], client[1]),
-            )
-
-    def _book(self, connection: Connection, state: State) -> None:
-        if len(state["bookings"]) > 5:
-            return
-        row = connection.execute(
-            "INSERT INTO bookings (company_id, source, starts_at, ends_at)"
-            " VALUES (%s, 'assistant', now(), now() + interval '1 hour') RETURNING id",
-            (self._company,),
-        ).fetchone()
-        assert row is not None
-        positions = list(range(self._random.randint(0, 3)))
-        for position in positions:
-            connection.execute(
-                "INSERT INTO booking_services (company_id, booking, position, service_id)"
-                " VALUES (%s, %s, %s, 1)",
-                (self._company, row[0], position),
-            )
-        state["bookings"].append([row[0], positions])
-
-    def _unbook(self, connection: Connection, state: State) -> None:
-        """A parent goes with its children."""
-        for booking in self._some(state["bookings"], 1):
-            for table, column in (("booking_services", "booking"), ("bookings", "id")):
-                connection.execute(
-                    f"DELETE FROM {table} WHERE company_id = %s AND {column} = %s",
-                    (self._company, booking[0]),
-                )
-            state["bookings"].remove(booking)
-
-    def _move_booking(self, connection: Connection, state: State) -> None:
-        """A parent changes its key, and its children follow."""
-        for booking in self._some(state["bookings"], 1):
-            new = -self._random.randint(1, 2**50)
-            connection.execute("SET CONSTRAINTS ALL DEFERRED")
-            for table, column in (("bookings", "id"), ("booking_services", "booking")):
-                connection.execute(
-                    f"UPDATE {table} SET {column} = %s WHERE company_id = %s AND {column} = %s",
-                    (new, self._company, booking[0]),
-                )
-            booking[0] = new
-
-    def _merge(self, connection: Connection, state: State) -> None:
-        """Many rows at once, with COPY into a temporary table and ON CONFLICT."""
-        if self._random.random() < 0.7:
-            return
-        connection.execute(
-            "CREATE TEMPORARY TABLE IF NOT EXISTS batch (yclients_id bigint) ON COMMIT DELETE ROWS"
-        )
-        with connection.cursor().copy("COPY batch FROM STDIN") as copy:
-            for number in range(1000, 1000 + BULK):
-                copy.write_row((number,))
-        connection.execute(
-            "INSERT INTO clients (company_id, yclients_id, name) SELECT %s, yclients_id, 'bulk' FROM batch"
-            " ON CONFLICT (yclients_id, company_id) DO UPDATE SET visit_count = clients.visit_count + 1",
-            (self._company,),
-        )
-        state["clients"] = [list(row) for row in connection.execute(_CLIENTS, (self._company,))]
-
-    def _some(self, rows: list[Any], count: int) -> list[Any]:
-        return self._random.sample(rows, min(count, len(rows)))
+    def close(self) -> None:
+        """Let go of the servers."""
 
 
-def main(arguments: list[str]) -> None:
-    """JOURNAL COMPANY KIND SEED REST URL URL: write until there is a file JOURNAL.stop.
+class Kind(NamedTuple):
+    """How a writer is made, what its company holds at first, how that is read, and after how many changes
+    it has done all that it does."""
 
-    REST: seconds between two transactions.
-    """
-    path, company, kind, random_seed, rest, *urls = arguments
-    journal = Journal(Path(path))
-    writer = Writer(urls, int(company), kind, journal, int(random_seed))
-    stop = Path(f"{path}.stop")
+    make: Callable[[list[str], int, str, Journal, int], Writer]
+    empty: State
+    read: Callable[[psycopg.Connection[Any], int], State]
+    all_in: int
+
+
+FILES = ("stop", "pause", "paused", "log", "done")
+
+KINDS: dict[str, Kind] = {
+    **dict.fromkeys(
+        driver_writer.KINDS, Kind(driver_writer.DriverWriter, driver_writer.EMPTY, driver_writer.read, 15)
+    ),
+    **dict.fromkeys(psql_writer.KINDS, Kind(psql_writer.PsqlWriter, psql_writer.EMPTY, psql_writer.read, 15)),
+    salon_writer.KIND: Kind(salon_writer.SalonWriter, salon_writer.EMPTY, salon_writer.read, 44),
+}
+
+
+def write(path: Path, company: int, name: str, seed: int, rest: float, urls: list[str]) -> None:
+    """Write in this process, as the kind of that name; `rest`: seconds between two small transactions."""
+    stop, pause, paused, log, done = (Path(f"{path}.{word}") for word in FILES)
+    os.dup2(os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT), 2)
+    kind = KINDS[name]
+    writer = kind.make(urls, company, name, Journal(path, kind.empty), seed)
     longest, last = 0.0, time.monotonic()
-    while not stop.exists():
+    test = parent_process()
+    while not stop.exists() and (test is None or test.is_alive()):
+        if pause.exists():
+            paused.touch()
+            time.sleep(0.01)
+            last = time.monotonic()
+            continue
+        paused.unlink(missing_ok=True)
         if writer.change():
             now = time.monotonic()
             longest, last = max(longest, now - last), now
-            time.sleep(float(rest))
-    Path(f"{path}.done").write_text(json.dumps({"acknowledged": journal.acknowledged, "longest": longest}))
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])
+            time.sleep(rest if name != salon_writer.KIND else 0)
+    writer.close()
+    done.write_text(json.dumps({"longest": longest}))

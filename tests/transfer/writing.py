@@ -1,102 +1,131 @@
-"""A writer of each kind at work, in processes of their own, while a database is moved."""
+"""Writers of all kinds at work while a test moves their database."""
 
 import json
-import subprocess
-import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import psycopg
 
 from app.transfer.sides import Side, Sides
 from tests.processes import PATIENCE, wait_until
-from tests.transfer import writers
+from tests.transfer import controllers
+from tests.transfer.journals import Journal
+from tests.transfer.writers import KINDS, write
 
-ROOT = Path(__file__).parents[2]
 
+class Crew:
+    """A process for each kind of writer; the first has company 1, and each has a journal."""
 
-class Writers:
-    """One process for each kind of writer, each with a company and a journal."""
-
-    def __init__(self, sides: Sides, folder: Path, seed: int, rest: float) -> None:
-        self._sides, self._folder, self._seed, self._rest = sides, folder, seed, rest
-        self._processes: dict[int, subprocess.Popen[bytes]] = {}
+    def __init__(self, sides: Sides, folder: Path, seed: int, rest: float, kinds: Sequence[str]) -> None:
+        self._urls = [side.url for side in sides]
+        self._folder, self._seed, self._rest = folder, seed, rest
+        self.kinds = dict(enumerate(kinds, start=1))  # by company
+        self._processes: dict[int, BaseProcess] = {}
         self._started = 0
+        self._counted = dict.fromkeys(self.kinds, (0, 0))  # bytes of a journal, and acknowledgements in them
 
     def start(self, company: int) -> None:
         """Start one, or start one again that was killed; it goes on where its journal ends."""
-        kind = writers.KINDS[company % len(writers.KINDS)]
-        urls = [side.url for side in self._sides]
         # Another seed for each: one that goes on would otherwise choose the same keys again.
         self._started += 1
-        seed = str(1000 * self._seed + self._started)
-        arguments = [str(self.journal(company)), str(company), kind, seed, str(self._rest), *urls]
-        with self.journal(company).with_suffix(".log").open("ab") as log:
-            self._processes[company] = subprocess.Popen(
-                [sys.executable, "-m", "tests.transfer.writers", *arguments], cwd=ROOT, stderr=log
-            )
-
-    def journal(self, company: int) -> Path:
-        return self._folder / f"{company}.journal"
+        seed = 1000 * self._seed + self._started
+        self._processes[company] = controllers.start(
+            write, self._journal(company), company, self.kinds[company], seed, self._rest, self._urls
+        )
 
     def kill(self, company: int) -> None:
         """`kill -9`, at whatever it is at."""
         self._processes[company].kill()
-        self._processes[company].wait()
+        self._processes[company].join()
 
-    def alive(self) -> None:
-        """None of them has found anything missing."""
-        for company, process in self._processes.items():
-            assert process.poll() is None, self.journal(company).with_suffix(".log").read_text()
+    def write_on(self, changes: int = 0) -> None:
+        """Wait until each has made so many more changes; without a number, all that it does."""
+        wanted = {
+            company: self._acknowledged(company) + (changes or KINDS[name].all_in)
+            for company, name in self.kinds.items()
+        }
+        wait_until(lambda: all(self._acknowledged(company) >= number for company, number in wanted.items()))
 
-    def acknowledged(self) -> int:
-        """Transactions so far, of all."""
-        return sum(
-            self.journal(company).read_text().count("ack")
-            for company in self._processes
-            if self.journal(company).exists()
-        )
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """While the block runs, nobody writes."""
+        for company in self.kinds:
+            self._file(company, "pause").touch()
+        wait_until(lambda: all(self._is_paused(company) for company in self.kinds))
+        yield
+        for company in self.kinds:
+            self._file(company, "pause").unlink()
+        wait_until(lambda: not any(self._is_paused(company) for company in self.kinds))
 
     def stop(self) -> float:
         """Let all of them end; the longest time in seconds that one has waited for a transaction."""
         longest = 0.0
         for company, process in self._processes.items():
-            Path(f"{self.journal(company)}.stop").touch()
-            assert process.wait(PATIENCE) == 0, self.journal(company).with_suffix(".log").read_text()
-            longest = max(longest, json.loads(Path(f"{self.journal(company)}.done").read_text())["longest"])
+            self._file(company, "stop").touch()
+            process.join(PATIENCE)
+            assert process.exitcode == 0, self._said(company)
+            longest = max(longest, json.loads(self._file(company, "done").read_text())["longest"])
         return longest
 
     def end(self) -> None:
+        """Whatever is left of them."""
         for process in self._processes.values():
             process.kill()
-            process.wait()
+            process.join()
 
     def check(self, side: Side) -> None:
         """What every journal says is there, and nothing else."""
         with psycopg.connect(side.url) as connection:
-            for company in self._processes:
-                found = writers.read(connection, company)
-                assert found in writers.Journal(self.journal(company)).allowed
+            for company, name in self.kinds.items():
+                kind = KINDS[name]
+                journal = Journal(self._journal(company), kind.empty)
+                found = kind.read(connection, company)
+                assert found in journal.allowed, name
+                journal.close()
+
+    def _acknowledged(self, company: int) -> int:
+        """Changes so far. None of the writers may have found anything missing."""
+        assert self._processes[company].is_alive(), self._said(company)
+        size, count = self._counted[company]
+        path = self._journal(company)
+        if path.exists():
+            with path.open("rb") as journal:
+                journal.seek(size)
+                new = journal.read()
+            whole = new[: new.rfind(b"\n") + 1]
+            count += sum(line.startswith(b"ack") for line in whole.splitlines())
+            self._counted[company] = size + len(whole), count
+        return count
+
+    def _is_paused(self, company: int) -> bool:
+        assert self._processes[company].is_alive(), self._said(company)
+        return self._file(company, "paused").exists()
+
+    def _said(self, company: int) -> str:
+        return f"{self.kinds[company]}: {self._file(company, 'log').read_text()}"
+
+    def _journal(self, company: int) -> Path:
+        return self._folder / f"{company}.journal"
+
+    def _file(self, company: int, word: str) -> Path:
+        return Path(f"{self._journal(company)}.{word}")
 
 
 @contextmanager
-def writing(sides: Sides, folder: Path, seed: int, rest: float = 0.0) -> Iterator[Writers]:
-    """A writer of each kind at work; `rest`: seconds between its transactions."""
-    count = len(writers.KINDS)
+def writing(
+    sides: Sides, folder: Path, seed: int = 1, rest: float = 0.0, kinds: Sequence[str] = tuple(KINDS)
+) -> Iterator[Crew]:
+    """A writer of each kind at work, on legacy at first; `rest`: seconds between small transactions."""
+    crew = Crew(sides, folder, seed, rest, kinds)
     with psycopg.connect(sides.legacy.url) as connection:
-        writers.seed(connection, count)
-    all_of_them = Writers(sides, folder, seed, rest)
+        for company in crew.kinds:
+            connection.execute("INSERT INTO companies (company_id, title) VALUES (%s, 'Salon')", (company,))
     try:
-        for company in range(1, count + 1):
-            all_of_them.start(company)
-        wait_until(lambda: all_of_them.acknowledged() > 20)
-        yield all_of_them
+        for company in crew.kinds:
+            crew.start(company)
+        crew.write_on(1)
+        yield crew
     finally:
-        all_of_them.end()
-
-
-def let_them_write(them: Writers, transactions: int) -> None:
-    wanted = them.acknowledged() + transactions
-    wait_until(lambda: them.acknowledged() >= wanted)
-    them.alive()
+        crew.end()

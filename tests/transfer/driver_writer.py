@@ -1,0 +1,278 @@
+"""One isolation level through psycopg: unique values swap, keys change, parents go with children.
+
+Before each change it reads all of its rows, in the transaction that makes the change, and compares them
+with what was acknowledged; so a write that is lost is seen by the next one, and not covered by it.
+"""
+
+import random
+import time
+from collections.abc import Callable
+from copy import deepcopy
+from typing import Any
+
+import psycopg
+from psycopg import IsolationLevel
+from psycopg.conninfo import make_conninfo
+
+from tests.transfer.journals import AGAIN, FENCED, LOST, Journal, State
+
+AUTOCOMMIT = "autocommit"
+KINDS = (AUTOCOMMIT, "read committed", "repeatable read", "serializable")
+BULK = 40  # rows of a merge
+
+# {"clients": [[id, yclients_id, visits], …], "bookings": [[id, [positions]], …]}
+EMPTY: State = {"clients": [], "bookings": []}
+Connection = psycopg.Connection[Any]
+
+_CLIENTS = "SELECT id, yclients_id, visit_count FROM clients WHERE company_id = %s ORDER BY id"
+_BOOKINGS = """
+    SELECT bookings.id,
+        coalesce(array_agg(position ORDER BY position) FILTER (WHERE booking IS NOT NULL), '{}')
+    FROM bookings LEFT JOIN booking_services
+        ON (booking_services.company_id, booking) = (bookings.company_id, bookings.id)
+    WHERE bookings.company_id = %s GROUP BY bookings.id ORDER BY bookings.id
+"""
+
+
+def read(connection: Connection, company: int) -> State:
+    """All rows of a company, as a state."""
+    return {
+        "clients": [list(row) for row in connection.execute(_CLIENTS, (company,))],
+        "bookings": [list(row) for row in connection.execute(_BOOKINGS, (company,))],
+    }
+
+
+class DriverWriter:
+    """One writer of one kind, with a session on whichever side takes its writes."""
+
+    def __init__(self, urls: list[str], company: int, kind: str, journal: Journal, seed: int) -> None:
+        self._urls = [make_conninfo(url, connect_timeout=2) for url in urls]
+        self._at = 0
+        self._connection: Connection | None = None
+        self._company = company
+        self._kind = kind
+        self._journal = journal
+        self._random = random.Random(seed)
+
+    def change(self) -> bool:
+        """One transaction; False where it has to be tried again. Raises LostWriteError."""
+        committing = False
+        try:
+            connection = self._connected()
+            before = self._journal.check(
+                lambda: read(connection, self._company),
+                lambda: connection.execute("SELECT frontdesk_transfer.enter()"),
+            )
+            if self._kind != AUTOCOMMIT and self._random.random() < 0.2:
+                time.sleep(self._random.uniform(0, 0.03))  # the world moves on between snapshot and write
+            after = self._act(connection, deepcopy(before))
+            self._journal.intend(after)
+            committing = True
+            connection.commit()
+        except psycopg.Error as error:
+            self._recover(error, committing)
+            return False
+        self._journal.acknowledge()
+        return True
+
+    def close(self) -> None:
+        """End the session."""
+        if self._connection is not None:
+            self._connection.close()
+
+    def _connected(self) -> Connection:
+        if self._connection is None or self._connection.closed:
+            connection = psycopg.connect(self._urls[self._at])
+            if self._kind == AUTOCOMMIT:
+                connection.autocommit = True
+            else:
+                connection.isolation_level = IsolationLevel[self._kind.upper().replace(" ", "_")]
+            self._connection = connection
+        return self._connection
+
+    def _recover(self, error: psycopg.Error, committing: bool) -> None:
+        lost = self._connection is None or self._connection.closed or error.sqlstate in LOST
+        if committing and not lost:
+            self._journal.void()
+        if self._connection is not None and not self._connection.closed and not lost:
+            self._connection.rollback()
+        else:
+            self._connection = None
+            time.sleep(0.02)
+        if error.sqlstate == FENCED:  # not where a connection is lost: before the move all sides take writes
+            self._at = 1 - self._at
+            if self._connection is not None:
+                self._connection.close()
+            time.sleep(0.002)
+        elif not lost and error.sqlstate not in AGAIN:
+            raise error
+
+    def _act(self, connection: Connection, state: State) -> State:
+        """Change something, and the state with it."""
+        if self._kind == AUTOCOMMIT:
+            # Each statement is a transaction, so it is announced before, and there is one only.
+            return self._act_at_once(connection, state)
+        acts: list[Callable[[Connection, State], None]] = [
+            self._add, self._bump, self._bump, self._remove, self._swap, self._rename, self._replace,
+            self._book, self._unbook, self._move_booking, self._merge,
+        ]  # fmt: skip
+        for act in self._random.sample(acts, self._random.randint(1, 3)):
+            act(connection, state)
+            state["clients"].sort()
+            state["bookings"].sort()
+        return state
+
+    def _act_at_once(self, connection: Connection, state: State) -> State:
+        clients = state["clients"]
+        number = self._random.randint(1, 20)
+        client = next((each for each in clients if each[1] == number), None)
+        if client is None:
+            # It chooses its id itself: what is about to be is written down before.
+            client = [-self._random.randint(1, 2**50), number, 0]
+            clients.append(client)
+            query = "INSERT INTO clients (yclients_id, company_id, id, name) VALUES (%s, %s, %s, 'x')"
+        elif self._random.random() < 0.3:
+            clients.remove(client)
+            query = "DELETE FROM clients WHERE (yclients_id, company_id, id) = (%s, %s, %s)"
+        else:
+            client[2] += 1
+            query = (
+                "UPDATE clients SET visit_count = visit_count + 1"
+                " WHERE (yclients_id, company_id, id) = (%s, %s, %s)"
+            )
+        clients.sort()
+        self._journal.intend(state)
+        try:
+            connection.execute(query, (number, self._company, client[0]))
+        except psycopg.Error as error:
+            if not (connection.closed or error.sqlstate in LOST):
+                self._journal.void()
+            raise
+        return state
+
+    def _add(self, connection: Connection, state: State) -> None:
+        taken = {client[1] for client in state["clients"]}
+        free = [number for number in range(1, 20) if number not in taken]
+        if not free:
+            return
+        number = self._random.choice(free)
+        row = connection.execute(
+            "INSERT INTO clients (company_id, yclients_id, name) VALUES (%s, %s, 'x') RETURNING id",
+            (self._company, number),
+        ).fetchone()
+        assert row is not None
+        state["clients"].append([row[0], number, 0])
+
+    def _bump(self, connection: Connection, state: State) -> None:
+        for client in self._some(state["clients"], 1):
+            row = connection.execute(
+                "UPDATE clients SET visit_count = visit_count + 1 WHERE company_id = %s AND id = %s"
+                " RETURNING visit_count",
+                (self._company, client[0]),
+            ).fetchone()
+            client[2] += 1
+            assert row == (client[2],), "somebody else has written here"
+
+    def _remove(self, connection: Connection, state: State) -> None:
+        for client in self._some(state["clients"], 1):
+            self._delete(connection, client)
+            state["clients"].remove(client)
+
+    def _delete(self, connection: Connection, client: list[int]) -> None:
+        connection.execute(
+            "DELETE FROM clients WHERE company_id = %s AND id = %s", (self._company, client[0])
+        )
+
+    def _swap(self, connection: Connection, state: State) -> None:
+        """Two rows exchange a unique value."""
+        pair = self._some(state["clients"], 2)
+        if len(pair) < 2:
+            return
+        one, two = pair
+        for client, number in ((one, -1), (two, one[1]), (one, two[1])):
+            connection.execute(
+                "UPDATE clients SET yclients_id = %s WHERE company_id = %s AND id = %s",
+                (number, self._company, client[0]),
+            )
+        one[1], two[1] = two[1], one[1]
+
+    def _rename(self, connection: Connection, state: State) -> None:
+        """A row changes its key."""
+        for client in self._some(state["clients"], 1):
+            new = -self._random.randint(1, 2**50)
+            connection.execute(
+                "UPDATE clients SET id = %s WHERE company_id = %s AND id = %s",
+                (new, self._company, client[0]),
+            )
+            client[0] = new
+
+    def _replace(self, connection: Connection, state: State) -> None:
+        """A row goes and comes back, under its old key."""
+        for client in self._some(state["clients"], 1):
+            self._delete(connection, client)
+            client[2] = 100
+            connection.execute(
+                "INSERT INTO clients (company_id, id, yclients_id, visit_count, name)"
+                " VALUES (%s, %s, %s, 100, 'y')",
+                (self._company, client[0], client[1]),
+            )
+
+    def _book(self, connection: Connection, state: State) -> None:
+        if len(state["bookings"]) > 5:
+            return
+        row = connection.execute(
+            "INSERT INTO bookings (company_id, source, starts_at, ends_at)"
+            " VALUES (%s, 'assistant', now(), now() + interval '1 hour') RETURNING id",
+            (self._company,),
+        ).fetchone()
+        assert row is not None
+        positions = list(range(self._random.randint(0, 3)))
+        for position in positions:
+            connection.execute(
+                "INSERT INTO booking_services (company_id, booking, position, service_id)"
+                " VALUES (%s, %s, %s, 1)",
+                (self._company, row[0], position),
+            )
+        state["bookings"].append([row[0], positions])
+
+    def _unbook(self, connection: Connection, state: State) -> None:
+        """A parent goes with its children."""
+        for booking in self._some(state["bookings"], 1):
+            for table, column in (("booking_services", "booking"), ("bookings", "id")):
+                connection.execute(
+                    f"DELETE FROM {table} WHERE company_id = %s AND {column} = %s",
+                    (self._company, booking[0]),
+                )
+            state["bookings"].remove(booking)
+
+    def _move_booking(self, connection: Connection, state: State) -> None:
+        """A parent changes its key, and its children follow."""
+        for booking in self._some(state["bookings"], 1):
+            new = -self._random.randint(1, 2**50)
+            connection.execute("SET CONSTRAINTS ALL DEFERRED")
+            for table, column in (("bookings", "id"), ("booking_services", "booking")):
+                connection.execute(
+                    f"UPDATE {table} SET {column} = %s WHERE company_id = %s AND {column} = %s",
+                    (new, self._company, booking[0]),
+                )
+            booking[0] = new
+
+    def _merge(self, connection: Connection, state: State) -> None:
+        """Many rows at once, with COPY into a temporary table and ON CONFLICT."""
+        if self._random.random() < 0.7:
+            return
+        connection.execute(
+            "CREATE TEMPORARY TABLE IF NOT EXISTS batch (yclients_id bigint) ON COMMIT DELETE ROWS"
+        )
+        with connection.cursor().copy("COPY batch FROM STDIN") as copy:
+            for number in range(1000, 1000 + BULK):
+                copy.write_row((number,))
+        connection.execute(
+            "INSERT INTO clients (company_id, yclients_id, name) SELECT %s, yclients_id, 'bulk' FROM batch"
+            " ON CONFLICT (yclients_id, company_id) DO UPDATE SET visit_count = clients.visit_count + 1",
+            (self._company,),
+        )
+        state["clients"] = [list(row) for row in connection.execute(_CLIENTS, (self._company,))]
+
+    def _some(self, rows: list[Any], count: int) -> list[Any]:
+        return self._random.sample(rows, min(count, len(rows)))
