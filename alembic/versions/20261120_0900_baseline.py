@@ -4,7 +4,7 @@ Revises:
 Created: 2026-11-20 09:00
 """
 
-from app.database import catalog
+from app.database import catalog, row_changes
 from app.database import schema_changes as changes
 from app.database.migrations import MigrationRefused
 
@@ -185,6 +185,6 @@ def upgrade() -> None:
 def downgrade() -> None:
     """Drop the tables, but never a row: what was there before Alembic is the revision `baseline` itself."""
     for table in TABLES:
-        changes.refuse_rows(table, "true", "would be dropped; `alembic downgrade baseline` keeps them")
+        row_changes.refuse_rows(table, "true", "would be dropped; `alembic downgrade baseline` keeps them")
     for table in reversed(TABLES):
         changes.execute(f"DROP TABLE {table}")

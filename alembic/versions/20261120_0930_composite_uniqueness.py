@@ -7,7 +7,7 @@ Created: 2026-11-20 09:30
 from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
 
-from app.database import catalog, dedupe
+from app.database import catalog, dedupe, row_changes
 from app.database import schema_changes as changes
 from app.database.migrations import MigrationRefused
 
@@ -107,7 +107,7 @@ def downgrade() -> None:
 
 
 def refuse_repeated(table: str, column: str) -> None:
-    changes.refuse_rows(
+    row_changes.refuse_rows(
         table,
         f"{column} IN (SELECT {column} FROM {table} GROUP BY {column} HAVING count(*) > 1)",
         f"shares its {column} with another row",

@@ -6,7 +6,7 @@ Created: 2026-11-20 09:40
 
 from sqlalchemy import Connection
 
-from app.database import catalog
+from app.database import catalog, row_changes
 from app.database import schema_changes as changes
 
 revision = "wide_ids"
@@ -42,7 +42,7 @@ def upgrade() -> None:
 def downgrade() -> None:
     for table, columns in IDS.items():
         too_wide = " OR ".join(f"{column} NOT BETWEEN -2147483648 AND 2147483647" for column in columns)
-        changes.refuse_rows(table, too_wide, "has an id beyond INTEGER")
+        row_changes.refuse_rows(table, too_wide, "has an id beyond INTEGER")
     for table, columns in IDS.items():
         change(table, columns, "integer", "bigint")
 

@@ -6,7 +6,7 @@ Created: 2026-11-20 09:50
 
 from sqlalchemy import Connection
 
-from app.database import catalog, dedupe
+from app.database import catalog, dedupe, row_changes
 from app.database import schema_changes as changes
 from app.database.migrations import MigrationRefused
 
@@ -50,7 +50,7 @@ def to_number(table: str) -> None:
         changes.execute(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")
         if not dedupe.find_groups(changes.bind(), rule):
             unreadable = f"{dedupe.COMPANY_NUMBER} IS NULL"
-            changes.archive(table, unreadable, "company_id is not a positive number")
+            row_changes.archive(table, unreadable, "company_id is not a positive number")
             changes.execute(f"DELETE FROM {table} WHERE {unreadable}")
             changes.execute(
                 "-- squawk-ignore changing-column-type -- announced, and on request for large tables\n"

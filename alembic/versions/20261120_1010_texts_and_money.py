@@ -4,7 +4,7 @@ Revises: instants
 Created: 2026-11-20 10:10
 """
 
-from app.database import catalog
+from app.database import catalog, row_changes
 from app.database import schema_changes as changes
 
 revision = "texts_and_money"
@@ -53,7 +53,7 @@ def upgrade() -> None:
 def downgrade() -> None:
     for table, types in TYPES.items():
         for column, old, _ in types:
-            changes.refuse_rows(table, too_wide(column, old), f"{column} does not fit {old}")
+            row_changes.refuse_rows(table, too_wide(column, old), f"{column} does not fit {old}")
     for table, types in TYPES.items():
         if catalog.column_type(table, types[0][0]) == "text":
             change(table, [(column, old) for column, old, _ in types])

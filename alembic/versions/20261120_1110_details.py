@@ -4,6 +4,7 @@ Revises: mirrored_columns
 Created: 2026-11-20 11:10
 """
 
+from app.database import row_changes
 from app.database import schema_changes as changes
 
 revision = "details"
@@ -52,9 +53,9 @@ def downgrade() -> None:
     """Refuse values that have no place before; `source` goes, its meaning went with the ids left open."""
     for table, columns in COLUMNS.items():
         for name, _ in columns:
-            changes.refuse_rows(table, f"{name} IS NOT NULL", f"has a {name}")
+            row_changes.refuse_rows(table, f"{name} IS NOT NULL", f"has a {name}")
     for table, column, _, lost in FLAGS:
-        changes.refuse_rows(table, lost, f"has its {column} set")
+        row_changes.refuse_rows(table, lost, f"has its {column} set")
     for table, columns in COLUMNS.items():
         changes.execute(f"ALTER TABLE {table} " + ", ".join(f"DROP COLUMN {name}" for name, _ in columns))
     for table, column, _, _ in FLAGS:

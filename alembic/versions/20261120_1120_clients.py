@@ -6,6 +6,7 @@ Created: 2026-11-20 11:20
 
 import unicodedata
 
+from app.database import row_changes
 from app.database import schema_changes as changes
 
 revision = "clients"
@@ -34,8 +35,8 @@ def upgrade() -> None:
     for table, name, definition in CHECKS:
         changes.add_not_valid(table, name, definition)
         changes.validate(table, name)
-    for rows in changes.batches("clients", "name", "search_name = '' AND name <> ''"):
-        changes.update_each(
+    for rows in row_changes.batches("clients", "name", "search_name = '' AND name <> ''"):
+        row_changes.update_each(
             "clients",
             "search_name",
             [(company, row_id, search_name(name)) for company, row_id, name in rows],
@@ -44,8 +45,8 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    changes.refuse_rows("clients", "phone IS NULL", "has no phone")
-    changes.refuse_rows("clients", "yclients_id IS NULL", "has no YClients id yet")
+    row_changes.refuse_rows("clients", "phone IS NULL", "has no phone")
+    row_changes.refuse_rows("clients", "yclients_id IS NULL", "has no YClients id yet")
     for table, name, _ in CHECKS:
         changes.execute(f"ALTER TABLE {table} DROP CONSTRAINT IF EXISTS {name}")
     changes.commit()

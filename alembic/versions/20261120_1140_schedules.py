@@ -8,7 +8,7 @@ import json
 import re
 from typing import Any
 
-from app.database import catalog
+from app.database import catalog, row_changes
 from app.database import schema_changes as changes
 
 revision = "schedules"
@@ -26,14 +26,14 @@ def upgrade() -> None:
             "ALTER TABLE staff_schedules RENAME COLUMN slots TO intervals"
         )
         changes.commit()
-    for rows in changes.batches("staff_schedules", "intervals", "intervals <> '[]'", lock=True):
+    for rows in row_changes.batches("staff_schedules", "intervals", "intervals <> '[]'", lock=True):
         normalized = [(company, row_id, *normalize(slots), slots) for company, row_id, slots in rows]
-        changes.archive_each(
+        row_changes.archive_each(
             "staff_schedules",
             [(company, row_id) for company, row_id, _, complete, _ in normalized if not complete],
             "slots has entries that are no intervals of a day",
         )
-        changes.update_each(
+        row_changes.update_each(
             "staff_schedules",
             "intervals",
             [(company, row_id, json.dumps(new)) for company, row_id, new, _, old in normalized if new != old],

@@ -6,7 +6,7 @@ Created: 2026-11-20 11:50
 
 from sqlalchemy import Connection
 
-from app.database import catalog
+from app.database import catalog, row_changes
 from app.database import schema_changes as changes
 
 revision = "booking_times"
@@ -46,9 +46,9 @@ def start_and_end() -> None:
     """All in one transaction: what is archived is exactly what the new columns do not say."""
     changes.announce_rewrite("bookings")
     changes.execute("LOCK TABLE bookings IN ACCESS EXCLUSIVE MODE")
-    changes.archive("bookings", UNREADABLE, "datetime is not a time")
+    row_changes.archive("bookings", UNREADABLE, "datetime is not a time")
     changes.execute(f"DELETE FROM bookings WHERE {UNREADABLE}")
-    changes.archive(
+    row_changes.archive(
         "bookings",
         "status NOT IN ('active', 'cancelled')",
         "status is neither active nor cancelled",
@@ -59,7 +59,7 @@ def start_and_end() -> None:
         " ('cancelled', 'canceled', 'cancel', 'deleted', 'отменена', 'отменен', 'отменён')"
         " THEN 'cancelled' ELSE 'active' END WHERE status NOT IN ('active', 'cancelled')"
     )
-    changes.archive(
+    row_changes.archive(
         "bookings", "duration <= 0", "duration is not positive; an hour is assumed", kept_id="old.id"
     )
     changes.execute(
@@ -80,8 +80,8 @@ def start_and_end() -> None:
 
 
 def downgrade() -> None:
-    changes.refuse_rows("bookings", "yclients_record_id IS NULL", "has no YClients id yet")
-    changes.refuse_rows(
+    row_changes.refuse_rows("bookings", "yclients_record_id IS NULL", "has no YClients id yet")
+    row_changes.refuse_rows(
         "bookings",
         "extract(epoch FROM ends_at - starts_at) NOT BETWEEN 1 AND 2147483647"
         " OR extract(epoch FROM ends_at - starts_at) <> trunc(extract(epoch FROM ends_at - starts_at))",

@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy import text
 
-from app.database import catalog
+from app.database import catalog, row_changes
 from app.database import schema_changes as changes
 
 revision = "booking_services"
@@ -59,9 +59,9 @@ def upgrade() -> None:
 
 def carry(column: str) -> None:
     """Move the lists over in batches; an emptied list marks what is done, also after a kill."""
-    for rows in changes.batches("bookings", column, f"{column} <> '[]'", lock=True):
+    for rows in row_changes.batches("bookings", column, f"{column} <> '[]'", lock=True):
         read = [(company, row_id, *normalize(value)) for company, row_id, value in rows]
-        changes.archive_each(
+        row_changes.archive_each(
             "bookings",
             [(company, row_id) for company, row_id, _, complete in read if not complete],
             "service_ids has entries that are no ids of services",
@@ -85,7 +85,7 @@ def carry(column: str) -> None:
                 )
             ),
         )
-        changes.update_each(
+        row_changes.update_each(
             "bookings", column, [(company, row_id, "[]") for company, row_id, _ in rows], type_="jsonb"
         )
 
@@ -114,7 +114,7 @@ def service_id(entry: Any) -> int | None:
 
 
 def downgrade() -> None:
-    changes.refuse_rows(
+    row_changes.refuse_rows(
         "booking_services",
         "title IS NOT NULL OR amount <> 1 OR cost IS NOT NULL OR discount IS NOT NULL",
         "says more of a booked service than its id",

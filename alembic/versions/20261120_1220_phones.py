@@ -8,6 +8,7 @@ import re
 
 import phonenumbers
 
+from app.database import row_changes
 from app.database import schema_changes as changes
 
 revision = "phones"
@@ -27,7 +28,7 @@ COLUMNS = (("companies", "phone"), ("clients", "phone"), ("bookings", "client_ph
 def upgrade() -> None:
     countries = dict(changes.bind().exec_driver_sql("SELECT company_id, country FROM companies").all())
     for table, column in COLUMNS:
-        for rows in changes.batches(table, column, f"{column} IS NOT NULL"):
+        for rows in row_changes.batches(table, column, f"{column} IS NOT NULL"):
             changed, read = [], []
             for company, row_id, phone in rows:
                 number = e164(phone, countries.get(company, "RU"))
@@ -38,7 +39,7 @@ def upgrade() -> None:
                 elif number != phone:
                     changed.append((company, row_id, number))
                     read.append(phone)
-            changes.update_each(table, column, changed, unless_changed=(column, read))
+            row_changes.update_each(table, column, changed, unless_changed=(column, read))
 
 
 def e164(text: str, country: str) -> str | None:

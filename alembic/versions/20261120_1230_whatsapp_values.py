@@ -6,7 +6,7 @@ Created: 2026-11-20 12:30
 
 from sqlalchemy import Connection
 
-from app.database import catalog
+from app.database import catalog, row_changes
 from app.database import schema_changes as changes
 
 revision = "whatsapp_values"
@@ -50,7 +50,7 @@ def upgrade() -> None:
 def downgrade() -> None:
     changes.execute(AS_JSONB)
     for table, column in COLUMNS:
-        changes.refuse_rows(
+        row_changes.refuse_rows(
             table, f"pg_temp.as_jsonb({column}) IS NULL", f"{column} is nothing that JSONB holds"
         )
     for table, column in COLUMNS:

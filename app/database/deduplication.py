@@ -10,8 +10,9 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 from tenacity import Retrying, retry_if_exception, stop_after_attempt
 from tenacity.wait import wait_random_exponential
 
-from app.database import dedupe, migrations
+from app.database import dedupe, migrations, shape
 from app.database.dedupe import RULES, Group, Merged
+from app.database.migrations import MigrationRefused
 
 ROUNDS = 5  # over all tables: duplicates may come in meanwhile, and faster than they can be merged
 Progress = Callable[[int, int], None]  # groups done, groups
@@ -86,6 +87,8 @@ def run(url: str, on_progress: Progress) -> Deduplication:
         migrations.one_deploy_at_a_time(engine, wait=False),
         engine.connect() as connection,
     ):
+        if misplaced := shape.misplaced(connection, RULES):
+            raise MigrationRefused(f"The archive would not stand beside the tables: {'; '.join(misplaced)}.")
         connection.exec_driver_sql(migrations.script().get_revision("archive").module.TABLE)
         connection.commit()
         for _ in range(ROUNDS):

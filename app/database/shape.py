@@ -114,12 +114,12 @@ _NOT_OURS = """
     ORDER BY 1
 """
 _MISPLACED = """
-    SELECT format('table %1$s is in schema %2$s: let search_path begin with it if the table is Frontdesk''s,'
-        ' or else leave that schema out', relname, nspname)
+    SELECT format('schema %s has %s: let search_path begin with it if they are Frontdesk''s, or else leave it'
+        ' out', nspname, string_agg(relname, ', ' ORDER BY relname))
     FROM unnest(CAST(:tables AS text[])) AS name
     JOIN pg_class ON pg_class.oid = to_regclass(quote_ident(name)) AND relkind IN ('r', 'p', 'v', 'm', 'f')
     JOIN pg_namespace ON pg_namespace.oid = relnamespace
-    WHERE nspname IS DISTINCT FROM current_schema()
+    WHERE nspname IS DISTINCT FROM current_schema() GROUP BY nspname
     UNION ALL
     SELECT 'search_path names no schema that exists: ' || current_setting('search_path')
     WHERE current_schema() IS NULL
@@ -147,7 +147,7 @@ def not_ours(connection: Connection, tables: Iterable[str]) -> list[str]:
 
 
 def misplaced(connection: Connection, tables: Iterable[str]) -> list[str]:
-    """Tables that a name finds in another schema than the one where new tables go, a line for each."""
+    """Tables that a name finds in another schema than the one where new ones go, a line for each schema."""
     names = [*tables, "alembic_version"]
     return list(connection.execute(text(_MISPLACED), {"tables": names}).scalars())
 

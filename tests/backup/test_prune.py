@@ -122,6 +122,16 @@ def test_without_the_log_it_says_so_and_goes_by_what_it_reads(
     assert "Warning: what was checked is not known" in pruned.stderr
 
 
+def test_two_at_once_are_in_nobody_s_way(made: str, old: Old, address: Path) -> None:
+    older, place = old(1), Place(str(address))
+    plans = [prune.plan(place, 1, None, nothing) for _ in range(2)]
+    for planned in plans:
+        for entry in planned.deleted:
+            prune.delete(place, entry)
+    assert [entry.name for entry in plans[1].deleted] == [older]
+    assert [entry.name for entry in folder.entries(place)] == [made]
+
+
 def test_whatever_the_rules_and_the_damage_a_good_one_is_left(prepared: Prepared, tmp_path: Path) -> None:
     numbers = itertools.count()
 

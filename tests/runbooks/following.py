@@ -40,6 +40,10 @@ SHAPES = [
 ]
 
 
+# What a move says on a machine that is too busy for a short pause; the page says to try again.
+TRY_AGAIN = re.compile(r"Writes are open on \w+ again|at a quieter time|too far from here")
+
+
 @dataclass(frozen=True)
 class Step:
     """One command of a page, what it prints there, and its exit code."""
@@ -116,8 +120,10 @@ def follow(page: str, terminal: Terminal) -> None:
     for step in steps(page):
         output, code = terminal.run(step.command)
         # A person looks again as well: what the service answers is up to a second old.
-        looks = 20 if step.command.startswith("curl") else 0
+        looks = 20
         while looks and not step.fits(output, code):
+            if not (step.command.startswith("curl") or TRY_AGAIN.search(output)):
+                break
             looks -= 1
             time.sleep(0.2)
             output, code = terminal.run(step.command)

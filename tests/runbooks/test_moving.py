@@ -2,9 +2,11 @@
 
 import threading
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
+from app.transfer import protocol
 from app.transfer.relay import relay
 from app.transfer.sides import Side, Sides
 from tests.runbooks.following import Terminal, follow
@@ -21,6 +23,20 @@ PROVIDER = (
 )
 
 
+@pytest.fixture
+def busy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first pause is too long, as on a busy machine: writes are open again, and one tries again."""
+    hand_over, late = protocol.hand_over, [protocol.TooLateError()]
+
+    def once_too_late(*arguments: Any) -> None:
+        if late:
+            raise late.pop()
+        hand_over(*arguments)
+
+    monkeypatch.setattr(protocol, "hand_over", once_too_late)
+
+
+@pytest.mark.usefixtures("busy")
 def test_the_move_is_followed_there_and_back(
     new_database: Callable[[], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,5 +1,6 @@
 """Every runbook is followed to its end, in the situation that it is for."""
 
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -114,6 +115,15 @@ def test_restore(
         stack.callback(execute, server_url, "DROP DATABASE IF EXISTS frontdesk_restored WITH (FORCE)")
         terminal.units = {"start frontdesk-web": lambda: stack.enter_context(served(terminal, restored))}
         follow("restore.md", terminal)
+
+
+def test_no_good_backup(configure: Configure, database_url: str, tmp_path: Path) -> None:
+    terminal = configure(database_url)
+    execute(database_url, *CLIENTS)
+    run("backup", "create")
+    (dump,) = (tmp_path / "backups").glob("*.dump")
+    os.truncate(dump, 10_000)
+    follow("no-good-backup.md", terminal)
 
 
 def test_pool_exhausted(configure: Configure, database_url: str) -> None:
