@@ -81,6 +81,10 @@ class NoConnectionError(UnavailableError):
     """No connection to the database was free or could be made in time; nothing was sent to it."""
 
 
+class NoSpaceError(UnavailableError):
+    """The database server has no space left on its disk."""
+
+
 class PermanentlyUnavailableError(UnavailableError):
     """The database refused the connection; check user, password and database name in DATABASE_URL."""
 
@@ -122,6 +126,7 @@ _BY_SQLSTATE: dict[str, type[FrontdeskError]] = {
     "28000": PermanentlyUnavailableError,
     "28P01": PermanentlyUnavailableError,
     "3D000": PermanentlyUnavailableError,
+    "53100": NoSpaceError,
     "57P01": UnavailableError,
     "57P02": UnavailableError,
     "57P03": UnavailableError,

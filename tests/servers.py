@@ -60,6 +60,12 @@ class Server:
             return f"postgresql://postgres@127.0.0.1:{self._port}/postgres"
         return self._server.get_uri()
 
+    @property
+    def user(self) -> str | None:
+        """The system's user that it runs as, where that is another one than ours."""
+        user: str | None = self._server.system_user
+        return user
+
     def start(self) -> None:
         """Start the server; after `kill` it recovers first."""
         if self._port is not None:  # the wheel starts none that listens; one that runs it takes as its own

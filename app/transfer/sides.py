@@ -16,6 +16,7 @@ from app.database.connection import KEEPALIVES, SERVER_KEEPALIVES, DeadlineConne
 from app.errors import (
     ClientDeadlineExceeded,
     ConfigurationError,
+    NoSpaceError,
     PermanentlyUnavailableError,
     SideLostError,
     UnavailableError,
@@ -59,7 +60,7 @@ class TransferConnection(DeadlineConnection):
     def wait(self, gen: PQGen[T], interval: float = 0.1, timeout: float | None = None) -> T:
         """Wait for the server until `deadline`; without one for as long as the server is there.
 
-        Raises SideLostError, and the connection is closed: what the server did is unknown.
+        Raises SideLostError, and the connection is closed: what the server did is unknown; NoSpaceError.
         """
         if timeout is None and self.deadline is not None:
             timeout = max(0.001, self.deadline - monotonic())
@@ -72,6 +73,11 @@ class TransferConnection(DeadlineConnection):
                 raise SideLostError(f"{self.side.name} did not answer in time.") from error
             if error.sqlstate is None and self.closed:
                 raise SideLostError(f"The connection to {self.side.name} was lost.") from error
+            if isinstance(error, psycopg.errors.DiskFull):
+                raise NoSpaceError(
+                    f"{self.side.name} has no space left on its disk."
+                    " Make room there; the same command goes on."
+                ) from error
             raise
 
     def _wait_while_it_is_there(self, gen: PQGen[T], interval: float) -> T:

@@ -62,6 +62,7 @@ def test_every_code_of_the_contract_is_in_use() -> None:
         ("57P01", "unavailable", True),
         ("57P03", "unavailable", True),
         ("08006", "unavailable", True),
+        ("53100", "unavailable", True),
         ("53300", "unavailable", True),
         ("28P01", "unavailable", False),
         ("3D000", "unavailable", False),

@@ -1,0 +1,160 @@
+"""The standby's disk is full in the middle of the copy, of the relay, of a cutover: nothing is lost by it."""
+
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
+from pathlib import Path
+from threading import Event, Thread
+from typing import Any
+
+import psycopg
+import pytest
+
+from app.database import migrations
+from app.errors import NoSpaceError
+from app.transfer.copy import copy
+from app.transfer.relay import relay
+from app.transfer.sides import Side, Sides
+from app.transfer.start import start
+from app.transfer.status import status
+from app.transfer.switch import switch
+from app.transfer.verify import verify
+from tests.processes import wait_until
+from tests.servers import Server, execute, url_of
+
+FULL = "primary has no space left on its disk. Make room there; the same command goes on."
+
+
+class MadeUpDisk:
+    """A disk that is full when we say so: a constraint ends whatever writes clients as a full one does."""
+
+    def __init__(self, sides: Sides) -> None:
+        self.sides = sides
+
+    def begin(self) -> None:
+        execute(
+            self.sides.primary.url,
+            "CREATE FUNCTION has_room() RETURNS boolean LANGUAGE plpgsql STABLE AS $$ BEGIN"
+            " IF obj_description('public.clients'::regclass) = 'full' THEN"
+            " RAISE EXCEPTION 'could not extend file: No space left on device' USING ERRCODE = '53100';"
+            " END IF; RETURN true; END $$",
+            "ALTER TABLE clients ADD CONSTRAINT room CHECK (has_room())",
+        )
+
+    def fill(self) -> None:
+        execute(self.sides.primary.url, "COMMENT ON TABLE clients IS 'full'")
+
+    def make_room(self) -> None:
+        execute(self.sides.primary.url, "COMMENT ON TABLE clients IS NULL")
+
+
+class SmallDisk:
+    """A disk of its own below the tables of primary, and a file that takes what is left of it."""
+
+    def __init__(self, sides: Sides, disk: Path) -> None:
+        self.sides = sides
+        self._ballast = disk / "ballast"
+
+    def begin(self) -> None:
+        """It is there from the beginning."""
+
+    def fill(self) -> None:
+        with self._ballast.open("wb", buffering=0) as file, suppress(OSError):
+            while True:
+                file.write(bytes(65_536))
+
+    def make_room(self) -> None:
+        self._ballast.unlink()
+
+
+Disk = MadeUpDisk | SmallDisk
+
+
+@pytest.fixture
+def mounted() -> Iterator[Path]:
+    """A small file system."""
+    folder = Path(tempfile.mkdtemp(prefix="fddisk"))
+    folder.chmod(0o711)
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=100m", "tmpfs", folder], check=False).returncode:
+        folder.rmdir()
+        pytest.skip("nothing may be mounted here")
+    yield folder
+    subprocess.run(["umount", "--lazy", folder], check=True)
+    folder.rmdir()
+
+
+@pytest.fixture
+def small(mounted: Path, new_database: Callable[[], str]) -> Iterator[SmallDisk]:
+    server = Server()
+    tables = mounted / "tables"
+    tables.mkdir(mode=0o700)
+    if server.user is not None:
+        shutil.chown(tables, server.user)
+    execute(
+        server.url,
+        f"CREATE TABLESPACE small LOCATION '{tables}'",
+        "CREATE DATABASE moved TABLESPACE small",
+    )
+    url = url_of(server.url, "moved")
+    migrations.upgrade(url)
+    yield SmallDisk(Sides(Side("legacy", new_database()), Side("primary", url)), mounted)
+    server.delete()
+
+
+@pytest.fixture(params=["made up", pytest.param("small", marks=pytest.mark.full)])
+def disk(request: pytest.FixtureRequest) -> Disk:
+    if request.param == "small":
+        found: Disk = request.getfixturevalue("small")
+        return found
+    return MadeUpDisk(request.getfixturevalue("sides"))
+
+
+def add_clients(connection: psycopg.Connection[Any], first: int) -> None:
+    connection.execute(
+        "INSERT INTO clients (company_id, yclients_id, name, comment)"
+        " SELECT 1, n, 'x', repeat('long ', 300) FROM generate_series(%s::int, %s) AS n",
+        (first, first + 2_999),
+    )
+
+
+def test_a_full_disk_stops_a_move_for_as_long_as_it_is_full(disk: Disk) -> None:
+    sides = disk.sides
+    troubles: list[str] = []
+    stop = Event()
+    following = Thread(target=relay, args=(sides, stop), kwargs={"on_trouble": troubles.append})
+    with closing(psycopg.connect(sides.legacy.url, autocommit=True)) as legacy:
+        legacy.execute("INSERT INTO companies (company_id, title) VALUES (1, 'Salon')")
+        add_clients(legacy, 1)
+        start(sides)
+        disk.begin()
+
+        disk.fill()
+        with pytest.raises(NoSpaceError, match=FULL):
+            copy(sides)
+        disk.make_room()
+        assert copy(sides).is_complete
+
+        following.start()
+        try:
+            wait_until(lambda: status(sides).marks == 0)
+            disk.fill()
+            add_clients(legacy, 10_001)  # the writer does not notice
+            wait_until(lambda: FULL in troubles)
+            assert status(sides).marks == 3_000
+            disk.make_room()
+            wait_until(lambda: status(sides).marks == 0)
+        finally:
+            stop.set()
+            following.join()
+
+        disk.fill()
+        add_clients(legacy, 20_001)
+        with pytest.raises(NoSpaceError, match=FULL):
+            switch(sides, "primary", max_pause=10)
+        add_clients(legacy, 30_001)
+        disk.make_room()
+        switch(sides, "primary", max_pause=10)
+    assert verify(sides).is_equal
+    assert status(sides).in_the_way == []
