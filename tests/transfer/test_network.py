@@ -13,7 +13,6 @@ from app.errors import ConflictError, FrontdeskError, SideLostError
 from app.transfer import sides as transfer_sides
 from app.transfer import switch as switching
 from app.transfer.copy import copy
-from app.transfer.finish import finish
 from app.transfer.relay import drain, relay
 from app.transfer.sides import SideName, Sides
 from app.transfer.start import start
@@ -227,58 +226,59 @@ COMMANDS = {
     ("rollback",): b"frontdesk_transfer.marks",
     ("finish",): b"DROP TRIGGER",
 }
-FEW = [(("copy",), "legacy", BLACK_HOLE), (("verify",), "primary", MUTE)]
-ALL = [
-    (command, side, fault)
-    for command in COMMANDS
-    for side in ("legacy", "primary")
-    for fault in (BLACK_HOLE, MUTE)
-]
+QUICK = (("copy", "legacy", BLACK_HOLE), ("verify", "primary", MUTE))
 
 
 @pytest.mark.parametrize(
-    "cases", [pytest.param(FEW, id="few"), pytest.param(ALL, id="all", marks=pytest.mark.full)]
+    ("command", "side", "fault"),
+    [
+        pytest.param(
+            command, side, fault, marks=() if (command[0], side, fault) in QUICK else pytest.mark.full
+        )
+        for command in COMMANDS
+        for side in ("legacy", "primary")
+        for fault in (BLACK_HOLE, MUTE)
+    ],
+    ids=lambda value: "black hole" if value is BLACK_HOLE else "mute" if value is MUTE else "".join(value),
 )
 def test_a_command_whose_network_is_lost_ends_by_itself_says_where_and_goes_on_later(
     distant: Distant,
     run: Callable[..., Result],
-    cases: list[tuple[tuple[str, ...], str, Fault]],
+    command: tuple[str, ...],
+    side: str,
+    fault: Fault,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with psycopg.connect(distant.here.legacy.url) as connection:
         connection.execute("INSERT INTO companies (company_id, title) VALUES (1, 'Salon')")
-    for command, side, fault in cases:
-        # Each is to be noticed in its own way: the one by TCP, the other by asking.
-        monkeypatch.setattr(transfer_sides, "SILENCE", 60 if fault is BLACK_HOLE else LOST_WITHIN)
-        _prepare(command[0], distant)
-        line = distant.commands_to_legacy if side == "legacy" else distant.commands_to_primary
-        line.when(COMMANDS[command], fault)
-        began = time.monotonic()
-        result = run(*command)
-        assert line.has_sprung, (command, side, result.output)
-        assert time.monotonic() - began < PATIENCE
-        line.heal()
-        assert result.exit_code == 3, (command, side, result.output)
-        assert side in result.output.splitlines()[-1]
-        result = run(*command)
-        assert result.exit_code == 0, (command, side, result.output)
+    # Each is to be noticed in its own way: the one by TCP, the other by asking.
+    monkeypatch.setattr(transfer_sides, "SILENCE", 60 if fault is BLACK_HOLE else LOST_WITHIN)
+    _prepare(command[0], distant)
+    line = distant.commands_to_legacy if side == "legacy" else distant.commands_to_primary
+    line.when(COMMANDS[command], fault)
+    began = time.monotonic()
+    result = run(*command)
+    assert line.has_sprung, result.output
+    assert time.monotonic() - began < PATIENCE
+    line.heal()
+    assert result.exit_code == 3, result.output
+    assert side in result.output.splitlines()[-1]
+    result = run(*command)
+    assert result.exit_code == 0, result.output
 
 
 def _prepare(command: str, distant: Distant) -> None:
-    """Bring the move to where the command has something to do on both sides."""
-    if command in ("plan", "start", "copy"):
-        finish(distant.here, force=True)
-        with psycopg.connect(distant.here.primary.url) as connection:
-            connection.execute("TRUNCATE companies CASCADE")
+    """Bring a move to where the command has something to do on both sides."""
     _fill(distant)
+    if command in ("plan", "start"):
+        return
+    start(distant.here)
     if command == "copy":
-        start(distant.here)
-    elif command not in ("plan", "start"):
-        start(distant.here)
-        copy(distant.here)
-        patiently_switch(distant.here, "primary" if command == "rollback" else "legacy")
-        drain(distant.here)
-    if command in ("relay", "cutover"):
+        return
+    copy(distant.here)
+    if command == "rollback":
+        patiently_switch(distant.here, "primary")
+    elif command in ("relay", "cutover"):
         _fill(distant)
 
 
