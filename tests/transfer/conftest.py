@@ -35,7 +35,7 @@ def primary(sides: Sides) -> Iterator[psycopg.Connection[Any]]:
         yield connection
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def distant_servers() -> Iterator[tuple[Server, Server]]:
     """Two servers that listen on ports, each with a template at head."""
     pair = (Server(free_port()), Server(free_port()))

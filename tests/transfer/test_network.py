@@ -23,6 +23,8 @@ from tests.processes import PATIENCE, wait_until
 from tests.transfer.distant import Attempt, Distant, longest_wait
 from tests.transfer.moving import check_live, copy_by_the_log, patiently_switch
 
+pytestmark = pytest.mark.xdist_group("network")  # one pair of servers for all
+
 KEEPALIVES = {"keepalives_idle": 1, "keepalives_interval": 1, "keepalives_count": 2, "tcp_user_timeout": 2000}
 LOST_WITHIN = 2.0  # seconds that these take to notice a lost network; a process of tests has more to do
 ROWS = 5_000

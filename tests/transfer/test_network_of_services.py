@@ -20,9 +20,18 @@ from tests.processes import wait_until
 from tests.transfer.distant import Distant
 from tests.transfer.moving import copy_by_the_log
 
+pytestmark = pytest.mark.xdist_group("network")  # one pair of servers for all
+
 SALON = 1
 NAME = "distant"
-FAULTS = [Line.cut, Line.black_hole, Line.mute]
+each_fault = pytest.mark.parametrize(
+    "fault",
+    [
+        pytest.param(Line.cut, id="cut", marks=pytest.mark.full),
+        pytest.param(Line.black_hole, id="black hole"),
+        pytest.param(Line.mute, id="mute", marks=pytest.mark.full),
+    ],
+)
 # A look at each side (a second for an answer, two to connect), one for a connection, one for an answer.
 WITHIN = 2 * 3 + 1 + 1
 
@@ -64,7 +73,7 @@ def visits(url: str) -> int:
     return int(row[0])
 
 
-@pytest.mark.parametrize("fault", FAULTS, ids=["cut", "black hole", "mute"])
+@each_fault
 def test_calls_end_within_their_deadlines_and_go_on_without_a_restart(
     desk: Frontdesk, moving: Distant, fault: Callable[[Line], None]
 ) -> None:
@@ -97,7 +106,7 @@ def test_a_write_whose_answer_was_lost_is_there_once_and_is_not_made_again(
     assert visits(moving.here.legacy.url) == 1
 
 
-@pytest.mark.parametrize("fault", FAULTS, ids=["cut", "black hole", "mute"])
+@each_fault
 def test_a_service_that_has_lost_the_old_side_finds_the_new_one_when_it_is_live(
     desk: Frontdesk, moving: Distant, fault: Callable[[Line], None]
 ) -> None:
