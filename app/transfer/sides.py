@@ -31,7 +31,7 @@ APPLICATION = "frontdesk-transfer"  # of every session of a move, so that they c
 
 # Seconds without an answer after which a server has to show that it is there. Something on the way may take
 # whatever is sent, and pass nothing on: TCP then sees nothing wrong.
-SILENCE = 30.0
+SILENCE = 20.0
 REACH = 10.0  # seconds for a new session
 POOLER_PATIENCE = 3.0  # seconds for a second session through a pooler
 
