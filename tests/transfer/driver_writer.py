@@ -7,6 +7,7 @@ with what was acknowledged; so a write that is lost is seen by the next one, and
 import random
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from copy import deepcopy
 from typing import Any
 
@@ -95,7 +96,8 @@ class DriverWriter:
         if committing and not lost:
             self._journal.void()
         if self._connection is not None and not self._connection.closed and not lost:
-            self._connection.rollback()
+            with suppress(psycopg.OperationalError):  # lost now, and nothing was kept
+                self._connection.rollback()
         else:
             self._connection = None
             time.sleep(0.02)
