@@ -11,7 +11,7 @@ from alembic.util import CommandError
 from sqlalchemy import Connection
 
 from app.config import Settings
-from app.database import migrations, shape
+from app.database import adoption, migrations, shape
 from app.database.migrations import MigrationRefused, SchemaState
 from app.errors import FrontdeskError
 from app.models import Base
@@ -96,8 +96,8 @@ def run(connection: Connection) -> None:
         upgrades = [
             step for step in steps if getattr(step, "is_upgrade", False) and hasattr(step, "revision")
         ]
-        if upgrades and (misplaced := shape.misplaced(connection, Base.metadata.tables)):
-            raise MigrationRefused("New tables would not stand beside the others:", tuple(misplaced))
+        if upgrades and (taken := adoption.taken_names(connection)):
+            raise MigrationRefused("Other tables' indexes are in the way:", tuple(taken))
         for step in upgrades:
             getattr(step.revision.module, "preflight", lambda _: None)(connection)
         connection.commit()  # concurrent builds must not wait for what the checks have read

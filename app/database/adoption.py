@@ -66,7 +66,7 @@ def shapes() -> dict[str, Shape]:
 
 def look(connection: Connection) -> Finding:
     """Say where the database stands; nothing is changed."""
-    ours = {_table(entry) for expected in shapes().values() for entry in expected}
+    ours = _tables()
     if misplaced := shape.misplaced(connection, ours):
         return Finding("differs", differences=tuple(misplaced))
     if (revision := migrations.current(connection)) is not None:
@@ -84,10 +84,18 @@ def look(connection: Connection) -> Finding:
     if finding.revision != migrations.head():
         dependents = shape.dependents(connection, ours)
         obstacles += [f"{line}: drop it until the upgrade is done" for line in dependents]
+        obstacles += taken_names(connection)
     if obstacles:
         differences = (*finding.differences, *obstacles)
         return Finding("differs", finding.revision, (), finding.later, differences, others)
     return Finding(**{**vars(finding), "left_alone": others})
+
+
+def taken_names(connection: Connection) -> list[str]:
+    """Indexes of others with names that the chain gives to its own, and would drop; a line for each."""
+    indexes = re.compile("unique |index |primary key ")
+    made = (name for step in shapes().values() for entry, name in step.items() if indexes.match(entry))
+    return shape.taken(connection, {name.removesuffix(" (an index)") for name in made}, _tables())
 
 
 def adopt(connection: Connection) -> Finding:
@@ -99,6 +107,10 @@ def adopt(connection: Connection) -> Finding:
     MigrationContext.configure(connection).stamp(migrations.script(), finding.revision)
     connection.commit()
     return Finding(**{**vars(finding), "stamped": True})
+
+
+def _tables() -> set[str]:
+    return {_table(entry) for expected in shapes().values() for entry in expected}
 
 
 def _compare(found: Shape) -> Finding:

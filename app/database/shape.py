@@ -126,6 +126,15 @@ _MISPLACED = """
     ORDER BY 1
 """
 
+_TAKEN = """
+    SELECT format('index %s of %s has a name that the upgrade needs: ALTER INDEX %1$I RENAME TO …',
+        index.relname, of_table.relname)
+    FROM pg_index JOIN pg_class AS index ON index.oid = indexrelid
+    JOIN pg_class AS of_table ON of_table.oid = indrelid
+    WHERE index.relname = ANY(:names) AND NOT of_table.relname = ANY(:tables)
+        AND index.relnamespace = current_schema()::regnamespace ORDER BY 1
+"""
+
 
 def read(connection: Connection, tables: Iterable[str]) -> dict[str, str]:
     """The shape of those of the tables that the current schema has."""
@@ -144,6 +153,11 @@ def dependents(connection: Connection, tables: Iterable[str]) -> list[str]:
 def not_ours(connection: Connection, tables: Iterable[str]) -> list[str]:
     """What the connecting role may not change, a line for each that says what to do."""
     return list(connection.execute(text(_NOT_OURS), {"tables": [*tables]}).scalars())
+
+
+def taken(connection: Connection, names: Iterable[str], tables: Iterable[str]) -> list[str]:
+    """Indexes of these names that belong to other tables, a line for each."""
+    return list(connection.execute(text(_TAKEN), {"names": [*names], "tables": [*tables]}).scalars())
 
 
 def misplaced(connection: Connection, tables: Iterable[str]) -> list[str]:

@@ -138,6 +138,24 @@ def test_what_hangs_on_columns_is_refused_before_the_first_change(
     assert old.revision == "baseline"
 
 
+def test_another_table_s_index_is_not_dropped_for_its_name(
+    installation: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installation.execute(
+        "CREATE TABLE notes (id int); CREATE UNIQUE INDEX clients_yclients_company_unique ON notes (id)"
+    )
+    line = "index clients_yclients_company_unique of notes has a name that the upgrade needs"
+    result = adopted(installation, monkeypatch)
+    assert result.exit_code == 1
+    assert f"  {line}" in result.stdout
+    with pytest.raises(MigrationRefused) as refusal:
+        installation.upgrade()
+    assert refusal.value.report[0].startswith(line)
+    installation.execute("ALTER INDEX clients_yclients_company_unique RENAME TO notes_unique")
+    installation.upgrade("composite_uniqueness")
+    assert installation.value("SELECT count(*) FROM pg_indexes WHERE tablename = 'notes'") == 1
+
+
 def test_a_trigger_that_names_no_column_may_stay(old: Database) -> None:
     old.execute(
         "CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN new; END';"
