@@ -7,6 +7,9 @@ import psycopg
 from app import Settings
 from tests.servers import execute
 
+SALON = 962302
+NAME = "moving"  # of the sessions in pg_stat_activity
+
 FENCED_TABLES = ("companies", "clients", "request_budgets", "whatsapp_states")
 
 SIDE = """
@@ -62,6 +65,12 @@ class Move:
                 (state, state),
             )
 
+    def hand_over(self, old: str, new: str) -> None:
+        """Make the side at the URL `new` the live one."""
+        self.set(old, "closing")
+        self.set(old, "standby")
+        self.set(new, "open")
+
     def forget(self) -> None:
         """Make both as they were before anything."""
         tables = ", ".join(FENCED_TABLES)
@@ -71,3 +80,27 @@ class Move:
     def finish(self) -> None:
         for url in (self.legacy, self.primary):
             execute(url, "DROP SCHEMA frontdesk_transfer CASCADE")
+
+
+def clients(url: str) -> list[int]:
+    """The YClients ids that the database holds."""
+    with psycopg.connect(url) as connection:
+        rows = connection.execute("SELECT yclients_id FROM clients ORDER BY yclients_id").fetchall()
+    return [yclients_id for (yclients_id,) in rows]
+
+
+def sessions(url: str) -> int:
+    """How many the services have there."""
+    with psycopg.connect(url) as connection:
+        row = connection.execute(
+            "SELECT count(*) FROM pg_stat_activity"
+            " WHERE application_name = %s AND datname = current_database()",
+            (NAME,),
+        ).fetchone()
+    assert row
+    return int(row[0])
+
+
+def client(number: int) -> dict[str, object]:
+    """A row for the data layer."""
+    return {"yclients_id": number, "name": f"Client {number}", "phone": f"+7968{number:07}"}

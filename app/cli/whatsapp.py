@@ -10,9 +10,10 @@ from rich.table import Table
 from app.cli import console
 from app.errors import RAW_ERRORS, UnknownCompanyError, from_driver
 from app.frontdesk import Frontdesk
+from app.observability.level import Level
 from app.schemas.types import MAX_ID
 from app.whatsapp import cleanup, first_system, multi_file, rotation
-from app.whatsapp.health import Level, Overview, SalonHealth
+from app.whatsapp.health import Overview, SalonHealth
 from app.whatsapp.watch import observe
 
 COLOURS = {Level.HEALTHY: "green", Level.WARNING: "yellow", Level.CRITICAL: "bold red"}

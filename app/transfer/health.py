@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from enum import IntEnum
 from typing import Any
 
 from app.observability import metrics
+from app.observability.level import Level
 from app.transfer.divergence import Recent
 from app.transfer.stages import Stage
 from app.transfer.status import Status
@@ -14,17 +14,6 @@ from app.transfer.status import Status
 LONG_LAG = 60.0  # seconds; a relay that runs needs less than one
 LONG_REPLAY = 1.0  # seconds
 _IN_MOTION = (Stage.RELAYING, Stage.CUT_OVER)  # the standby is kept current
-
-
-class Level(IntEnum):
-    """The greater, the worse."""
-
-    HEALTHY = 0
-    WARNING = 1
-    CRITICAL = 2
-
-    def __str__(self) -> str:
-        return self.name.lower()
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import psycopg
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt
 from tenacity.wait import wait_random_exponential
 
-from app.errors import ConflictError, InvalidInputError
+from app.errors import ConflictError
 from app.transfer import capture, journal, plan, schema
 from app.transfer.plan import Plan
 from app.transfer.sides import Side, Sides, refuse_same_database
@@ -30,8 +30,9 @@ def start(
 ) -> Plan:
     """Set up both sides: legacy open, primary standby, every change on either side captured.
 
-    Safe to repeat, and to resume after `kill -9`. Raises InvalidInputError for what is in the way, and
-    ConflictError where a transaction does not let go of its tables.
+    Safe to repeat, and to resume after `kill -9`. Raises ConflictError for what is in the way,
+    a transaction that does not let go of its tables among it, and InvalidInputError for names that nothing
+    bears.
     """
     with closing(sides.legacy.connect()) as legacy, closing(sides.primary.connect()) as primary:
         refuse_same_database(legacy, primary)
@@ -53,7 +54,7 @@ def _refuse(found: Plan) -> None:
     first = found.in_the_way[0]
     others = len(found.in_the_way) - 1
     more = f" (and {others} more)" if others else ""
-    raise InvalidInputError(
+    raise ConflictError(
         f"In the way: {first.kind} {first.name} on {first.side}: {first.problem}{more}."
         " `frontdesk transfer plan` names all of it, and what to do."
     )

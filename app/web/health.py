@@ -9,13 +9,12 @@ from flask.typing import ResponseReturnValue
 
 from app.errors import FrontdeskError
 from app.frontdesk import Frontdesk
-from app.transfer.health import Level as TransferLevel
+from app.observability.level import Level
 from app.web.database_check import DatabaseCheck, Verdict
 from app.web.health_json import Document, health_answer
 from app.web.tokens import has_token
 from app.web.transfer_check import TransferCheck
 from app.web.whatsapp_check import WhatsAppCheck
-from app.whatsapp.health import Level
 
 HIGH = 80  # percent of the pool in use
 
@@ -113,7 +112,7 @@ class Health:
             nothing = dict.fromkeys(("live", "lag", "replay_seconds", "divergences", "last_verification"))
             details: Document = {"stage": "not configured", **nothing, "timestamp": _now()}
             return self._answer("transfer", "not_configured", details)
-        code = 503 if seen.level is TransferLevel.CRITICAL else 200
+        code = 503 if seen.level is Level.CRITICAL else 200
         return self._answer("transfer", str(seen.level), {**seen.as_dict(), "timestamp": _now()}, code)
 
     def _answer_level(self, level: Level, details: Document) -> ResponseReturnValue:

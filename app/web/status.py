@@ -18,6 +18,7 @@ from app.backup.ages import ages
 from app.errors import FrontdeskError
 from app.frontdesk import Frontdesk
 from app.observability import slow_queries
+from app.observability.level import Level
 from app.observability.slow_queries import SlowQuery
 from app.transfer.health import TransferHealth
 from app.web import charts
@@ -26,7 +27,7 @@ from app.web.health import Health
 from app.web.history import EVERY, WINDOW, History, Look, intervals, since
 from app.web.installation_check import Installation, InstallationCheck
 from app.web.verdicts import LASTING, RECENT, State, problems
-from app.whatsapp.health import Level, Overview
+from app.whatsapp.health import Overview
 
 REFRESH = 10  # seconds
 LISTED = 20  # rows of one table

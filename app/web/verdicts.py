@@ -6,12 +6,13 @@ from datetime import UTC, datetime, timedelta
 from enum import IntEnum
 
 from app.backup.ages import Age
+from app.observability.level import Level
 from app.observability.slow_queries import SlowQuery
 from app.observability.snapshot import Snapshot
 from app.transfer.health import TransferHealth
 from app.web.database_check import Verdict
 from app.web.installation_check import Installation
-from app.whatsapp.health import Level, Overview, SalonHealth
+from app.whatsapp.health import Overview, SalonHealth
 
 POOL_HIGH = 0.8  # of the connections in use
 SERVER_HIGH = 0.9  # of those that the server has for everybody

@@ -3,27 +3,16 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from enum import IntEnum
 from functools import cached_property
 from typing import Any
 
 from app.config import Settings
+from app.observability.level import Level
 from app.repositories.whatsapp_overview import Known
 from app.whatsapp.store import TypeStatistics
 
 CONTEST_REMEMBERED = timedelta(hours=1)
 LISTED = 20  # salons in one document
-
-
-class Level(IntEnum):
-    """The greater, the worse."""
-
-    HEALTHY = 0
-    WARNING = 1
-    CRITICAL = 2
-
-    def __str__(self) -> str:
-        return self.name.lower()
 
 
 @dataclass(frozen=True)

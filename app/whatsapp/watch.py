@@ -7,8 +7,9 @@ from app.config import Settings
 from app.database.database import Connection, Database
 from app.database.moving import AnyDatabase
 from app.observability import sentry
+from app.observability.level import Level
 from app.repositories import whatsapp_overview as overview
-from app.whatsapp.health import Level, Overview, SalonHealth, Thresholds, judge
+from app.whatsapp.health import Overview, SalonHealth, Thresholds, judge
 from app.whatsapp.retention import Retention
 from app.whatsapp.store import TypeStatistics
 

@@ -63,19 +63,23 @@ def service(url: str, output: Path) -> Iterator[tuple[Process, int]]:
         yield process, port
 
 
+def playing(port: int, *options: str) -> list[str]:
+    """The command, which asks the service on that port for session keys."""
+    url = f"http://127.0.0.1:{port}"
+    return [str(BIN / "frontdesk"), "demo", "traffic", "--json", "--url", url, *options]
+
+
 # Two minutes show a handle or a connection that each operation leaves behind, the hour what grows slowly.
 @pytest.mark.parametrize("seconds", [120, pytest.param(3600, marks=pytest.mark.full)])
 def test_seven_workers_keep_to_their_connections_and_nothing_grows(
     database_url: str, tmp_path: Path, seconds: int
 ) -> None:
     seen, report = Seen(), tmp_path / "report"
-    command = [str(BIN / "frontdesk"), "demo", "traffic", "--json"]
-    options = ["--rate", str(RATE), "--seconds", str(seconds)]
     with service(database_url, tmp_path / "output") as (gunicorn, port):
-        options += ["--url", f"http://127.0.0.1:{port}"]
+        command = playing(port, "--rate", str(RATE), "--seconds", str(seconds))
         with (
             psycopg.connect(database_url, autocommit=True) as connection,
-            running(command + options, report, PROJECT_ROOT, DATABASE_URL=database_url) as traffic,
+            running(command, report, PROJECT_ROOT, DATABASE_URL=database_url) as traffic,
         ):
             began = time.monotonic()
             wait_until(lambda: len(traffic.descendants()) > WORKERS)
@@ -113,17 +117,11 @@ def test_seven_workers_keep_to_their_connections_and_nothing_grows(
 
 @pytest.mark.full
 def test_a_worker_that_dies_is_told_and_nothing_is_left(database_url: str, tmp_path: Path) -> None:
-    command = [
-        str(BIN / "frontdesk"),
-        "demo",
-        "traffic",
-        "--json",
-        "--url",
-        f"http://127.0.0.1:{free_port()}",
-    ]
     with (
         psycopg.connect(database_url, autocommit=True) as connection,
-        running(command, tmp_path / "report", PROJECT_ROOT, DATABASE_URL=database_url) as traffic,
+        running(
+            playing(free_port()), tmp_path / "report", PROJECT_ROOT, DATABASE_URL=database_url
+        ) as traffic,
     ):
         pids = "SELECT application_name, pid FROM pg_stat_activity WHERE application_name LIKE 'traffic-%'"
         wait_until(lambda: len({name for name, _ in connection.execute(pids)}) == WORKERS)

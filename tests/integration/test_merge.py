@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
-from threading import Barrier, Thread
 from typing import Any
 
 import psycopg
@@ -18,6 +17,7 @@ from app.repositories.folding import UpsertReport
 from app.unit_of_work import UnitOfWork
 from tests.factories import ClientRow, DialogRow, ServiceRow, StaffRow
 from tests.processes import wait_until
+from tests.threads import at_once
 
 Row = dict[str, Any]
 State = dict[int, Row]
@@ -246,10 +246,8 @@ class TestTwoWritersAtOnce:
         def batch(name: str, order: int) -> list[Row]:
             return [ClientRow(yclients_id=n, name=name) for n in range(1, rows + 1)][::order]
 
-        reports = at_once(
-            lambda: salon.upsert_clients(batch("first", 1)).unwrap(),
-            lambda: salon.upsert_clients(batch("second", -1)).unwrap(),
-        )
+        batches = batch("first", 1), batch("second", -1)
+        reports = at_once([lambda mine=mine: salon.upsert_clients(mine).unwrap() for mine in batches])
         assert [report.total for report in reports] == [rows, rows]
         assert sum(report.inserted for report in reports) == rows
         names = {client.name for client in salon.get_clients(limit=1000).unwrap()}
@@ -278,36 +276,21 @@ class TestTwoWritersAtOnce:
             return salon.upsert_staff(rows).unwrap()
 
         for _ in range(3):
-            at_once(*(lambda day=day: write(day) for day in range(4)))
+            reports = at_once([lambda day=day: write(day) for day in range(4)])
+            assert [type(report) for report in reports] == [UpsertReport] * 4
         assert {member.name for member in salon.get_staff().unwrap()} == {"day 3"}
 
     def test_dialogs_of_one_person(self, salon: DataLayer) -> None:
         def write(stage: str) -> bool:
             return salon.upsert_dialog_context("u", DialogRow(user_id="u", stage=stage)).success
 
-        assert all(at_once(*(lambda s=stage: write(s) for stage in "abcdefgh")))
+        assert at_once([lambda s=stage: write(s) for stage in "abcdefgh"]) == [True] * 8
 
 
 def is_anybody_waiting(uow: UnitOfWork) -> bool:
     """Whether another session waits for the transaction of this one."""
     waiting = "SELECT FROM pg_stat_activity WHERE pg_backend_pid() = ANY(pg_blocking_pids(pid))"
     return uow.session.connection().exec_driver_sql(waiting).first() is not None
-
-
-def at_once(*calls: Callable[[], Any]) -> list[Any]:
-    """Run the calls in threads that start together; their answers, in order."""
-    barrier, answers = Barrier(len(calls)), [None] * len(calls)
-
-    def run(index: int) -> None:
-        barrier.wait()
-        answers[index] = calls[index]()
-
-    threads = [Thread(target=run, args=(index,)) for index in range(len(calls))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return answers
 
 
 def versions(settings: Settings, company_id: int) -> list[Any]:

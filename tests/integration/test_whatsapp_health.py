@@ -17,10 +17,10 @@ from app import Frontdesk, Settings
 from app.cli import main
 from app.database.connection import connect_directly
 from app.observability import sentry
+from app.observability.level import Level
 from app.web import create_app
 from app.whatsapp import cleanup
 from app.whatsapp.cleanup import clean_up
-from app.whatsapp.health import Level
 from app.whatsapp.watch import observe
 
 SALON, OTHER = 1, 2

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from copy import deepcopy
 from datetime import UTC, datetime, timedelta
 from hashlib import md5
-from typing import Any
+from typing import Any, TypeVar
 
 import psycopg
 from pydantic import SecretStr
@@ -26,6 +26,7 @@ from tests.transfer.journals import Journal, State
 KIND = "data layer"
 MANY = 1_000  # rows of a merge, at most
 FIRST = 1_000  # the lowest YClients id of those that are merged
+T = TypeVar("T")
 Call = Callable[[], object]
 Act = Callable[[State], Call]
 
@@ -124,13 +125,14 @@ class SalonWriter:
         """Give the connections back."""
         self._desk.close()
 
+    def _transact(self, work: Callable[[UnitOfWork], T]) -> T:
+        return self._desk.transact(self._company, work)
+
     def _read(self) -> State:
-        return self._desk.transact(self._company, lambda uow: read(_driver(uow), self._company))
+        return self._transact(lambda uow: read(_driver(uow), self._company))
 
     def _enter(self) -> None:
-        self._desk.transact(
-            self._company, lambda uow: _driver(uow).execute("SELECT frontdesk_transfer.enter()")
-        )
+        self._transact(lambda uow: _driver(uow).execute("SELECT frontdesk_transfer.enter()"))
 
     def _next_act(self) -> Act:
         """All of them in any order, and then again. Twice, what may have to clear away first."""
@@ -175,9 +177,7 @@ class SalonWriter:
         if count > 2 * MANY:
             state["visits"] = None
             state["clients"] = list(EMPTY["clients"])
-            return lambda: self._desk.transact(
-                self._company, lambda uow: uow.clients.delete(yclients_id__gte=1)
-            )
+            return lambda: self._transact(lambda uow: uow.clients.delete(yclients_id__gte=1))
         wanted = count + self._random.randint(MANY // 3, MANY)
         ids = range(FIRST, FIRST + wanted)
         version = 1 if version is None else version + 1
@@ -188,9 +188,7 @@ class SalonWriter:
     def _merge_staff(self, state: State) -> Call:
         if state["staff"][0] and self._random.random() < 0.3:
             state["staff"] = list(EMPTY["staff"])
-            return lambda: self._desk.transact(
-                self._company, lambda uow: uow.staff.delete(yclients_id__gte=1)
-            )
+            return lambda: self._transact(lambda uow: uow.staff.delete(yclients_id__gte=1))
         count = max(state["staff"][0], self._random.randint(1, 200)) + 1
         weight = (state["staff"][3] or 0) + 1
         state["staff"] = [count, count * (count + 1) // 2, weight, weight]
@@ -200,9 +198,7 @@ class SalonWriter:
     def _plan(self, state: State) -> Call:
         if state["schedules"][0] > 60:
             state["schedules"] = list(EMPTY["schedules"])
-            return lambda: self._desk.transact(
-                self._company, lambda uow: uow.staff_schedules.delete(staff_id=7)
-            )
+            return lambda: self._transact(lambda uow: uow.staff_schedules.delete(staff_id=7))
         hour = self._random.randint(10, 19)
         days = state["schedules"][0] + self._random.randint(1, 60)
         kept = f'[{{"to": "20:00", "from": "{hour}:00"}}]'
@@ -217,9 +213,7 @@ class SalonWriter:
     def _categorise(self, state: State) -> Call:
         state["categories"] = [[n, f"Hair {self._random.random()}"] for n in range(1, 4)]
         rows = [{"yclients_id": number, "title": title} for number, title in state["categories"]]
-        return lambda: self._desk.transact(
-            self._company, lambda uow: uow.service_categories.bulk_upsert(rows)
-        )
+        return lambda: self._transact(lambda uow: uow.service_categories.bulk_upsert(rows))
 
     def _offer(self, state: State) -> Call:
         """Services with those who perform them, who are replaced."""
@@ -265,9 +259,7 @@ class SalonWriter:
         if len(ours) > 20 or status == "cancelled":
             state["bookings"].remove(booking)
             state["slots"] -= status == "active"
-            return lambda: self._desk.transact(
-                self._company, lambda uow: uow.bookings.delete(comment=str(number))
-            )
+            return lambda: self._transact(lambda uow: uow.bookings.delete(comment=str(number)))
         match self._random.choice(["move", "confirm", "cancel"]):
             case "move":
                 start = datetime.fromtimestamp(seconds, UTC)
@@ -282,7 +274,7 @@ class SalonWriter:
         return lambda: self._salon.cancel_booking(self._id_of(number)).unwrap()
 
     def _id_of(self, number: int) -> int:
-        found = self._desk.transact(self._company, lambda uow: uow.bookings.find_one(comment=str(number)))
+        found = self._transact(lambda uow: uow.bookings.find_one(comment=str(number)))
         assert found is not None
         return found.id
 
@@ -336,7 +328,7 @@ class SalonWriter:
         return lambda: self._runs(finish)
 
     def _runs(self, work: Callable[[SyncRuns], object]) -> None:
-        self._desk.transact(self._company, lambda uow: work(SyncRuns(uow.session, self._company)))
+        self._transact(lambda uow: work(SyncRuns(uow.session, self._company)))
 
     def _take_turn(self, state: State) -> Call:
         """A turn alone may be forgotten by a server that is killed: its commit waits for no disk."""

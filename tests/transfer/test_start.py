@@ -6,7 +6,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from app.errors import InvalidInputError
+from app.errors import ConflictError, InvalidInputError
 from app.transfer import capture, schema
 from app.transfer import start as starting
 from app.transfer.sides import Sides
@@ -111,12 +111,12 @@ def test_start_may_run_several_times_and_at_once(sides: Sides, legacy: Connectio
 
 def test_start_names_what_is_in_the_way(sides: Sides, legacy: Connection, primary: Connection) -> None:
     legacy.execute("CREATE TABLE notes (text text)")
-    with pytest.raises(InvalidInputError, match=r"table public\.notes on legacy: it is none of"):
+    with pytest.raises(ConflictError, match=r"table public\.notes on legacy: it is none of"):
         start(sides)
     with pytest.raises(InvalidInputError, match=r"nothing named public\.other"):
         start(sides, leave_out=["public.other"])
     primary.execute(COMPANY, (1,))
-    with pytest.raises(InvalidInputError, match=r"public\.companies on primary: it has rows already"):
+    with pytest.raises(ConflictError, match=r"public\.companies on primary: it has rows already"):
         start(sides, leave_out=["public.notes"])
     primary.execute("DELETE FROM companies")
     start(sides, leave_out=["public.notes"], dry_run=True)

@@ -72,6 +72,14 @@ def test_what_was_not_started_is_said_so(run: Run) -> None:
         assert result.stderr == "Error: No move has been started: `frontdesk transfer start`.\n"
 
 
+def test_what_is_in_the_way_is_an_answer_of_plan_and_stops_start(run: Run, sides: Sides) -> None:
+    with psycopg.connect(sides.legacy.url) as legacy:
+        legacy.execute("CREATE TABLE notes (id int PRIMARY KEY)")
+    assert run("plan").exit_code == 1
+    refused = run("start")
+    assert (refused.exit_code, "In the way: table public.notes" in refused.stderr) == (3, True)
+
+
 def test_without_a_legacy_there_is_nothing_to_move(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("LEGACY_DATABASE_URL")
     for command in ("plan", "start", "copy", "relay", "verify", "cutover", "rollback", "status", "finish"):

@@ -8,10 +8,11 @@ from cryptography.fernet import Fernet
 from pydantic import SecretStr, ValidationError
 
 from app.config import Settings
+from app.observability.level import Level
 from app.repositories.whatsapp_overview import Known
 from app.whatsapp.encryption import Vault
 from app.whatsapp.errors import UnreadableValueError
-from app.whatsapp.health import Level, SalonHealth, Thresholds, judge
+from app.whatsapp.health import SalonHealth, Thresholds, judge
 from app.whatsapp.multi_file import key_of
 from app.whatsapp.retention import Retention
 from app.whatsapp.store import TypeStatistics

@@ -1,0 +1,188 @@
+"""Processes follow the live database by themselves."""
+
+import logging
+import threading
+import time
+
+import pytest
+
+from app import Frontdesk
+from app.database import moving
+from app.errors import FencedError
+from app.observability import sentry
+from app.whatsapp.watch import observe
+from app.yclients.rate_limit import RateLimiter
+from tests.moves import SALON, Move, client, clients, sessions
+from tests.processes import wait_until
+from tests.threads import at_once
+
+
+def test_writers_follow_there_and_back_and_lose_nothing(desk: Frontdesk, started: Move) -> None:
+    written: dict[int, list[int]] = {n: [] for n in range(3)}
+    stop = threading.Event()
+
+    def write(worker: int) -> None:
+        number = worker * 100_000
+        while not stop.is_set():
+            number += 1
+            desk.company(SALON).upsert_client(client(number)).unwrap()
+            written[worker].append(number)
+
+    def wait_for_more() -> None:
+        before = [len(numbers) for numbers in written.values()]
+        wait_until(
+            lambda: all(len(now) > then + 2 for now, then in zip(written.values(), before, strict=True))
+        )
+
+    threads = [threading.Thread(target=write, args=(worker,)) for worker in written]
+    for thread in threads:
+        thread.start()
+    urls = [started.legacy, started.primary]
+    for round_ in range(4):
+        wait_for_more()
+        move_from, move_to = urls[round_ % 2], urls[1 - round_ % 2]
+        started.set(move_from, "closing")
+        time.sleep(0.05)  # drained meanwhile
+        started.set(move_from, "standby")
+        time.sleep(0.02)  # nobody is live
+        started.set(move_to, "open")
+    wait_for_more()
+    stop.set()
+    for thread in threads:
+        thread.join()
+    acknowledged = sorted(number for numbers in written.values() for number in numbers)
+    there = [clients(url) for url in urls]
+    assert sorted(there[0] + there[1]) == acknowledged  # each exactly once
+
+
+def test_reads_follow_within_a_second(desk: Frontdesk, started: Move) -> None:
+    assert desk.company(SALON).get_company().unwrap().title == "legacy"
+    started.hand_over(started.legacy, started.primary)
+    deadline = time.monotonic() + 1
+    while desk.company(SALON).get_company().unwrap().title == "legacy":
+        assert time.monotonic() < deadline
+
+
+def test_reads_wait_while_neither_side_is_live(desk: Frontdesk, started: Move) -> None:
+    started.set(started.legacy, "standby")
+
+    def open_soon() -> None:
+        time.sleep(0.3)
+        started.set(started.primary, "open")
+
+    def read() -> None:
+        assert desk.company(SALON).get_company().unwrap() is not None
+
+    at_once([open_soon, read, read])
+    assert desk.database.name == "primary"
+
+
+def test_a_block_ends_with_a_retryable_error_and_the_next_one_is_on_the_live_side(
+    desk: Frontdesk, started: Move
+) -> None:
+    with pytest.raises(FencedError) as fenced, desk.unit_of_work(SALON) as uow:  # noqa: PT012 - in one block
+        uow.companies.get()
+        started.hand_over(started.legacy, started.primary)
+        uow.clients.upsert(client(1))
+    assert fenced.value.retryable
+    with desk.unit_of_work(SALON) as uow:
+        uow.clients.upsert(client(1))
+    assert (clients(started.legacy), clients(started.primary)) == ([], [1])
+
+
+def test_a_closing_that_takes_too_long_is_an_answer_and_no_failure(
+    desk: Frontdesk, started: Move, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(moving, "PATIENCE", 0.3)
+    desk.company(SALON).upsert_client(client(1)).unwrap()
+    started.set(started.legacy, "closing")
+    began = time.monotonic()
+    error = desk.company(SALON).upsert_client(client(2)).error
+    assert error is not None
+    assert (error.code, error.retryable) == ("fenced", True)
+    assert 0.3 <= time.monotonic() - began < 5
+    assert desk.company(SALON).get_company().unwrap() is not None  # reads go on
+    assert [line for line in caplog.records if line.levelno >= logging.WARNING] == []
+    started.set(started.legacy, "open")  # the cutover was given up
+    desk.company(SALON).upsert_client(client(2)).unwrap()
+    assert clients(started.legacy) == [1, 2]
+
+
+def test_only_the_live_side_has_connections(desk: Frontdesk, started: Move) -> None:
+    salon = desk.company(SALON)
+    for old, new in ((started.legacy, started.primary), (started.primary, started.legacy)):
+        at_once([lambda: salon.get_company().unwrap()] * 8)
+        assert 1 <= sessions(old) <= 3
+        assert sessions(new) == 0
+        started.hand_over(old, new)
+        time.sleep(moving.LOOK_EVERY)
+        salon.get_company().unwrap()
+        wait_until(lambda left=old: sessions(left) == 0)
+
+
+def test_a_busy_process_has_no_more_connections_than_it_may_and_its_checks_do_not_wait(
+    desk: Frontdesk, started: Move
+) -> None:
+    salon = desk.company(SALON)
+    stop, most = threading.Event(), [0]
+
+    def work() -> None:
+        while not stop.is_set():
+            desk.database.read(lambda connection: connection.execute("SELECT pg_sleep(0.05)").fetchone())
+
+    threads = [threading.Thread(target=work) for _ in range(9)]
+    for thread in threads:
+        thread.start()
+    deadline = time.monotonic() + 1.5
+    while time.monotonic() < deadline:
+        most[0] = max(most[0], sessions(started.legacy))
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert most == [3]
+    held = [desk.database.pool.getconn() for _ in range(3)]
+    time.sleep(moving.LOOK_EVERY)
+    began = time.monotonic()
+    desk.database.connect_alone(1_000).close()
+    assert time.monotonic() - began < 0.9
+    for connection in held:
+        connection.close()
+    salon.get_company().unwrap()
+
+
+def test_a_caller_that_waited_for_a_connection_of_the_old_side_gets_one_of_the_new(
+    desk: Frontdesk, started: Move
+) -> None:
+    salon = desk.company(SALON)
+    salon.get_company().unwrap()
+    held = [desk.database.pool.getconn() for _ in range(3)]
+    old = desk.database.pool
+    done = threading.Thread(target=lambda: salon.upsert_client(client(1)).unwrap())
+    done.start()
+    wait_until(lambda: old.waiting == 1)
+    started.hand_over(started.legacy, started.primary)
+    time.sleep(moving.LOOK_EVERY)
+    desk.database.live()
+    done.join(5)
+    assert clients(started.primary) == [1]
+    for connection in held:
+        connection.close()
+
+
+def test_what_is_no_data_layer_follows_too(desk: Frontdesk, started: Move) -> None:
+    limiter = RateLimiter(desk.database, "moved.example")
+    limiter.take_turn()
+    observe(desk.database, desk.settings)
+    started.hand_over(started.legacy, started.primary)
+    limiter.take_turn()
+    limiter.pause(5)
+    assert desk.database.name == "primary"
+    observe(desk.database, desk.settings)
+    assert desk.database.live().settings.migration_url() == started.primary
+
+
+def test_failures_are_tagged_with_the_side(desk: Frontdesk, started: Move) -> None:
+    for url, name in ((started.legacy, "legacy"), (started.primary, "primary")):
+        desk.company(SALON).upsert_client(client(1)).unwrap()
+        assert sentry.backend == name
+        started.hand_over(url, started.primary if name == "legacy" else started.legacy)

@@ -1,0 +1,117 @@
+"""When one of the two databases is gone."""
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg
+import pytest
+
+from app import Frontdesk
+from app.database import moving, sides
+from app.database.database import Database
+from app.errors import NoConnectionError, UnavailableError
+from app.unit_of_work import UnitOfWork
+from tests.moves import SALON, Move, client, clients
+from tests.servers import Server, execute
+
+
+@pytest.fixture
+def other_server() -> Iterator[Server]:
+    server = Server()
+    yield server
+    server.delete()
+
+
+def test_the_other_side_is_not_even_asked(started: Move, monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = Move(started.legacy, "postgresql://nobody@127.0.0.1:1/gone")
+    asked: list[Database] = []
+    ask = sides.ask
+    monkeypatch.setattr(sides, "ask", lambda database: asked.append(database) or ask(database))
+    with Frontdesk(gone.settings()) as desk:
+        for number in range(1, 8):
+            desk.company(SALON).upsert_client(client(number)).unwrap()
+            time.sleep(0.2)
+        legacy, primary = desk.database.both["legacy"], desk.database.both["primary"]
+    assert asked.count(primary) == 1  # to begin with
+    assert 2 <= asked.count(legacy) <= 5
+    assert len(clients(started.legacy)) == 7
+
+
+def test_a_live_side_that_is_down_stays_the_live_side_unless_the_other_says_open(started: Move) -> None:
+    """The standby may lack writes: what cannot be reached is an error."""
+    gone = Move("postgresql://nobody@127.0.0.1:1/gone", started.primary)
+    with Frontdesk(gone.settings(postgres_connection_timeout=300)) as desk:
+        assert desk.company(SALON).get_company().error.code == "unavailable"
+        with pytest.raises(UnavailableError), desk.unit_of_work(SALON) as uow:
+            uow.clients.upsert(client(1))
+        started.set(started.primary, "open")
+        time.sleep(moving.LOOK_EVERY)
+        desk.company(SALON).upsert_client(client(1)).unwrap()
+    assert clients(started.primary) == [1]
+
+
+@pytest.mark.parametrize("fault", [pytest.param("kill", marks=pytest.mark.full), "freeze"])
+def test_a_server_lost_after_the_hand_over_is_left_behind(
+    started: Move, other_server: Server, fault: str
+) -> None:
+    execute(other_server.url, "CREATE TABLE alembic_version ()", "CREATE TABLE companies ()")
+    execute(
+        other_server.url,
+        "CREATE SCHEMA frontdesk_transfer",
+        "CREATE TABLE frontdesk_transfer.side AS SELECT 'open' AS state, 1::bigint AS epoch, now() AS until",
+    )
+    pair = Move(other_server.url, started.primary)
+    with Frontdesk(pair.settings(postgres_connection_timeout=1_000, postgres_query_timeout=2_000)) as desk:
+        desk.database.read(lambda connection: connection.execute("SELECT 1").fetchone())
+        assert desk.database.name == "legacy"
+        getattr(other_server, fault)()
+        started.set(started.primary, "open")
+        began = time.monotonic()
+        while desk.company(SALON).upsert_client(client(1)).error is not None:
+            assert time.monotonic() - began < 10
+        assert desk.database.name == "primary"
+    if fault == "freeze":
+        other_server.thaw()
+    assert clients(started.primary) == [1]
+
+
+def test_a_read_that_the_old_side_broke_off_is_made_on_the_live_one(desk: Frontdesk, started: Move) -> None:
+    read: list[str] = []
+
+    def name(connection: psycopg.Connection[Any]) -> str:
+        read.append(connection.info.dbname)
+        if len(read) == 1:
+            started.hand_over(started.legacy, started.primary)
+            raise psycopg.OperationalError
+        return connection.info.dbname
+
+    assert desk.database.read(name) in started.primary
+    assert len(read) == 2
+
+
+def test_a_write_that_got_no_connection_is_made_on_the_live_side(desk: Frontdesk, started: Move) -> None:
+    runs = []
+
+    def work(uow: UnitOfWork) -> None:
+        runs.append(1)
+        if len(runs) == 1:
+            started.hand_over(started.legacy, started.primary)
+            raise NoConnectionError
+        uow.clients.upsert(client(1))
+
+    desk.transact(SALON, work)
+    assert clients(started.primary) == [1]
+
+
+def test_a_commit_whose_answer_was_lost_is_not_run_again(desk: Frontdesk, started: Move) -> None:
+    runs = []
+
+    def work(uow: object) -> None:
+        runs.append(1)
+        started.hand_over(started.legacy, started.primary)
+        raise UnavailableError  # what a lost connection becomes
+
+    with pytest.raises(UnavailableError):
+        desk.transact(SALON, work)
+    assert len(runs) == 1

@@ -1,0 +1,119 @@
+"""Which database a process works on before a move, after it, and when it is told."""
+
+import json
+import time
+
+import pytest
+from click.testing import CliRunner
+
+from app import Frontdesk
+from app.cli import main
+from app.database import moving
+from app.errors import ConfigurationError
+from tests.moves import SALON, Move, client, clients
+from tests.servers import execute
+
+
+def test_before_a_move_the_legacy_database_is_live(move: Move) -> None:
+    with Frontdesk(move.settings()) as desk:
+        desk.company(SALON).upsert_company({"title": "Salon"}).unwrap()
+        desk.company(SALON).upsert_client(client(1)).unwrap()
+    assert (clients(move.legacy), clients(move.primary)) == ([1], [])
+
+
+def test_a_legacy_database_that_is_none_of_ours_is_left_alone(move: Move) -> None:
+    execute(move.legacy, "ALTER TABLE alembic_version RENAME TO versions")
+    with Frontdesk(move.settings()) as desk:
+        desk.company(SALON).upsert_company({"title": "Salon"}).unwrap()
+        desk.company(SALON).upsert_client(client(1)).unwrap()
+    execute(move.legacy, "ALTER TABLE versions RENAME TO alembic_version")
+    assert (clients(move.legacy), clients(move.primary)) == ([], [1])
+
+
+def test_a_process_goes_on_where_it_was_when_the_move_is_finished(desk: Frontdesk, started: Move) -> None:
+    desk.company(SALON).upsert_client(client(1)).unwrap()
+    started.hand_over(started.legacy, started.primary)
+    desk.company(SALON).upsert_client(client(2)).unwrap()
+    started.finish()
+    time.sleep(moving.LOOK_EVERY)
+    desk.company(SALON).upsert_client(client(3)).unwrap()
+    assert (clients(started.legacy), clients(started.primary)) == ([1], [2, 3])
+
+
+def test_two_databases_with_companies_and_no_move_are_refused_until_one_is_named(started: Move) -> None:
+    """After `finish` either may be the live one; a guess would lose what is written from then on."""
+    started.finish()
+    with (
+        Frontdesk(started.settings()) as desk,
+        pytest.raises(ConfigurationError, match=r"unset LEGACY_DATABASE_URL.*TRANSFER_PIN"),
+        desk.unit_of_work(SALON),
+    ):
+        pass
+    for pin, url in (("legacy", started.legacy), ("primary", started.primary)):
+        with Frontdesk(started.settings(transfer_pin=pin)) as desk:
+            desk.company(SALON).upsert_client(client(1)).unwrap()
+        assert clients(url) == [1]
+
+
+def test_a_process_that_slept_through_a_whole_move_does_not_wake_on_the_old_side(
+    move: Move, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(moving, "LONG_SLEEP", 0.6)
+    with Frontdesk(move.settings()) as desk:
+        desk.company(SALON).upsert_company({"title": "Salon"}).unwrap()
+        execute(move.primary, f"INSERT INTO companies (company_id, title) VALUES ({SALON}, 'Salon')")
+        time.sleep(0.7)
+        for _ in range(2):  # and it does not forget
+            assert desk.company(SALON).upsert_client(client(1)).error is not None
+    assert clients(move.legacy) == []
+
+
+def test_a_pinned_process_stays_and_is_refused(started: Move) -> None:
+    with Frontdesk(started.settings(transfer_pin="legacy")) as desk:
+        desk.company(SALON).upsert_client(client(1)).unwrap()
+        started.hand_over(started.legacy, started.primary)
+        assert desk.company(SALON).upsert_client(client(2)).error.code == "fenced"
+    assert clients(started.primary) == []
+
+
+def test_a_capture_that_is_switched_off_is_not_switched_on(
+    move: Move, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", move.primary)
+    monkeypatch.setenv("LEGACY_DATABASE_URL", move.legacy)
+    monkeypatch.setenv("TRANSFER_CAPTURE", "off")
+    refused = CliRunner().invoke(main, ["transfer", "start"])
+    assert refused.exit_code == 2
+    assert "TRANSFER_CAPTURE is off" in refused.stderr
+
+
+def test_reads_are_compared_only_where_there_is_a_standby(
+    move: Move, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", move.primary)
+    refused = CliRunner().invoke(main, ["demo", "traffic", "--compare-reads", "0.5"])
+    assert refused.exit_code == 2
+    assert "TRANSFER_COMPARE_READS: needs LEGACY_DATABASE_URL" in refused.stderr
+
+
+def test_the_doctor_says_which_side_is_live_and_whether_this_process_is_elsewhere(
+    started: Move, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def found(code: int) -> str:
+        examined = CliRunner().invoke(main, ["doctor", "--json"])
+        assert examined.exit_code == code
+        checks = {check["name"]: check for check in json.loads(examined.stdout)["checks"]}
+        return f"{checks['live database']['verdict']}: {checks['live database']['found']}"
+
+    monkeypatch.setenv("DATABASE_URL", started.primary)
+    monkeypatch.setenv("LEGACY_DATABASE_URL", started.legacy)
+    assert found(0) == "ok: legacy"
+    started.hand_over(started.legacy, started.primary)
+    assert found(0) == "ok: primary"
+    monkeypatch.setenv("TRANSFER_PIN", "primary")
+    assert found(0) == "ok: primary, pinned"
+    monkeypatch.setenv("TRANSFER_PIN", "legacy")
+    assert found(1) == "wrong: primary, and this process is pinned to legacy"
+    monkeypatch.delenv("TRANSFER_PIN")
+    started.finish()
+    assert "both hold companies" in found(2)
