@@ -107,7 +107,8 @@ def test_nothing_is_lost_whatever_befalls_the_network(
     distant: Distant, tmp_path: Path, seed: int, rounds: int
 ) -> None:
     weather, commands = Weather(distant, seed), distant.commands
-    kinds = tuple(KINDS) if seed else ("repeatable read", "psql with BEGIN", "data layer")
+    few = ["repeatable read", "psql with BEGIN", "data layer"]
+    kinds = tuple(random.Random(seed).sample(sorted(KINDS), 4) if seed else few)
     with (
         writing(distant.services, tmp_path, seed, rest=0.05, kinds=kinds) as them,
         OneOpen(distant.here) as one_open,
