@@ -36,7 +36,7 @@ def test_a_thousand_at_once_cost_one_check(check: Check) -> None:
     check.gate.clear()
     ask = SingleFlight(check, too_late=-1)
     with ThreadPoolExecutor(50) as threads:
-        asked = [threads.submit(ask) for _ in range(1_000)]
+        asked = [threads.submit(ask, deadline=60) for _ in range(1_000)]
         check.gate.set()
         assert {each.result() for each in asked} == {1}
     assert check.runs == 1
