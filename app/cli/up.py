@@ -3,6 +3,7 @@
 import logging
 import signal
 import sys
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -30,19 +31,42 @@ def up_command(port: int, compare_reads: float | None) -> None:
     Without DATABASE_URL it starts an embedded PostgreSQL that keeps its data under .frontdesk/.
     Ctrl-C stops everything.
     """
-    # Until gunicorn takes over: leave through Python's own exit, which stops the embedded server.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    leave_if_told = _leave_on_sigterm()
     settings = console.settings(compare_reads)
     door = take_port(port)
     settings = _start_database(settings)
+    leave_if_told()
     _migrate(settings)
+    leave_if_told()
     _load_sample(settings)
     logs.configure(settings)
+    leave_if_told()
     serve(
         lambda: create_app(Frontdesk(settings)),
         door,
         when_ready=lambda: _say_addresses(f"http://{HOST}:{port}"),
     )
+
+
+def _leave_on_sigterm() -> Callable[[], None]:
+    """Until gunicorn takes over: leave through Python's own exit, which stops the embedded server.
+
+    Returns what is to be called between steps: Python drops an exception of the handler where it comes in
+    a weak reference's callback or a destructor, and goes on.
+    """
+    told = False
+
+    def leave() -> None:
+        if told:
+            sys.exit(128 + signal.SIGTERM)
+
+    def heed(*_: object) -> None:
+        nonlocal told
+        told = True
+        leave()
+
+    signal.signal(signal.SIGTERM, heed)
+    return leave
 
 
 def _say(step: str, text: str) -> None:

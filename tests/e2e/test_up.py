@@ -2,7 +2,9 @@
 
 import signal
 import socket
+import sys
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -11,7 +13,7 @@ from app import Frontdesk as Desk
 from app import Settings
 from app.yclients.sample import COMPANY_ID
 from tests.e2e.conftest import Checkout, Frontdesk
-from tests.processes import answers, get, wait_until
+from tests.processes import answers, get, running, wait_until
 from tests.servers import execute
 
 UP = "Ctrl-C stops everything."
@@ -90,6 +92,33 @@ def test_stopped_half_way_it_leaves_nothing_running_and_goes_on_next_time(
     again = frontdesk("up")
     again.wait_for(UP)
     assert companies(embedded_url(checkout)) == [COMPANY_ID]
+
+
+DROPPED = """
+import signal, sys, weakref
+from app.cli import main, up
+
+class Thing: pass
+
+def migrate(settings):
+    thing = Thing()
+    watch = weakref.ref(thing, lambda _: signal.raise_signal(signal.SIGTERM))
+    del thing  # Python drops what the handler raises in a callback
+
+up._migrate = migrate
+sys.argv[0] = "frontdesk"
+main()
+"""
+
+
+def test_a_stop_that_python_drops_is_heeded_a_step_later(
+    checkout: Checkout, database_url: str, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-c", DROPPED, "up", "--port", str(checkout.port)]
+    with running(command, tmp_path / "output", checkout.folder, DATABASE_URL=database_url) as process:
+        assert process.wait() == 128 + signal.SIGTERM
+    assert "Exception ignored" in process.output
+    assert "sample" not in process.output
 
 
 def test_a_busy_port_is_said_before_anything_is_started(checkout: Checkout, frontdesk: Frontdesk) -> None:
