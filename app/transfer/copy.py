@@ -140,6 +140,7 @@ class _Copy:
                     continue
                 if table.name not in self._left:
                     self._left[table.name] = deque(begin(source, target, table, self._standing[table.name]))
+                    self._changed.notify_all()  # the others can help
                 if self._left[table.name]:
                     self._under_way[table.name] += 1
                     return self._left[table.name].popleft()
@@ -176,12 +177,12 @@ class _Copy:
             if not self._left[table.name] and not self._under_way[table.name]:
                 self._finish(target, table)
             self._tell()
-            self._changed.notify_all()
 
     def _finish(self, target: Connection, table: Table) -> None:
         finish(target, table)
         self._standing[table.name].finished = True
         del self._unfinished[table.name], self._left[table.name]
+        self._changed.notify_all()  # its children can begin
         self._tell()
 
     def _tell(self) -> None:

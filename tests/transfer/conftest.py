@@ -35,6 +35,15 @@ def primary(sides: Sides) -> Iterator[psycopg.Connection[Any]]:
         yield connection
 
 
+@pytest.fixture(scope="module")
+def servers() -> Iterator[tuple[Server, Server]]:
+    """Two servers that tests may kill and freeze."""
+    pair = (Server(), Server())
+    yield pair
+    for server in pair:
+        server.delete()
+
+
 @pytest.fixture(scope="session")
 def distant_servers() -> Iterator[tuple[Server, Server]]:
     """Two servers that listen on ports, each with a template at head."""

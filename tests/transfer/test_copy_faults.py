@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import psycopg
 import pytest
@@ -20,14 +20,6 @@ from tests.servers import Server, execute, url_of
 pytestmark = pytest.mark.full
 
 ROWS = 40_000
-
-
-@pytest.fixture(scope="module")
-def servers() -> Iterator[tuple[Server, Server]]:
-    pair = (Server(), Server())
-    yield pair
-    for server in pair:
-        server.delete()
 
 
 @pytest.fixture

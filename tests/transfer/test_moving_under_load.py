@@ -32,15 +32,6 @@ from tests.transfer.moving import copy_by_the_log, patiently_switch, rows
 from tests.transfer.writing import Crew, writing
 
 
-@pytest.fixture(scope="module")
-def servers() -> Iterator[tuple[Server, Server]]:
-    """Two servers that tests may kill and freeze."""
-    pair = (Server(), Server())
-    yield pair
-    for server in pair:
-        server.delete()
-
-
 @pytest.fixture
 def apart(servers: tuple[Server, Server]) -> Iterator[Sides]:
     """Two databases at head, on two servers."""
