@@ -55,9 +55,10 @@ from app.database import budget  # noqa: E402
 from app.errors import ConfigurationError  # noqa: E402
 from app.observability import logs, places  # noqa: E402
 from app.observability.addresses import hide_secrets  # noqa: E402
+from app.web.worker import Worker  # noqa: E402
 
-worker_class = "gthread"
-threads = 16  # four of them for probes alone, see app/web/admission.py
+worker_class = Worker
+threads = 12  # that work; probes have their own
 timeout = 30  # seconds without a sign of life from a worker until it is replaced
 graceful_timeout = 30  # seconds for requests that are under way when it is told to stop
 # Whoever closes an idle connection may cross a request on its way, which then fails: better the client, who
@@ -106,7 +107,6 @@ def post_worker_init(worker: Any) -> None:
     """Open the pool; on SIGTERM turn unready first and stop a moment later (a second one: at once)."""
     for listener in worker.sockets:
         give_up_on_silence(listener.sock)
-    worker.wsgi.extensions["admission"].limit_to(worker.cfg.threads)
     database = worker.wsgi.extensions["desk"].database
     database.open()
     worker.wsgi.extensions["status"].history.start()
@@ -116,7 +116,7 @@ def post_worker_init(worker: Any) -> None:
     stop = signal.getsignal(signal.SIGTERM)
 
     def close_idle_connections() -> None:
-        for connection in worker.keepalived_conns:
+        for connection in (*worker.keepalived_conns, *worker.pending_conns):
             connection.timeout = 0
 
     def finish(number: int, frame: object) -> None:

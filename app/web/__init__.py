@@ -5,7 +5,7 @@ from flask import Flask
 from app.config import Settings
 from app.frontdesk import Frontdesk
 from app.observability.start import start
-from app.web.admission import Admission
+from app.web.admission import admit
 from app.web.health import Health
 from app.web.metrics import metrics_routes
 from app.web.openapi import openapi_routes
@@ -37,5 +37,5 @@ def create_app(desk: Frontdesk | None = None) -> Flask:
     app.register_blueprint(metrics_routes(desk.settings))
     app.register_blueprint(openapi_routes())
     watch_requests(app)
-    app.extensions["admission"] = app.wsgi_app = Admission(app.wsgi_app)  # type: ignore[method-assign] # Flask's own way
+    app.wsgi_app = admit(app.wsgi_app)  # type: ignore[method-assign,assignment] # Flask's own way
     return app

@@ -7,7 +7,9 @@ answered throughout. What callers of the library see is in tests/integration/tes
 import json
 import signal
 import socket
+import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -165,15 +167,70 @@ def test_the_pool_is_exhausted(server: Server, serve: Starter) -> None:
     service.assert_never_restarted()
 
 
+def set_key(service: Service, number: int) -> httpx.Response:
+    address = f"{service.address}/whatsapp/{COMPANY}/keys/set"
+    return httpx.post(address, json={"session": {f"burst-{number}.0": {}}}, timeout=30, trust_env=False)
+
+
 def test_a_burst_beyond_the_threads_is_answered_as_long_as_things_move(serve: Starter) -> None:
     service = serve()
+    answers = at_once([lambda number=number: set_key(service, number) for number in range(100)])
+    assert {answer.status_code for answer in answers} == {204}
 
-    def write(number: int) -> int:
-        address = f"{service.address}/whatsapp/{COMPANY}/keys/set"
-        body = {"session": {f"burst-{number}.0": {}}}
-        return httpx.post(address, json=body, timeout=30, trust_env=False).status_code
 
-    assert at_once([lambda number=number: write(number) for number in range(100)]) == [204] * 100
+def test_nobody_stands_in_line_for_long(server: Server, serve: Starter) -> None:
+    """Things move, but far too slowly for all who came."""
+    service = serve(POSTGRES_MAX_CONNECTIONS="1")
+    done = threading.Event()
+
+    def let_one_through_now_and_then() -> None:
+        with psycopg.connect(server.url) as other:
+            while not done.is_set():
+                other.execute("LOCK TABLE whatsapp_keys IN ACCESS EXCLUSIVE MODE")
+                done.wait(0.4)
+                other.rollback()
+
+    def send_crowd() -> list[httpx.Response]:
+        try:
+            return at_once([lambda number=number: set_key(service, number) for number in range(60)])
+        finally:
+            done.set()
+
+    answers, _ = at_once([send_crowd, let_one_through_now_and_then])
+    assert Counter(answer.status_code for answer in answers).keys() == {204, 503}
+    sent_away = [answer for answer in answers if "Too many requests" in answer.text]
+    assert sent_away
+    assert {answer.headers["Retry-After"] for answer in sent_away} == {"1"}
+    assert all(answer.elapsed.total_seconds() < 8 for answer in sent_away)
+
+
+def test_clients_that_say_nothing_or_half_of_it_keep_no_probe_waiting(server: Server, serve: Starter) -> None:
+    service = serve()
+    with ExitStack() as stack:
+
+        def come_and_say(words: bytes) -> socket.socket:
+            client = stack.enter_context(socket.create_connection(("127.0.0.1", service.port), 10))
+            client.sendall(words)
+            return client
+
+        slow = come_and_say(b"GET /health/live HTTP/1.1\r\nHost: ")
+        for words in [b"", b"GET /heal", b"POST /whatsapp/1/keys/set HTTP/1.1\r\nHost: "]:
+            for _ in range(50):
+                come_and_say(words)
+        assert set_key(service, 1).status_code == 204  # a thread is for whoever has asked for something
+        gone = come_and_say(b"GET /heal")
+        gone.shutdown(socket.SHUT_WR)
+        assert gone.recv(12) in (b"", b"HTTP/1.1 400")
+        for _ in range(12):
+            come_and_say(b"POST /whatsapp/1/keys/set HTTP/1.1\r\nContent-Length: 9\r\n\r\n")
+        with under_load(service.address, writers=2) as load:
+            wait_until(lambda: len(load.probes) > 8)
+            assert load.last_success == 0.0  # every thread that works has somebody to wait for
+            slow.sendall(b"here\r\n\r\n")
+            assert slow.recv(12) == b"HTTP/1.1 200"
+            wait_for_work(load, time.monotonic())
+        load.assert_probes_were_answered()
+    service.assert_never_restarted()
 
 
 def test_the_disk_of_the_log_is_full(server: Server, serve: Starter) -> None:
