@@ -85,6 +85,10 @@ class NoSpaceError(UnavailableError):
     """The database server has no space left on its disk."""
 
 
+class ReadOnlyError(UnavailableError):
+    """The database takes no writes now: it is a standby, or was made read-only."""
+
+
 class PermanentlyUnavailableError(UnavailableError):
     """The database refused the connection; check user, password and database name in DATABASE_URL."""
 
@@ -131,7 +135,7 @@ _BY_SQLSTATE: dict[str, type[FrontdeskError]] = {
     "57P02": UnavailableError,
     "57P03": UnavailableError,
     "57P05": UnavailableError,
-    "25006": UnavailableError,  # a read-only standby
+    "25006": ReadOnlyError,
     "FD001": FencedError,  # the move's own triggers
 }
 _BY_CLASS: dict[str, type[FrontdeskError]] = {

@@ -22,6 +22,7 @@ from app.database.moving import MovingDatabase
 from app.database.sides import Name
 from app.errors import ConfigurationError, FrontdeskError
 from app.observability import sentry
+from app.repositories import installation
 
 PATIENCE = 30_000  # milliseconds for a statement: the checks read each table's highest id
 OLDEST_SERVER = 150_000
@@ -149,6 +150,15 @@ def _of_database(connection: Connection, settings: Settings) -> Iterator[Check]:
         Verdict.OK if version >= OLDEST_SERVER else Verdict.WARNING,
         f"PostgreSQL {version // 10_000}.{version % 10_000} answers",
         "" if version >= OLDEST_SERVER else "Frontdesk is tested with PostgreSQL 15 and newer: upgrade.",
+    )
+    read_only = installation.is_read_only(connection)
+    yield Check(
+        "writes",
+        Verdict.WRONG if read_only else Verdict.OK,
+        "the database is read-only" if read_only else "the database takes them",
+        "It is a standby that nobody promoted, or was set so; providers do that when the disk is full."
+        if read_only
+        else "",
     )
     yield _budget(connection, settings)
     yield _schema(connection)

@@ -16,6 +16,7 @@ class ServerFigures(NamedTuple):
     reserved: int
     commits: int
     rollbacks: int
+    is_read_only: bool
 
 
 class Sessions(NamedTuple):
@@ -46,10 +47,16 @@ def server(connection: Connection) -> ServerFigures:
         " (SELECT sum(numbackends) FROM pg_stat_database)::bigint,"
         " current_setting('max_connections')::int,"
         " current_setting('superuser_reserved_connections')::int,"
-        " xact_commit, xact_rollback FROM pg_stat_database WHERE datname = current_database()"
+        " xact_commit, xact_rollback, current_setting('transaction_read_only')::bool"
+        " FROM pg_stat_database WHERE datname = current_database()"
     ).fetchone()
     assert row is not None  # noqa: S101 - the database that one is connected to has a row
     return ServerFigures(*row)
+
+
+def is_read_only(connection: Connection) -> bool:
+    """Whether the database takes no writes: a standby, or set so with `default_transaction_read_only`."""
+    return bool(connection.execute("SHOW transaction_read_only").fetchone() == ("on",))
 
 
 def sessions(connection: Connection) -> Sequence[Sessions]:

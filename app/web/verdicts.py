@@ -62,6 +62,13 @@ DATABASE = {
     ),
 }
 
+READ_ONLY = Problem(
+    State.DOWN,
+    "The database is read-only: nothing can be written.",
+    "It is a standby that nobody promoted, or was set so (`default_transaction_read_only`): providers do that"
+    " when the disk is full. Nothing here needs a restart.",
+)
+
 
 def problems(
     shutting_down: bool,
@@ -128,6 +135,8 @@ def _of_server(installation: Installation | None) -> Iterator[Problem]:
         yield Problem(State.ATTENTION, "The server's figures did not come in time.", "See the log.")
         return
     server = installation.server
+    if server.is_read_only:
+        yield READ_ONLY
     if server.connections > SERVER_HIGH * (server.max_connections - server.reserved):
         yield Problem(
             State.ATTENTION,

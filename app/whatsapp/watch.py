@@ -8,6 +8,7 @@ from app.database.database import Connection, Database
 from app.database.moving import AnyDatabase
 from app.observability import sentry
 from app.observability.level import Level
+from app.repositories import installation
 from app.repositories import whatsapp_overview as overview
 from app.whatsapp.health import Overview, SalonHealth, Thresholds, judge
 from app.whatsapp.retention import Retention
@@ -25,8 +26,9 @@ def observe(database: AnyDatabase, settings: Settings, company_id: int | None = 
     def attempt(live: Database) -> Overview:
         with closing(live.connect_alone(PATIENCE)) as connection:
             seen = _look(connection, settings, company_id)
-            _remember(connection, seen)
-            _report(connection, seen)
+            if not installation.is_read_only(connection):  # what cannot be noted can still be seen
+                _remember(connection, seen)
+                _report(connection, seen)
         return seen
 
     return database.follow(attempt)

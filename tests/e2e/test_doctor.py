@@ -7,6 +7,7 @@ from typing import Any
 import psycopg
 import pytest
 from click.testing import CliRunner, Result
+from psycopg.conninfo import conninfo_to_dict
 
 from app.cli import main
 from app.database import migrations
@@ -48,8 +49,9 @@ def test_a_database_at_head_is_well(examine: Examine, database_url: str) -> None
 def test_people_get_a_line_for_each_check(doctor: Callable[..., Result], database_url: str) -> None:
     result = doctor(DATABASE_URL=database_url)
     assert result.exit_code == 0
-    for name in ("connection", "pool budget", "schema", "constraints", "indexes", "sequences", "backup"):
+    for name in ("connection", "writes", "pool budget", "schema", "constraints", "indexes", "sequences"):
         assert name in result.stdout
+    assert "backup" in result.stdout
     assert result.stderr == ""
 
 
@@ -63,6 +65,14 @@ def test_a_schema_behind_says_what_to_run(examine: Examine, database_url: str) -
 def test_a_schema_from_the_future_is_named(examine: Examine, database_url: str) -> None:
     execute(database_url, "UPDATE alembic_version SET version_num = 'future'")
     assert "future" in examine(DATABASE_URL=database_url)[1]["schema"]["found"]
+
+
+def test_a_database_that_takes_no_writes_is_wrong(examine: Examine, database_url: str) -> None:
+    name = conninfo_to_dict(database_url)["dbname"]
+    execute(database_url, f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+    code, checks = examine(DATABASE_URL=database_url)
+    assert (code, checks["writes"]["verdict"]) == (1, "wrong")
+    assert "read-only" in checks["writes"]["found"]
 
 
 def test_a_constraint_that_was_never_validated_is_found(examine: Examine, database_url: str) -> None:

@@ -8,6 +8,7 @@ from contextlib import ExitStack
 import psycopg
 import pytest
 from flask.testing import FlaskClient
+from psycopg.conninfo import conninfo_to_dict
 
 from app.observability import metrics
 from app.web import history
@@ -116,6 +117,27 @@ def test_one_part_that_is_slow_holds_up_no_other(client: FlaskClient, database_u
 def test_an_old_schema_is_said(serving: Opener, database_url: str) -> None:
     execute(database_url, "DELETE FROM alembic_version")
     assert "alembic upgrade head" in show(serving(database_url=database_url))
+
+
+def test_a_database_that_takes_no_writes_is_said_and_all_that_can_be_read_is_there(
+    client: FlaskClient, database_url: str
+) -> None:
+    execute(
+        database_url,
+        "UPDATE whatsapp_keys SET updated_at = now() - interval '60 hours'",  # there would be things to note
+        "UPDATE whatsapp_auth SET updated_at = now() - interval '60 hours'",
+        f"ALTER DATABASE {conninfo_to_dict(database_url)['dbname']} SET default_transaction_read_only = on",
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND pid <> pg_backend_pid()",
+    )
+    page = show(client)
+    assert "The database is read-only: nothing can be written." in page
+    assert f"WhatsApp of company {COMPANY}: critical." in page
+    assert client.get("/health/ready").status_code == 200
+    error = desk_of(client).company(COMPANY).whatsapp.set_keys({"session": {"1.0": {}}}).error
+    assert error is not None
+    assert (error.code, error.retryable) == ("unavailable", True)
+    assert "read-only" in error.message
 
 
 def test_a_sick_session_is_named_with_what_to_do(client: FlaskClient, database_url: str) -> None:
