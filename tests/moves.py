@@ -48,7 +48,7 @@ class Move:
         return Settings(
             database_url=self.primary,
             legacy_database_url=self.legacy,
-            **{"postgres_connection_timeout": 2_000, **others},
+            **others,
         )
 
     def start(self) -> None:

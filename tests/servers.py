@@ -80,7 +80,7 @@ class Server:
         for process in self._processes():
             with suppress(psutil.NoSuchProcess):  # the postmaster's end takes the others with it
                 process.kill()
-        psutil.wait_procs(self._processes(), timeout=10)
+        psutil.wait_procs(self._processes(), timeout=60)
 
     def freeze(self) -> None:
         """Stop every process where it stands: connections stay open and nobody answers."""

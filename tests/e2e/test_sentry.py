@@ -5,7 +5,6 @@ import json
 import socket
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -17,6 +16,7 @@ from sentry_sdk.envelope import Envelope
 
 from app.config import PROJECT_ROOT
 from tests.processes import BIN, Process, answers, free_port, get, running, wait_until
+from tests.stopwatch import Stopwatch
 from tests.watching import personal
 
 NOWHERE = "postgresql://someone:s3cret@127.0.0.1:1/nowhere"
@@ -174,6 +174,6 @@ def test_a_sentry_that_never_answers_holds_up_nothing(run: Callable[..., Process
             wait_until(lambda: answers(port))
             for _ in range(5):
                 assert get(port, "/whatsapp/1/creds").status_code == 503
-            began = time.monotonic()
-            assert get(port, "/health/live").status_code == 200
-            assert time.monotonic() - began < 1
+            with Stopwatch() as watch:
+                assert get(port, "/health/live").status_code == 200
+            assert watch.seconds < 1

@@ -17,7 +17,7 @@ def test_the_demo_moves_there_and_back_and_loses_nothing() -> None:
     environment = {name: value for name, value in os.environ.items() if "DATABASE_URL" not in name}
     ended = subprocess.run(
         [BIN / "frontdesk", "transfer", "demo", "--json"], capture_output=True, text=True, env=environment,
-        timeout=300, check=False,
+        timeout=600, check=False,
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr
     told = json.loads(ended.stdout)

@@ -2,7 +2,6 @@
 
 import json
 import threading
-import time
 from typing import Any
 
 import psycopg
@@ -13,6 +12,7 @@ from hypothesis import strategies as st
 
 from app import Settings, testdata
 from app.cli import main
+from tests.processes import PATIENCE, wait_until
 
 TESTERS = ("+79990000001", "+79990000002")
 COMPANIES = (1, 2)
@@ -167,11 +167,10 @@ def test_a_row_that_loses_its_marker_while_it_is_waited_for_stays(
         results: list[Result] = []
         cleaning = threading.Thread(target=lambda: results.append(frontdesk("clean", "--yes")))
         cleaning.start()
-        waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
-        while not database.execute(waits).fetchone()[0]:
-            time.sleep(0.01)
+        waits = "SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+        wait_until(lambda: database.execute(waits).fetchone() is not None)
         other.commit()
-        cleaning.join(30)
+        cleaning.join(PATIENCE)
     assert results[0].exit_code == 0
     assert [row["name"] for row in rows(database, "clients")] == ["Anna"]
 

@@ -12,6 +12,7 @@ from app.errors import InvalidInputError, RetryableConflictError, UnknownCompany
 from app.models import Client
 from app.unit_of_work import UnitOfWork
 from tests.factories import ClientRow, StaffRow
+from tests.processes import PATIENCE
 from tests.threads import at_once
 
 
@@ -85,7 +86,7 @@ class TestTransact:
 
     def test_runs_again_after_a_deadlock(self, desk: Frontdesk, salon: DataLayer) -> None:
         salon.upsert_clients([ClientRow(yclients_id=n, visit_count=0) for n in (1, 2)]).unwrap()
-        meeting, runs = Barrier(2, timeout=10), []
+        meeting, runs = Barrier(2, timeout=PATIENCE), []
 
         def visit_both(uow: UnitOfWork, first: int, second: int) -> None:
             runs.append(first)

@@ -11,6 +11,7 @@ from typing import Any
 import psycopg
 
 from tests.migrations.databases import Database
+from tests.processes import PATIENCE
 
 
 @dataclass
@@ -148,4 +149,4 @@ def at_work(database: Database, clients: int, bookings: int, pause: float = 0.00
     finally:
         stop.set()
         for writer in writers:
-            writer.join(60)
+            writer.join(PATIENCE)

@@ -12,6 +12,7 @@ from click.testing import CliRunner, Result
 from app.cli import main
 from app.database import dedupe, migrations
 from tests.migrations.databases import Database
+from tests.processes import PATIENCE
 
 
 @pytest.fixture
@@ -141,7 +142,7 @@ def test_duplicates_that_come_meanwhile_are_merged_too(old: Database, frontdesk:
     writer.start()
     first = json.loads(frontdesk("--json").stdout)
     stop.set()
-    writer.join(10)
+    writer.join(PATIENCE)
     rest = json.loads(frontdesk("--json").stdout)
     assert failed == []
     assert first["tables"]["bookings"]["archived"] > 49

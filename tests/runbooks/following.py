@@ -22,6 +22,7 @@ from alembic.config import CommandLine, Config
 from click.testing import CliRunner
 
 from app.cli import main
+from tests.processes import PATIENCE
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "docs/runbooks"
@@ -86,7 +87,7 @@ class Terminal:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=60,
+            timeout=PATIENCE,
             check=False,
         )
         return done.stdout, done.returncode
@@ -120,11 +121,10 @@ def follow(page: str, terminal: Terminal) -> None:
     for step in steps(page):
         output, code = terminal.run(step.command)
         # A person looks again as well: what the service answers is up to a second old.
-        looks = 20
-        while looks and not step.fits(output, code):
+        deadline = time.monotonic() + PATIENCE
+        while time.monotonic() < deadline and not step.fits(output, code):
             if not (step.command.startswith("curl") or TRY_AGAIN.search(output)):
                 break
-            looks -= 1
             time.sleep(0.2)
             output, code = terminal.run(step.command)
         told = f"{page}: $ {step.command}\nprinted\n{output}and left with {code}"

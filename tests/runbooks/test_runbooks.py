@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import psycopg
 import pytest
 from click.testing import CliRunner
 from pydantic import SecretStr
@@ -61,6 +62,16 @@ def served(terminal: Terminal, url: str, connections: int = 3) -> Iterator[Front
             server.shutdown()
             thread.join()
             server.server_close()
+
+
+def waiting_for_locks(url: str) -> int:
+    with psycopg.connect(url) as connection:
+        row = connection.execute(
+            "SELECT count(*) FROM pg_stat_activity"
+            " WHERE wait_event_type = 'Lock' AND datname = current_database()"
+        ).fetchone()
+    assert row is not None
+    return int(row[0])
 
 
 def run(*arguments: str) -> None:
@@ -144,6 +155,7 @@ def test_pool_exhausted(configure: Configure, database_url: str) -> None:
                 for each in waiting:
                     each.start()
                 wait_until(lambda: desk.database.live().pool.waiting > 0)
+                wait_until(lambda: waiting_for_locks(database_url) == 2)
                 follow("pool-exhausted.md", terminal)
 
         with pytest.raises(FrontdeskError):

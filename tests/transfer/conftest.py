@@ -9,10 +9,17 @@ import pytest
 
 from app.database import migrations
 from app.transfer.sides import Side, Sides
+from app.transfer.switch import switch
 from tests.network import Line
 from tests.processes import free_port
 from tests.servers import Server, execute, url_of
 from tests.transfer.distant import Distant
+
+
+@pytest.fixture(autouse=True)
+def a_busy_machine_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A switch may close for long, unless a test says how long."""
+    monkeypatch.setitem(switch.__kwdefaults__, "max_pause", 10.0)
 
 
 @pytest.fixture

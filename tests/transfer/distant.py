@@ -14,6 +14,8 @@ from app.transfer.protocol import Row, look
 from app.transfer.sides import Side, SideName, Sides
 from app.transfer.switch import Report, switch
 from tests.network import Line
+from tests.processes import PATIENCE
+from tests.stopwatch import Stopwatch
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ class Attempt:
         return self._thread.is_alive()
 
     def wait(self) -> None:
-        self._thread.join(120)
+        self._thread.join(PATIENCE)
         assert not self.is_running
 
 
@@ -104,16 +106,18 @@ class OneOpen:
 
 def longest_wait(side: Side, while_: Attempt, at_most: float) -> float:
     """How long a client had to wait who wrote every few milliseconds, until the attempt had an end."""
-    longest, last, until = 0.0, monotonic(), monotonic() + at_most
-    with psycopg.connect(side.url, autocommit=True) as connection:
+    longest, until = 0.0, monotonic() + at_most
+    with psycopg.connect(side.url, autocommit=True) as connection, Stopwatch() as watch:
+        last = watch.seconds
         while monotonic() < until:
             with suppress(psycopg.Error):
                 connection.execute("UPDATE clients SET visit_count = visit_count + 1")
-                longest, last = max(longest, monotonic() - last), monotonic()
+                now = watch.seconds
+                longest, last = max(longest, now - last), now
                 if not while_.is_running:
                     return longest
             sleep(0.005)
-    return max(longest, monotonic() - last)
+        return max(longest, watch.seconds - last)
 
 
 def _along(legacy: Line, primary: Line) -> Sides:

@@ -26,6 +26,7 @@ from app.transfer.start import start
 from app.transfer.status import Stage, status
 from app.transfer.stretch import Stretch
 from app.transfer.tables import moved_tables
+from tests.processes import PATIENCE
 from tests.transfer.moving import rows
 
 Connection = psycopg.Connection[Any]
@@ -130,7 +131,7 @@ def test_one_large_table_is_shared_by_all_connections(salon: Sides, monkeypatch:
 
     def stretch(source: Any, target: Any, legacy: Side, which: Stretch) -> tuple[int, int]:
         if which.table.name == "public.clients" and which.first < 2:
-            meeting.wait(timeout=20)
+            meeting.wait(PATIENCE)
         return original(source, target, legacy, which)
 
     monkeypatch.setattr(copying, "copy_stretch", stretch)

@@ -14,7 +14,7 @@ from app.transfer.relay import drain
 from app.transfer.sides import Side, Sides
 from app.transfer.start import start
 from app.transfer.verify import verify
-from tests.processes import wait_until
+from tests.processes import PATIENCE, wait_until
 from tests.servers import Server, execute, url_of
 
 pytestmark = pytest.mark.full
@@ -55,7 +55,7 @@ def run_copy(sides: Sides, fault: Callable[[], object]) -> tuple[int, str]:
         query = "SELECT FROM frontdesk_transfer.stretches WHERE rows > 1"
         wait_until(lambda: primary.execute(query).fetchone() is not None or process.poll() is not None)
     fault()
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=PATIENCE)
     return process.returncode, errors
 
 

@@ -20,6 +20,7 @@ from app.transfer.status import status
 from app.transfer.switch import switch
 from app.transfer.verify import verify
 from tests.network import BLACK_HOLE, CUT, MUTE, SLOW, Line
+from tests.processes import PATIENCE
 from tests.transfer.distant import Distant, OneOpen
 from tests.transfer.moving import rows
 from tests.transfer.writers import KINDS
@@ -38,7 +39,6 @@ STATEMENTS = (
     b".open(",
     b"sha256",
 )
-PATIENCE = 120.0  # seconds for a command that is run again until it is done
 
 
 class Weather:

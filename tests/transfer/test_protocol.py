@@ -15,7 +15,7 @@ from app.transfer.stages import Stage
 from app.transfer.start import start
 from app.transfer.status import status
 from app.transfer.switch import switch
-from tests.processes import wait_until
+from tests.processes import PATIENCE, wait_until
 from tests.transfer.controllers import POINTS, WHEN, relaying, switching
 from tests.transfer.controllers import start as run
 from tests.transfer.moving import check_live, copy_by_the_log, patiently_switch
@@ -45,7 +45,7 @@ def test_a_switch_that_is_killed_at_any_step_goes_on_when_it_is_run_again(
     to: SideName = "primary"
     for point, when in steps:
         process = run(switching, moving, to, at=(point, when, signal.SIGKILL))
-        process.join(30)
+        process.join(PATIENCE)
         assert process.exitcode in (-signal.SIGKILL, 0), (point, when)
         switch(moving, to)
         check_live(moving, to)
@@ -64,7 +64,7 @@ def test_a_switch_that_was_frozen_at_any_step_does_no_harm_when_it_wakes(
         patiently_switch(moving, "primary")
         switch(moving, "legacy")
         frozen.resume()
-        process.join(60)
+        process.join(PATIENCE)
         assert process.exitcode in (0, 1), (point, when)
         # Whatever it still did, it did as a command of its own would.
         live = status(moving).live
@@ -78,7 +78,7 @@ def test_several_switches_at_once_end_with_one_live_side(moving: Sides) -> None:
     for to in directions:
         processes = [run(switching, moving, to) for _ in range(3)]
         for process in processes:
-            process.join(60)
+            process.join(PATIENCE)
         assert {process.exitcode for process in processes} <= {0, 1}
         patiently_switch(moving, to)
         check_live(moving, to)
@@ -92,14 +92,14 @@ def test_a_relay_that_is_killed_at_any_step_leaves_nothing_half_done(
         if point in ("replay", "fetch", "apply"):
             legacy.execute("UPDATE clients SET visit_count = visit_count + 1")
             process = run(relaying, moving, at=(point, when, signal.SIGKILL))
-            process.join(30)
+            process.join(PATIENCE)
             assert process.exitcode == -signal.SIGKILL
             check_live(moving, "legacy")
 
 
 def test_a_side_that_was_closed_and_left_opens_by_itself(moving: Sides) -> None:
     process = run(switching, moving, "primary", 2.0, at=("close", "after", signal.SIGKILL))
-    process.join(30)
+    process.join(PATIENCE)
     wait_until(lambda: status(moving).stage is Stage.RELAYING)
     check_live(moving, "legacy")
 
@@ -132,7 +132,7 @@ def test_what_was_handed_over_and_left_is_opened_by_the_relay(
     moving: Sides, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     process = run(switching, moving, "primary", at=("open", "before", signal.SIGKILL))
-    process.join(30)
+    process.join(PATIENCE)
     assert status(moving).stage is Stage.HANDED_OVER
     monkeypatch.setattr("app.transfer.relay.LEFT_ALONE", 0.2)
     stop = Event()

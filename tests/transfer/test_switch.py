@@ -19,7 +19,7 @@ from app.transfer.stages import Stage
 from app.transfer.start import start
 from app.transfer.status import status
 from app.transfer.switch import AbortedError, switch
-from tests.processes import wait_until
+from tests.processes import PATIENCE, wait_until
 from tests.transfer.moving import copy_by_the_log, rows
 
 Connection = psycopg.Connection[Any]
@@ -139,7 +139,7 @@ def test_a_pause_that_is_too_long_is_given_up(
 
     with monkeypatch.context() as patch:
         patch.setattr(switching.sequences, "advance", dawdle)
-        with pytest.raises(AbortedError, match=r"Aborted after 0\.[345]"):
+        with pytest.raises(AbortedError, match=r"Aborted after [0-4]\."):
             switch(moving, "primary", max_pause=0.3)
     legacy.execute("UPDATE companies SET title = 'c'")
     switch(moving, "primary")
@@ -178,7 +178,7 @@ def test_a_relay_that_runs_ends_well_when_the_move_is_finished(moving: Sides) ->
     wait_until(lambda: status(moving).stage is Stage.RELAYING)
     sleep(0.3)  # a few rounds
     finish(moving)
-    thread.join(10)
+    thread.join(PATIENCE)
     assert not thread.is_alive()
     assert said == ["The move is finished: there is nothing left to relay."]
 

@@ -13,11 +13,13 @@ from werkzeug.serving import make_server
 from app import Frontdesk, Settings, create_app
 from app.database import migrations
 from app.web import status
+from tests.processes import PATIENCE
 from tests.servers import Server, execute
 from tests.web.test_status import COMPANY
 
 CHROMIUM = shutil.which("chromium")
 TOKEN = "s3cret"
+expect.set_options(timeout=PATIENCE * 1_000)
 PARTS = [
     "Database",
     "Connection pool",
@@ -127,7 +129,9 @@ def visit(browser: Browser, address: str) -> Iterator[Callable[..., Page]]:
 def still(page: Page, address: str) -> Page:
     """What the page shows now, in a page beside it that does not reload while it is looked at."""
     beside = page.context.new_page()
-    answer = httpx.get(address, headers={"Authorization": f"Bearer {TOKEN}"}, trust_env=False)
+    answer = httpx.get(
+        address, headers={"Authorization": f"Bearer {TOKEN}"}, trust_env=False, timeout=PATIENCE
+    )
     beside.set_content(answer.text.replace('http-equiv="refresh"', ""))
     return beside
 
@@ -164,16 +168,16 @@ def test_it_turns_by_itself_from_well_to_sick_and_back_without_javascript(
     expect(page.get_by_text("1 of 1 salons well")).to_be_visible()
     execute(server.url, "UPDATE whatsapp_keys SET updated_at = now() - interval '60 hours'")
     execute(server.url, "UPDATE whatsapp_auth SET updated_at = now() - interval '60 hours'")
-    expect(title).to_contain_text("Needs attention", timeout=20_000)
+    expect(title).to_contain_text("Needs attention")
     expect(page.get_by_label("What is wrong")).to_contain_text(f"WhatsApp of company {COMPANY}: critical.")
     assert still(page, address).evaluate(FAINT) == []
     server.freeze()
     try:
-        expect(title).to_contain_text("Not working", timeout=20_000)
+        expect(title).to_contain_text("Not working")
         assert still(page, address).evaluate(FAINT) == []
         expect(page.get_by_label("What is wrong")).to_contain_text("The database does not answer.")
     finally:
         server.thaw()
     execute(server.url, "UPDATE whatsapp_keys SET updated_at = now()")
     execute(server.url, "UPDATE whatsapp_auth SET updated_at = now()")
-    expect(title).to_contain_text("All is well", timeout=20_000)
+    expect(title).to_contain_text("All is well")
