@@ -11,7 +11,7 @@ from psycopg import sql
 from app.backup.manifest import Manifest, TableContent
 from app.config import Settings
 from app.database.checksum import root_sql, use_canonical_form
-from app.database.connection import no_transaction_timeout, with_options
+from app.database.connection import UTF8, no_transaction_timeout, with_options
 from app.errors import UnavailableError
 
 OnTable = Callable[[int, int], None]  # tables done, tables in all
@@ -125,6 +125,7 @@ def connecting(settings: Settings, url: str) -> Iterator[psycopg.Connection[Any]
             url,
             autocommit=True,
             options=with_options(url, _NO_LIMITS),
+            client_encoding=UTF8,
             application_name=f"{settings.service_name}-backup",
             connect_timeout=max(2, settings.postgres_connection_timeout // 1000),
             keepalives_idle=30,

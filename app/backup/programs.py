@@ -19,6 +19,7 @@ from psycopg import pq
 
 from app.backup.errors import BackupError, ProgramFailed
 from app.config import environment_with
+from app.database.connection import UTF8
 from app.errors import ConfigurationError
 
 # Where Debian, Red Hat, Homebrew and Postgres.app put them, one folder for each version.
@@ -124,6 +125,7 @@ def _connection(url: str | None) -> tuple[list[str], dict[str, str]]:
         else:
             quoted = value.replace("\\", r"\\").replace("'", r"\'")
             arguments.append(f"{option.keyword.decode()}='{quoted}'")
+    environment["PGCLIENTENCODING"] = UTF8
     database = environment.get("PGDATABASE", "")
     quoted = database.replace("\\", r"\\").replace("'", r"\'")
     return ["--no-password", "--dbname", " ".join([f"dbname='{quoted}'", *arguments])], environment

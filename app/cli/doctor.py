@@ -15,7 +15,7 @@ from app.backup.ages import ages
 from app.cli import console
 from app.config import Settings
 from app.database import budget, checks, migrations
-from app.database.connection import connect_directly
+from app.database.connection import UTF8, connect_directly
 from app.database.database import Connection, Database
 from app.database.migrations import SchemaState
 from app.database.moving import MovingDatabase
@@ -145,11 +145,21 @@ def _live(settings: Settings) -> tuple[Database, list[Check]] | Check:
 
 def _of_database(connection: Connection, settings: Settings) -> Iterator[Check]:
     version = connection.info.server_version
+    encoding = connection.info.parameter_status("server_encoding")
     yield Check(
         "connection",
         Verdict.OK if version >= OLDEST_SERVER else Verdict.WARNING,
         f"PostgreSQL {version // 10_000}.{version % 10_000} answers",
         "" if version >= OLDEST_SERVER else "Frontdesk is tested with PostgreSQL 15 and newer: upgrade.",
+    )
+    yield Check(
+        "encoding",
+        Verdict.OK if encoding == UTF8 else Verdict.WARNING,
+        f"the database is encoded in {encoding}",
+        ""
+        if encoding == UTF8
+        else "Rows with letters that it does not have are refused. Take its data to a database in UTF8:"
+        " pg_dump, CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0, pg_restore.",
     )
     read_only = installation.is_read_only(connection)
     yield Check(

@@ -16,6 +16,10 @@ from app.errors import ClientDeadlineExceeded
 T = TypeVar("T")
 
 
+# Whatever the database is encoded in, and PGCLIENTENCODING says: other encodings have no letters for our own
+# statements, and from a database in SQL_ASCII psycopg would hand out bytes.
+UTF8 = "UTF8"
+
 # A network that swallows what is sent is noticed within half a minute, where TCP alone waits for hours: here,
 # and on the server, which keeps the locks, the transaction and the place of a client that is gone.
 KEEPALIVES = {
@@ -101,6 +105,7 @@ def connection_parameters(settings: Settings, url: str) -> dict[str, Any]:
     """
     parameters: dict[str, Any] = KEEPALIVES | psycopg.conninfo.conninfo_to_dict(url)
     parameters["application_name"] = settings.service_name
+    parameters["client_encoding"] = UTF8
     parameters.setdefault("connect_timeout", max(2, settings.postgres_connection_timeout // 1000))
     if settings.postgres_pooler:
         parameters["prepare_threshold"] = None

@@ -20,7 +20,7 @@ from sqlalchemy import Connection, Engine, create_engine, text
 from sqlalchemy.exc import DBAPIError, PendingRollbackError
 from sqlalchemy.pool import NullPool
 
-from app.database.connection import no_transaction_timeout, with_options
+from app.database.connection import UTF8, no_transaction_timeout, with_options
 
 ALEMBIC_INI = Path(__file__).resolve().parents[2] / "alembic.ini"
 
@@ -167,7 +167,9 @@ def connecting(url: str) -> Iterator[Engine]:
     def connect() -> psycopg.Connection:
         options = with_options(url, CONNECTION_OPTIONS)
         try:
-            connection = psycopg.connect(url, options=options, application_name="frontdesk-migrations")
+            connection = psycopg.connect(
+                url, options=options, client_encoding=UTF8, application_name="frontdesk-migrations"
+            )
         except psycopg.OperationalError as error:
             # libpq's text names host, user and reason, never the password.
             raise CommandError(f"The database cannot be reached: {' '.join(str(error).split())}") from None

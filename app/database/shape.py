@@ -127,7 +127,7 @@ _MISPLACED = """
 """
 
 _TAKEN = """
-    SELECT format('index %s of %s has a name that the upgrade needs: ALTER INDEX %1$I RENAME TO …',
+    SELECT format('index %s of %s has a name that the upgrade needs: ALTER INDEX %1$I RENAME TO ...',
         index.relname, of_table.relname)
     FROM pg_index JOIN pg_class AS index ON index.oid = indexrelid
     JOIN pg_class AS of_table ON of_table.oid = indrelid

@@ -6,6 +6,7 @@ import psycopg
 from psycopg import sql
 
 from app.config import Settings
+from app.database.connection import UTF8
 from app.errors import ConfigurationError, InvalidInputError, UnavailableError
 from app.whatsapp import buffers
 from app.whatsapp.multi_file import Session
@@ -23,7 +24,7 @@ def read_tables(settings: Settings, company_id: int | None = None) -> Iterator[t
         raise ConfigurationError("LEGACY_DATABASE_URL: is required, to read the first system's tables")
     try:
         with psycopg.connect(
-            settings.legacy_database_url.get_secret_value(), connect_timeout=10
+            settings.legacy_database_url.get_secret_value(), connect_timeout=10, client_encoding=UTF8
         ) as connection:
             connection.read_only = True
             for company in _companies(connection) if company_id is None else [company_id]:

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from app import Frontdesk, Settings
 from app.cli import main
 from app.database import migrations
 from app.database.migrations import MigrationRefused
@@ -64,6 +65,31 @@ def test_odd_indexes_and_names_in_a_schema_that_the_url_names(
         "clients_of_another"
     ]
     assert salons.value("SELECT count(*) FROM dialog_contexts") == 2
+
+
+@pytest.mark.parametrize("encoding", ["SQL_ASCII", "WIN1251"])
+def test_databases_of_other_encodings_are_taken_over(
+    server_url: str, monkeypatch: pytest.MonkeyPatch, encoding: str
+) -> None:
+    name = f"in_{encoding.lower()}"
+    execute(server_url, f"CREATE DATABASE {name} ENCODING {encoding} LOCALE 'C' TEMPLATE template0")
+    try:
+        database = Database(url_of(server_url, name))
+        database.upgrade("baseline")
+        unknown(database)
+        with database.connect(client_encoding="UTF8") as connection:
+            connection.execute("INSERT INTO companies (company_id, title) VALUES ('1', 'Студия')")
+        monkeypatch.setenv("PGCLIENTENCODING", "LATIN1")  # whatever a shell has set
+        assert adopted(database, monkeypatch).exit_code == 0
+        database.upgrade()
+        database.check()
+        with Frontdesk(Settings(database_url=database.url)) as desk:
+            assert desk.company(1).get_company().unwrap().title == "Студия"
+        checked = CliRunner().invoke(main, ["doctor"])
+        assert f"the database is encoded in {encoding}" in checked.stdout
+        assert checked.exit_code == 0
+    finally:
+        execute(server_url, f"DROP DATABASE {name} WITH (FORCE)")
 
 
 @pytest.mark.parametrize(
