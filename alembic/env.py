@@ -11,7 +11,7 @@ from alembic.util import CommandError
 from sqlalchemy import Connection
 
 from app.config import Settings
-from app.database import adoption, migrations, shape
+from app.database import adoption, autovacuum, migrations, shape
 from app.database.migrations import MigrationRefused, SchemaState
 from app.errors import FrontdeskError
 from app.models import Base
@@ -123,15 +123,17 @@ def main() -> None:
             with engine.connect() as connection:
                 return migrations.current(connection)
 
+        def before_retry() -> None:
+            with engine.connect() as connection:
+                autovacuum.send_away(connection.connection.driver_connection)
+
         check_revision(revision())
         if not changes_something():
             attempt()
             return
         with migrations.one_deploy_at_a_time(engine):
             check_revision(revision())
-            migrations.with_lock_retries(
-                attempt, revision, lambda: migrations.make_autovacuum_give_way(engine)
-            )
+            migrations.with_lock_retries(attempt, revision, before_retry)
 
 
 try:

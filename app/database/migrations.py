@@ -5,7 +5,7 @@ import logging
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
 from functools import cache
@@ -16,7 +16,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
-from sqlalchemy import Connection, Engine, create_engine, text
+from sqlalchemy import Connection, Engine, create_engine
 from sqlalchemy.exc import DBAPIError, PendingRollbackError
 from sqlalchemy.pool import NullPool
 
@@ -34,14 +34,6 @@ LOCK_ATTEMPTS = 40
 LOCK_NOT_AVAILABLE = "55P03"
 DEADLOCK_DETECTED = "40P01"
 LONGEST_PAUSE = 2.0  # seconds
-
-AUTOVACUUM_PATIENCE = "3s"  # more than deadlock_timeout, which is 1 s
-_VACUUMED = """
-    SELECT DISTINCT relation::regclass::text FROM pg_locks JOIN pg_class ON pg_class.oid = relation
-    WHERE mode = 'ShareUpdateExclusiveLock' AND granted AND relkind = 'r'
-        AND relnamespace = current_schema()::regnamespace
-        AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
-"""
 
 # Any number will do that no other program takes an advisory lock on.
 ADVISORY_LOCK = 0x46726F6E74646573  # "Frontdes"
@@ -239,22 +231,6 @@ def with_lock_retries(
             log.info("A lock is taken (%s); trying again in %.1f s", primary, pause)
             time.sleep(pause)
             before_retry()
-
-
-def make_autovacuum_give_way(engine: Engine) -> None:
-    """End what vacuums our tables.
-
-    Autovacuum gives way to whoever has waited a second (`deadlock_timeout`) for its table, and no statement
-    of the chain waits so long, because all writers would queue behind it. This lock waits without stopping
-    any of them. A VACUUM that somebody started stays, and so does one against wraparound.
-    """
-    with engine.connect() as connection:
-        tables = connection.exec_driver_sql(_VACUUMED).scalars().all()
-        connection.rollback()
-        for table in tables:
-            with suppress(DBAPIError), connection.begin():  # the next attempt tells what is in its way
-                connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{AUTOVACUUM_PATIENCE}'")
-                connection.execute(text(f"LOCK TABLE {table} IN SHARE UPDATE EXCLUSIVE MODE"))
 
 
 def _stands_at(revision: str | None) -> str:

@@ -7,10 +7,10 @@ import psycopg
 
 from app.errors import ConflictError, UnavailableError
 from app.transfer import capture, schema
+from app.transfer.locks import LOCK_TIMEOUT, with_lock_retries
 from app.transfer.replay import is_drained
 from app.transfer.sides import APPLICATION, Side, SideName, Sides
 from app.transfer.stages import Stage, look_at, stage_of
-from app.transfer.start import LOCK_TIMEOUT, with_lock_retries
 from app.transfer.tables import SCHEMA
 
 OnStep = Callable[[str], object]

@@ -13,8 +13,8 @@ from app.database.migrations import MigrationRefused
 from tests.migrations.databases import OLD_ROWS, Database, MakeDatabase
 from tests.migrations.test_adoption import unknown
 from tests.migrations.test_runs import before_each_statement
-from tests.processes import wait_until
 from tests.servers import Server, execute, url_of
+from tests.vacuuming import vacuumed
 
 IN_OWN_SCHEMA = "CREATE SCHEMA salons;" + ";".join(
     f"ALTER TABLE {table} SET SCHEMA salons" for table in OLD_ROWS
@@ -286,22 +286,15 @@ def test_autovacuum_gives_way_to_a_migration(
     monkeypatch.setattr(migrations, "LOCK_ATTEMPTS", 4)
     server = Server()
     try:
-        execute(server.url, "ALTER SYSTEM SET autovacuum_naptime = '1s'", "SELECT pg_reload_conf()")
         execute(server.url, "CREATE DATABASE busy")
         busy = Database(url_of(server.url, "busy"))
         busy.upgrade("baseline")
         busy.execute(
-            "ALTER TABLE services SET (autovacuum_vacuum_cost_delay = 100, autovacuum_vacuum_cost_limit = 1,"
-            " autovacuum_vacuum_threshold = 1)"
-        )
-        busy.execute(
             "INSERT INTO services (yclients_id, company_id, title)"
             " SELECT n, 1, 'S' FROM generate_series(1, 20000) AS n"
         )
-        busy.execute("UPDATE services SET title = 'T'")
-        vacuumed = "SELECT count(*) FROM pg_stat_progress_vacuum WHERE relid = 'services'::regclass"
-        wait_until(lambda: busy.value(vacuumed) == 1)
-        busy.upgrade("alignment")
+        with vacuumed(busy.url, "services"):
+            busy.upgrade("alignment")
         assert busy.revision == "alignment"
     finally:
         server.delete()

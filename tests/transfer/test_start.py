@@ -6,13 +6,16 @@ from typing import Any
 import psycopg
 import pytest
 
+from app.database import migrations
 from app.errors import ConflictError, InvalidInputError
-from app.transfer import capture, schema
-from app.transfer import start as starting
-from app.transfer.sides import Sides
+from app.transfer import capture, locks, schema
+from app.transfer.finish import finish
+from app.transfer.sides import Side, Sides
 from app.transfer.start import start
 from app.transfer.status import Stage, status
+from tests.servers import Server, execute, url_of
 from tests.threads import at_once
+from tests.vacuuming import vacuumed
 
 Connection = psycopg.Connection[Any]
 
@@ -89,15 +92,40 @@ def test_the_standby_takes_no_write_at_any_isolation_level(
 def test_start_waits_for_a_transaction_that_has_written_before(
     sides: Sides, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(starting, "LOCK_ATTEMPTS", 3)
+    monkeypatch.setattr(locks, "LOCK_ATTEMPTS", 3)
     with closing(psycopg.connect(sides.legacy.url)) as writer:
         writer.execute(COMPANY, (1,))
-        with pytest.raises(starting.ConflictError, match="do not end"):
+        with pytest.raises(ConflictError, match="do not end"):
             start(sides)
         assert status(sides).stage is Stage.STARTING
         writer.commit()
     start(sides)  # goes on from there
     assert status(sides).stage is Stage.COPYING
+
+
+@pytest.mark.full
+def test_autovacuum_gives_way_to_start_and_to_finish(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It waits for nobody who waits less than a second, and a large table takes it hours."""
+    monkeypatch.setattr(locks, "LOCK_ATTEMPTS", 4)
+    server = Server()
+    try:
+        urls = {name: url_of(server.url, f"the_{name}") for name in ("legacy", "primary")}
+        for name, url in urls.items():
+            execute(server.url, f"CREATE DATABASE the_{name}")
+            migrations.upgrade(url)
+        sides = Sides(*(Side(name, url) for name, url in urls.items()))
+        execute(
+            urls["legacy"],
+            "INSERT INTO companies (company_id, title) SELECT n, 'S' FROM generate_series(1, 20000) AS n",
+        )
+        with vacuumed(urls["legacy"], "companies"):
+            start(sides)
+        assert status(sides).stage is Stage.COPYING
+        with vacuumed(urls["legacy"], "companies"):
+            finish(sides, force=True)
+        assert status(sides).stage is Stage.NOT_STARTED
+    finally:
+        server.delete()
 
 
 def test_start_may_run_several_times_and_at_once(sides: Sides, legacy: Connection) -> None:
