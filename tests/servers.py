@@ -68,11 +68,11 @@ class Server:
 
     def start(self) -> None:
         """Start the server; after `kill` it recovers first."""
-        if self._port is not None:  # the wheel starts none that listens; one that runs it takes as its own
-            data = self._server.pgdata
-            options = f"-h 127.0.0.1 -p {self._port} -k {data}"
-            call = ("-w", "-D", str(data), "-l", str(self._server.log), "-o", options, "start")
-            pgexec("pg_ctl", call, bin_path=self._server.bin_path, user=self._server.system_user)
+        # The wheel starts none that listens, and gives up after ten seconds; one that runs becomes its own.
+        data = self._server.pgdata
+        options = f"-k {data} -h " + ("''" if self._port is None else f"127.0.0.1 -p {self._port}")
+        call = ("-w", "-t", "600", "-D", str(data), "-l", str(self._server.log), "-o", options, "start")
+        pgexec("pg_ctl", call, bin_path=self._server.bin_path, user=self._server.system_user)
         self._server.start()
 
     def kill(self) -> None:

