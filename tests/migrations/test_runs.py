@@ -160,7 +160,7 @@ def test_a_lock_that_is_never_freed_ends_in_one_line(old: Database, monkeypatch:
     assert old.upgrade().changed
 
 
-@pytest.mark.parametrize("first", [20, 31])
+@pytest.mark.parametrize("first", [20, pytest.param(31, marks=pytest.mark.full)])
 def test_killed_again_and_again_the_same_command_goes_on(
     make_database: MakeDatabase, baseline_template: Database, first: int
 ) -> None:
