@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from statistics import median
 from typing import Any
 
 import psycopg
@@ -25,12 +26,17 @@ class Watch:
     refused: Counter[str] = field(default_factory=Counter)
 
     def stalls(self, longer_than: float, apart_from: list[tuple[float, float]]) -> list[float]:
-        """Seconds of each write that took so long, outside the windows, and not because the machine did."""
+        """Seconds of each write that took so long, outside the windows, and not because the machine did.
+
+        What holds a write up takes many steps, and each of them is as slow as the control's were meanwhile.
+        """
+        usual = median(to - from_ for from_, to in self.control)
         found = []
         for start, end in self.writes:
             if end - start <= longer_than or any(start < to and end > from_ for from_, to in apart_from):
                 continue
-            machine = max((to - from_ for from_, to in self.control if start < to and end > from_), default=0)
+            meanwhile = [min(to, end) - max(from_, start) for from_, to in self.control]
+            machine = sum(seconds - usual for seconds in meanwhile if seconds > usual)
             if end - start - machine > longer_than:
                 found.append(end - start)
         return found
