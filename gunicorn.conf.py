@@ -8,6 +8,7 @@ import fcntl
 import itertools
 import logging
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -64,6 +65,9 @@ graceful_timeout = 30  # seconds for requests that are under way when it is told
 # Whoever closes an idle connection may cross a request on its way, which then fails: better the client, who
 # knows whether there is one. Clients wait a few seconds, nginx a minute.
 keepalive = 75  # seconds
+# Half of the files that a worker may open; without one left it would end.
+files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+worker_connections = 1000 if files == resource.RLIM_INFINITY else min(1000, files // 2)
 loglevel = "warning"
 control_socket_disable = True  # nobody here manages gunicorn over a socket in the home directory
 
@@ -115,18 +119,9 @@ def post_worker_init(worker: Any) -> None:
         threading.Thread(target=budget.tell, args=(database, worker.cfg.workers), daemon=True).start()
     stop = signal.getsignal(signal.SIGTERM)
 
-    def close_idle_connections() -> None:
-        for connection in (*worker.keepalived_conns, *worker.pending_conns):
-            connection.timeout = 0
-
-    def finish(number: int, frame: object) -> None:
-        stop(number, frame)
-        # gunicorn would wait for them as it does for requests. Its own loop goes through its own list.
-        worker.method_queue.defer(close_idle_connections)
-
     def drain(number: int, frame: object) -> None:
         worker.wsgi.extensions["health"].shutting_down = True
-        signal.signal(number, finish)
+        signal.signal(number, stop)
         timer = threading.Timer(DRAIN, os.kill, (os.getpid(), number))
         timer.daemon = True
         timer.start()

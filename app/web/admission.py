@@ -20,6 +20,8 @@ log = logging.getLogger(__name__)
 TURNED_AWAY = Counter("frontdesk_http_turned_away", "Requests that found no free thread and were sent away.")
 
 _PROBE = re.compile(rb"(?:GET|HEAD) (?:%s)" % b"|".join(map(str.encode, PROBES)))
+END = b"\r\n\r\n"  # of a head
+_BODY = re.compile(rb"\r\n(?:content-length:[ \t]*0*[1-9]|transfer-encoding:)", re.IGNORECASE)
 _TOO_MANY = json.dumps(
     {
         "error": {
@@ -40,8 +42,12 @@ _thread = threading.local()
 
 
 def is_probe(head: bytes) -> bool:
-    """Whether a request that begins with these bytes is a probe."""
-    return _PROBE.match(head) is not None
+    """Whether a request that begins with these bytes is a probe: one that needs nothing more to be answered.
+
+    Who lets a thread wait for the rest of a head, or for a body, must not do so in the lane of probes.
+    """
+    head, end, _ = head.partition(END)
+    return bool(end and _PROBE.match(head)) and _BODY.search(head) is None
 
 
 def refuse_here() -> None:

@@ -45,14 +45,15 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
     def enqueue_req(self, conn: TConn) -> None:
         """Give a connection its lane, or a place in line, when there is the head of a request."""
         try:
-            head = conn.sock.recv(HEAD, MSG_PEEK | MSG_DONTWAIT)
+            fresh = conn.sock.recv(HEAD, MSG_PEEK | MSG_DONTWAIT)
+            closed = len(fresh) <= getattr(conn, "seen", 0)  # or it would not have woken us
         except BlockingIOError:
-            self._wait_for_more_than(0, conn)
-            return
+            fresh, closed = b"", False
         except OSError:  # it is broken, as whoever reads it will find
-            head = b""
-        if self._will_say_more(conn, head):
-            self._wait_for_more_than(len(head), conn)
+            fresh, closed = b"", True
+        head = _left_over(conn) + fresh
+        if not closed and _is_unfinished(conn, head):
+            self._wait_for_more_than(len(fresh), conn)
             return
         conn.data_ready, conn.seen = True, 0
         conn.sock.setsockopt(SOL_SOCKET, SO_RCVLOWAT, 1)
@@ -65,25 +66,38 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
             self._advance()
 
     def finish_request(self, conn: TConn, fs: "Future[Any]") -> None:
-        """Let the next one in line work."""
+        """Let the next one in line work; a request that came along with this one has its turn later."""
         if conn in self._at_work:
             self._at_work.remove(conn)
             self._moved = time.monotonic()
         super().finish_request(conn, fs)
         self._advance()
+        if _left_over(conn) and self.keepalived_conns and self.keepalived_conns[-1] is conn:
+            self.on_client_socket_readable(conn, conn.sock)  # its socket may never wake us
 
     def wait_for_and_dispatch_events(self, timeout: float) -> None:
         """Look at the line now and then, as long as there is one."""
+        if not self.alive and (self.keepalived_conns or self.pending_conns):
+            timeout = 0  # gunicorn would wait for these as for requests, and nobody replaces it before
         super().wait_for_and_dispatch_events(min(timeout, TICK) if self._line else timeout)
+        self._make_room(self.worker_connections - len(self.sockets) if self.alive else 0)
         latest = time.monotonic() - PATIENCE
         while self._line and (self._is_stuck() or self._line[0][0] < latest):
             self._send(self._refusals, self._line.popleft()[1])
 
-    def _will_say_more(self, conn: TConn, head: bytes) -> bool:
-        if conn.sock.family == AF_UNIX:  # poll cannot wait for more there; but a proxy sends all at once
-            return False
-        closed = len(head) <= getattr(conn, "seen", 0)  # or it would not have woken us
-        return not closed and len(head) < HEAD and b"\r\n\r\n" not in head
+    def _make_room(self, most: int) -> None:
+        """Close the connections that have been idle for longest until there are fewer than `most`.
+
+        Whoever opens connections and says nothing would else keep everybody out, probes too.
+        """
+        for idle in (self.pending_conns, self.keepalived_conns):
+            while idle and self.nr_conns >= most:
+                conn = idle.popleft()
+                self.poller.unregister(conn.sock)
+                self.nr_conns -= 1
+                conn.close()
+        if self._line and self.alive and self.nr_conns >= most:
+            self._send(self._refusals, self._line.popleft()[1])
 
     def _wait_for_more_than(self, count: int, conn: TConn) -> None:
         conn.seen = count
@@ -106,3 +120,15 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
 
     def _is_stuck(self) -> bool:
         return len(self._at_work) >= self.cfg.threads and time.monotonic() - self._moved > STUCK
+
+
+def _left_over(conn: TConn) -> bytes:
+    """What was read together with the request before: the next one, or its beginning."""
+    unreader = getattr(conn.parser, "unreader", None)  # there is no parser before the first request
+    return unreader.buf.getvalue()[:HEAD] if unreader else b""
+
+
+def _is_unfinished(conn: TConn, head: bytes) -> bool:
+    if head and conn.sock.family == AF_UNIX:  # poll cannot wait for more there; but a proxy sends all at once
+        return False
+    return len(head) < HEAD and admission.END not in head
