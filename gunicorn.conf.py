@@ -55,7 +55,7 @@ from app.config import Settings  # noqa: E402 - see above
 from app.database import budget  # noqa: E402
 from app.errors import ConfigurationError  # noqa: E402
 from app.observability import logs, places  # noqa: E402
-from app.observability.addresses import hide_secrets  # noqa: E402
+from app.observability.addresses import hide_requests  # noqa: E402
 from app.web.worker import Worker  # noqa: E402
 
 worker_class = Worker
@@ -71,9 +71,9 @@ worker_connections = 1000 if files == resource.RLIM_INFINITY else min(1000, file
 loglevel = "warning"
 control_socket_disable = True  # nobody here manages gunicorn over a socket in the home directory
 
-# The webhook's address holds its secret, and both logs write addresses.
+# The webhook's address holds its secret, and what is no request may hold anything.
 for name in ("gunicorn.access", "gunicorn.error"):
-    logging.getLogger(name).addFilter(hide_secrets)
+    logging.getLogger(name).addFilter(hide_requests)
 
 # A thread that waits for a client can do nothing else.
 SILENCE = 5  # seconds that a client may leave an answer unread, or a request unfinished

@@ -6,14 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import psycopg.conninfo
 from cryptography.fernet import Fernet
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic.functional_validators import ModelWrapValidatorHandler
 from pydantic_core import InitErrorDetails, PydanticCustomError
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
+from app.database_urls import are_one_database, checked, is_open_to_others
 from app.errors import ConfigurationError
+from app.secret_files import SecretFiles, Unreadable
 
 PROJECT_ROOT = Path(__file__).resolve().parents[1]
 EMBEDDED_DATA = PROJECT_ROOT / ".frontdesk"
@@ -22,12 +23,7 @@ DEVELOPMENT_BACKUPS = EMBEDDED_DATA / "backups"
 # PostgreSQL counts its timeouts in 32 bits.
 Milliseconds = Annotated[int, Field(gt=0, le=2**31 - 1)]
 
-_URL_FORM = (
-    "is not a PostgreSQL URL like postgresql://user:password@host:5432/name (percent-encode the password)"
-)
-
-
-_HERE = ("", "localhost", "::1")  # without a host libpq takes the machine's own socket
+_LONGEST = 100 * 366  # days; what is counted in days or hours goes into dates
 
 # The first may not be greater than the second.
 _ORDERED = (
@@ -66,8 +62,8 @@ class Settings(BaseSettings):
     direct_database_url: SecretStr | None = None
     environment: Literal["development", "test", "production"] = "development"
     service_name: str = Field("frontdesk", min_length=1, max_length=63, pattern=r"^[\w.-]+$")
-    service_count: int = Field(7, ge=1)
-    web_concurrency: int = Field(1, ge=1)
+    service_count: int = Field(7, ge=1, le=10_000)
+    web_concurrency: int = Field(1, ge=1, le=1000)
     postgres_max_connections: int = Field(3, ge=1, le=1000)
     postgres_min_connections: int = Field(1, ge=0)
     postgres_connection_timeout: Milliseconds = 10_000
@@ -90,31 +86,45 @@ class Settings(BaseSettings):
     whatsapp_expired_critical: int = Field(250, ge=1)
     whatsapp_expired_percent: int = Field(50, ge=1, le=100)
     whatsapp_min_sessions: int = Field(10, ge=0)
-    whatsapp_silent_warning: int = Field(24, ge=1)
-    whatsapp_silent_critical: int = Field(48, ge=1)
+    whatsapp_silent_warning: int = Field(24, ge=1, le=24 * _LONGEST)
+    whatsapp_silent_critical: int = Field(48, ge=1, le=24 * _LONGEST)
     backup_address: SecretStr | None = None
-    backup_max_hours: int = Field(26, ge=1)
-    backup_drill_max_days: int = Field(35, ge=1)
+    backup_max_hours: int = Field(26, ge=1, le=24 * _LONGEST)
+    backup_drill_max_days: int = Field(35, ge=1, le=_LONGEST)
     yclients_base_url: str = Field("https://api.yclients.com/api/v1", pattern=r"^https?://")
     yclients_partner_token: SecretStr | None = None
     yclients_user_token: SecretStr | None = None
     yclients_webhook_secret: SecretStr | None = None
     test_phones: Annotated[tuple[str, ...], NoDecode] = Field((), repr=False)  # E.164 once validated
 
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        files = SecretFiles(settings_cls, getattr(file_secret_settings, "secrets_dir", None))
+        return init_settings, env_settings, dotenv_settings, files
+
     @field_validator("database_url", "legacy_database_url", "direct_database_url")
     @classmethod
     def _is_a_postgresql_url(cls, value: SecretStr | None) -> SecretStr | None:
         if value is None:
             return None
-        url = _plain(value.get_secret_value())
-        # The reason is dropped on purpose: libpq quotes the part it cannot read, which may be the password.
-        try:
-            port = psycopg.conninfo.conninfo_to_dict(url).get("port") or "5432"
-        except psycopg.ProgrammingError:
-            raise PydanticCustomError("database_url", _URL_FORM) from None
-        if not url.startswith(("postgresql://", "postgres://")) or not str(port).isdecimal():
-            raise PydanticCustomError("database_url", _URL_FORM)
-        return SecretStr(url)
+        return SecretStr(checked(value.get_secret_value()))
+
+    @field_validator("health_token", "whatsapp_api_token", "yclients_webhook_secret")
+    @classmethod
+    def _can_be_sent(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is None:
+            return None
+        text = value.get_secret_value()
+        if not text or text != text.strip() or not text.isprintable():
+            raise PydanticCustomError("token", "is blank, or has blanks around it, or more than one line")
+        return value
 
     @field_validator("whatsapp_encryption_keys")
     @classmethod
@@ -161,10 +171,19 @@ class Settings(BaseSettings):
     @classmethod
     def _as_a_whole(cls, values: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
         """Check what concerns several fields along with each field: one run names every problem."""
-        problems: list[InitErrorDetails] = []
+        given = values if isinstance(values, dict) else {}
+        problems: list[InitErrorDetails] = [
+            {"type": PydanticCustomError("setting", each.reason), "loc": (field,), "input": None}
+            for field, each in given.items()
+            if isinstance(each, Unreadable)
+        ]
         settings = None
         try:
-            settings = handler(values)
+            settings = handler(
+                {field: value for field, value in values.items() if not isinstance(value, Unreadable)}
+                if isinstance(values, dict)
+                else values
+            )
         except ValidationError as error:
             problems += [
                 {
@@ -174,7 +193,6 @@ class Settings(BaseSettings):
                 }
                 for detail in error.errors(include_url=False, include_context=False, include_input=False)
             ]
-        given = values if isinstance(values, dict) else {}
         for field, reason in _together(given):
             problems.append({"type": PydanticCustomError("setting", reason), "loc": (field,), "input": None})
         if problems or settings is None:
@@ -219,7 +237,7 @@ class Settings(BaseSettings):
                 "Add sslmode=verify-full (and sslrootcert=system, or the provider's certificate) to the URL.",
             )
             for name in ("database_url", "direct_database_url", "legacy_database_url")
-            if (url := getattr(self, name)) is not None and _is_open_to_others(url.get_secret_value())
+            if (url := getattr(self, name)) is not None and is_open_to_others(url.get_secret_value())
         ]
         if self.whatsapp_encryption_keys is None:
             unsafe.append(
@@ -301,7 +319,7 @@ def _of_a_move(given: dict[str, Any]) -> list[tuple[str, str]]:
         reason = "needs LEGACY_DATABASE_URL: without it there is one database, and nothing is moved"
         return [(name, reason) for name, is_set in asked.items() if is_set]
     problems = []
-    if _same_database(legacy, given.get("database_url")):
+    if are_one_database(legacy, given.get("database_url")):
         problems.append(("legacy_database_url", "is the same database as DATABASE_URL"))
     if compares and pinned:
         reason = "cannot be used with TRANSFER_PIN: a pinned process never looks at the other side"
@@ -312,36 +330,8 @@ def _of_a_move(given: dict[str, Any]) -> list[tuple[str, str]]:
     return problems
 
 
-def _same_database(*urls: Any) -> bool:
-    """Whether the URLs name one database; those that cannot be read are reported by their own check."""
-    places = []
-    for url in urls:
-        text = url.get_secret_value() if isinstance(url, SecretStr) else str(url or "")
-        try:
-            parts = psycopg.conninfo.conninfo_to_dict(_plain(text))
-        except psycopg.ProgrammingError:
-            return False
-        places.append(
-            (parts.get("host"), parts.get("hostaddr"), str(parts.get("port") or 5432), parts.get("dbname"))
-        )
-    return len(set(places)) == 1
-
-
-def _plain(url: str) -> str:
-    """The URL as libpq takes it."""
-    return url.replace("postgresql+psycopg://", "postgresql://", 1)
-
-
 def _is_off(value: Any) -> bool:
     return str(value).lower() in ("false", "0", "no", "off", "f", "n")
-
-
-def _is_open_to_others(url: str) -> bool:
-    """Whether the way to the database leaves this machine and somebody on it could pose as the server."""
-    parts = psycopg.conninfo.conninfo_to_dict(url)
-    hosts = str(parts.get("host") or parts.get("hostaddr") or "").split(",")
-    is_remote = any(not (each.startswith(("/", "@", "127.")) or each in _HERE) for each in hosts)
-    return is_remote and parts.get("sslmode") != "verify-full"
 
 
 def _default(name: str) -> Any:

@@ -1,6 +1,7 @@
 """What the commands share: settings and Sentry first, an error as one line, output for people or as JSON."""
 
 import json
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -55,10 +56,21 @@ def failure(error: Exception) -> click.ClickException:
     return CouldNotRun(f"Unexpected {type(error).__name__}; `frontdesk --debug …` shows where it comes from.")
 
 
+class Number(click.FloatRange):
+    """A number in a range. "nan" is a number to Python, and below and above nothing."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Refuse what is out of the range."""
+        number: float = super().convert(value, param, ctx)
+        if math.isnan(number):
+            self.fail(f"{value!r} is not a number.", param, ctx)
+        return number
+
+
 compare_reads_option = click.option(
     "--compare-reads",
     "compare_reads",
-    type=click.FloatRange(0, 1),
+    type=Number(0, 1),
     help="While a database is moved: share of reads that are made on the standby, too, and compared.",
 )
 

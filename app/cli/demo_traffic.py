@@ -100,10 +100,8 @@ class Tally:
 
 
 @click.command("traffic")
-@click.option(
-    "--rate", type=click.FloatRange(0.1, 10_000), default=RATE, show_default=True, help="Per second."
-)
-@click.option("--seconds", type=click.FloatRange(1), help="How long; until Ctrl-C without.")
+@click.option("--rate", type=console.Number(0.1, 10_000), default=RATE, show_default=True, help="Per second.")
+@click.option("--seconds", type=console.Number(1), help="How long; until Ctrl-C without.")
 @click.option("--url", default=URL, show_default=True, help="Session keys go there, if it answers.")
 @console.compare_reads_option
 @console.json_option

@@ -127,7 +127,7 @@ def _stopped_by_signals() -> Iterator[Event]:
 
 _max_pause = click.option(
     "--max-pause",
-    type=click.FloatRange(0.05, 60),
+    type=console.Number(0.05, 60),
     default=MAX_PAUSE,
     show_default=True,
     help="Give up, with writes open again, when the pause would be longer. Seconds.",

@@ -68,7 +68,7 @@ class JsonFormatter(_Formatter):
         }
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(line, ensure_ascii=False)
+        return json.dumps(line)  # in ASCII: whatever stderr is encoded in, it stays one line and JSON
 
 
 class ReadableFormatter(_Formatter):
@@ -82,7 +82,7 @@ class ReadableFormatter(_Formatter):
         record.exc_text = None
         line = super().format(record)
         record.exc_text = None
-        return line
+        return "\n    ".join(line.splitlines())  # so no value can look like a line of its own
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's own name
         """The line, with what it is about."""

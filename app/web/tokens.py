@@ -8,8 +8,10 @@ from pydantic import SecretStr
 
 def has_token(expected: SecretStr) -> bool:
     """Whether it came along, as a Bearer token or as a Basic password (so that a browser can send it)."""
-    given = request.authorization
-    if given is None:
+    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    given = token.strip().encode("latin-1", "replace")  # as WSGI hands over the header's bytes
+    if scheme.lower() == "basic":
+        given = ((request.authorization and request.authorization.password) or "").encode()
+    elif scheme.lower() != "bearer":
         return False
-    token = given.token if given.type == "bearer" else given.password
-    return hmac.compare_digest((token or "").encode(), expected.get_secret_value().encode())
+    return hmac.compare_digest(given, expected.get_secret_value().encode())

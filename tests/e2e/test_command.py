@@ -95,3 +95,10 @@ def test_a_database_that_does_not_answer_is_said_before_anything_else(
     monkeypatch.setenv("DATABASE_URL", "postgresql://someone:s3cret@127.0.0.1:1/frontdesk")
     with pytest.raises(UnavailableError, match="refused"), console.opened_desk():
         raise AssertionError("opened")
+
+
+@pytest.mark.parametrize("option", ["--rate", "--seconds", "--compare-reads"])
+def test_nan_is_no_number_in_any_range(option: str) -> None:
+    result = CliRunner().invoke(main, ["demo", "traffic", option, "nan"])
+    assert result.exit_code == 2
+    assert "'nan' is not a number" in result.output

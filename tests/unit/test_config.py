@@ -174,3 +174,60 @@ def test_a_service_made_from_a_wrong_environment_names_the_problem(load: Any) ->
             Frontdesk.from_env()
     finally:
         del os.environ["SERVICE_COUNT"]
+
+
+def _make(path: Path, how: bytes | str) -> None:
+    if isinstance(how, bytes):
+        path.write_bytes(how)
+    elif how == "directory":
+        path.mkdir()
+    else:
+        path.symlink_to(how)
+
+
+@pytest.mark.parametrize(
+    "how", [b"", b" \r\n", b"Trillian\xff", b"Trillian\nx", b"Tr\0x", "directory", "/nowhere"]
+)
+def test_a_file_that_holds_no_secret_is_named(load: Any, tmp_path: Path, how: bytes | str) -> None:
+    _make(tmp_path / "health_token", how)
+    _make(tmp_path / "postgres_max_connections", b"Trillian")
+    with pytest.raises(ConfigurationError) as error:
+        load(SECRETS_DIR=str(tmp_path))
+    assert error.value.message.count("HEALTH_TOKEN: ") == 1
+    assert "POSTGRES_MAX_CONNECTIONS: " in error.value.message
+    assert "Tr" not in error.value.message
+
+
+def test_a_secret_may_be_a_link_and_end_in_any_line_end(load: Any, tmp_path: Path) -> None:
+    (tmp_path / "secrets").mkdir()
+    (tmp_path / "elsewhere").write_bytes(b"\xef\xbb\xbfTrillian\r\n")
+    (tmp_path / "secrets" / "health_token").symlink_to(tmp_path / "elsewhere")
+    assert load(SECRETS_DIR=str(tmp_path / "secrets")).health_token.get_secret_value() == "Trillian"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://me:Tril@lian@db/x",
+        "postgresql://me:1/Tril@lian/x",
+        "postgresql://me:Trillian@db:99999/x",
+        "postgresql://me:Trillian@db/x?sslmode=Trillian",
+    ],
+)
+def test_an_address_that_would_show_its_password_or_cannot_work_is_refused(load: Any, url: str) -> None:
+    with pytest.raises(ConfigurationError, match="DATABASE_URL: ") as error:
+        load(DATABASE_URL=url)
+    assert "lian" not in error.value.message
+
+
+@pytest.mark.parametrize(
+    "name", ["WHATSAPP_SILENT_CRITICAL", "BACKUP_MAX_HOURS", "BACKUP_DRILL_MAX_DAYS", "SERVICE_COUNT"]
+)
+def test_a_number_that_nothing_can_count_with_is_refused(load: Any, name: str) -> None:
+    with pytest.raises(ConfigurationError, match=name):
+        load(**{name: "99999999999999999999"})
+
+
+def test_a_token_that_cannot_be_sent_is_refused(load: Any) -> None:
+    with pytest.raises(ConfigurationError, match="HEALTH_TOKEN: is blank"):
+        load(HEALTH_TOKEN="  ")

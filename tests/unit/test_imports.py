@@ -22,7 +22,7 @@ LAYERS = [
     {"schemas", "database"},
     {"models"},
 ]
-ANYWHERE = {"errors", "config", "observability", "phones", "text"}
+ANYWHERE = {"config", "database_urls", "errors", "observability", "phones", "secret_files", "text"}
 # One boundary makes Results for all who answer with one. The import works on the service that it is
 # handed. The settings start the embedded server where it is used.
 EXCEPTIONS = {

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from app import Settings
-from app.observability import logs, work
+from app.observability import addresses, logs, work
 
 
 @contextmanager
@@ -105,3 +105,41 @@ def test_addresses_that_people_asked_for_are_not_logged() -> None:
         logging.getLogger("app.x").info("GET /webhooks/yclients/s3cret HTTP/1.1")
         assert "9681234567" not in stream.getvalue()
         assert "s3cret" not in stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "Invalid request from ip=10.0.0.1: Invalid HTTP header name: 'Anna'",
+        'Invalid request from ip=10.0.0.1: Invalid HTTP Version: "An\'na Anna"',
+        "Ignored premature client disconnection. No more data after: b'GET /Anna'",
+        "Error handling request /Anna",
+        '10.0.0.1 - - "GET /health/whatsapp?name=Anna HTTP/1.1" 200 5 "https://x/?q=Anna" "curl"',
+    ],
+)
+def test_gunicorn_does_not_quote_what_a_client_sent(line: str) -> None:
+    record = logging.LogRecord("gunicorn.error", logging.WARNING, "", 0, line, (), None)
+    assert addresses.hide_requests(record)
+    assert "Anna" not in record.getMessage()
+    assert record.getMessage()[:10] == line[:10]
+
+
+@pytest.mark.parametrize("environment", ["production", "development"])
+def test_a_value_cannot_look_like_a_line_of_its_own(environment: str) -> None:
+    with a_program() as stream:
+        logs.configure(production() if environment == "production" else Settings(environment="development"))
+        logging.getLogger("app.x").warning("%s", "\n12:00:00 INFO forged\r12\u2028x\u0085y")
+        first, *others = stream.getvalue().splitlines()
+        assert first
+        assert all(line.startswith("    ") for line in others)
+
+
+def test_a_line_is_json_whatever_stderr_can_write() -> None:
+    with a_program() as stream:
+        narrow = io.TextIOWrapper(io.BytesIO(), "ascii", "backslashreplace")
+        sys.stderr = narrow
+        logs.configure(production())
+        logging.getLogger("app.x").warning("é 😀")
+        narrow.seek(0)
+        assert json.loads(narrow.read())["message"] == "é 😀"
+        assert stream.getvalue() == ""

@@ -227,3 +227,16 @@ def test_health_json_calls_a_full_pool_a_warning(serving: Opener, worker_databas
     with desk_of(client).database.pool.connection():
         answer = client.get("/health/database", headers=DRAFT)
     assert (answer.status_code, answer.json and answer.json["status"]) == (200, "warn")
+
+
+@pytest.mark.parametrize("token", ["ключ", "a:b", "a=b,c=d", "a b", "x" * 5000])
+@pytest.mark.parametrize("scheme", ["Bearer", "bearer", "Basic"])
+def test_a_token_may_hold_any_letters(
+    serving: Opener, worker_database_url: str, token: str, scheme: str
+) -> None:
+    client = serving(database_url=worker_database_url, health_token=token)
+    for given, shown in ((token, True), (f"{token}x", False), ("", False)):
+        value = base64.b64encode(f":{given}".encode()).decode() if scheme == "Basic" else given
+        header = f"{scheme} {value}".encode().decode("latin-1")  # as a server hands it over
+        answer = client.get("/health/transfer", environ_overrides={"HTTP_AUTHORIZATION": header})
+        assert ("stage" in answer.json) is shown
