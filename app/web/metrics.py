@@ -26,7 +26,10 @@ def metrics_routes(settings: Settings) -> Blueprint:
         if not may_see():
             error = {"code": "unauthorized", "message": "This needs HEALTH_TOKEN as a Bearer token."}
             return jsonify(error=error), 401, {"WWW-Authenticate": 'Bearer realm="frontdesk"'}
-        encode, content_type = choose_encoder(request.headers.get("Accept", ""))
+        try:
+            encode, content_type = choose_encoder(request.headers.get("Accept", ""))
+        except ValueError:  # it asks for a version that is no number
+            encode, content_type = choose_encoder("")
         return Response(encode(registry()), content_type=content_type)
 
     @routes.get("/health/database/metrics")

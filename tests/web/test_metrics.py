@@ -187,3 +187,11 @@ def test_slow_queries_of_all_workers_are_in_one_list(
         salon.get_client_by_id(number + 1).unwrap()
     assert len(slow_queries.last()) == 50
     assert len(json.loads((tmp_path / "slow_queries.json").read_text())) == 50
+
+
+def test_who_asks_for_a_version_that_is_none_gets_the_usual_format(
+    serving: Opener, worker_database_url: str
+) -> None:
+    client = serving(database_url=worker_database_url)
+    answer = client.get("/metrics", headers={"Accept": "application/openmetrics-text; version=abc"})
+    assert (answer.status_code, answer.mimetype) == (200, "text/plain")
