@@ -171,7 +171,7 @@ Fault = Callable[[Line], Coroutine[Any, Any, None]]
 CUT: Fault = Line._cut
 BLACK_HOLE: Fault = partial(Line._silence, drops=True)
 MUTE: Fault = partial(Line._silence, drops=False)
-SLOW: Fault = partial(Line._slow, delay=0.1)
+SLOW: Fault = partial(Line._slow, delay=0.4)
 Moment = Literal["request", "answer"] | int
 
 

@@ -30,7 +30,8 @@ from app.transfer.sides import SideName, Sides
 from app.transfer.stages import Stage, other_than
 from app.transfer.start import start
 from app.transfer.status import Status, status
-from app.transfer.switch import MAX_PAUSE, Step, switch
+from app.transfer.steps import Step
+from app.transfer.switch import MAX_PAUSE, switch
 
 
 @click.group("transfer")

@@ -49,12 +49,12 @@ def use_canonical_form(connection: Connection) -> None:
     )
 
 
-def row_hash_sql(columns: Sequence[str]) -> str:
+def row_hash_sql(columns: Sequence[str], *alias: str) -> str:
     """The expression for the SHA-256 (bytea, 32 bytes) of a row's columns, in the order given.
 
     It holds after `use_canonical_form`. Run it without parameters: a name may contain `%`.
     """
-    row = ", ".join(sql.Identifier(name).as_string(None) for name in columns)
+    row = ", ".join(sql.Identifier(*alias, name).as_string(None) for name in columns)
     return f"sha256(convert_to(ROW({row})::text, 'UTF8'))"
 
 

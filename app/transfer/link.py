@@ -6,7 +6,7 @@ from typing import Self
 
 from app.errors import ConflictError, InvalidInputError
 from app.transfer.protocol import Row
-from app.transfer.replay import MovedOnError, Round, is_drained, replay
+from app.transfer.replay import MovedOnError, Replay, Round, replay
 from app.transfer.sides import SideName, Sides, TransferConnection
 from app.transfer.stages import Stage, look_at, other_than, stage_of
 from app.transfer.status import copied_tables
@@ -78,15 +78,21 @@ class Link:
 
     def round(self, source: SideName, *, verify: bool = False, dry_run: bool = False) -> Round:
         """Bring the other side up to date with `source`. Raises MovedOnError, psycopg's errors."""
-        connection = self.to(source)
-        if is_drained(connection):
-            return Round()
-        if self._known_from is not connection:
-            self._tables, self._known_from = moved_tables(connection), connection
-        target = self.to(other_than(source))
-        result = replay(connection, target, self._tables, verify=verify, dry_run=dry_run)
+        sessions = self.to(source), self.to(other_than(source))
+        result = replay(*sessions, self.tables(source), verify=verify, dry_run=dry_run)
         self._forgotten += 0 if dry_run else result.marks
         return result
+
+    def replay(self, source: SideName) -> Replay:
+        """The same, verified, step by step."""
+        return Replay(self.to(source), self.to(other_than(source)), self.tables(source), verify=True)
+
+    def tables(self, source: SideName) -> list[Table]:
+        """Those of the move, parents first, as that side has them."""
+        connection = self.to(source)
+        if self._known_from is not connection:
+            self._tables, self._known_from = moved_tables(connection), connection
+        return self._tables
 
     def refuse_incomplete_copy(self, source: SideName) -> None:
         """Raise ConflictError where the first copy, from legacy to primary, has not finished."""

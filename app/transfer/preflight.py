@@ -6,7 +6,7 @@ from typing import Any
 import psycopg
 
 from app.errors import ConflictError
-from app.transfer import capture
+from app.transfer import capture, sequences
 from app.transfer.link import Link
 from app.transfer.replay import is_drained
 from app.transfer.sides import SideName, refuse_same_database
@@ -51,6 +51,9 @@ def _obstacles(link: Link, source: SideName) -> Iterator[str]:
     if source == "legacy" and _last_verification(sessions.values()) is False:
         yield "the last verification found differences: `frontdesk transfer repair`, then verify again"
     schemas = sorted({table.schema for table in moved_tables(sessions[source])})
+    there, here = ({each[:2] for each in sequences.find(sessions[n], schemas)} for n in (source, target))
+    if there - here:
+        yield f"{target}: sequences are missing: {', '.join(map('.'.join, sorted(there - here)))}"
     denied = [name for (name,) in sessions[target].execute(_SEQUENCES, {"schemas": schemas})]
     if denied:
         yield f"{target}: no right to set the sequences {', '.join(denied)}: GRANT UPDATE ON SEQUENCE …"

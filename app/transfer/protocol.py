@@ -16,12 +16,12 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import psycopg
-from psycopg.rows import class_row
 
 from app.errors import FrontdeskError
 from app.transfer.capture import FENCE_LOCK
 from app.transfer.sides import SideName
 from app.transfer.tables import SCHEMA
+from app.transfer.together import Statement, together
 
 State = Literal["open", "closing", "standby"]
 
@@ -134,45 +134,64 @@ def create_functions(connection: psycopg.Connection[Any]) -> None:
     connection.execute(_FUNCTIONS)
 
 
-def look(connection: psycopg.Connection[Any], *, lock: str = "") -> Row:
-    """The row of this side, now. `lock`: FOR SHARE or FOR UPDATE, until the caller's transaction ends."""
-    with connection.cursor(row_factory=class_row(Row)) as cursor:
-        cursor.execute(
-            "SELECT name, epoch, attempt,"
-            " CASE WHEN state = 'closing' AND until < clock_timestamp() THEN 'open' ELSE state END AS state"
-            f" FROM {SCHEMA}.side {lock}"
-        )
-        row = cursor.fetchone()
-    if row is None:
+def look_statement(*, lock: str = "") -> str:
+    """What asks for the row of a side. `lock`: FOR SHARE or FOR UPDATE, until the transaction ends."""
+    return (
+        "SELECT name,"
+        " CASE WHEN state = 'closing' AND until < clock_timestamp() THEN 'open' ELSE state END,"
+        f" epoch, attempt FROM {SCHEMA}.side {lock}"
+    )
+
+
+def row_of(answer: list[Any]) -> Row:
+    """What was answered to it."""
+    if not answer:
         raise FrontdeskError(
             "The move has lost its row: `frontdesk transfer finish --force` removes the rest."
         )
-    return row
+    return Row(*answer[0])
 
 
-def close(connection: psycopg.Connection[Any], epoch: int, patience: float, pause: float) -> int:
+def look(connection: psycopg.Connection[Any]) -> Row:
+    """The row of this side, now."""
+    return row_of(connection.execute(look_statement()).fetchall())
+
+
+def close(
+    connection: psycopg.Connection[Any],
+    epoch: int,
+    patience: float,
+    pause: float,
+    *then: Statement,
+) -> tuple[int, list[Any]]:
     """Open (or closing) to closing, for `pause` seconds; the attempt, which is now ours alone.
 
     Waits `patience` seconds at most, during which new writers wait as well, then raises
-    psycopg.errors.LockNotAvailable. Raises TakenOverError where the side is at another epoch.
+    psycopg.errors.LockNotAvailable. Raises TakenOverError where the side is at another epoch. `then`: what
+    the same message asks for once the side is closed; the answers to it are returned, too.
     """
-    attempt = _call(connection, "close", epoch, max(1, round(patience * 1000)), round(pause * 1000))
+    call = _call("close", epoch, max(1, round(patience * 1000)), round(pause * 1000))
+    _, [(attempt,)], _, *answers = together(connection, "BEGIN", call, "COMMIT", *then)
     if attempt is None:
         raise TakenOverError
-    return int(attempt)
+    return int(attempt), answers
 
 
-def reopen(connection: psycopg.Connection[Any], epoch: int, attempt: int) -> bool:
-    """Closing back to open, if it is not yet; False where that closing is not ours any more."""
-    return bool(_call(connection, "reopen", epoch, attempt))
+def reopen(connection: psycopg.Connection[Any], epoch: int, attempt: int, *before: Statement) -> bool:
+    """Closing back to open, if it is not yet; False where that closing is not ours any more.
+
+    `before`: what the same message has to do first.
+    """
+    return bool(_answer(connection, *before, _call("reopen", epoch, attempt)))
 
 
-def hand_over(connection: psycopg.Connection[Any], epoch: int, attempt: int) -> None:
+def hand_over(connection: psycopg.Connection[Any], epoch: int, attempt: int, *before: Statement) -> None:
     """Closing at `epoch` to standby at `epoch + 1`: the one irrevocable step.
 
-    Raises NotDrainedError, TooLateError or TakenOverError, and then nothing has happened.
+    `before`: what the same message has to do first. Raises NotDrainedError, TooLateError or TakenOverError,
+    and then the side is as it was.
     """
-    answer = _call(connection, "hand_over", epoch, attempt)
+    answer = _answer(connection, *before, _call("hand_over", epoch, attempt))
     if answer == "too late":
         raise TooLateError
     if answer == "not drained":
@@ -188,21 +207,24 @@ def open_(connection: psycopg.Connection[Any], other: Row) -> bool:
     """
     if other.state != "standby":
         raise TakenOverError
-    return bool(_call(connection, "open", other.epoch - 1))
+    return bool(_answer(connection, _call("open", other.epoch - 1)))
 
 
 def try_close(connection: psycopg.Connection[Any], epoch: int, patience: float) -> None:
     """`close`, taken back at once. Raises psycopg's errors."""
-    _call(connection, "try_close", epoch, max(1, round(patience * 1000)))
+    _answer(connection, _call("try_close", epoch, max(1, round(patience * 1000))))
 
 
 def try_row(connection: psycopg.Connection[Any]) -> None:
     """Write the row as it is, taken back at once. Raises psycopg's errors."""
-    _call(connection, "try_row")
+    _answer(connection, _call("try_row"))
 
 
-def _call(connection: psycopg.Connection[Any], function: str, *arguments: int) -> Any:
-    places = ", ".join(["%s"] * len(arguments))
-    row = connection.execute(f"SELECT {SCHEMA}.{function}({places})", arguments).fetchone()
-    assert row is not None, "a function answers"  # noqa: S101
-    return row[0]
+def _call(function: str, *arguments: int) -> str:
+    return f"SELECT {SCHEMA}.{function}({', '.join(map(str, arguments))})"
+
+
+def _answer(connection: psycopg.Connection[Any], *statements: Statement) -> Any:
+    """What the last of them, a function, has answered."""
+    [(answer,)] = together(connection, *statements)[-1]
+    return answer

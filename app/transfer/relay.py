@@ -14,7 +14,7 @@ import psycopg
 from app.errors import ConflictError, FrontdeskError, SideLostError, UnavailableError
 from app.transfer import protocol
 from app.transfer.link import Link, NotStartedError, Rows
-from app.transfer.replay import MovedOnError, Round
+from app.transfer.replay import MovedOnError, Round, is_drained
 from app.transfer.sides import SideName, Sides
 from app.transfer.stages import Stage
 
@@ -42,10 +42,15 @@ def relay(
     Raises NotStartedError, and ConflictError where rows are in the way.
     """
     pause, refused, watch, is_moving = INTERVAL, 0, _Watch(), False
+    busy: SideName | None = None  # the side whose log was not empty a moment ago
     with Link(sides) as link:
         while not stop.wait(pause):
             try:
-                result = _round(link, watch, on_round)
+                source = busy or _look(link, watch)
+                busy, result = None, Round()
+                if source is not None:
+                    result = link.round(source)
+                    link.tidy(source)
             except LOST as error:
                 # A server is down or restarts, or a lock was not to be had: the log keeps everything.
                 on_trouble(_reason(error))
@@ -65,7 +70,10 @@ def relay(
                 return
             else:
                 is_moving = True
-                refused, pause = 0, 0.0 if result.marks else INTERVAL
+                refused, pause = 0, INTERVAL
+                if source is not None and result.marks:
+                    on_round(source, result)
+                    busy, pause = source, 0.0
 
 
 def drain(sides: Sides, *, dry_run: bool = False) -> Round:
@@ -95,7 +103,8 @@ class _Watch:
         return monotonic() - self._since
 
 
-def _round(link: Link, watch: _Watch, on_round: OnRound) -> Round:
+def _look(link: Link, watch: _Watch) -> SideName | None:
+    """The side whose changes wait, if any do."""
     rows = link.look()
     waited = watch.seconds(rows)
     if rows.stage is Stage.HANDED_OVER:  # whoever is at it goes on; there is nothing to replay
@@ -103,17 +112,13 @@ def _round(link: Link, watch: _Watch, on_round: OnRound) -> Round:
             ahead, behind = rows.ahead_and_behind
             log.warning("%s was left closed by a cutover or rollback that was lost; opening it", behind.name)
             protocol.open_(link.to(behind.name), ahead)
-        return Round()
+        return None
     source = rows.source
     try:
         link.refuse_incomplete_copy(source)
     except ConflictError:
-        return Round()  # the log waits for the copy
-    result = link.round(source)
-    if result.marks:
-        on_round(source, result)
-    link.tidy(source)
-    return result
+        return None  # the log waits for the copy
+    return None if is_drained(link.to(source)) else source
 
 
 def _in_the_way(error: psycopg.Error) -> ConflictError:

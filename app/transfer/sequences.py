@@ -1,13 +1,12 @@
 """Sequences do not follow the data: before the standby opens, its own are moved past those of the source."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import psycopg
 from psycopg import sql
 
-from app.errors import ConflictError
-from app.transfer import protocol
-from app.transfer.replay import MovedOnError
+from app.transfer.together import Statement
 
 _SEQUENCES = """
     SELECT nspname, relname, seqincrement FROM pg_catalog.pg_sequence
@@ -17,60 +16,42 @@ _SEQUENCES = """
     ORDER BY 1, 2
 """
 
-
-def advance(
-    source: psycopg.Connection[Any],
-    target: psycopg.Connection[Any],
-    schemas: list[str],
-    *,
-    dry_run: bool = False,
-) -> dict[str, int]:
-    """Set the standby's sequences to the source's, never backwards; those that were behind, with the number.
-
-    Call it when nobody writes. Raises MovedOnError where the target is no standby, ConflictError where it
-    lacks a sequence.
-    """
-    wanted = _read(source, schemas)
-    with target.transaction():
-        # Under the row's lock it cannot open meanwhile, and hand out a number that is then set back.
-        if protocol.look(target, lock="FOR UPDATE").state != "standby":
-            raise MovedOnError
-        present = _read(target, schemas)
-        missing = sorted(set(wanted) - set(present))
-        if missing:
-            raise ConflictError(f"Sequences are missing on the standby: {', '.join(map('.'.join, missing))}.")
-        behind = {
-            name: last
-            for name, (last, is_called, step) in wanted.items()
-            if is_called and _is_behind(present[name], last, step)
-        }
-        if not dry_run:
-            for name, last in behind.items():
-                target.execute(
-                    "SELECT setval(%s::regclass, %s, true)", (sql.Identifier(*name).as_string(None), last)
-                )
-    return {".".join(name): last for name, last in behind.items()}
+Sequence = tuple[str, str, int]  # its schema, its name, and by how much it counts
+Position = tuple[int, int, bool]  # its place in the list, the last number, and whether that was handed out
 
 
-def _is_behind(present: tuple[int, bool, int], last: int, step: int) -> bool:
-    value, is_called, _ = present
-    if value == last:
-        return not is_called
-    return value < last if step > 0 else value > last
+def find(connection: psycopg.Connection[Any], schemas: list[str]) -> list[Sequence]:
+    """The sequences of the schemas."""
+    return connection.execute(_SEQUENCES, {"schemas": schemas}).fetchall()
 
 
-def _read(
-    connection: psycopg.Connection[Any], schemas: list[str]
-) -> dict[tuple[str, str], tuple[int, bool, int]]:
-    """Last value, whether it was handed out, and the increment of each sequence, in one statement."""
-    found = connection.execute(_SEQUENCES, {"schemas": schemas}).fetchall()
-    if not found:
-        return {}
+def reading(found: Iterable[Sequence]) -> Statement:
+    """What asks the source for the position of each. Send it when nobody writes."""
     each = [
-        sql.SQL("SELECT {}, {}, last_value, is_called, {}::bigint FROM {}").format(
-            sql.Literal(schema), sql.Literal(name), sql.Literal(step), sql.Identifier(schema, name)
-        )
-        for schema, name, step in found
+        sql.SQL("SELECT {}, last_value, is_called FROM {}").format(sql.Literal(n), sql.Identifier(*names))
+        for n, (*names, _) in enumerate(found)
     ]
-    rows = connection.execute(sql.SQL(" UNION ALL ").join(each)).fetchall()
-    return {(schema, name): (last, called, step) for schema, name, last, called, step in rows}
+    return sql.SQL(" UNION ALL ").join(each) if each else "SELECT WHERE false"
+
+
+def advancing(
+    found: list[Sequence], positions: Iterable[Position], *, dry_run: bool = False
+) -> list[Statement]:
+    """What sets the standby's to the source's, never backwards; each answers with a row if it was behind.
+
+    Send them while the standby's row is locked: it cannot open meanwhile, and hand out a number that is then
+    set back. `dry_run`: they only look.
+    """
+    return [_advancing(found[n], last, dry_run) for n, last, is_called in positions if is_called]
+
+
+def _advancing(sequence: Sequence, last: int, dry_run: bool) -> Statement:
+    *names, step = sequence
+    name = sql.Identifier(*names)
+    set_ = sql.SQL("setval({}, {}, true)").format(sql.Literal(name.as_string(None)), sql.Literal(last))
+    behind = "last_value < {0} OR (last_value = {0} AND NOT is_called)"
+    if step < 0:
+        behind = behind.replace("<", ">")
+    return sql.SQL("SELECT {} FROM {} WHERE {}").format(
+        sql.SQL("true") if dry_run else set_, name, sql.SQL(behind).format(sql.Literal(last))
+    )

@@ -6,22 +6,24 @@ there is only forward, and whoever runs the command again goes on there.
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from contextlib import contextmanager, suppress
 from time import monotonic, sleep
-from typing import Any
+from typing import Any, TypeVar
 
 import psycopg
 
 from app.errors import ConflictError, DeadlineError, UnavailableError, from_driver
 from app.transfer import journal, preflight, protocol, sequences, writers
+from app.transfer.distance import Distance
 from app.transfer.link import Link, Rows
 from app.transfer.protocol import TakenOverError
 from app.transfer.relay import LOST
-from app.transfer.replay import SHORT_LOG, is_short
+from app.transfer.replay import MovedOnError, Replay
+from app.transfer.sequences import Sequence
 from app.transfer.sides import SideName, Sides
 from app.transfer.stages import Stage, other_than
-from app.transfer.tables import moved_tables
+from app.transfer.steps import OnStep, Report, Step
+from app.transfer.together import Statement, together
 
 log = logging.getLogger(__name__)
 
@@ -29,9 +31,11 @@ MAX_PAUSE = 1.0  # seconds
 QUIET = 10.0  # seconds to wait for a moment when only short transactions write
 ATTEMPTS = 5  # to close
 ROUNDS = 50  # to catch up
-TRIPS = 30  # to a server and back, of a round with changes
-SHORT, TRIES = 0.03, 5  # seconds of a round, and how often it is tried for
+SHORT, TRIES = 0.03, 5  # seconds of a round beside its trips, and how often it is tried for
 REACH = 30.0  # seconds to go on trying a server that must be told
+TAKEN_OVER = "Another command has taken this switch over: `frontdesk transfer status`."
+
+T = TypeVar("T")
 
 
 class UndecidedError(UnavailableError):
@@ -40,33 +44,6 @@ class UndecidedError(UnavailableError):
 
 class AbortedError(ConflictError):
     """The switch was given up, and the old side takes writes again."""
-
-
-@dataclass(frozen=True)
-class Step:
-    """One step, the seconds that it took, and what came of it."""
-
-    name: str
-    seconds: float
-    detail: str = ""
-
-
-OnStep = Callable[[Step], object]
-
-
-@dataclass
-class Report:
-    """What was done to make a side live. `pause`: seconds during which nobody could write."""
-
-    live: SideName
-    dry_run: bool
-    steps: list[Step] = field(default_factory=list)
-    pause: float | None = None
-    was_live: bool = False
-
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return asdict(self)
 
 
 def switch(
@@ -94,6 +71,8 @@ class _Switch:
         self._dry_run = dry_run
         self._on_step = on_step
         self._report = Report(to, dry_run)
+        self._distance = Distance(0.0)
+        self._began = 0.0  # to close
 
     def run(self) -> Report:
         rows = self._link.look()
@@ -106,6 +85,8 @@ class _Switch:
         epoch = rows.of(source).epoch
         with self._step("preflight"):
             preflight.check(self._link, source)
+        with self._step("network") as say:
+            say(self._measure())
         with self._step("catch up") as say:
             say(self._catch_up())
         if self._dry_run:
@@ -129,9 +110,19 @@ class _Switch:
             source = rows.source
             with self._step(f"open {source} again, which another switch had closed"):
                 connection, epoch = self._link.to(source), rows.of(source).epoch
-                attempt = protocol.close(connection, epoch, self._max_pause, self._max_pause)
+                attempt, _ = protocol.close(connection, epoch, self._max_pause, self._max_pause)
                 protocol.reopen(connection, epoch, attempt)
         return self._link.look()
+
+    def _measure(self) -> str:
+        """Raises ConflictError where the servers are too far away for the longest pause that is allowed."""
+        self._distance = Distance.of(map(self._link.to, (self._source, self._target)))
+        if self._distance.is_too_long(self._max_pause):
+            raise ConflictError(
+                f"The servers are too far from here for a pause of {self._max_pause:g} s: {self._distance}."
+                f" Run the command nearer to them, or with --max-pause {self._distance.enough:.1f}."
+            )
+        return f"{self._distance.trip * 1000:.1f} ms to a server and back"
 
     def _catch_up(self) -> str:
         """Replay what has gathered, so that little is left for the pause."""
@@ -141,115 +132,135 @@ class _Switch:
             marks += result.marks
             # A short round leaves little for the next one. On a busy machine none is very short.
             enough = SHORT if number < TRIES else self._max_pause / 4
-            if result.seconds < enough or self._dry_run:
+            if result.seconds < enough + self._distance.of_a_round or self._dry_run:
                 return f"{marks:,} changes"
-            if number >= TRIES and TRIPS * (trip := self._round_trip()) > enough:
-                raise ConflictError(
-                    f"The servers are too far from here for a pause of {self._max_pause:g} s: one answers"
-                    f" after {trip * 1000:.0f} ms. Run the command nearer to them, or raise --max-pause."
-                )
         raise ConflictError(
             "The standby does not catch up with the writers: run `frontdesk transfer relay` and try again"
             " at a quieter time."
         )
 
-    def _round_trip(self) -> float:
-        """Seconds until the side that is farther away has answered, when nothing else holds it up."""
-        farthest = 0.0
-        for name in (self._source, self._target):
-            times = []
-            for _ in range(3):
-                began = monotonic()
-                self._link.to(name).execute("SELECT")
-                times.append(monotonic() - began)
-            farthest = max(farthest, min(times))
-        return farthest
-
     def _rehearse(self, epoch: int) -> None:
         """Try and time what can be taken back, and take it back."""
         source, target = self._link.to(self._source), self._link.to(self._target)
         with self._step("close (taken back)"):
-            self._report.pause = monotonic() - self._close(epoch)[1]
+            self._at_a_moment(lambda: protocol.try_close(source, epoch, self._max_pause / 2))
+            self._report.pause = monotonic() - self._began
         with self._step("drain and verify the tail (taken back)") as say:
             result = self._link.round(self._source, verify=True, dry_run=True)
             say(f"{result.marks:,} changes")
         with self._step("sequences (looked at)") as say:
-            say(f"{len(sequences.advance(source, target, self._schemas(), dry_run=True))} to advance")
+            found = sequences.find(source, self._schemas())
+            [positions] = together(source, sequences.reading(found))
+            behind = together(target, *sequences.advancing(found, positions, dry_run=True))
+            say(f"{sum(map(len, behind))} to advance")
         for connection, name in ((source, "hand over"), (target, "open")):
             with self._step(f"{name} (taken back)"):
                 protocol.try_row(connection)
 
     def _go(self, epoch: int) -> None:
-        schemas = self._schemas()
+        found = sequences.find(self._link.to(self._source), self._schemas())
         for tries_left in reversed(range(ATTEMPTS)):
             with self._step(f"close {self._source}"):
-                attempt, began = self._close(epoch)
+                work, attempt, answers = self._at_a_moment(lambda: self._close(epoch, found))
             try:
-                self._link.set_deadline(began + self._max_pause)
-                source = self._link.to(self._source)
+                self._link.set_deadline(self._began + self._max_pause)
+                *answers, positions = answers
+                self._check_closed(work.heed(answers), attempt)
                 # A large transaction was faster than the lock: a short pause in vain beats a long one.
-                if tries_left and not is_short(source) and protocol.reopen(source, epoch, attempt):
+                if tries_left and work.marks > self._distance.short_log:
+                    self._reopen(work, epoch, attempt)
                     continue
-                self._drain_and_hand_over(epoch, attempt, schemas)
+                self._drain(work, sequences.advancing(found, positions))
+                self._hand_over(work, epoch, attempt)
                 break
             except UndecidedError:
                 raise
             except BaseException as error:
-                self._give_up(epoch, attempt, began, error)
+                work.let_go()
+                self._give_up(epoch, attempt, error)
                 raise
             finally:
                 self._link.set_deadline(None)
         with self._step(f"open {self._target}"):
             self._open(self._target, protocol.Row(self._source, "standby", epoch + 1, attempt))
-        self._report.pause = monotonic() - began
+        self._report.pause = monotonic() - self._began
         self._note(self._target, self._command, **self._report.as_dict())
 
-    def _close(self, epoch: int) -> tuple[int, float]:
-        """Close, at a moment when nobody has to wait long; the attempt, and when the pause began."""
+    def _at_a_moment(self, close: Callable[[], T]) -> T:
+        """Close, at a moment when nobody has to wait long."""
         connection = self._link.to(self._source)
         for _ in range(ATTEMPTS):
             self._wait_for_a_moment(connection)
-            began = monotonic()
-            connection.deadline = began + self._max_pause
-            try:
-                if self._dry_run:
-                    protocol.try_close(connection, epoch, self._max_pause / 2)
-                    return 0, began
-                return protocol.close(connection, epoch, self._max_pause / 2, self._max_pause), began
-            except psycopg.errors.LockNotAvailable:
-                continue
-            except LOST as error:
-                raise UnavailableError(
-                    f"{self._source} was lost while it was being closed. If it was closed, it opens by itself"
-                    f" {self._max_pause:g} s later; nothing is lost. Run the same command again."
-                ) from error
-            finally:
-                connection.deadline = None
+            self._began = monotonic()
+            with suppress(psycopg.errors.LockNotAvailable):
+                return close()
         raise ConflictError(
             f"{self._source} cannot be closed: a transaction that has written does not end:"
             f" {writers.describe(connection)}. Nothing has changed; end it, or try at a quieter time."
         )
+
+    def _close(self, epoch: int, found: list[Sequence]) -> tuple[Replay, int, list[Any]]:
+        """Close, and look in the same breath at what is left to do. The standby's locks come first."""
+        work = self._link.replay(self._source)
+        try:
+            work.lock_target()
+        except MovedOnError as error:
+            raise TakenOverError(TAKEN_OVER) from error
+        except psycopg.errors.LockNotAvailable as error:
+            raise ConflictError(
+                f"Somebody else is replaying on {self._target} and does not end. Run the same command again."
+            ) from error
+        connection = self._link.to(self._source)
+        self._began = monotonic()
+        connection.deadline = self._began + self._max_pause
+        look = (*work.reading(), sequences.reading(found))
+        try:
+            attempt, answers = protocol.close(connection, epoch, self._max_pause / 2, self._max_pause, *look)
+        except LOST as error:
+            if isinstance(error, psycopg.errors.LockNotAvailable):
+                work.let_go()
+                raise
+            raise UnavailableError(
+                f"{self._source} was lost while it was being closed. If it was closed, it opens by itself"
+                f" {self._max_pause:g} s later; nothing is lost. Run the same command again."
+            ) from error
+        finally:
+            connection.deadline = None
+        return work, attempt, answers
 
     def _wait_for_a_moment(self, connection: psycopg.Connection[Any]) -> None:
         """Wait until no long transaction writes and little is left of those that did, QUIET s at most."""
         give_up = monotonic() + QUIET
         while (patience := give_up - monotonic()) > 0:
             writers.wait_for_quiet(connection, patience)
-            if self._dry_run or self._link.round(self._source).marks <= SHORT_LOG:
+            if self._dry_run or self._link.round(self._source).marks <= self._distance.short_log:
                 return
 
-    def _drain_and_hand_over(self, epoch: int, attempt: int, schemas: list[str]) -> None:
-        source, target = self._link.to(self._source), self._link.to(self._target)
+    def _check_closed(self, row: protocol.Row, attempt: int) -> None:
+        """Whether the snapshot was taken while nobody could write.
+
+        Then closing was a synchronous commit after those of all writers, who may not wait for their own: the
+        source, killed, still has whatever the target is about to have.
+        """
+        if (row.state, row.attempt) != ("closing", attempt):
+            raise DeadlineError(f"the pause was longer than {self._max_pause:g} s")
+
+    def _reopen(self, work: Replay, epoch: int, attempt: int) -> None:
+        """Take the closing back at once."""
+        if not protocol.reopen(self._link.to(self._source), epoch, attempt, "ROLLBACK"):
+            raise TakenOverError
+        work.let_go()
+
+    def _drain(self, work: Replay, advancing: list[Statement]) -> None:
         with self._step("drain and verify the tail") as say:
-            marks = 0
-            while result := self._link.round(self._source, verify=True).marks:
-                marks += result
-            say(f"{marks:,} changes")
-        with self._step("sequences") as say:
-            say(f"{len(sequences.advance(source, target, schemas))} advanced")
+            work.fetch()
+            advanced = sum(map(len, work.apply(*advancing)))
+            say(f"{work.marks:,} changes, {advanced} sequences advanced")
+
+    def _hand_over(self, work: Replay, epoch: int, attempt: int) -> None:
         with self._step("hand over"):
             try:
-                protocol.hand_over(source, epoch, attempt)
+                protocol.hand_over(self._link.to(self._source), epoch, attempt, "COMMIT", *work.forgetting())
             except LOST:
                 # The answer is lost, not necessarily the step: only the row knows.
                 if not self._is_handed_over(epoch):
@@ -276,7 +287,7 @@ class _Switch:
                 " command again as soon as it can be reached, or let the relay do it."
             ) from error
 
-    def _give_up(self, epoch: int, attempt: int, began: float, error: BaseException) -> None:
+    def _give_up(self, epoch: int, attempt: int, error: BaseException) -> None:
         """Open the old side again; raises AbortedError in words for people, or UnavailableError."""
         try:
             reopened = self._persistently(
@@ -287,17 +298,15 @@ class _Switch:
                 f"{self._source} was lost before it handed over. It has opened by itself,"
                 f" {self._max_pause:g} s after it was closed; nothing is lost. Run the same command again."
             ) from lost
-        pause = monotonic() - began
+        pause = monotonic() - self._began
         reason = from_driver(error).message.rstrip(".") if isinstance(error, Exception) else "interrupted"
         if isinstance(error, TakenOverError) or not reopened:
-            raise TakenOverError(
-                "Another command has taken this switch over: `frontdesk transfer status`."
-            ) from error
+            raise TakenOverError(TAKEN_OVER) from error
         self._note(self._source, f"{self._command} aborted", reason=type(error).__name__, pause=pause)
         if isinstance(error, Exception):
             raise AbortedError(
                 f"Aborted after {pause:.2f} s: {reason}. Writes are open on {self._source} again, and nothing"
-                " is lost."
+                f" is lost.{self._distance.blame(self._max_pause)}"
             ) from error
 
     def _persistently(self, name: SideName, call: Callable[[psycopg.Connection[Any]], Any]) -> Any:
@@ -324,7 +333,7 @@ class _Switch:
             log.warning("The journal on %s misses %r: the connection was lost", name, step)
 
     def _schemas(self) -> list[str]:
-        return sorted({table.schema for table in moved_tables(self._link.to(self._source))})
+        return sorted({table.schema for table in self._link.tables(self._source)})
 
     @property
     def _command(self) -> str:

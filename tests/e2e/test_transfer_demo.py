@@ -8,7 +8,8 @@ import pytest
 
 from app.cli import transfer_demo
 from app.transfer.sides import Side, Sides
-from app.transfer.switch import AbortedError, Report
+from app.transfer.steps import Report
+from app.transfer.switch import AbortedError
 from tests.processes import BIN
 
 

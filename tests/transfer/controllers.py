@@ -7,17 +7,19 @@ from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from app.transfer import link, protocol, replay, sequences
+from app.transfer import link, protocol
 from app.transfer import sides as transfer_sides
+from app.transfer.replay import Replay
 from app.transfer.sides import SideName, Sides
 
 # Where a process can be interrupted: an owner, and the name of its function.
 POINTS: dict[str, tuple[Any, str]] = {
-    "close": (protocol, "close"),
     "replay": (link, "replay"),
-    "fetch": (replay, "_fetch"),
-    "apply": (replay, "_apply"),
-    "sequences": (sequences, "advance"),
+    "lock": (Replay, "lock_target"),
+    "close": (protocol, "close"),
+    "fetch": (Replay, "fetch"),
+    "apply": (Replay, "apply"),
+    "forget": (Replay, "forgetting"),
     "hand over": (protocol, "hand_over"),
     "open": (protocol, "open_"),
 }

@@ -12,7 +12,8 @@ import psycopg
 from app.errors import FrontdeskError
 from app.transfer.protocol import Row, look
 from app.transfer.sides import Side, SideName, Sides
-from app.transfer.switch import Report, switch
+from app.transfer.steps import Report
+from app.transfer.switch import switch
 from tests.network import Line
 from tests.processes import PATIENCE
 from tests.stopwatch import Stopwatch

@@ -10,8 +10,8 @@ from click.testing import CliRunner, Result
 
 from app.cli import main
 from app.errors import ConflictError, FrontdeskError, SideLostError
+from app.transfer import sequences
 from app.transfer import sides as transfer_sides
-from app.transfer import switch as switching
 from app.transfer.copy import copy
 from app.transfer.relay import drain, relay
 from app.transfer.sides import SideName, Sides
@@ -80,7 +80,7 @@ AT_SOURCE = (
     b"frontdesk_transfer.hand_over(",
     b"COPY",
 )
-AT_TARGET = (b"pg_advisory_xact_lock", b"COPY", b"COMMIT", b"frontdesk_transfer.open(", b"setval")
+AT_TARGET = (b"pg_advisory_xact_lock", b"pg_temp", b"COMMIT", b"frontdesk_transfer.open(", b"setval")
 MOST_TELLING: list[Step] = [
     ("source", b"frontdesk_transfer.close(", "answer", CUT),
     ("source", b"frontdesk_transfer.hand_over(", "answer", CUT),
@@ -165,25 +165,36 @@ def test_a_switch_whose_network_becomes_slow_once_it_has_closed_gives_up_with_th
     check_live(moving.here, "legacy")
 
 
-def test_a_switch_from_too_far_away_is_refused_before_anybody_has_to_wait(
+def test_a_switch_that_gives_up_far_from_the_servers_says_so(
     moving: Distant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(switching, "TRIES", 0)
+    monkeypatch.setattr(sequences, "advancing", lambda *_: ["SELECT pg_sleep(10)"])
     for line in moving.of_commands:
         line.slow(0.02)
+    attempt = Attempt(moving.commands, "primary", max_pause=0.6)
+    attempt.wait()
+    assert isinstance(attempt.error, AbortedError)
+    assert "It is far: a server answers after" in attempt.error.message
+    check_live(moving.here, "legacy")
+
+
+def test_a_switch_from_too_far_away_is_refused_before_anybody_has_to_wait(moving: Distant) -> None:
+    for line in moving.of_commands:
+        line.slow(0.03)
     attempt = Attempt(moving.commands, "primary", max_pause=0.3)
     longest_wait(moving.here.legacy, attempt, at_most=60)
     assert isinstance(attempt.error, ConflictError)
     assert "too far from here" in attempt.error.message
+    assert "or with --max-pause 0." in attempt.error.message  # and 6, or more
     check_live(moving.here, "legacy")
 
 
 def test_a_relay_that_is_lost_in_the_middle_of_a_round_lets_another_one_go_on(
     moving: Distant, noticing_soon: None
 ) -> None:
-    """The server waits for the rest of a COPY as long as it takes: only TCP can tell that nobody is there."""
+    """The server waits for the rest of a message as long as it takes: only TCP tells that nobody is there."""
     _fill(moving)
-    moving.commands_to_primary.when(b"COPY", BLACK_HOLE, 50_000)
+    moving.commands_to_primary.when(b"pg_temp", BLACK_HOLE, 50_000)
     lost = threading.Thread(target=_drain_in_vain, args=(moving.commands,))
     lost.start()
     wait_until(lambda: moving.commands_to_primary.has_sprung)
@@ -220,7 +231,7 @@ COMMANDS = {
     ("plan",): b"pg_class",
     ("start",): b"CREATE OR REPLACE TRIGGER",
     ("copy",): b"COPY",
-    ("relay", "--once"): b"COPY",
+    ("relay", "--once"): b"frontdesk_transfer.side",
     ("verify",): b"sha256",
     ("repair",): b"sha256",
     ("status",): b"frontdesk_transfer.marks",

@@ -89,7 +89,7 @@ def test_a_relay_that_is_killed_at_any_step_leaves_nothing_half_done(
     moving: Sides, legacy: Connection
 ) -> None:
     for point, when in STEPS:
-        if point in ("replay", "fetch", "apply"):
+        if point in ("replay", "lock", "fetch", "apply", "forget"):
             legacy.execute("UPDATE clients SET visit_count = visit_count + 1")
             process = run(relaying, moving, at=(point, when, signal.SIGKILL))
             process.join(PATIENCE)
@@ -106,7 +106,7 @@ def test_a_side_that_was_closed_and_left_opens_by_itself(moving: Sides) -> None:
 
 def test_a_closing_that_time_has_ended_hands_nothing_over(moving: Sides, legacy: Connection) -> None:
     drain(moving)
-    attempt = protocol.close(legacy, 1, 1, 0.1)
+    attempt, _ = protocol.close(legacy, 1, 1, 0.1)
     wait_until(lambda: status(moving).stage is Stage.RELAYING)
     with pytest.raises(protocol.TooLateError):
         protocol.hand_over(legacy, 1, attempt)

@@ -14,6 +14,7 @@ from app.transfer import protocol
 from app.transfer import switch as switching
 from app.transfer.finish import finish
 from app.transfer.relay import drain, relay
+from app.transfer.replay import Replay
 from app.transfer.sides import Sides
 from app.transfer.stages import Stage
 from app.transfer.start import start
@@ -124,7 +125,7 @@ def test_a_failure_before_the_hand_over_opens_the_old_side(
     def fail(*args: object, **kwargs: object) -> None:
         raise psycopg.errors.DiskFull("no space")
 
-    monkeypatch.setattr(switching.sequences, "advance", fail)
+    monkeypatch.setattr(Replay, "apply", fail)
     with pytest.raises(AbortedError, match="Writes are open on legacy again"):
         switch(moving, "primary")
     legacy.execute("UPDATE companies SET title = 'b'")
@@ -134,11 +135,8 @@ def test_a_failure_before_the_hand_over_opens_the_old_side(
 def test_a_pause_that_is_too_long_is_given_up(
     moving: Sides, legacy: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def dawdle(source: Connection, target: Connection, schemas: list[str]) -> None:
-        target.execute("SELECT pg_sleep(10)")
-
     with monkeypatch.context() as patch:
-        patch.setattr(switching.sequences, "advance", dawdle)
+        patch.setattr(switching.sequences, "advancing", lambda *_: ["SELECT pg_sleep(10)"])
         with pytest.raises(AbortedError, match=r"Aborted after [0-4]\."):
             switch(moving, "primary", max_pause=0.3)
     legacy.execute("UPDATE companies SET title = 'c'")

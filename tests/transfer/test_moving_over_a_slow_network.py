@@ -1,0 +1,70 @@
+"""Providers that are far apart: a move with writers at work, within the pause that is allowed by default."""
+
+import threading
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from app.transfer.copy import copy
+from app.transfer.relay import drain, relay
+from app.transfer.sides import SideName, Sides
+from app.transfer.start import start
+from app.transfer.status import status
+from app.transfer.switch import AbortedError, switch
+from tests.transfer.distant import Distant, OneOpen
+from tests.transfer.moving import rows
+from tests.transfer.writers import KINDS
+from tests.transfer.writing import writing
+
+pytestmark = pytest.mark.xdist_group("network")  # one pair of servers for all
+
+EACH_WAY = 0.02  # seconds
+FEW = ("repeatable read", "psql with BEGIN")
+THERE_AND_BACK: tuple[SideName, ...] = ("primary", "legacy")
+
+
+def patiently(sides: Sides, to: SideName) -> None:
+    """Within the pause that is allowed by default; a machine that is busy may need it once more."""
+    for _ in range(2):
+        with suppress(AbortedError):
+            switch(sides, to)
+            return
+    switch(sides, to)
+
+
+@pytest.mark.parametrize(
+    ("kinds", "rest", "rounds"),
+    [
+        pytest.param(FEW, 0.05, 1, id=""),
+        pytest.param(tuple(KINDS), 0.01, 3, id="writers of all kinds", marks=pytest.mark.full),
+    ],
+)
+def test_nothing_is_lost_where_the_servers_are_far_away_and_the_pause_is_the_usual_one(
+    distant: Distant, tmp_path: Path, kinds: tuple[str, ...], rest: float, rounds: int
+) -> None:
+    with (
+        writing(distant.services, tmp_path, rest=rest, kinds=kinds) as them,
+        OneOpen(distant.here) as one_open,
+    ):
+        start(distant.here)
+        copy(distant.here)
+        for line in distant.of_commands:
+            line.slow(EACH_WAY)
+        stop = threading.Event()
+        relaying = threading.Thread(target=relay, args=(distant.commands, stop))
+        relaying.start()
+        try:
+            for to in THERE_AND_BACK * rounds:
+                them.write_on(3)
+                patiently(distant.commands, to)
+            them.write_on(3)
+        finally:
+            stop.set()
+            relaying.join()
+        them.stop()
+        drain(distant.commands)
+        them.check(distant.here.legacy)
+        assert rows(distant.here.legacy) == rows(distant.here.primary)
+        assert (status(distant.here).live, status(distant.here).in_the_way) == ("legacy", [])
+    assert one_open.violations == []
