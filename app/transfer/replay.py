@@ -18,7 +18,18 @@ from psycopg import sql
 from app.errors import ConflictError, FrontdeskError
 from app.transfer import protocol
 from app.transfer.foreign_triggers import enabled, silencing
-from app.transfer.row_statements import COMPARE, DELETE, DIFFERS, FETCH, INSERT, MAKE, TAKE, statement
+from app.transfer.row_statements import (
+    COMPARE,
+    DELETE,
+    DIFFERS,
+    FETCH,
+    FETCH_MANY,
+    INSERT,
+    MAKE,
+    TAKE,
+    fetched,
+    statement,
+)
 from app.transfer.tables import SCHEMA, Table
 from app.transfer.together import Statement, together
 
@@ -36,6 +47,7 @@ _PASS_FENCE = (
     "SET CONSTRAINTS ALL DEFERRED",
 )
 
+BULK = 5_000  # marks of a table: its own stream, in binary, is then worth the trips
 CHUNK = 8_000_000  # characters of rows in one message
 # What is known of sizes is mostly wrong here: the log has just been filled. Keys are looked up one by one,
 # which is right for ten and good enough for a million.
@@ -44,16 +56,17 @@ _ONE_BY_ONE = "SELECT set_config('enable_hashjoin', 'off', true), set_config('en
 # among all rows of its company: a thousand new ones then take seconds. Not where somebody else is at it.
 FEW_ROWS, MANY_MARKS = 1_000, 100
 _MAKE_STATISTICS = f"""
-    DO $frontdesk$ DECLARE unknown regclass; BEGIN
-        FOR unknown IN
-            SELECT pg_class.oid FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
-            WHERE nspname || '.' || relname = ANY({{names}}) AND (
-                reltuples < {FEW_ROWS} OR NOT EXISTS (
-                    SELECT FROM pg_stats WHERE (schemaname, tablename) = (nspname, relname)
-                )
-            )
+    DO $frontdesk$ DECLARE found record; BEGIN
+        FOR found IN
+            SELECT nspname, relname, reltuples
+            FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
+            WHERE nspname || '.' || relname = ANY({{names}})
         LOOP
-            EXECUTE 'ANALYZE (SKIP_LOCKED) ' || unknown;
+            IF found.reltuples < {FEW_ROWS} OR NOT EXISTS (
+                SELECT FROM pg_stats WHERE schemaname = found.nspname AND tablename = found.relname
+            ) THEN
+                EXECUTE format('ANALYZE (SKIP_LOCKED) %I.%I', found.nspname, found.relname);
+            END IF;
         END LOOP;
     END $frontdesk$
 """
@@ -194,10 +207,17 @@ class Replay:
         return monotonic() - self._began
 
     def fetch(self) -> None:
-        """Bring the keys that have changed, with their rows: of all tables in one stream."""
-        if not self._touched:
+        """Bring the keys that have changed, with their rows: in one stream, but for large tables."""
+        bulk = {name for name, count, _ in self._log if count > BULK}
+        for number, table in self._touched:
+            if table.name in bulk:
+                together(self._target, statement(MAKE, number, table))
+                query = statement(FETCH_MANY, number, table, verify=self._verify)
+                pipe(self._source, self._target, table, query, fetched(number))
+        few = [(number, table) for number, table in self._touched if table.name not in bulk]
+        if not few:
             return
-        queries = [statement(FETCH, number, table, verify=self._verify) for number, table in self._touched]
+        queries = [statement(FETCH, number, table, verify=self._verify) for number, table in few]
         out = sql.SQL("COPY ({}) TO STDOUT").format(sql.SQL(" UNION ALL ").join(queries))
         size = 0
         with self._source.cursor().copy(out) as stream:
@@ -274,6 +294,22 @@ def pass_fence(target: Connection) -> int:
     Until the transaction ends, the side cannot be opened. What it writes leaves no marks.
     """
     return _epoch_of_standby(together(target, *_PASS_FENCE)[0])
+
+
+def pipe(
+    source: Connection, target: Connection, table: Table, query: sql.Composable, into: sql.Composable
+) -> int:
+    """COPY to COPY, row by row: what is on the way needs no memory; the number of rows.
+
+    `into`: a table, or one with columns.
+    """
+    out = sql.SQL("COPY ({}) TO STDOUT (FORMAT {})").format(query, table.copy_format)
+    in_ = sql.SQL("COPY {} FROM STDIN (FORMAT {})").format(into, table.copy_format)
+    cursor = target.cursor()
+    with source.cursor().copy(out) as reader, cursor.copy(in_) as writer:
+        for block in reader:
+            writer.write(block)
+    return cursor.rowcount
 
 
 def _epoch_of_standby(answer: Any) -> int:

@@ -15,11 +15,11 @@ MAKE = """
     CREATE TEMPORARY TABLE IF NOT EXISTS {fetched} ON COMMIT DELETE ROWS
     AS SELECT {named_key}, true AS {is_present}, ''::bytea AS {hash}, {columns} FROM {table} WITH NO DATA
 """
-# As text, in the canonical form of both sessions: so the rows of all tables are one stream.
-FETCH = """
-    SELECT {number}, ROW({marked_key}, {first_present} IS NOT NULL, {present_hash}, {present_row})::text
-    FROM {marked} AS marked LEFT JOIN {table} AS present ON ({present_key}) = ({marked_key})
-"""
+_WANTED = "{marked_key}, {first_present} IS NOT NULL, {present_hash}, {present_row}"
+_FROM = "FROM {marked} AS marked LEFT JOIN {table} AS present ON ({present_key}) = ({marked_key})"
+# As text, in the canonical form of both sessions: so the rows of several tables are one stream.
+FETCH = f"SELECT {{number}}, ROW({_WANTED})::text {_FROM}"
+FETCH_MANY = f"SELECT {_WANTED} {_FROM}"
 # The array as a whole: `(row).*` of a single one would be read once for each of its columns.
 TAKE = "INSERT INTO pg_temp.{fetched} SELECT taken.* FROM unnest({rows}::pg_temp.{fetched}[]) AS taken"
 # Rows that differ go, and come back as they are on the source: so no unique or exclusion constraint sees a
@@ -47,6 +47,11 @@ COMPARE = f"""
         END IF;
     END $frontdesk$
 """
+
+
+def fetched(number: int) -> sql.Identifier:
+    """The table in the target's session."""
+    return sql.Identifier("pg_temp", _FETCHED.format(number))
 
 
 def statement(

@@ -10,7 +10,7 @@ from psycopg import sql
 
 from app.errors import ConflictError
 from app.transfer.foreign_triggers import silenced
-from app.transfer.replay import pass_fence
+from app.transfer.replay import pass_fence, pipe
 from app.transfer.sides import Side
 from app.transfer.tables import SCHEMA, Table
 
@@ -105,17 +105,10 @@ def _prepare(target: Connection) -> None:
 def _pipe(
     source: Connection, target: Connection, stretch: Stretch, into: sql.Composable | None = None
 ) -> int:
-    """COPY to COPY, row by row: what is on the way needs no memory; the number of rows."""
     table = stretch.table
     if into is None:
         into = sql.SQL("{} ({})").format(table.identifier, table.column_list())
-    out = sql.SQL("COPY ({}) TO STDOUT (FORMAT {})").format(stretch.query, table.copy_format)
-    in_ = sql.SQL("COPY {} FROM STDIN (FORMAT {})").format(into, table.copy_format)
-    cursor = target.cursor()
-    with source.cursor().copy(out) as reader, cursor.copy(in_) as writer:
-        for block in reader:
-            writer.write(block)
-    return cursor.rowcount
+    return pipe(source, target, table, stretch.query, into)
 
 
 def _note(target: Connection, stretch: Stretch, rows: int) -> None:
