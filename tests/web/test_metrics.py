@@ -19,6 +19,7 @@ from app.config import PROJECT_ROOT
 from app.data_layer import DataLayer
 from app.observability import metrics, slow_queries
 from tests.processes import BIN, Process, answers, free_port, get, running, wait_until
+from tests.web.conftest import Opener
 
 ALLOWED = "frontdesk_db_pool_max_connections"
 BOTH = ("/metrics", "/health/database/metrics")
