@@ -28,7 +28,7 @@ def metrics_routes(settings: Settings) -> Blueprint:
             return jsonify(error=error), 401, {"WWW-Authenticate": 'Bearer realm="frontdesk"'}
         try:
             encode, content_type = choose_encoder(request.headers.get("Accept", ""))
-        except ValueError:  # it asks for a version that is no number
+        except (TypeError, ValueError):  # it asks for a version that is no number
             encode, content_type = choose_encoder("")
         return Response(encode(registry()), content_type=content_type)
 

@@ -24,6 +24,7 @@ REFUSALS = 2  # threads
 STUCK = 1.0  # seconds in which no work began or was finished, with all threads taken
 PATIENCE = 5.0  # seconds in line
 TICK = 0.2  # seconds between looks at the line
+LAST_WORDS = 0.5  # seconds for a request that is on its way when the worker stops
 HEAD = 4096  # bytes; whoever sent so many is taken to have sent a head
 
 
@@ -77,10 +78,12 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
 
     def wait_for_and_dispatch_events(self, timeout: float) -> None:
         """Look at the line now and then, as long as there is one."""
-        if not self.alive and (self.keepalived_conns or self.pending_conns):
-            timeout = 0  # gunicorn would wait for these as for requests, and nobody replaces it before
-        super().wait_for_and_dispatch_events(min(timeout, TICK) if self._line else timeout)
-        self._make_room(self.worker_connections - len(self.sockets) if self.alive else 0)
+        if not self.alive:  # gunicorn would wait for the idle as for requests; nobody replaces it before
+            end = time.monotonic() + LAST_WORDS
+            for conn in (*self.keepalived_conns, *self.pending_conns):
+                conn.timeout = min(conn.timeout, end)
+        super().wait_for_and_dispatch_events(min(timeout, TICK) if self._line or not self.alive else timeout)
+        self._make_room(self.worker_connections - len(self.sockets))
         latest = time.monotonic() - PATIENCE
         while self._line and (self._is_stuck() or self._line[0][0] < latest):
             self._send(self._refusals, self._line.popleft()[1])
@@ -96,7 +99,7 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
                 self.poller.unregister(conn.sock)
                 self.nr_conns -= 1
                 conn.close()
-        if self._line and self.alive and self.nr_conns >= most:
+        if self._line and self.nr_conns >= most:
             self._send(self._refusals, self._line.popleft()[1])
 
     def _wait_for_more_than(self, count: int, conn: TConn) -> None:
