@@ -22,11 +22,11 @@ SLOW = 1.0  # seconds
 SUMMARY_EVERY = 1_000  # queries
 REPETITIONS = 10  # of one statement in one unit of work
 
-# A fifth from bound to bound, 100 µs to a minute: the middle of a bucket is at most 9.6 % away from
+# A fifth from bound to bound, 10 µs to an hour: the middle of a bucket is at most 9.6 % away from
 # any duration in it.
 GROWTH = 1.2
-FIRST = 0.0001  # seconds
-BOUNDS = tuple(float(f"{FIRST * GROWTH**n:.4g}") for n in range(74))
+FIRST = 0.00001  # seconds
+BOUNDS = tuple(float(f"{FIRST * GROWTH**n:.4g}") for n in range(110))
 
 
 class FineHistogram(Histogram):
