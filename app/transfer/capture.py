@@ -31,7 +31,7 @@ _IS_RELAY = (
 # `enter()` raises FD001 unless the calling transaction may write here, and keeps it so until it ends.
 # VOLATILE, so that each statement has a snapshot of its own: the one that reads the row is then younger than
 # the lock. A transaction with one snapshot for all of its statements would read the old row all the same;
-# FOR SHARE makes that a serialization failure.
+# FOR SHARE makes that a serialization failure; a snapshot from before the row was there is one as well.
 _ENTER = f"""
 CREATE OR REPLACE FUNCTION {SCHEMA}.enter() RETURNS void
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $frontdesk$
@@ -42,6 +42,10 @@ BEGIN
         SELECT * INTO present FROM {SCHEMA}.side;
     ELSE
         SELECT * INTO present FROM {SCHEMA}.side FOR SHARE;
+        IF NOT FOUND THEN
+            RAISE serialization_failure USING
+                MESSAGE = 'the move of this database began after the snapshot of this transaction';
+        END IF;
     END IF;
     IF present.state = 'open' OR (present.state = 'standby' AND {_IS_RELAY})
         OR (present.state = 'closing' AND present.until < clock_timestamp()) THEN

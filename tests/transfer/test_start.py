@@ -103,6 +103,23 @@ def test_start_waits_for_a_transaction_that_has_written_before(
     assert status(sides).stage is Stage.COPYING
 
 
+@pytest.mark.parametrize("level", ["REPEATABLE READ", "SERIALIZABLE"])
+def test_a_transaction_whose_snapshot_is_older_than_the_move_is_told_to_run_again(
+    sides: Sides, level: str
+) -> None:
+    """And not to go to the other side, where nothing is yet."""
+    with closing(psycopg.connect(sides.legacy.url)) as writer:
+        writer.execute(f"SET TRANSACTION ISOLATION LEVEL {level}")
+        writer.execute("SELECT count(*) FROM companies")
+        start(sides)
+        with pytest.raises(psycopg.errors.SerializationFailure, match="began after the snapshot"):
+            writer.execute(COMPANY, (1,))
+        writer.rollback()
+        writer.execute(f"SET TRANSACTION ISOLATION LEVEL {level}")
+        writer.execute(COMPANY, (1,))
+        writer.commit()
+
+
 @pytest.mark.full
 def test_autovacuum_gives_way_to_start_and_to_finish(monkeypatch: pytest.MonkeyPatch) -> None:
     """It waits for nobody who waits less than a second, and a large table takes it hours."""
