@@ -16,6 +16,7 @@ from app.database.schema_changes import bind, commit, execute
 
 LISTED = 100  # row ids named in one refusal
 BATCH = 200  # rows per transaction of a backfill: who writes one of them waits for some 20 ms
+ROUNDS = 4  # of a backfill; each is shorter than the one before
 
 
 def archive(table: str, condition: str, reason: str, *, kept_id: str = "NULL", **values: object) -> int:
@@ -74,7 +75,8 @@ def batches(
     """Yield `(company_id, id, value)` of the rows that meet the condition, a transaction per batch.
 
     What writers write in the meantime must not be lost: either lock the rows, which costs a write for each,
-    or have `update_each` compare. Rows that came in behind the cursor have a round of their own.
+    or have `update_each` compare. Rows that came in behind the cursor have a round of their own,
+    ROUNDS in all: whoever inserts all the time would else keep it at work for ever.
     """
     statement = text(
         f"SELECT company_id, id, {column} FROM {table}"
@@ -82,7 +84,10 @@ def batches(
         f" LIMIT {BATCH} {'FOR NO KEY UPDATE' if lock else ''}"
     )
     seen = -(2**63)
-    while (newest := execute(f"SELECT coalesce(max(id), {seen}) FROM {table}").scalar_one()) > seen:
+    for _ in range(ROUNDS):
+        newest = execute(f"SELECT coalesce(max(id), {seen}) FROM {table}").scalar_one()
+        if newest <= seen:
+            return
         company, row_id = -(2**63), -(2**63)
         while rows := bind().execute(statement, {"company": company, "id": row_id, "seen": seen}).all():
             yield rows
