@@ -15,7 +15,7 @@ RUNTIME := $(MADE)-runtime-$(shell cat pyproject.toml requirements.txt | cksum |
 DEVELOPMENT := $(MADE)-development-$(shell cat pyproject.toml requirements-dev.txt | cksum | tr ' ' -)
 
 PIP = $(BIN)/python -m pip --quiet --disable-pip-version-check
-LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-strip-extras \
 	--no-emit-index-url --no-emit-find-links --no-header --no-annotate pyproject.toml
 
 # Without bytecode, each of the tests' hundreds of processes would compile the project anew.
