@@ -10,11 +10,12 @@ BIN := $(VENV)/bin
 
 # A stamp's name says what is installed, so nothing is installed twice and nothing old is kept.
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
-MADE := $(VENV)/python-$(VERSION)
-RUNTIME := $(MADE)-runtime-$(shell cat pyproject.toml requirements.txt | cksum | tr ' ' -)
-DEVELOPMENT := $(MADE)-development-$(shell cat pyproject.toml requirements-dev.txt | cksum | tr ' ' -)
+INSTALLED := $(VENV)/python-$(VERSION)
+RUNTIME := $(INSTALLED)-runtime-$(shell cat pyproject.toml requirements.txt | cksum | tr ' ' -)
+DEVELOPMENT := $(INSTALLED)-development-$(shell cat pyproject.toml requirements-dev.txt | cksum | tr ' ' -)
+$(RUNTIME): LOCK_FILE = requirements.txt
+$(DEVELOPMENT): LOCK_FILE = requirements-dev.txt
 
-PIP = $(BIN)/python -m pip --quiet --disable-pip-version-check
 LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-strip-extras \
 	--no-emit-index-url --no-emit-find-links --no-header --no-annotate pyproject.toml
 
@@ -67,21 +68,8 @@ clean: ## remove what can be made again; the data under .frontdesk/ stays
 	rm -rf $(VENV) .mypy_cache .ruff_cache .hypothesis .coverage htmlcov
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-$(MADE):
-	@test -n "$(VERSION)" || { echo "Python 3.11 or newer is needed; name it with PYTHON=" >&2; exit 2; }
-	@$(BIN)/python -m pip --version 2>/dev/null | grep -q "(python $(VERSION))" || { \
-		echo "Making $(VENV) with Python $(VERSION)"; $(PYTHON) -m venv --clear $(VENV); }
-	@touch $@
-
 # Only what is pinned with a hash is installed; the project itself comes last and needs nothing more.
-$(RUNTIME): | $(MADE)
-	@echo "Installing requirements.txt"
-	@$(PIP) install --require-hashes -r requirements.txt
-	@$(PIP) install --no-deps --no-build-isolation --editable .
-	@touch $@
-
-$(DEVELOPMENT): | $(MADE)
-	@echo "Installing requirements-dev.txt"
-	@$(PIP) install --require-hashes -r requirements-dev.txt
-	@$(PIP) install --no-deps --no-build-isolation --editable .
+$(RUNTIME) $(DEVELOPMENT):
+	@test -n "$(VERSION)" || { echo "Python 3.11 or newer is needed; name it with PYTHON=" >&2; exit 2; }
+	@$(PYTHON) .ci/install.py $(VENV) $(LOCK_FILE)
 	@touch $@
