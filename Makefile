@@ -65,7 +65,7 @@ lock: $(DEVELOPMENT) ## pin what pyproject.toml asks for; ARGS=--upgrade takes t
 	@$(LOCK) --extra build --extra s3 --extra dev --constraint requirements.txt $(ARGS) --output-file requirements-dev.txt
 
 clean: ## remove what can be made again; the data under .frontdesk/ stays
-	rm -rf $(VENV) .mypy_cache .ruff_cache .hypothesis .coverage htmlcov
+	rm -rf $(VENV) .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Only what is pinned with a hash is installed; the project itself comes last and needs nothing more.
