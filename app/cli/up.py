@@ -33,19 +33,19 @@ def up_command(port: int, compare_reads: float | None) -> None:
     """
     leave_if_told = _leave_on_sigterm()
     settings = console.settings(compare_reads)
-    door = take_port(port)
-    settings = _start_database(settings)
-    leave_if_told()
-    _migrate(settings)
-    leave_if_told()
-    _load_sample(settings)
-    logs.configure(settings)
-    leave_if_told()
-    serve(
-        lambda: create_app(Frontdesk(settings)),
-        door,
-        when_ready=lambda: _say_addresses(f"http://{HOST}:{port}"),
-    )
+    with take_port(port) as door:
+        settings = _start_database(settings)
+        leave_if_told()
+        _migrate(settings)
+        leave_if_told()
+        _load_sample(settings)
+        logs.configure(settings)
+        leave_if_told()
+        serve(
+            lambda: create_app(Frontdesk(settings)),
+            door,
+            when_ready=lambda: _say_addresses(f"http://{HOST}:{port}"),
+        )
 
 
 def _leave_on_sigterm() -> Callable[[], None]:

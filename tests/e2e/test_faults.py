@@ -129,7 +129,8 @@ class TestPostgreSQL:
         load.assert_nothing_was_lost(server.url)
         service.assert_never_restarted()
 
-    def test_is_frozen_for_ten_seconds(self, server: Server, serve: Starter) -> None:
+    @pytest.mark.parametrize("seconds", [2, pytest.param(10, marks=pytest.mark.full)])
+    def test_is_frozen_for_some_seconds(self, server: Server, serve: Starter, seconds: int) -> None:
         service = serve()
         with under_load(service.address, writers=20) as load:
             wait_for_work(load, time.monotonic())
@@ -138,7 +139,7 @@ class TestPostgreSQL:
                 wait_until(lambda: get(service.port, "/health/ready").status_code == 503)
                 status = get(service.port, "/status")
                 assert "The database does not answer." in status.text
-                time.sleep(10)
+                time.sleep(seconds)
             finally:
                 server.thaw()
             assert wait_for_work(load, time.monotonic()) < RECOVERY

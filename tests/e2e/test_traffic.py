@@ -20,7 +20,7 @@ from app.config import PROJECT_ROOT
 from tests.processes import BIN, Process, answers, free_port, get, running, wait_until
 
 WORKERS, EACH = 7, 3
-RATE = 35.0  # operations a second
+RATE = 70.0  # operations a second
 EVERY = 0.25  # seconds between two looks
 
 SESSIONS = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name"
@@ -69,8 +69,10 @@ def playing(port: int, *options: str) -> list[str]:
     return [str(BIN / "frontdesk"), "demo", "traffic", "--json", "--url", url, *options]
 
 
-# Two minutes show a handle or a connection that each operation leaves behind, the hour what grows slowly.
-@pytest.mark.parametrize("seconds", [120, pytest.param(3600, marks=pytest.mark.full)])
+# Half a minute shows a handle or a connection that each operation leaves behind, the hour what grows slowly.
+@pytest.mark.parametrize(
+    "seconds", [30, *(pytest.param(each, marks=pytest.mark.full) for each in (120, 3600))]
+)
 def test_seven_workers_keep_to_their_connections_and_nothing_grows(
     database_url: str, tmp_path: Path, seconds: int
 ) -> None:

@@ -3,18 +3,23 @@
 import signal
 import socket
 import sys
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import psycopg
 import pytest
+from click.testing import CliRunner, Result
 
 from app import Frontdesk as Desk
 from app import Settings
+from app.cli import main, up
 from app.yclients.sample import COMPANY_ID
 from tests.e2e.conftest import Checkout, Frontdesk
-from tests.processes import answers, get, running, wait_until
+from tests.processes import answers, free_port, get, running, wait_until
 from tests.servers import execute
+
+UpHere = Callable[..., Result]
 
 UP = "Ctrl-C stops everything."
 
@@ -164,6 +169,16 @@ def test_production_gets_no_sample(frontdesk: Frontdesk, database_url: str) -> N
     assert companies(database_url) == []
 
 
+@pytest.fixture
+def up_here(monkeypatch: pytest.MonkeyPatch) -> Iterator[UpHere]:
+    """Run `frontdesk up` in this process, up to an error: `up_here(DATABASE_URL=...)`."""
+    monkeypatch.setattr(up, "serve", lambda *_, **__: pytest.fail("it serves"))
+    handler = signal.getsignal(signal.SIGTERM)
+    port = str(free_port())
+    yield lambda **environment: CliRunner().invoke(main, ["up", "--port", port], env=environment)
+    signal.signal(signal.SIGTERM, handler)
+
+
 def one_error(output: str) -> str:
     """The one line of an error; nothing else may have been said."""
     (line,) = output.splitlines()
@@ -179,18 +194,18 @@ def one_error(output: str) -> str:
         ("postgresql://postgres:s3cret@/frontdesk?host=/nowhere", "/nowhere"),
     ],
 )
-def test_a_database_that_cannot_be_reached_is_one_line(frontdesk: Frontdesk, url: str, reason: str) -> None:
-    up = frontdesk("up", DATABASE_URL=url)
-    assert up.wait() == 3
-    assert reason in one_error(up.output)
-    assert "s3cret" not in up.output
+def test_a_database_that_cannot_be_reached_is_one_line(up_here: UpHere, url: str, reason: str) -> None:
+    result = up_here(DATABASE_URL=url)
+    assert result.exit_code == 3
+    assert reason in one_error(result.output)
+    assert "s3cret" not in result.output
 
 
-def test_a_refused_user_is_one_line(frontdesk: Frontdesk, database_url: str) -> None:
-    up = frontdesk("up", DATABASE_URL=database_url.replace("postgres:", "stranger:s3cret", 1))
-    assert up.wait() == 3
-    assert "stranger" in one_error(up.output)
-    assert "s3cret" not in up.output
+def test_a_refused_user_is_one_line(up_here: UpHere, database_url: str) -> None:
+    result = up_here(DATABASE_URL=database_url.replace("postgres:", "stranger:s3cret", 1))
+    assert result.exit_code == 3
+    assert "stranger" in one_error(result.output)
+    assert "s3cret" not in result.output
 
 
 def test_a_database_newer_than_the_code_is_one_line(
@@ -204,12 +219,12 @@ def test_a_database_newer_than_the_code_is_one_line(
     wait_until(lambda: not answers(checkout.port))
 
 
-def test_a_wrong_configuration_names_every_problem(frontdesk: Frontdesk) -> None:
-    up = frontdesk("up", ENVIRONMENT="production", POSTGRES_MAX_CONNECTIONS="many")
-    assert up.wait() == 2
+def test_a_wrong_configuration_names_every_problem(up_here: UpHere) -> None:
+    result = up_here(ENVIRONMENT="production", POSTGRES_MAX_CONNECTIONS="many")
+    assert result.exit_code == 2
     for name in ("DATABASE_URL", "SENTRY_DSN", "POSTGRES_MAX_CONNECTIONS"):
-        assert name in up.output
-    assert "Traceback" not in up.output
+        assert name in result.output
+    assert "Traceback" not in result.output
 
 
 def test_debug_shows_where_an_error_comes_from(frontdesk: Frontdesk) -> None:
