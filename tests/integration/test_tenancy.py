@@ -2,10 +2,9 @@
 
 import inspect
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import psycopg
 import pytest
@@ -13,7 +12,7 @@ from psycopg import sql
 
 from app import Frontdesk
 from app.data_layer import DataLayer
-from app.errors import FrontdeskError, InvalidInputError
+from app.errors import ConflictError, InvalidInputError
 from app.models import Client
 from app.repositories import Repositories
 from app.repositories.slots import Slots
@@ -38,7 +37,18 @@ PHONE = "+79686484488"
 DAY = date(2026, 12, 1)
 LATE = datetime(2100, 1, 1, tzinfo=UTC)
 CHILDREN = ("service_staff", "booking_services", "booking_slots")
-Case = Callable[[UnitOfWork, SimpleNamespace], Any]
+Attack = Callable[[UnitOfWork, SimpleNamespace], Any]
+
+
+class Refused(NamedTuple):
+    """An attack that must raise exactly this error; an attack without an error must return."""
+
+    attack: Attack
+    error: type[Exception]
+    match: str
+
+
+Case = Attack | Refused
 
 # What an attacker would write: the same keys as the other company's rows, other values.
 ROWS: dict[str, Callable[[], dict[str, Any]]] = {
@@ -69,7 +79,9 @@ def _shared(name: str) -> dict[str, Case]:
             *of(uow).find_many(company_id=theirs.company_id),
             *of(uow).find_many(company_id__ne=uow.scope.company_id),
         ],
-        "find_by_ids": lambda uow, theirs: of(uow).find_by_ids(BY_IDS.get(name, [1])),
+        "find_by_ids": lambda uow, theirs: of(uow).find_by_ids(
+            [theirs.ids[name]] if of(uow)._identity == "id" else BY_IDS.get(name, [1])
+        ),
         "count": lambda uow, theirs: of(uow).count(id=theirs.ids[name]),
         "upsert": lambda uow, theirs: of(uow).upsert(ROWS[name]()),
         "bulk_upsert": lambda uow, theirs: of(uow).bulk_upsert([ROWS[name]()]).inserted and None,
@@ -124,30 +136,38 @@ CASES["bookings"] |= {
     "between": lambda uow, theirs: uow.bookings.between(NOON, NOON + timedelta(days=1)),
     "of_client": lambda uow, theirs: uow.bookings.of_client(PHONE, None, None, include_cancelled=True),
     "lock": lambda uow, theirs: uow.bookings.lock(theirs.ids["bookings"]),
-    "add": lambda uow, theirs: uow.bookings.add(
-        {"company_id": theirs.company_id, "starts_at": NOON, "ends_at": NOON + timedelta(hours=1)}, []
+    # A row that names the other company is a TypeError: TestRowsThatNameAnotherCompany.
+    "add": lambda uow, theirs: (
+        uow.bookings.add(
+            {
+                "id": theirs.ids["bookings"],
+                "yclients_record_id": 1,
+                "starts_at": NOON,
+                "ends_at": NOON + timedelta(hours=1),
+            },
+            [{"service_id": 9}],
+        )
+        and None
     ),
     "change": lambda uow, theirs: uow.bookings.change(theirs.ids["bookings"], {"comment": "Taken over"}),
     "confirm": lambda uow, theirs: uow.bookings.confirm(theirs.booking, 4711),
     "slots": lambda uow, theirs: None,  # its methods stand below
 }
-CASES["whatsapp_auth"] |= {
-    "add": lambda uow, theirs: uow.whatsapp_auth.add(b"Taken over") and None,
-    "replace": lambda uow, theirs: uow.whatsapp_auth.replace(b"Taken over", 1),
-}
-CASES["whatsapp_keys"] |= {
-    "values": lambda uow, theirs: uow.whatsapp_keys.values("session", ["1"]) or None,
-    "count_by_type": lambda uow, theirs: uow.whatsapp_keys.count_by_type(),
-    "write": lambda uow, theirs: uow.whatsapp_keys.write(
-        [("session", "2", b"Taken over", None)], [("session", "1")]
-    ),
-}
 SLOTS: dict[str, Case] = {
-    "reserve": lambda uow, theirs: uow.bookings.slots.reserve(
-        theirs.ids["bookings"], 7, NOON + timedelta(days=9), NOON + timedelta(days=10)
+    "reserve": Refused(
+        lambda uow, theirs: uow.bookings.slots.reserve(
+            theirs.ids["bookings"], 7, NOON + timedelta(days=9), NOON + timedelta(days=10)
+        ),
+        ConflictError,
+        "fk_booking_slots_company_id_booking_bookings",
     ),
     "release": lambda uow, theirs: uow.bookings.slots.release(theirs.ids["bookings"]),
     "mirror": lambda uow, theirs: uow.bookings.slots.mirror([theirs.ids["bookings"]]),
+}
+READS = {
+    *("find_one", "find_many", "find_by_ids", "count", "get", "find_by_phone", "search_by_name", "page"),
+    *("price_list", "in_category", "of_user", "team", "values", "count_by_type", "between", "hours"),
+    *("of_client", "lock", "known_keys"),
 }
 for listed in ("clients", "service_categories", "services", "staff", "staff_schedules"):
     CASES[listed] |= {
@@ -237,6 +257,17 @@ class TestNoMethodCrossesCompanies:
     ) -> None:
         self.attack(desk, salon, theirs, settings, CASES[name][method])
 
+    @pytest.mark.parametrize(
+        ("name", "method"),
+        [(name, method) for name, cases in CASES.items() for method in cases if method in READS],
+    )
+    def test_a_read_finds_something_in_the_company_itself(
+        self, desk: Frontdesk, theirs: SimpleNamespace, name: str, method: str
+    ) -> None:
+        """Control: the rows that an attack must not find exist."""
+        with desk.unit_of_work(theirs.company_id) as uow:
+            assert records(CASES[name][method](uow, theirs))
+
     @pytest.mark.parametrize("method", SLOTS)
     def test_slot_method(
         self, desk: Frontdesk, salon: DataLayer, theirs: SimpleNamespace, settings: Any, method: str
@@ -248,11 +279,18 @@ class TestNoMethodCrossesCompanies:
         url = settings.database_url.get_secret_value()
         before = everything_of(url, theirs.company_id)
         assert all(before.values()), "the other company has a row in every table"
-        answer = None
-        with suppress(FrontdeskError, TypeError), desk.unit_of_work(salon.company_id) as uow:
-            answer = case(uow, theirs)
-        for record in records(answer):
-            assert record.company_id == salon.company_id
+        if isinstance(case, Refused):
+            with (
+                pytest.raises(case.error, match=case.match) as raised,
+                desk.unit_of_work(salon.company_id) as uow,
+            ):
+                case.attack(uow, theirs)
+            assert type(raised.value) is case.error
+        else:
+            with desk.unit_of_work(salon.company_id) as uow:
+                answer = case(uow, theirs)
+            for record in records(answer):
+                assert record.company_id == salon.company_id
         assert everything_of(url, theirs.company_id) == before
 
 
@@ -283,6 +321,15 @@ class TestRowsThatNameAnotherCompany:
         with pytest.raises(InvalidInputError):
             uow.clients.bulk_upsert(batch)
 
+    def test_a_booking_made_here_is_refused(self, uow: UnitOfWork) -> None:
+        values = {
+            "company_id": uow.scope.company_id + 1,
+            "starts_at": NOON,
+            "ends_at": NOON + timedelta(hours=1),
+        }
+        with pytest.raises(TypeError, match="multiple values for keyword argument 'company_id'"):
+            uow.bookings.add(values, [])
+
 
 class TestRecordsInASession:
     def test_a_new_record_of_another_company_is_refused(self, desk: Frontdesk, salon: DataLayer) -> None:
@@ -306,7 +353,10 @@ class TestRecordsInASession:
     ) -> None:
         booking = salon.upsert_booking(BookingRow(yclients_record_id=1, staff_id=None)).unwrap()
         other = new_company()
-        with suppress(InvalidInputError), desk.unit_of_work(salon.company_id) as uow:
+        with (
+            pytest.raises(InvalidInputError, match="company_id: cannot be changed"),
+            desk.unit_of_work(salon.company_id) as uow,
+        ):
             uow.bookings.change(booking.id, {"company_id": other.company_id})
         assert other.get_booking_by_id(1).unwrap() is None
 
