@@ -75,5 +75,6 @@ def test_the_dashboard_has_panels_that_all_ask_something() -> None:
     assert len(dashboard["panels"]) > 8
     for panel in dashboard["panels"]:
         assert panel["title"]
+        assert panel["targets"], panel["title"]
         assert all(target["expr"] for target in panel["targets"])
     assert len({panel["id"] for panel in dashboard["panels"]}) == len(dashboard["panels"])

@@ -40,6 +40,11 @@ def commands_of_make(text: str) -> set[str]:
     return set(re.findall(r"(?:`|^    |\$ |… )make ([a-z-]+)", text, re.MULTILINE))
 
 
+def links_of(text: str) -> list[str]:
+    """Targets of links to other pages and files."""
+    return re.findall(r"\]\((?!https?:)([^)#]+)", text)
+
+
 def test_every_operation_is_documented_with_its_signature_and_no_other_is() -> None:
     documented = re.findall(r"^\| `(\w+\(.*?\))` \|", DATA_LAYER, re.MULTILINE)
     assert sorted(documented) == sorted(operations().values())
@@ -81,20 +86,23 @@ def test_every_setting_is_in_the_readme_and_no_other_is() -> None:
 
 
 def test_the_defaults_in_the_readme_are_those_of_the_settings() -> None:
-    for name, default in re.findall(r"^\| `([A-Z_]+)` \| ([\d.]+) \|", README, re.MULTILINE):
+    numbers = re.findall(r"^\| `([A-Z_]+)` \| ([\d.]+) \|", README, re.MULTILINE)
+    assert len(numbers) > 10
+    for name, default in numbers:
         assert str(Settings.model_fields[name.lower()].default) == default, name
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_target_of_make_that_a_page_names_exists(page: Path) -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert commands_of_make(README), "the pattern finds what is there"
     assert commands_of_make(page.read_text()) <= targets
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_link_between_pages_leads_somewhere(page: Path) -> None:
-    links = re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text())
-    assert [link for link in links if not (page.parent / link).exists()] == []
+    assert links_of(README), "the pattern finds what is there"
+    assert [link for link in links_of(page.read_text()) if not (page.parent / link).exists()] == []
 
 
 def commands_of_units() -> list[str]:
@@ -118,4 +126,5 @@ def test_every_folder_in_the_tour_exists() -> None:
     tour = README.partition("## A tour of the layout")[2].partition("\n## ")[0]
     first_cells = re.findall(r"^\| (`.*?) \|", tour, re.MULTILINE)
     paths = re.findall(r"`([\w./]+)`", " ".join(first_cells))
+    assert paths
     assert [path for path in paths if not (ROOT / path).exists()] == []

@@ -41,6 +41,7 @@ def part(module: str) -> str:
 def imports(path: Path) -> Iterator[str]:
     """The parts of the app that a file imports, wherever the import stands."""
     for node in ast.walk(ast.parse(path.read_text())):
+        assert not getattr(node, "level", 0), f"{path} has a relative import, whose layer is not known here"
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "app":
             if node.module == "app":
                 names = {alias.name for alias in node.names}
