@@ -1,6 +1,7 @@
 """An error that the work catches for itself must not turn the commit into a silent rollback."""
 
 import pytest
+from sqlalchemy.exc import DataError
 
 from app import Frontdesk
 from app.data_layer import DataLayer
@@ -10,7 +11,7 @@ from app.unit_of_work import UnitOfWork
 
 def write_then_fail(uow: UnitOfWork) -> None:
     uow.clients.upsert({"yclients_id": 1, "name": "Anna"})
-    with pytest.raises(Exception, match="division by zero"):
+    with pytest.raises(DataError, match="division by zero"):
         uow.session.connection().exec_driver_sql("SELECT 1/0")
 
 
@@ -33,7 +34,7 @@ def test_a_transaction_handed_over_as_a_function_says_so_too(desk: Frontdesk, sa
 def test_a_savepoint_keeps_a_caught_error_to_itself(desk: Frontdesk, salon: DataLayer) -> None:
     with desk.unit_of_work(salon.company_id) as uow:
         uow.clients.upsert({"yclients_id": 1, "name": "Anna"})
-        with pytest.raises(Exception, match="division by zero"), uow.session.begin_nested():
+        with pytest.raises(DataError, match="division by zero"), uow.session.begin_nested():
             uow.session.connection().exec_driver_sql("SELECT 1/0")
     assert salon.get_client_by_id(1).unwrap() is not None
 

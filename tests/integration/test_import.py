@@ -70,7 +70,9 @@ class TestTheSampleSalon:
         assert (company.country, company.timezone) == ("RU", "Europe/Moscow")
         assert {member.yclients_id: member.is_bookable for member in salon.get_staff().unwrap()}[11] is False
         assert len(salon.get_services().unwrap()) == 12
-        assert all(found.phone.startswith("+7900") for found in salon.get_clients().unwrap() if found.phone)
+        phones = [found.phone for found in salon.get_clients().unwrap() if found.phone]
+        assert phones
+        assert all(phone.startswith("+7900") for phone in phones)
 
     def test_again_changes_nothing(self, desk: Frontdesk, company_id: int, sample: list[Path]) -> None:
         first = import_files(desk, company_id, sample)

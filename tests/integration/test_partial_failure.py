@@ -71,8 +71,9 @@ def test_a_refused_row_costs_a_logarithm_of_transactions(
     begun = []
     enter = UnitOfWork.__enter__
     monkeypatch.setattr(UnitOfWork, "__enter__", lambda self: (begun.append(1), enter(self))[1])
-    strict_salon.upsert_clients(rows_with({random.randrange(4096): {"name": "Nobody"}}, 4096)).unwrap()
-    assert len(begun) <= 1 + 2 * 12
+    rows = rows_with({random.randrange(4096): {"name": "Nobody"}}, 4096)
+    assert len(strict_salon.upsert_clients(rows).unwrap().rejected) == 1
+    assert 12 < len(begun) <= 1 + 2 * 12
 
 
 def test_no_row_is_blamed_for_a_company_that_does_not_exist(

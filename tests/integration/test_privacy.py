@@ -76,7 +76,9 @@ ARGUMENTS: dict[str, Any] = {
 
 
 def operations(kind: type) -> list[str]:
-    return [name for name, _ in inspect.getmembers(kind, inspect.isfunction) if not name.startswith("_")]
+    names = [name for name, _ in inspect.getmembers(kind, inspect.isfunction) if not name.startswith("_")]
+    assert names, kind
+    return names
 
 
 def call(owner: Any, name: str) -> Any:
@@ -159,6 +161,7 @@ def test_an_operation_that_fails_is_one_event_with_no_person_in_it(
     assert tags["table"] in Base.metadata.tables
     assert tags["duration_ms"] >= 0
     assert "breadcrumbs" not in event
+    assert frames(event)
     assert not any("vars" in frame for frame in frames(event))
     assert len(sent.transactions) == 1
     no_mark()

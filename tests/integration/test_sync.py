@@ -9,6 +9,7 @@ import pytest
 
 from app import Settings
 from app.errors import InvalidInputError
+from app.yclients.errors import ForbiddenError
 from app.yclients.standin.salon import FIRST_CLIENT, FIRST_RECORD, FIRST_SERVICE, FIRST_STAFF, Salon, stamp
 from app.yclients.standin.server import Mood
 from app.yclients.sync import SCHEDULE_DAYS, Progress
@@ -180,7 +181,9 @@ class TestADeletionUpstream:
     def test_of_a_booking_comes_with_a_mark_and_frees_its_time(self, synced: Upstream) -> None:
         synced.salon.put("records", 1, **record())
         synced.sync()
-        assert synced.here.create_booking(NewClientRow(), NewBookingRow(starts_at=SOON)).error
+        refused = synced.here.create_booking(NewClientRow(), NewBookingRow(starts_at=SOON)).error
+        assert refused is not None
+        assert refused.code == "slot_taken"
         synced.salon.delete("records", 1)
         synced.sync()
         booking = synced.here.get_booking_by_id(1).unwrap()
@@ -321,7 +324,7 @@ class TestWhereTheNextOneGoesOn:
     def test_a_run_that_failed_says_nothing(self, synced: Upstream) -> None:
         before = synced.sync(dry_run=True).changed_after
         synced.stand_in.moods.append(Mood("status", "/records/", status=403))
-        with pytest.raises(Exception, match="403"):
+        with pytest.raises(ForbiddenError, match="403"):
             synced.sync()
         assert synced.sync(dry_run=True).changed_after == before
 

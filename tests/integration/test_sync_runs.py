@@ -2,7 +2,6 @@
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -204,16 +203,16 @@ class TestOneAtATime:
         url = settings.database_url
         assert url is not None
         with (
-            suppress(psycopg.Error),
             company_lock(upstream.desk.settings, upstream.company_id),
             psycopg.connect(url.get_secret_value(), autocommit=True) as killer,
         ):
-            killer.execute(
+            killed = killer.execute(
                 "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 1"
                 " AND (classid::bigint << 32) | objid::bigint"
                 " = hashtextextended('yclients sync of company ' || %s::text, 0)",
                 (upstream.company_id,),
             )
+            assert killed.fetchall() == [(True,)]
             assert upstream.sync(only=["staff"]).is_well
 
     def test_a_database_that_cannot_be_reached_is_said(self, desk: Frontdesk) -> None:

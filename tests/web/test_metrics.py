@@ -56,6 +56,7 @@ def test_both_tell_the_same_story(client: FlaskClient, salon: DataLayer) -> None
     salon.get_client_by_id(1).unwrap()
     found: Any = client.get("/health/database/metrics").json
     text = samples(client.get("/metrics").text)
+    assert "SELECT" in found["metrics"]["by_type"]
     for kind, figures in found["metrics"]["by_type"].items():
         label = json.dumps({"kind": kind})
         count = text[f"frontdesk_db_query_duration_seconds_count{label}"]
@@ -86,6 +87,7 @@ def test_prometheus_and_openmetrics_can_read_it(client: FlaskClient) -> None:
 
 def test_every_name_of_ours_says_its_unit_or_what_it_counts() -> None:
     ours = [each for each in vars(metrics).values() if hasattr(each, "_unit")]
+    assert len(ours) > 10
     for metric in ours:
         name = metric._name
         assert name.startswith("frontdesk_")
@@ -99,7 +101,8 @@ def test_both_need_the_token_where_one_is_set(worker_database_url: str) -> None:
         assert client.get("/metrics").headers["WWW-Authenticate"].startswith("Bearer")
         assert client.get("/health/database/metrics").json == {"status": "ok"}
         for path in BOTH:
-            assert client.get(path, headers={"Authorization": "Bearer wrong"}).status_code != 500
+            bare, wrong = client.get(path), client.get(path, headers={"Authorization": "Bearer wrong"})
+            assert (wrong.status_code, wrong.text) == (bare.status_code, bare.text)
             answer = client.get(path, headers={"Authorization": "Bearer s3cret"})
             assert answer.status_code == 200
             assert len(answer.text) > 100

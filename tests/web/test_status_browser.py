@@ -151,7 +151,9 @@ def test_everything_fits_and_can_be_read(
     assert page.evaluate(FAINT) == []
     backdrop = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert backdrop == {"light": "rgb(243, 244, 246)", "dark": "rgb(14, 17, 20)"}[color_scheme]
-    for drawing in page.get_by_role("img").all():
+    drawings = page.get_by_role("img").all()
+    assert drawings
+    for drawing in drawings:
         box = drawing.bounding_box()
         assert drawing.get_attribute("aria-label")
         assert box is not None

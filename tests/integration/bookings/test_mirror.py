@@ -64,12 +64,12 @@ class TestOverlaps:
         rows = [
             BookingRow(starts_at=NOON + HOUR / 3 * n, ends_at=NOON + HOUR / 3 * n + HOUR) for n in range(200)
         ]
-        salon.upsert_bookings(rows).unwrap()
+        assert salon.upsert_bookings(rows).unwrap().inserted == 200
         for row in rows[::3]:
             row["status"] = "cancelled"
         for row in rows[::5]:
             row["starts_at"] -= HOUR
-        salon.upsert_bookings(rows).unwrap()
+        assert salon.upsert_bookings(rows).unwrap().updated == 93
         assert settings.database_url is not None
         with psycopg.connect(settings.database_url.get_secret_value()) as connection:
             wrong = connection.execute(
