@@ -80,6 +80,10 @@ class Server:
 
     def kill(self) -> None:
         """End every process of the server at once, as a power cut does."""
+        assert self._processes(), "the server does not run"
+        self._kill()
+
+    def _kill(self) -> None:
         processes = self._processes()
         for process in processes:
             with suppress(psutil.NoSuchProcess):  # the postmaster's end takes the others with it
@@ -91,7 +95,9 @@ class Server:
 
     def freeze(self) -> None:
         """Stop every process where it stands: connections stay open and nobody answers."""
-        for process in self._processes():
+        processes = self._processes()
+        assert processes, "the server does not run"
+        for process in processes:
             process.send_signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
@@ -100,7 +106,7 @@ class Server:
 
     def delete(self) -> None:
         """Kill the server and remove its files."""
-        self.kill()
+        self._kill()
         self._server.global_process_id_list.get_and_remove(os.getpid())
         PostgresServer._instances.pop(self._server.pgdata, None)
         (self._data / "pg" / "postmaster.pid").unlink(missing_ok=True)

@@ -124,7 +124,7 @@ def test_a_server_without_those_roles_still_gets_the_rows(
     assert answer(backup("restore", "--into", empty, "--json"))["missing_roles"] == ["gone"]
 
 
-def test_writers_work_on_and_the_backup_shows_one_moment(backup: Backup, source: str) -> None:
+def test_writers_work_on_and_the_backup_shows_one_moment(backup: Backup, source: str, address: Path) -> None:
     """Manifest and dump come from one snapshot, or a table that grows all the time would differ."""
     stop = threading.Event()
 
@@ -138,10 +138,13 @@ def test_writers_work_on_and_the_backup_shows_one_moment(backup: Backup, source:
     writer = threading.Thread(target=write)
     writer.start()
     try:
-        make(backup)
+        made = make(backup)
     finally:
         stop.set()
         writer.join()
+    manifest = json.loads((address / f"{made}.json").read_text())
+    (rows,) = [table["rows"] for table in manifest["tables"] if table["name"] == "public.clients"]
+    assert value(source, f"SELECT count(*) > {rows} FROM clients"), "rows were added after the snapshot"
     assert answer(backup("verify", "--json"))["good"] is True
     assert answer(backup("drill", "--json"))["good"] is True
 

@@ -36,7 +36,7 @@ def test_people_read_it_too(configured: None) -> None:
 
 
 def test_the_scratch_company_is_removed(configured: None, worker_database_url: str) -> None:
-    CliRunner().invoke(main, ["demo", "race"])
+    assert CliRunner().invoke(main, ["demo", "race"]).exit_code == 0
     with psycopg.connect(worker_database_url) as connection:
         for table in Base.metadata.sorted_tables:
             if "company_id" in table.c:

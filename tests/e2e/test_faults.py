@@ -123,7 +123,7 @@ class TestPostgreSQL:
             for _ in range(5):
                 wait_for_work(load, time.monotonic())
                 with psycopg.connect(server.url, autocommit=True) as connection:
-                    connection.execute(TERMINATE)
+                    assert connection.execute(TERMINATE).fetchall()
                 assert wait_for_work(load, time.monotonic()) < RECOVERY
         load.assert_probes_were_answered()
         load.assert_nothing_was_lost(server.url)
@@ -239,7 +239,7 @@ def test_the_disk_of_the_log_is_full(server: Server, serve: Starter) -> None:
     with under_load(service.address) as load:
         wait_for_work(load, time.monotonic())
         with psycopg.connect(server.url, autocommit=True) as connection:
-            connection.execute(TERMINATE)  # there is something to log
+            assert connection.execute(TERMINATE).fetchall()  # there is something to log
         assert wait_for_work(load, time.monotonic()) < RECOVERY
     load.assert_probes_were_answered()
     load.assert_nothing_was_lost(server.url)

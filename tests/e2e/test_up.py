@@ -68,9 +68,12 @@ def test_killed_with_its_database_it_comes_back_and_still_stops_everything(
     up = frontdesk("up")
     up.wait_for(UP)
     up.send(signal.SIGKILL)
+    killed = 0
     for server in checkout.servers():
         if "postgres" in server.name():
             server.kill()
+            killed += 1
+    assert killed
 
     again = frontdesk("up")
     again.wait_for(UP)

@@ -156,3 +156,4 @@ def at_work(database: Database, clients: int, bookings: int, pause: float = 0.00
         stop.set()
         for writer in writers:
             writer.join(PATIENCE)
+            assert not writer.is_alive(), "a writer waits for ever"

@@ -143,6 +143,7 @@ def test_duplicates_that_come_meanwhile_are_merged_too(old: Database, frontdesk:
     first = json.loads(frontdesk("--json").stdout)
     stop.set()
     writer.join(PATIENCE)
+    assert not writer.is_alive()
     rest = json.loads(frontdesk("--json").stdout)
     assert failed == []
     assert first["tables"]["bookings"]["archived"] > 49

@@ -2,6 +2,7 @@
 
 import logging
 import random
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -72,6 +73,7 @@ def test_the_whole_chain_runs_while_writers_write(old: Database, clients: int, b
 def test_killed_again_and_again_while_writers_write_the_same_command_goes_on(old: Database) -> None:
     live.fill(old, 1_000, 2_000)
     chance, order = random.Random(7), list(reversed(migrations.revisions()))
+    killed = 0
     with live.at_work(old, 1_000, 2_000, pause=0.01) as watch:
         for steps in (2, 4, 9, 13, 17, 20):
             deploy = alembic(old.url, "-x", "dedupe=keep-earliest", "upgrade", "head")
@@ -80,6 +82,8 @@ def test_killed_again_and_again_while_writers_write_the_same_command_goes_on(old
             time.sleep(chance.uniform(0, 0.2))
             deploy.kill()
             deploy.communicate()
+            killed += deploy.returncode == -signal.SIGKILL
+        assert killed > 3
         code, output = finished(alembic(old.url, "-x", "dedupe=keep-earliest", "upgrade", "head"))
         assert code == 0, output
     assert (watch.failures, watch.lost) == ([], [])

@@ -20,6 +20,7 @@ def test_the_commands_of_the_page_print_what_it_says(old: Database, monkeypatch:
     )
     monkeypatch.setenv("DATABASE_URL", old.url)
     examples = re.findall(r"^    \$ (.+)\n((?:    (?!\$ ).*\n)*)", PAGE, re.MULTILINE)
+    assert len(examples) == PAGE.count("    $ ")
     for command, output in examples:
         program, *arguments = command.split()
         if program == "alembic":

@@ -118,7 +118,9 @@ def steps(page: str) -> Iterator[Step]:
 
 def follow(page: str, terminal: Terminal) -> None:
     """Run every command of the page. Raises AssertionError where it prints something else than the page."""
-    for step in steps(page):
+    found = list(steps(page))
+    assert found, f"{page} has no command"
+    for step in found:
         output, code = terminal.run(step.command)
         # A person looks again as well: what the service answers is up to a second old.
         deadline = time.monotonic() + PATIENCE

@@ -1,7 +1,7 @@
 """The page about moving databases is followed to its end."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -24,7 +24,7 @@ PROVIDER = (
 
 
 @pytest.fixture
-def busy(monkeypatch: pytest.MonkeyPatch) -> None:
+def busy(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The first pause is too long, as on a busy machine: writes are open again, and one tries again."""
     hand_over, late = protocol.hand_over, [protocol.TooLateError()]
 
@@ -34,6 +34,8 @@ def busy(monkeypatch: pytest.MonkeyPatch) -> None:
         hand_over(*arguments)
 
     monkeypatch.setattr(protocol, "hand_over", once_too_late)
+    yield
+    assert not late
 
 
 @pytest.mark.usefixtures("busy")

@@ -81,6 +81,7 @@ def run(*arguments: str) -> None:
 
 def test_every_runbook_is_followed_and_listed() -> None:
     pages = {page.name for page in FOLDER.glob("*.md")} - {"README.md"}
+    assert pages
     followed = {name for name in globals() if name.startswith("test_")}
     assert {f"test_{page.removesuffix('.md').replace('-', '_')}" for page in pages} <= followed
     listed = (FOLDER / "README.md").read_text()
@@ -143,6 +144,7 @@ def test_pool_exhausted(configure: Configure, database_url: str) -> None:
     execute(database_url, *CLIENTS)
     with served(terminal, database_url) as desk:
         salon = desk.company(SALON)
+        followed: list[str] = []
         waiting = [
             threading.Thread(target=salon.upsert_client, args=({"yclients_id": 1, "name": "B"},))
             for _ in range(3)
@@ -157,9 +159,11 @@ def test_pool_exhausted(configure: Configure, database_url: str) -> None:
                 wait_until(lambda: desk.database.live().pool.waiting > 0)
                 wait_until(lambda: waiting_for_locks(database_url) == 2)
                 follow("pool-exhausted.md", terminal)
+                followed.append("pool-exhausted.md")
 
         with pytest.raises(FrontdeskError):
             hold()
+        assert followed
         for each in waiting:
             each.join()
 

@@ -84,6 +84,7 @@ class OneOpen:
         self._stop = Event()
         self._thread = Thread(target=self._watch)
         self.violations: list[tuple[Row, Row]] = []
+        self.looks = 0  # at sides of which one was open
 
     def _watch(self) -> None:
         with (
@@ -93,6 +94,7 @@ class OneOpen:
             while not self._stop.wait(0.005):
                 with suppress(psycopg.errors.UndefinedTable, FrontdeskError):  # no move, or half of one
                     before, across, after = look(legacy), look(primary), look(legacy)
+                    self.looks += before == after and "open" in (before.state, across.state)
                     if before == after and before.state == across.state == "open":
                         self.violations.append((before, across))
 

@@ -54,6 +54,7 @@ def run_copy(sides: Sides, fault: Callable[[], object]) -> tuple[int, str]:
     with psycopg.connect(sides.primary.url, autocommit=True) as primary:
         query = "SELECT FROM frontdesk_transfer.stretches WHERE rows > 1"
         wait_until(lambda: primary.execute(query).fetchone() is not None or process.poll() is not None)
+    assert process.poll() is None, "the copy has ended before the fault"
     fault()
     _, errors = process.communicate(timeout=PATIENCE)
     return process.returncode, errors

@@ -62,7 +62,7 @@ class SmallDisk:
 
     def fill(self) -> None:
         with self._ballast.open("wb", buffering=0) as file, suppress(OSError):
-            while True:
+            while True:  # until no space is left
                 file.write(bytes(65_536))
 
     def make_room(self) -> None:

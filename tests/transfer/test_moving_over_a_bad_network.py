@@ -137,3 +137,4 @@ def test_nothing_is_lost_whatever_befalls_the_network(
         assert status(distant.here).stage is Stage.NOT_STARTED
         them.check(distant.here.primary)
     assert one_open.violations == []
+    assert one_open.looks > 100

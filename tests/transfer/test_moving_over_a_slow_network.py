@@ -68,3 +68,4 @@ def test_nothing_is_lost_where_the_servers_are_far_away_and_the_pause_is_the_usu
         assert rows(distant.here.legacy) == rows(distant.here.primary)
         assert (status(distant.here).live, status(distant.here).in_the_way) == ("legacy", [])
     assert one_open.violations == []
+    assert one_open.looks > 100

@@ -65,6 +65,7 @@ def generated(side: Side) -> dict[str, tuple[int, int]]:
             ).fetchone()
             assert row is not None
             found[table] = (row[0], row[1])
+    assert found
     return found
 
 

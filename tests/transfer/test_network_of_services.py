@@ -13,6 +13,7 @@ from app.data_layer import DataLayer, Result
 from app.database import connection
 from app.errors import FrontdeskError
 from app.transfer.start import start
+from app.transfer.status import status
 from app.transfer.switch import switch
 from app.unit_of_work import UnitOfWork
 from tests.network import CUT, Line
@@ -146,3 +147,4 @@ def test_a_service_that_is_gone_in_the_middle_of_a_transaction_holds_up_no_switc
         moving.services_to_legacy.black_hole()
         switch(moving.here, "primary", max_pause=5)
         lost.pgconn.finish()
+    assert status(moving.here).live == "primary"

@@ -64,7 +64,9 @@ def test_a_process_that_slept_through_a_whole_move_does_not_wake_on_the_old_side
         execute(move.primary, f"INSERT INTO companies (company_id, title) VALUES ({SALON}, 'Salon')")
         time.sleep(0.7)
         for _ in range(2):  # and it does not forget
-            assert desk.company(SALON).upsert_client(client(1)).error is not None
+            error = desk.company(SALON).upsert_client(client(1)).error
+            assert error is not None
+            assert "TRANSFER_PIN" in error.message
     assert clients(move.legacy) == []
 
 
