@@ -92,6 +92,10 @@ class Server:
         while any(_runs(process) for process in processes):
             assert time.monotonic() < deadline, "The server outlives SIGKILL."
             time.sleep(0.01)
+        # PostgreSQL takes a process that init has not reaped for a running server, and refuses to start.
+        data = self._data / "pg"
+        for lock in [data / "postmaster.pid", *data.glob(".s.PGSQL.*.lock")]:
+            lock.unlink(missing_ok=True)
 
     def freeze(self) -> None:
         """Stop every process where it stands: connections stay open and nobody answers."""
@@ -109,7 +113,6 @@ class Server:
         self._kill()
         self._server.global_process_id_list.get_and_remove(os.getpid())
         PostgresServer._instances.pop(self._server.pgdata, None)
-        (self._data / "pg" / "postmaster.pid").unlink(missing_ok=True)
         self._guard.communicate()
 
     def _processes(self) -> list[psutil.Process]:
