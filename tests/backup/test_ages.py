@@ -15,9 +15,11 @@ from app.config import PROJECT_ROOT
 from tests.servers import execute
 
 RULES = Path(PROJECT_ROOT, "docs/prometheus/frontdesk.rules.yml").read_text()
+# A day is 24 hours here, also when the clocks have changed since then in the time zone of the session.
 MADE = (
     "INSERT INTO backup_runs (kind, backup, taken_at, outcome, seconds, finished_at)"
-    " VALUES ('{kind}', 'b', now() - interval '{age}', '{outcome}', 12.5, now() - interval '{age}')"
+    " SELECT '{kind}', 'b', at, '{outcome}', 12.5, at"
+    " FROM (SELECT now() - make_interval(secs => extract(epoch FROM interval '{age}'))) AS t (at)"
 )
 
 NEW = ("create", "1 hour", "good")

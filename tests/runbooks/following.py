@@ -32,7 +32,7 @@ BACKUPS = "/var/backups/frontdesk"
 # The first that fits wins.
 SHAPES = [
     (r"frontdesk-\d{8}T\d{6}Z-[0-9a-f]{4}", "<backup>"),
-    (r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d)?(\.\d+)?(Z|\+00(:00)?)?", "<time>"),
+    (r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d)?(\.\d+)?(Z|[+-]\d\d(:\d\d)?)?", "<time>"),
     (r"[\d.,]+ (bytes|kB|MB|GB)", "<size>"),
     (r"\d+ (h|days) old", "<age> old"),
     (r"\d[\d,.]*\d|\d", "#"),

@@ -216,13 +216,14 @@ class TestClientsMadeHere:
 class TestAppointments:
     def test_are_found_by_the_phone_of_the_booking_or_of_its_client(self, salon: DataLayer) -> None:
         salon.upsert_client(ClientRow(yclients_id=31, phone="+79686484488")).unwrap()
+        soon = now() + DAY
         salon.upsert_bookings(
             [
-                BookingRow(yclients_record_id=1, starts_at=NOON, client_id=31),
-                BookingRow(yclients_record_id=2, starts_at=NOON + DAY, client_phone="8 968 648-44-88"),
-                BookingRow(yclients_record_id=3, starts_at=NOON + 2 * DAY, client_id=31, status="cancelled"),
-                BookingRow(yclients_record_id=4, starts_at=NOON, client_id=32, client_phone="+79680000000"),
-                BookingRow(yclients_record_id=5, starts_at=NOON, client_id=31, deleted_at=now()),
+                BookingRow(yclients_record_id=1, starts_at=soon, client_id=31),
+                BookingRow(yclients_record_id=2, starts_at=soon + DAY, client_phone="8 968 648-44-88"),
+                BookingRow(yclients_record_id=3, starts_at=soon + 2 * DAY, client_id=31, status="cancelled"),
+                BookingRow(yclients_record_id=4, starts_at=soon, client_id=32, client_phone="+79680000000"),
+                BookingRow(yclients_record_id=5, starts_at=soon, client_id=31, deleted_at=now()),
             ]
         ).unwrap()
 
@@ -231,9 +232,9 @@ class TestAppointments:
 
         phone = "9686484488"
         assert records(salon.get_client_appointments(phone).unwrap()) == [1, 2, 3]
-        assert records(salon.get_client_appointments(phone, start=NOON + DAY).unwrap()) == [2, 3]
-        assert records(salon.get_client_appointments(phone, NOON, NOON + DAY).unwrap()) == [1]
-        assert records(salon.get_upcoming_appointments(phone, now=NOON + HOUR).unwrap()) == [2]
+        assert records(salon.get_client_appointments(phone, start=soon + DAY).unwrap()) == [2, 3]
+        assert records(salon.get_client_appointments(phone, soon, soon + DAY).unwrap()) == [1]
+        assert records(salon.get_upcoming_appointments(phone, now=soon + HOUR).unwrap()) == [2]
         assert records(salon.get_upcoming_appointments(phone).unwrap()) == [1, 2]
         assert salon.get_client_appointments("+79680000001").unwrap() == []
 
