@@ -23,7 +23,7 @@ LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generat
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-full bench lint format check-migrations describe-migrations lock clean
+.PHONY: help run test test-full test-clock bench lint format check-migrations describe-migrations lock clean
 
 help: ## list the targets
 	@echo "make run    starts everything on http://127.0.0.1:8000; make test runs the tests."
@@ -38,8 +38,12 @@ run: $(RUNTIME) ## database, migrations, sample salon and health API; Ctrl-C sto
 test: $(DEVELOPMENT) ## the tests, on an embedded PostgreSQL or on TEST_DATABASE_URL
 	@$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not full" $(ARGS)
 
-test-full: $(DEVELOPMENT) ## the tests with those of sizes and repetitions that need longer
+test-full: $(DEVELOPMENT) ## the tests with those of sizes and repetitions that need longer, and test-clock
 	@$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
+	@$(BIN)/python .ci/test_with_shifted_clock.py $(ARGS)
+
+test-clock: $(DEVELOPMENT) ## the tests on other dates: in 400 days, before a year's end and the like
+	@$(BIN)/python .ci/test_with_shifted_clock.py $(ARGS)
 
 bench: $(DEVELOPMENT) ## the benchmarks, as one table
 	@$(BIN)/python -m benchmarks $(ARGS)
