@@ -52,11 +52,11 @@ if "prometheus_client" not in sys.modules:
     metrics_lock = share_metrics()
 
 from app.config import Settings  # noqa: E402 - see above
-from app.database import budget  # noqa: E402
+from app.database import connection_budget  # noqa: E402
 from app.errors import ConfigurationError  # noqa: E402
-from app.observability import logs, places  # noqa: E402
-from app.observability.addresses import hide_requests  # noqa: E402
-from app.web.worker import Worker  # noqa: E402
+from app.observability import logs, metric_slots  # noqa: E402
+from app.observability.log_redaction import hide_requests  # noqa: E402
+from app.web.serving.gunicorn_worker import Worker  # noqa: E402
 
 worker_class = Worker
 threads = 12  # that work; probes have their own
@@ -104,7 +104,7 @@ def pre_fork(server: Any, worker: Any) -> None:
 
 def post_fork(server: Any, worker: Any) -> None:
     """Count there."""
-    places.take(worker.place)
+    metric_slots.take(worker.place)
 
 
 def post_worker_init(worker: Any) -> None:
@@ -116,7 +116,9 @@ def post_worker_init(worker: Any) -> None:
     worker.wsgi.extensions["status"].history.start()
     worker.wsgi.extensions["health"].check_whatsapp.start()  # the first look at a million keys takes longest
     if worker.age == 1:  # the first one speaks for all
-        threading.Thread(target=budget.tell, args=(database, worker.cfg.workers), daemon=True).start()
+        threading.Thread(
+            target=connection_budget.tell, args=(database, worker.cfg.workers), daemon=True
+        ).start()
     stop = signal.getsignal(signal.SIGTERM)
 
     def drain(number: int, frame: object) -> None:
@@ -137,7 +139,7 @@ def worker_exit(server: Any, worker: Any) -> None:
 
 def child_exit(server: Any, worker: Any) -> None:
     """Its place is free."""
-    places.leave(worker.place)
+    metric_slots.leave(worker.place)
 
 
 def on_exit(server: Any) -> None:

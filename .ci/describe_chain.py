@@ -12,18 +12,19 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from app.database import adoption, migrations, shape
+from app.adoption import adopt
+from app.migrations import runner, schema_snapshot
 
 
 def describe(url: str) -> list[dict[str, object]]:
     """Run the chain step by step on the empty database at `url` (libpq)."""
     steps: list[dict[str, object]] = []
     before: dict[str, str] = {}
-    with migrations.connecting(url) as engine:
-        for revision in reversed(migrations.revisions()):
-            migrations.upgrade(url, revision)
+    with runner.connecting(url) as engine:
+        for revision in reversed(runner.revisions()):
+            runner.upgrade(url, revision)
             with engine.connect() as connection:
-                now = shape.read(connection, shape.tables_there(connection))
+                now = schema_snapshot.read(connection, schema_snapshot.tables_there(connection))
             steps.append(
                 {
                     "revision": revision,
@@ -37,4 +38,4 @@ def describe(url: str) -> list[dict[str, object]]:
 
 if __name__ == "__main__":
     written = json.dumps(describe(os.environ["DATABASE_URL"]), indent=1) + "\n"
-    adoption.SHAPES.write_text(written)
+    adopt.SHAPES.write_text(written)

@@ -10,10 +10,12 @@ from alembic.runtime.migration import MigrationContext
 from alembic.util import CommandError
 from sqlalchemy import Connection
 
+from app.adoption import adopt
 from app.config import Settings
-from app.database import adoption, autovacuum, migrations, shape
-from app.database.migrations import MigrationRefused, SchemaState
+from app.database import autovacuum_locks
 from app.errors import FrontdeskError
+from app.migrations import runner, schema_snapshot
+from app.migrations.runner import MigrationRefused, SchemaState
 from app.models import Base
 
 KNOWN_OPTIONS = {"dedupe": "keep-earliest", "rewrite": "yes", "archive": "drop"}
@@ -40,18 +42,18 @@ def check_options() -> None:
 
 
 def check_revision(revision: str | None) -> None:
-    if revision is not None and not migrations.is_known(context.script, revision):
+    if revision is not None and not runner.is_known(context.script, revision):
         raise MigrationRefused(
             f"The database is at revision {revision}, which this code does not know: it is newer than the"
-            f" code (whose head is {migrations.head()}), or not Frontdesk's."
+            f" code (whose head is {runner.head()}), or not Frontdesk's."
             " Deploy the code that belongs to it."
         )
 
 
 def check_schema(connection: Connection) -> None:
     """Refuse where tables that are to come would not stand beside those that are there."""
-    is_due = changes_something() and migrations.state(connection) is not SchemaState.AT_HEAD
-    if is_due and (misplaced := shape.misplaced(connection, Base.metadata.tables)):
+    is_due = changes_something() and runner.state(connection) is not SchemaState.AT_HEAD
+    if is_due and (misplaced := schema_snapshot.misplaced(connection, Base.metadata.tables)):
         raise MigrationRefused("New tables would not stand where they should:", tuple(misplaced))
     connection.rollback()  # Alembic begins its transactions itself
 
@@ -96,7 +98,7 @@ def run(connection: Connection) -> None:
         upgrades = [
             step for step in steps if getattr(step, "is_upgrade", False) and hasattr(step, "revision")
         ]
-        if upgrades and (taken := adoption.taken_names(connection)):
+        if upgrades and (taken := adopt.taken_names(connection)):
             raise MigrationRefused("Other tables' indexes are in the way:", tuple(taken))
         for step in upgrades:
             getattr(step.revision.module, "preflight", lambda _: None)(connection)
@@ -112,7 +114,7 @@ def main() -> None:
     if context.is_offline_mode():
         raise CommandError("--sql cannot work here: the chain looks at the rows that it carries over.")
     check_options()
-    with migrations.connecting(database_url()) as engine:
+    with runner.connecting(database_url()) as engine:
 
         def attempt() -> None:
             with engine.connect() as connection:
@@ -121,19 +123,19 @@ def main() -> None:
 
         def revision() -> str | None:
             with engine.connect() as connection:
-                return migrations.current(connection)
+                return runner.current(connection)
 
         def before_retry() -> None:
             with engine.connect() as connection:
-                autovacuum.send_away(connection.connection.driver_connection)
+                autovacuum_locks.send_away(connection.connection.driver_connection)
 
         check_revision(revision())
         if not changes_something():
             attempt()
             return
-        with migrations.one_deploy_at_a_time(engine):
+        with runner.one_deploy_at_a_time(engine):
             check_revision(revision())
-            migrations.with_lock_retries(attempt, revision, before_retry)
+            runner.with_lock_retries(attempt, revision, before_retry)
 
 
 try:

@@ -7,7 +7,7 @@ Rules, because salons are at work while this runs:
 
 - One concern. What it does to rows it does in batches, each its own transaction (`changes.batches`).
 - Safe to repeat: it may be killed anywhere and runs again from its start. Look at what
-  is there first (`app.database.catalog`).
+  is there first (`app.migrations.introspection`).
 - No statement holds a strong lock for longer than a moment: `lock_timeout` is 100 ms, a revision that cannot
   get a lock is rolled back to its last commit and tried again. So commit (`changes.commit`) after each table.
 - Indexes CONCURRENTLY (`changes.build_index`), constraints NOT VALID and then validated (`changes.add_not_valid`,
@@ -21,7 +21,7 @@ Rules, because salons are at work while this runs:
 """
 
 ${imports if imports else ""}
-from app.database import schema_changes as changes
+from app.migrations import operations as changes
 
 revision = ${repr(up_revision)}
 down_revision = ${repr(down_revision)}

@@ -6,15 +6,15 @@ from typing import Self, TypeVar
 
 from app.config import Settings
 from app.data_layer import DataLayer
-from app.database import budget
-from app.database.moving import MovingDatabase, database_of
+from app.data_layer.unit_of_work import UnitOfWork, Units, checked_company_id
+from app.database import connection_budget
+from app.database.live_database import MovingDatabase, database_of
 from app.observability import sentry
-from app.observability.start import start
-from app.transfer.compare import ComparedReader
-from app.unit_of_work import UnitOfWork, Units, checked_company_id
+from app.observability.setup import start
+from app.transfer.verification.shadow_reads import ComparedReader
 from app.whatsapp.encryption import Vault
 from app.whatsapp.retention import Retention
-from app.whatsapp.store import SessionStore
+from app.whatsapp.session_store import SessionStore
 
 T = TypeVar("T")
 
@@ -53,7 +53,7 @@ class Frontdesk:
         settings = Settings.load()
         start(settings)
         desk = cls(settings)
-        budget.tell(desk.database)
+        connection_budget.tell(desk.database)
         return desk
 
     def company(self, company_id: int) -> Salon:

@@ -10,10 +10,10 @@ from typing import Any
 import psycopg
 
 from app import Frontdesk, Settings
-from app.transfer.copy import copy
-from app.transfer.sides import Side, SideName, Sides
+from app.transfer.copying.copy import copy
+from app.transfer.cutover.cutover import switch
+from app.transfer.protocol.endpoints import Side, SideName, Sides
 from app.transfer.start import start
-from app.transfer.switch import switch
 from benchmarks.environment import Environment
 from benchmarks.harness import Benchmark, Peer, Target
 

@@ -16,7 +16,7 @@ import psycopg
 from psycopg import sql
 
 from app import Frontdesk, Settings
-from app.database import migrations
+from app.migrations import runner
 
 COMPANY = 962302
 _numbers = itertools.count(1)  # of databases
@@ -45,7 +45,7 @@ class Environment:
     def new_database(self, name: str) -> str:
         """The libpq URL of one more database with the schema, on the same server; dropped in the end."""
         url = _create_database(self.resources, self.url, f"{name}_{next(_numbers)}")
-        migrations.upgrade(url)
+        runner.upgrade(url)
         return url
 
     def maintain(self, *statements: str) -> None:
@@ -82,7 +82,7 @@ def environment(rows: int) -> Iterator[Environment]:
     with ExitStack() as resources:
         server_url = os.environ.get("TEST_DATABASE_URL") or _start_server(resources)
         url = _create_database(resources, server_url, "salon")
-        migrations.upgrade(url)
+        runner.upgrade(url)
         with ExitStack() as inner:  # connections are closed before the database is dropped
             yield Environment(url, rows, inner)
 

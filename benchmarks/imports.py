@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from app.yclients.importer import import_files
-from app.yclients.standin.salon import Salon, Sizes
+from app.demo.fake_yclients.salon import Salon, Sizes
+from app.yclients.importing.import_files import import_files
 from benchmarks.bulk import RAW, Bulk
 from benchmarks.environment import COMPANY, Environment
 from benchmarks.harness import Benchmark, Measure, Peer, stopwatch

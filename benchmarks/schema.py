@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import psycopg
 from psycopg import sql
 
-from app.database import migrations
+from app.migrations import runner
 from benchmarks.environment import Environment
 from benchmarks.harness import Benchmark, Peer, Target
 
@@ -60,7 +60,7 @@ class _Databases:
             environment.resources.callback(self._run, "DROP DATABASE IF EXISTS {} WITH (FORCE)", name)
         self._run("CREATE DATABASE {}", self._names[0])
         url = self._url(self._names[0])
-        migrations.upgrade(url, BEFORE)
+        runner.upgrade(url, BEFORE)
         with psycopg.connect(url, autocommit=True) as connection:
             connection.execute("INSERT INTO companies (company_id, title) VALUES (1, 'Salon')")
             connection.execute(

@@ -5,11 +5,11 @@ from contextlib import closing
 
 import psycopg
 
-from app.transfer import capture, schema
-from app.transfer.copy import copy
-from app.transfer.sides import Side, Sides
+from app.transfer.copying.copy import copy
+from app.transfer.protocol import change_capture, control_schema
+from app.transfer.protocol.endpoints import Side, Sides
 from app.transfer.start import start
-from app.transfer.verify import verify
+from app.transfer.verification.verify import verify
 from benchmarks.environment import Environment
 from benchmarks.harness import Benchmark, Peer, Target, stopwatch
 
@@ -44,9 +44,9 @@ class Move:
         """Start the move (anew): primary is empty, capture stands on both sides."""
         for side in self.sides:
             with closing(side.connect()) as connection:
-                capture.drop_triggers(connection)
-                if schema.exists(connection):
-                    schema.drop(connection)
+                change_capture.drop_triggers(connection)
+                if control_schema.exists(connection):
+                    control_schema.drop(connection)
         execute(self.sides.primary.url, "TRUNCATE companies CASCADE", "CHECKPOINT")
         start(self.sides)
 

@@ -21,9 +21,9 @@ from hypothesis import settings as hypothesis_settings
 
 from app import Frontdesk, Settings
 from app.data_layer import DataLayer
-from app.database import migrations
+from app.data_layer.unit_of_work import UnitOfWork
+from app.migrations import runner
 from app.observability import sentry, slow_queries
-from app.unit_of_work import UnitOfWork
 from tests.servers import Server, execute, url_of
 from tests.watching import Lines, Recorder, outputs, personal, repetitions
 
@@ -89,7 +89,7 @@ def template(server_url: str) -> str:
         known = connection.execute("SELECT FROM pg_database WHERE datname = %s", (name,)).fetchone()
         if known is None:
             connection.execute(f'CREATE DATABASE "{name}"')
-            migrations.upgrade(url_of(server_url, name))
+            runner.upgrade(url_of(server_url, name))
     return name
 
 

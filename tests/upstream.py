@@ -8,12 +8,12 @@ import psycopg
 
 from app import Frontdesk, Settings
 from app.data_layer import DataLayer
-from app.yclients.client import YClients
-from app.yclients.rate_limit import Limit, RateLimiter
-from app.yclients.standin.salon import Salon, Sizes
-from app.yclients.standin.server import PARTNER_TOKEN, USER_TOKEN, StandIn, serving
-from app.yclients.sync import sync
-from app.yclients.sync_summary import SyncSummary
+from app.demo.fake_yclients.salon import Salon, Sizes
+from app.demo.fake_yclients.server import PARTNER_TOKEN, USER_TOKEN, StandIn, serving
+from app.yclients.api.client import YClients
+from app.yclients.api.rate_limit import Limit, RateLimiter
+from app.yclients.syncing.run import sync
+from app.yclients.syncing.summary import SyncSummary
 
 SMALL = Sizes(clients=250, staff=5, services=12, categories=3, records=320)  # two pages of each long list
 UNLIMITED = (Limit(1000, 0.1),)

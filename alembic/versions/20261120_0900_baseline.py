@@ -4,9 +4,9 @@ Revises:
 Created: 2026-11-20 09:00
 """
 
-from app.database import catalog, row_changes
-from app.database import schema_changes as changes
-from app.database.migrations import MigrationRefused
+from app.migrations import backfill, introspection
+from app.migrations import operations as changes
+from app.migrations.runner import MigrationRefused
 
 revision = "baseline"
 down_revision = None
@@ -154,7 +154,7 @@ def columns(table: str) -> set[str]:
 
 def upgrade() -> None:
     """Create the tables, or take over an existing installation whose tables are exactly these."""
-    existing = [table for table in TABLES if catalog.has_table(table)]
+    existing = [table for table in TABLES if introspection.has_table(table)]
     if not existing:
         changes.execute(SCHEMA)
         return
@@ -185,6 +185,6 @@ def upgrade() -> None:
 def downgrade() -> None:
     """Drop the tables, but never a row: what was there before Alembic is the revision `baseline` itself."""
     for table in TABLES:
-        row_changes.refuse_rows(table, "true", "would be dropped; `alembic downgrade baseline` keeps them")
+        backfill.refuse_rows(table, "true", "would be dropped; `alembic downgrade baseline` keeps them")
     for table in reversed(TABLES):
         changes.execute(f"DROP TABLE {table}")

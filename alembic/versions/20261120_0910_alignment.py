@@ -4,8 +4,8 @@ Revises: baseline
 Created: 2026-11-20 09:10
 """
 
-from app.database import catalog
-from app.database import schema_changes as changes
+from app.migrations import introspection
+from app.migrations import operations as changes
 
 revision = "alignment"
 down_revision = "baseline"
@@ -15,7 +15,7 @@ depends_on = None
 
 def upgrade() -> None:
     rename("services", "active", "is_active")
-    if catalog.has_column("staff", "fired"):
+    if introspection.has_column("staff", "fired"):
         invert("fired", default="true")
         rename("staff", "fired", "is_active")
     rename("bookings", "yclients_id", "yclients_record_id")
@@ -23,14 +23,14 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     rename("bookings", "yclients_record_id", "yclients_id")
-    if catalog.has_column("staff", "is_active"):
+    if introspection.has_column("staff", "is_active"):
         invert("is_active", default="false")
         rename("staff", "is_active", "fired")
     rename("services", "is_active", "active")
 
 
 def rename(table: str, old: str, new: str) -> None:
-    if catalog.has_column(table, old):
+    if introspection.has_column(table, old):
         changes.execute(
             "-- squawk-ignore renaming-column -- the old code is stopped, and a copy would drift\n"
             f"ALTER TABLE {table} RENAME COLUMN {old} TO {new}"

@@ -4,8 +4,8 @@ Revises: alignment
 Created: 2026-11-20 09:20
 """
 
-from app.database import row_changes
-from app.database import schema_changes as changes
+from app.migrations import backfill
+from app.migrations import operations as changes
 
 revision = "archive"
 down_revision = "alignment"
@@ -33,7 +33,7 @@ def upgrade() -> None:
 def downgrade() -> None:
     """Archived rows do not come back to life; they are dropped only on request."""
     if changes.option("archive") != "drop":
-        row_changes.refuse_rows(
+        backfill.refuse_rows(
             "archived_rows", "true", "archived; export them, then repeat the command with -x archive=drop"
         )
     changes.execute("DROP TABLE IF EXISTS archived_rows")

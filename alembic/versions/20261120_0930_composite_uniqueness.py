@@ -7,9 +7,10 @@ Created: 2026-11-20 09:30
 from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
 
-from app.database import catalog, dedupe, row_changes
-from app.database import schema_changes as changes
-from app.database.migrations import MigrationRefused
+from app.adoption import duplicate_groups
+from app.migrations import backfill, introspection
+from app.migrations import operations as changes
+from app.migrations.runner import MigrationRefused
 
 revision = "composite_uniqueness"
 down_revision = "archive"
@@ -47,7 +48,7 @@ ROUNDS = 20
 def preflight(connection: Connection) -> None:
     """Report every group of duplicates before anything is changed."""
     if changes.option("dedupe") is None:
-        dedupe.refuse_duplicates(connection, dedupe.RULES.values())
+        duplicate_groups.refuse_duplicates(connection, duplicate_groups.RULES.values())
 
 
 def upgrade() -> None:
@@ -62,9 +63,9 @@ def upgrade() -> None:
 def make_unique(table: str, name: str, columns: tuple[str, ...]) -> None:
     """Merge, build, and go round again when duplicates came in between."""
     for _ in range(ROUNDS):
-        if not any(each.good for each in catalog.uniqueness_of(table, columns)):
+        if not any(each.good for each in introspection.uniqueness_of(table, columns)):
             if changes.option("dedupe") is None:
-                dedupe.refuse_duplicates(changes.bind(), [dedupe.RULES[table]])
+                duplicate_groups.refuse_duplicates(changes.bind(), [duplicate_groups.RULES[table]])
             merge_duplicates(table)
         try:
             changes.add_unique(table, name, columns)
@@ -78,10 +79,10 @@ def make_unique(table: str, name: str, columns: tuple[str, ...]) -> None:
 
 
 def merge_duplicates(table: str) -> None:
-    rule = dedupe.RULES[table]
-    for group in dedupe.find_groups(changes.bind(), rule):
+    rule = duplicate_groups.RULES[table]
+    for group in duplicate_groups.find_groups(changes.bind(), rule):
         changes.commit()  # each group in a transaction of its own
-        while dedupe.merge(changes.bind(), rule, group):
+        while duplicate_groups.merge(changes.bind(), rule, group):
             changes.commit()
     changes.commit()
 
@@ -90,7 +91,7 @@ def downgrade() -> None:
     for table in ("clients", "services"):
         refuse_repeated(table, "yclients_id")
     refuse_repeated("clients", "phone")
-    if not catalog.indexes_on("clients", ["phone"], unique=True):
+    if not introspection.indexes_on("clients", ["phone"], unique=True):
         changes.add_unique("clients", "clients_phone_key", ["phone"])
     with changes.outside_transaction():
         for name, table, columns, unique in (
@@ -107,7 +108,7 @@ def downgrade() -> None:
 
 
 def refuse_repeated(table: str, column: str) -> None:
-    row_changes.refuse_rows(
+    backfill.refuse_rows(
         table,
         f"{column} IN (SELECT {column} FROM {table} GROUP BY {column} HAVING count(*) > 1)",
         f"shares its {column} with another row",

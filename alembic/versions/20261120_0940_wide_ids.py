@@ -6,8 +6,8 @@ Created: 2026-11-20 09:40
 
 from sqlalchemy import Connection
 
-from app.database import catalog, row_changes
-from app.database import schema_changes as changes
+from app.migrations import backfill, introspection
+from app.migrations import operations as changes
 
 revision = "wide_ids"
 down_revision = "composite_uniqueness"
@@ -42,14 +42,14 @@ def upgrade() -> None:
 def downgrade() -> None:
     for table, columns in IDS.items():
         too_wide = " OR ".join(f"{column} NOT BETWEEN -2147483648 AND 2147483647" for column in columns)
-        row_changes.refuse_rows(table, too_wide, "has an id beyond INTEGER")
+        backfill.refuse_rows(table, too_wide, "has an id beyond INTEGER")
     for table, columns in IDS.items():
         change(table, columns, "integer", "bigint")
 
 
 def change(table: str, columns: tuple[str, ...], to: str, from_: str) -> None:
     """Change all columns in one statement: one rewrite, and after a kill either all or none."""
-    if catalog.column_type(table, columns[0]) == from_:
+    if introspection.column_type(table, columns[0]) == from_:
         changes.announce_rewrite(table)
         alterations = ", ".join(f"ALTER COLUMN {column} TYPE {to}" for column in columns)
         changes.execute(

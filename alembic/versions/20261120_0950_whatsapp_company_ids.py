@@ -6,9 +6,10 @@ Created: 2026-11-20 09:50
 
 from sqlalchemy import Connection
 
-from app.database import catalog, dedupe, row_changes
-from app.database import schema_changes as changes
-from app.database.migrations import MigrationRefused
+from app.adoption import duplicate_groups
+from app.migrations import backfill, introspection
+from app.migrations import operations as changes
+from app.migrations.runner import MigrationRefused
 
 revision = "whatsapp_company_ids"
 down_revision = "wide_ids"
@@ -29,7 +30,7 @@ def preflight(connection: Connection) -> None:
 
 def upgrade() -> None:
     for table in UNIQUE:
-        if catalog.column_type(table, "company_id") != "bigint":
+        if introspection.column_type(table, "company_id") != "bigint":
             to_number(table)
     for table, columns in UNIQUE.items():
         changes.add_unique(table, f"uq_{table}_{'_'.join(columns)}", columns)
@@ -37,25 +38,25 @@ def upgrade() -> None:
 
 def to_number(table: str) -> None:
     """Merge, archive, convert. '0962302' and '962302 ' become one number: new duplicates may have come."""
-    rule = dedupe.RULES[table]
+    rule = duplicate_groups.RULES[table]
     changes.announce_rewrite(table)
     for _ in range(ROUNDS):
         if changes.option("dedupe") is None:
-            dedupe.refuse_duplicates(changes.bind(), [rule])
-        for group in dedupe.find_groups(changes.bind(), rule):
+            duplicate_groups.refuse_duplicates(changes.bind(), [rule])
+        for group in duplicate_groups.find_groups(changes.bind(), rule):
             changes.commit()  # each group in a transaction of its own
-            while dedupe.merge(changes.bind(), rule, group):
+            while duplicate_groups.merge(changes.bind(), rule, group):
                 changes.commit()
         changes.commit()
         changes.execute(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")
-        if not dedupe.find_groups(changes.bind(), rule):
-            unreadable = f"{dedupe.COMPANY_NUMBER} IS NULL"
-            row_changes.archive(table, unreadable, "company_id is not a positive number")
+        if not duplicate_groups.find_groups(changes.bind(), rule):
+            unreadable = f"{duplicate_groups.COMPANY_NUMBER} IS NULL"
+            backfill.archive(table, unreadable, "company_id is not a positive number")
             changes.execute(f"DELETE FROM {table} WHERE {unreadable}")
             changes.execute(
                 "-- squawk-ignore changing-column-type -- announced, and on request for large tables\n"
                 f"ALTER TABLE {table} ALTER COLUMN company_id TYPE bigint"
-                f" USING ({dedupe.COMPANY_NUMBER})::bigint"
+                f" USING ({duplicate_groups.COMPANY_NUMBER})::bigint"
             )
             changes.after_rewrite(table)
             return
@@ -69,7 +70,7 @@ def downgrade() -> None:
     for table, columns in UNIQUE.items():
         changes.add_unique(table, f"{table}_{'_'.join(columns)}_key", columns)
     for table in UNIQUE:
-        if catalog.column_type(table, "company_id") == "bigint":
+        if introspection.column_type(table, "company_id") == "bigint":
             changes.execute(
                 f"ALTER TABLE {table} ALTER COLUMN company_id TYPE varchar(64) USING company_id::text"
             )

@@ -4,8 +4,8 @@ Revises: whatsapp_company_ids
 Created: 2026-11-20 10:00
 """
 
-from app.database import catalog
-from app.database import schema_changes as changes
+from app.migrations import introspection
+from app.migrations import operations as changes
 
 revision = "instants"
 down_revision = "whatsapp_company_ids"
@@ -46,7 +46,7 @@ def downgrade() -> None:
 
 
 def change(table: str, columns: tuple[str, ...], to: str) -> None:
-    if catalog.column_type(table, columns[-1]) != to:
+    if introspection.column_type(table, columns[-1]) != to:
         alterations = ", ".join(f"ALTER COLUMN {column} TYPE {to}" for column in columns)
         changes.execute(
             "-- squawk-ignore changing-column-type -- with TimeZone=UTC only the catalog changes\n"
@@ -56,7 +56,7 @@ def change(table: str, columns: tuple[str, ...], to: str) -> None:
 
 
 def rename(table: str, old: str, new: str) -> None:
-    if catalog.has_column(table, old):
+    if introspection.has_column(table, old):
         changes.execute(
             "-- squawk-ignore renaming-column -- the old code is stopped, and a copy would drift\n"
             f"ALTER TABLE {table} RENAME COLUMN {old} TO {new}"

@@ -4,8 +4,8 @@ Revises: instants
 Created: 2026-11-20 10:10
 """
 
-from app.database import catalog, row_changes
-from app.database import schema_changes as changes
+from app.migrations import backfill, introspection
+from app.migrations import operations as changes
 
 revision = "texts_and_money"
 down_revision = "instants"
@@ -46,16 +46,16 @@ TYPES = {
 
 def upgrade() -> None:
     for table, types in TYPES.items():
-        if catalog.column_type(table, types[0][0]) != "text":
+        if introspection.column_type(table, types[0][0]) != "text":
             change(table, [(column, new) for column, _, new in types])
 
 
 def downgrade() -> None:
     for table, types in TYPES.items():
         for column, old, _ in types:
-            row_changes.refuse_rows(table, too_wide(column, old), f"{column} does not fit {old}")
+            backfill.refuse_rows(table, too_wide(column, old), f"{column} does not fit {old}")
     for table, types in TYPES.items():
-        if catalog.column_type(table, types[0][0]) == "text":
+        if introspection.column_type(table, types[0][0]) == "text":
             change(table, [(column, old) for column, old, _ in types])
 
 

@@ -4,8 +4,8 @@ Revises: texts_and_money
 Created: 2026-11-20 10:20
 """
 
-from app.database import row_changes
-from app.database import schema_changes as changes
+from app.migrations import backfill
+from app.migrations import operations as changes
 
 revision = "identity"
 down_revision = "texts_and_money"
@@ -50,7 +50,7 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     for table in TABLES:
-        row_changes.refuse_rows(table, "id >= 2147483647", "has an id beyond SERIAL")
+        backfill.refuse_rows(table, "id >= 2147483647", "has an id beyond SERIAL")
     for table in TABLES:
         if is_identity(table):
             changes.execute(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")

@@ -4,8 +4,8 @@ Revises: identity
 Created: 2026-11-20 10:30
 """
 
-from app.database import row_changes
-from app.database import schema_changes as changes
+from app.migrations import backfill
+from app.migrations import operations as changes
 
 revision = "tenant_keys"
 down_revision = "identity"
@@ -33,7 +33,7 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     for table in ("companies", *TABLES):
-        row_changes.refuse_rows(
+        backfill.refuse_rows(
             table,
             f"id IN (SELECT id FROM {table} GROUP BY id HAVING count(*) > 1)",
             "shares its id with a row of another company",

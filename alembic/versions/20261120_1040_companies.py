@@ -6,8 +6,8 @@ Created: 2026-11-20 10:40
 
 from babel import Locale
 
-from app.database import row_changes
-from app.database import schema_changes as changes
+from app.migrations import backfill
+from app.migrations import operations as changes
 
 revision = "companies"
 down_revision = "tenant_keys"
@@ -47,7 +47,7 @@ def country_codes() -> dict[str, str]:
 
 
 def downgrade() -> None:
-    row_changes.refuse_rows("companies", "NOT is_active", "is not active")
+    backfill.refuse_rows("companies", "NOT is_active", "is not active")
     for column in DEFAULTS:
         changes.execute(
             f"ALTER TABLE companies ALTER COLUMN {column} DROP NOT NULL, ALTER COLUMN {column} DROP DEFAULT"

@@ -4,7 +4,7 @@ Revises: companies
 Created: 2026-11-20 10:50
 """
 
-from app.database import schema_changes as changes
+from app.migrations import operations as changes
 
 revision = "foreign_keys"
 down_revision = "companies"

@@ -4,8 +4,8 @@ Revises: foreign_keys
 Created: 2026-11-20 11:00
 """
 
-from app.database import row_changes
-from app.database import schema_changes as changes
+from app.migrations import backfill
+from app.migrations import operations as changes
 
 revision = "mirrored_columns"
 down_revision = "foreign_keys"
@@ -26,7 +26,7 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     for table in TABLES:
-        row_changes.refuse_rows(table, "deleted_at IS NOT NULL", "is deleted and would come back to life")
+        backfill.refuse_rows(table, "deleted_at IS NOT NULL", "is deleted and would come back to life")
     for table in TABLES:
         changes.execute(
             f"ALTER TABLE {table} DROP COLUMN IF EXISTS source_changed_at, DROP COLUMN IF EXISTS deleted_at"

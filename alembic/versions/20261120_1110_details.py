@@ -4,8 +4,8 @@ Revises: mirrored_columns
 Created: 2026-11-20 11:10
 """
 
-from app.database import row_changes
-from app.database import schema_changes as changes
+from app.migrations import backfill
+from app.migrations import operations as changes
 
 revision = "details"
 down_revision = "mirrored_columns"
@@ -53,9 +53,9 @@ def downgrade() -> None:
     """Refuse values that have no place before; `source` goes, its meaning went with the ids left open."""
     for table, columns in COLUMNS.items():
         for name, _ in columns:
-            row_changes.refuse_rows(table, f"{name} IS NOT NULL", f"has a {name}")
+            backfill.refuse_rows(table, f"{name} IS NOT NULL", f"has a {name}")
     for table, column, _, lost in FLAGS:
-        row_changes.refuse_rows(table, lost, f"has its {column} set")
+        backfill.refuse_rows(table, lost, f"has its {column} set")
     for table, columns in COLUMNS.items():
         changes.execute(f"ALTER TABLE {table} " + ", ".join(f"DROP COLUMN {name}" for name, _ in columns))
     for table, column, _, _ in FLAGS:

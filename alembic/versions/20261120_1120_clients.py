@@ -6,8 +6,8 @@ Created: 2026-11-20 11:20
 
 import unicodedata
 
-from app.database import row_changes
-from app.database import schema_changes as changes
+from app.migrations import backfill
+from app.migrations import operations as changes
 
 revision = "clients"
 down_revision = "details"
@@ -35,8 +35,8 @@ def upgrade() -> None:
     for table, name, definition in CHECKS:
         changes.add_not_valid(table, name, definition)
         changes.validate(table, name)
-    for rows in row_changes.batches("clients", "name", "search_name = '' AND name <> ''"):
-        row_changes.update_each(
+    for rows in backfill.batches("clients", "name", "search_name = '' AND name <> ''"):
+        backfill.update_each(
             "clients",
             "search_name",
             [(company, row_id, search_name(name)) for company, row_id, name in rows],
@@ -45,8 +45,8 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    row_changes.refuse_rows("clients", "phone IS NULL", "has no phone")
-    row_changes.refuse_rows("clients", "yclients_id IS NULL", "has no YClients id yet")
+    backfill.refuse_rows("clients", "phone IS NULL", "has no phone")
+    backfill.refuse_rows("clients", "yclients_id IS NULL", "has no YClients id yet")
     for table, name, _ in CHECKS:
         changes.execute(f"ALTER TABLE {table} DROP CONSTRAINT IF EXISTS {name}")
     changes.commit()

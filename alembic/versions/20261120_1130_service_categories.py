@@ -4,8 +4,8 @@ Revises: clients
 Created: 2026-11-20 11:30
 """
 
-from app.database import catalog, row_changes
-from app.database import schema_changes as changes
+from app.migrations import backfill, introspection
+from app.migrations import operations as changes
 
 revision = "service_categories"
 down_revision = "clients"
@@ -43,7 +43,7 @@ def upgrade() -> None:
         " ON service_staff (company_id, staff_id)"
     )
     changes.commit()
-    if catalog.has_column("services", "category_title"):
+    if introspection.has_column("services", "category_title"):
         carry_titles()
 
 
@@ -57,7 +57,7 @@ def carry_titles() -> None:
         " ORDER BY company_id, category_id, updated_at DESC, id DESC"
         " ON CONFLICT (yclients_id, company_id) DO NOTHING"
     )
-    row_changes.archive(
+    backfill.archive(
         "services",
         "category_title <> '' AND NOT EXISTS (SELECT FROM service_categories AS c"
         " WHERE (c.company_id, c.yclients_id) = (old.company_id, old.category_id)"
@@ -72,8 +72,8 @@ def carry_titles() -> None:
 
 
 def downgrade() -> None:
-    row_changes.refuse_rows("service_staff", "true", "says who performs a service")
-    row_changes.refuse_rows(
+    backfill.refuse_rows("service_staff", "true", "says who performs a service")
+    backfill.refuse_rows(
         "service_categories",
         "weight IS NOT NULL OR deleted_at IS NOT NULL OR length(title) > 255"
         " OR NOT EXISTS (SELECT FROM services AS s WHERE (s.company_id, s.category_id)"

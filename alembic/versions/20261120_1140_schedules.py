@@ -8,8 +8,8 @@ import json
 import re
 from typing import Any
 
-from app.database import catalog, row_changes
-from app.database import schema_changes as changes
+from app.migrations import backfill, introspection
+from app.migrations import operations as changes
 
 revision = "schedules"
 down_revision = "service_categories"
@@ -20,20 +20,20 @@ CLOCK = re.compile(r"\s*([01]?\d|2[0-4]):([0-5]\d)(?::00)?\s*")
 
 
 def upgrade() -> None:
-    if catalog.has_column("staff_schedules", "slots"):
+    if introspection.has_column("staff_schedules", "slots"):
         changes.execute(
             "-- squawk-ignore renaming-column -- the old code is stopped, and a copy would drift\n"
             "ALTER TABLE staff_schedules RENAME COLUMN slots TO intervals"
         )
         changes.commit()
-    for rows in row_changes.batches("staff_schedules", "intervals", "intervals <> '[]'", lock=True):
+    for rows in backfill.batches("staff_schedules", "intervals", "intervals <> '[]'", lock=True):
         normalized = [(company, row_id, *normalize(slots), slots) for company, row_id, slots in rows]
-        row_changes.archive_each(
+        backfill.archive_each(
             "staff_schedules",
             [(company, row_id) for company, row_id, _, complete, _ in normalized if not complete],
             "slots has entries that are no intervals of a day",
         )
-        row_changes.update_each(
+        backfill.update_each(
             "staff_schedules",
             "intervals",
             [(company, row_id, json.dumps(new)) for company, row_id, new, _, old in normalized if new != old],
@@ -67,5 +67,5 @@ def read(entry: Any) -> dict[str, str] | None:
 
 
 def downgrade() -> None:
-    if catalog.has_column("staff_schedules", "intervals"):
+    if introspection.has_column("staff_schedules", "intervals"):
         changes.execute("ALTER TABLE staff_schedules RENAME COLUMN intervals TO slots")

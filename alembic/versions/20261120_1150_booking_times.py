@@ -6,8 +6,8 @@ Created: 2026-11-20 11:50
 
 from sqlalchemy import Connection
 
-from app.database import catalog, row_changes
-from app.database import schema_changes as changes
+from app.migrations import backfill, introspection
+from app.migrations import operations as changes
 
 revision = "booking_times"
 down_revision = "schedules"
@@ -30,7 +30,7 @@ def preflight(connection: Connection) -> None:
 
 
 def upgrade() -> None:
-    if catalog.has_column("bookings", "datetime"):
+    if introspection.has_column("bookings", "datetime"):
         start_and_end()
     changes.execute(
         "-- squawk-ignore ban-drop-not-null -- a booking made here has no id at YClients yet\n"
@@ -46,9 +46,9 @@ def start_and_end() -> None:
     """All in one transaction: what is archived is exactly what the new columns do not say."""
     changes.announce_rewrite("bookings")
     changes.execute("LOCK TABLE bookings IN ACCESS EXCLUSIVE MODE")
-    row_changes.archive("bookings", UNREADABLE, "datetime is not a time")
+    backfill.archive("bookings", UNREADABLE, "datetime is not a time")
     changes.execute(f"DELETE FROM bookings WHERE {UNREADABLE}")
-    row_changes.archive(
+    backfill.archive(
         "bookings",
         "status NOT IN ('active', 'cancelled')",
         "status is neither active nor cancelled",
@@ -59,7 +59,7 @@ def start_and_end() -> None:
         " ('cancelled', 'canceled', 'cancel', 'deleted', 'отменена', 'отменен', 'отменён')"
         " THEN 'cancelled' ELSE 'active' END WHERE status NOT IN ('active', 'cancelled')"
     )
-    row_changes.archive(
+    backfill.archive(
         "bookings", "duration <= 0", "duration is not positive; an hour is assumed", kept_id="old.id"
     )
     changes.execute(
@@ -80,8 +80,8 @@ def start_and_end() -> None:
 
 
 def downgrade() -> None:
-    row_changes.refuse_rows("bookings", "yclients_record_id IS NULL", "has no YClients id yet")
-    row_changes.refuse_rows(
+    backfill.refuse_rows("bookings", "yclients_record_id IS NULL", "has no YClients id yet")
+    backfill.refuse_rows(
         "bookings",
         "extract(epoch FROM ends_at - starts_at) NOT BETWEEN 1 AND 2147483647"
         " OR extract(epoch FROM ends_at - starts_at) <> trunc(extract(epoch FROM ends_at - starts_at))",
@@ -90,7 +90,7 @@ def downgrade() -> None:
     for name, _ in CHECKS:
         changes.execute(f"ALTER TABLE bookings DROP CONSTRAINT IF EXISTS {name}")
     changes.commit()
-    if catalog.has_column("bookings", "ends_at"):
+    if introspection.has_column("bookings", "ends_at"):
         changes.set_not_null("bookings", "yclients_record_id")
         changes.execute(
             "ALTER TABLE bookings ALTER COLUMN ends_at DROP NOT NULL,"

@@ -9,8 +9,8 @@ from typing import Any
 
 from sqlalchemy import text
 
-from app.database import catalog, row_changes
-from app.database import schema_changes as changes
+from app.migrations import backfill, introspection
+from app.migrations import operations as changes
 
 revision = "booking_services"
 down_revision = "booking_times"
@@ -41,7 +41,7 @@ def upgrade() -> None:
         " ON booking_services (company_id, service_id)"
     )
     changes.commit()
-    if catalog.has_column("bookings", "service_ids"):
+    if introspection.has_column("bookings", "service_ids"):
         carry("service_ids")
         # Under a new name nobody writes it any more: what came in meanwhile is the rest.
         changes.execute(
@@ -49,7 +49,7 @@ def upgrade() -> None:
             f"ALTER TABLE bookings RENAME COLUMN service_ids TO {CARRIED}"
         )
         changes.commit()
-    if catalog.has_column("bookings", CARRIED):
+    if introspection.has_column("bookings", CARRIED):
         carry(CARRIED)
         changes.execute(
             "-- squawk-ignore ban-drop-column -- every list in it is empty now\n"
@@ -59,9 +59,9 @@ def upgrade() -> None:
 
 def carry(column: str) -> None:
     """Move the lists over in batches; an emptied list marks what is done, also after a kill."""
-    for rows in row_changes.batches("bookings", column, f"{column} <> '[]'", lock=True):
+    for rows in backfill.batches("bookings", column, f"{column} <> '[]'", lock=True):
         read = [(company, row_id, *normalize(value)) for company, row_id, value in rows]
-        row_changes.archive_each(
+        backfill.archive_each(
             "bookings",
             [(company, row_id) for company, row_id, _, complete in read if not complete],
             "service_ids has entries that are no ids of services",
@@ -85,7 +85,7 @@ def carry(column: str) -> None:
                 )
             ),
         )
-        row_changes.update_each(
+        backfill.update_each(
             "bookings", column, [(company, row_id, "[]") for company, row_id, _ in rows], type_="jsonb"
         )
 
@@ -114,7 +114,7 @@ def service_id(entry: Any) -> int | None:
 
 
 def downgrade() -> None:
-    row_changes.refuse_rows(
+    backfill.refuse_rows(
         "booking_services",
         "title IS NOT NULL OR amount <> 1 OR cost IS NOT NULL OR discount IS NOT NULL",
         "says more of a booked service than its id",

@@ -4,8 +4,8 @@ Revises: booking_services
 Created: 2026-11-20 12:10
 """
 
-from app.database import row_changes
-from app.database import schema_changes as changes
+from app.migrations import backfill
+from app.migrations import operations as changes
 
 revision = "booking_slots"
 down_revision = "booking_services"
@@ -32,7 +32,7 @@ def upgrade() -> None:
         "  FOREIGN KEY (company_id, booking) REFERENCES bookings (company_id, id) DEFERRABLE)"
     )
     changes.commit()
-    for rows in row_changes.batches("bookings", "id", ACTIVE):
+    for rows in backfill.batches("bookings", "id", ACTIVE):
         # They all came from YClients, where overlaps happen: each claims only its own id.
         changes.execute(
             "INSERT INTO booking_slots (company_id, booking, staff_id, claim, during)"

@@ -8,8 +8,8 @@ import re
 
 import phonenumbers
 
-from app.database import row_changes
-from app.database import schema_changes as changes
+from app.migrations import backfill
+from app.migrations import operations as changes
 
 revision = "phones"
 down_revision = "booking_slots"
@@ -28,7 +28,7 @@ COLUMNS = (("companies", "phone"), ("clients", "phone"), ("bookings", "client_ph
 def upgrade() -> None:
     countries = dict(changes.bind().exec_driver_sql("SELECT company_id, country FROM companies").all())
     for table, column in COLUMNS:
-        for rows in row_changes.batches(table, column, f"{column} IS NOT NULL"):
+        for rows in backfill.batches(table, column, f"{column} IS NOT NULL"):
             changed, read = [], []
             for company, row_id, phone in rows:
                 number = e164(phone, countries.get(company, "RU"))
@@ -39,7 +39,7 @@ def upgrade() -> None:
                 elif number != phone:
                     changed.append((company, row_id, number))
                     read.append(phone)
-            row_changes.update_each(table, column, changed, unless_changed=(column, read))
+            backfill.update_each(table, column, changed, unless_changed=(column, read))
 
 
 def e164(text: str, country: str) -> str | None:

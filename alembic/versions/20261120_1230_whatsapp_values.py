@@ -6,8 +6,8 @@ Created: 2026-11-20 12:30
 
 from sqlalchemy import Connection
 
-from app.database import catalog, row_changes
-from app.database import schema_changes as changes
+from app.migrations import backfill, introspection
+from app.migrations import operations as changes
 
 revision = "whatsapp_values"
 down_revision = "phones"
@@ -37,7 +37,7 @@ def preflight(connection: Connection) -> None:
 
 def upgrade() -> None:
     for table, column in COLUMNS:
-        if catalog.column_type(table, column) == "jsonb":
+        if introspection.column_type(table, column) == "jsonb":
             changes.announce_rewrite(table)
             changes.execute(
                 "-- squawk-ignore changing-column-type -- announced, and on request for large tables\n"
@@ -50,7 +50,7 @@ def upgrade() -> None:
 def downgrade() -> None:
     changes.execute(AS_JSONB)
     for table, column in COLUMNS:
-        row_changes.refuse_rows(
+        backfill.refuse_rows(
             table, f"pg_temp.as_jsonb({column}) IS NULL", f"{column} is nothing that JSONB holds"
         )
     for table, column in COLUMNS:

@@ -4,7 +4,7 @@ Revises: whatsapp_values
 Created: 2026-11-20 12:40
 """
 
-from app.database import schema_changes as changes
+from app.migrations import operations as changes
 
 revision = "search_indexes"
 down_revision = "whatsapp_values"

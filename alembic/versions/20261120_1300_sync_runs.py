@@ -4,7 +4,7 @@ Revises: search_indexes
 Created: 2026-11-20 13:00
 """
 
-from app.database import schema_changes as changes
+from app.migrations import operations as changes
 
 revision = "sync_runs"
 down_revision = "search_indexes"

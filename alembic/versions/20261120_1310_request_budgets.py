@@ -4,7 +4,7 @@ Revises: sync_runs
 Created: 2026-11-20 13:10
 """
 
-from app.database import schema_changes as changes
+from app.migrations import operations as changes
 
 revision = "request_budgets"
 down_revision = "sync_runs"

@@ -4,7 +4,7 @@ Revises: request_budgets
 Created: 2026-11-20 13:20
 """
 
-from app.database import schema_changes as changes
+from app.migrations import operations as changes
 
 revision = "whatsapp_states"
 down_revision = "request_budgets"

@@ -4,7 +4,7 @@ Revises: whatsapp_states
 Created: 2026-11-20 13:30
 """
 
-from app.database import schema_changes as changes
+from app.migrations import operations as changes
 
 revision = "whatsapp_health_index"
 down_revision = "whatsapp_states"

@@ -4,7 +4,7 @@ Revises: whatsapp_health_index
 Created: 2026-11-20 13:40
 """
 
-from app.database import schema_changes as changes
+from app.migrations import operations as changes
 
 revision = "backup_runs"
 down_revision = "whatsapp_health_index"

@@ -9,14 +9,14 @@ from typing import IO, Any, LiteralString
 
 import psycopg
 
-from app.backup import contents, programs
-from app.backup.contents import Contents
+from app.backup import fingerprint, pg_programs
+from app.backup.catalogue import DUMP, MANIFEST, new_name
+from app.backup.dump_stream import PIECE, OnProgress
 from app.backup.errors import BackupError
-from app.backup.folder import DUMP, MANIFEST, new_name
+from app.backup.fingerprint import Contents
 from app.backup.manifest import Manifest
-from app.backup.places import Place
-from app.backup.programs import Program
-from app.backup.reading import PIECE, OnProgress
+from app.backup.pg_programs import Program
+from app.backup.storage import Place
 from app.config import Settings
 
 _ROLES = """
@@ -50,9 +50,9 @@ def create(settings: Settings, place: Place, on_progress: OnProgress) -> Manifes
     psycopg's errors.
     """
     url = settings.migration_url()
-    with contents.connecting(settings, url) as connection:
+    with fingerprint.connecting(settings, url) as connection:
         major = connection.info.server_version // 10_000
-        program = programs.find("pg_dump", at_least=major)
+        program = pg_programs.find("pg_dump", at_least=major)
         name = new_name()
         with _snapshot(connection) as snapshot:
             try:
@@ -98,7 +98,7 @@ def _snapshot(connection: psycopg.Connection[Any]) -> Iterator[str]:
         yield _one(connection, "SELECT pg_export_snapshot()")
 
 
-def _look(connection: psycopg.Connection[Any], on_table: contents.OnTable) -> _Source:
+def _look(connection: psycopg.Connection[Any], on_table: fingerprint.OnTable) -> _Source:
     known = _one(connection, "SELECT to_regclass('alembic_version')")
     return _Source(
         database=_one(connection, "SELECT current_database()"),
@@ -107,8 +107,8 @@ def _look(connection: psycopg.Connection[Any], on_table: contents.OnTable) -> _S
         major=connection.info.server_version // 10_000,
         revision=known and _one(connection, "SELECT min(version_num) FROM alembic_version"),
         roles=tuple(role for (role,) in connection.execute(_ROLES)),
-        of_extensions=tuple(contents.of_extensions(connection)),
-        contents=contents.read(
+        of_extensions=tuple(fingerprint.of_extensions(connection)),
+        contents=fingerprint.read(
             connection, on_table
         ),  # the last, for it changes how the session writes values
     )
@@ -125,7 +125,7 @@ def _dump(
     """Let pg_dump write into the file, piece by piece; return the bytes and their SHA-256."""
     digest, size = hashlib.sha256(), 0
     arguments = ("--format=custom", f"--snapshot={snapshot}")
-    with programs.running(program, *arguments, url=url) as process:
+    with pg_programs.running(program, *arguments, url=url) as process:
         assert process.stdout is not None, "it is a pipe"  # noqa: S101
         while piece := process.stdout.read(PIECE):
             file.write(piece)

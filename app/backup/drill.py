@@ -11,14 +11,14 @@ import psycopg
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 
-from app.backup import contents
+from app.backup import fingerprint
+from app.backup.catalogue import Entry
+from app.backup.dump_stream import OnProgress
 from app.backup.errors import DamagedBackup
-from app.backup.folder import Entry
-from app.backup.places import Place
-from app.backup.reading import OnProgress
 from app.backup.restore import Restored, restore
+from app.backup.storage import Place
 from app.config import Settings
-from app.database import embedded
+from app.database import embedded_server
 
 EMBEDDED = "embedded"
 _PREFIX = "frontdesk_drill_"
@@ -54,7 +54,7 @@ def drill(
     with ExitStack() as stack:
         where = "a scratch database of the server"
         if server == EMBEDDED:
-            server, where = stack.enter_context(embedded.throwaway()), "an embedded server"
+            server, where = stack.enter_context(embedded_server.throwaway()), "an embedded server"
         url = stack.enter_context(_scratch(settings, server))
         try:
             restored = restore(settings, place, entry, url, on_progress, owners=False)
@@ -64,7 +64,7 @@ def drill(
 
 
 def _may_create(settings: Settings, server: str) -> bool:
-    with contents.connecting(settings, server) as connection:
+    with fingerprint.connecting(settings, server) as connection:
         row = connection.execute(
             "SELECT rolsuper OR rolcreatedb FROM pg_roles WHERE rolname = current_user"
         ).fetchone()
@@ -76,12 +76,12 @@ def _scratch(settings: Settings, server: str) -> Iterator[str]:
     """An empty database on the server while the block runs; yields its libpq URL."""
     name = _PREFIX + secrets.token_hex(6)
     url = _url_of(server, name)
-    with contents.connecting(settings, server) as connection:
+    with fingerprint.connecting(settings, server) as connection:
         _drop_abandoned(connection)
         connection.execute(sql.SQL("CREATE DATABASE {} TEMPLATE template0").format(sql.Identifier(name)))
         try:
             # By this session another drill tells ours from one that was abandoned.
-            with contents.connecting(settings, url):
+            with fingerprint.connecting(settings, url):
                 yield url
         finally:
             connection.execute(_DROP.format(sql.Identifier(name)) + sql.SQL(" WITH (FORCE)"))

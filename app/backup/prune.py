@@ -4,10 +4,10 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+from app.backup.catalogue import Entry, State, entries
+from app.backup.dump_stream import OnProgress
 from app.backup.errors import BackupError
-from app.backup.folder import Entry, State, entries
-from app.backup.places import Place
-from app.backup.reading import OnProgress
+from app.backup.storage import Place
 from app.backup.verify import verify
 
 ABANDONED = timedelta(days=1)  # after that, nobody is still writing an unfinished backup

@@ -6,12 +6,12 @@ from typing import Any
 
 import psycopg
 
-from app.backup import contents, programs
+from app.backup import fingerprint, pg_programs
+from app.backup.catalogue import Entry
+from app.backup.dump_stream import OnProgress, intact, read_dump
 from app.backup.errors import BackupError, NotEmpty
-from app.backup.folder import Entry
 from app.backup.manifest import Manifest
-from app.backup.places import Place
-from app.backup.reading import OnProgress, intact, read_dump
+from app.backup.storage import Place
 from app.config import Settings
 
 # From this version on pg_restore sets a timeout that older servers do not know.
@@ -43,20 +43,20 @@ def restore(
     """
     begun = time.monotonic()
     manifest = intact(place, entry, on_progress)
-    with contents.connecting(settings, url) as connection:
+    with fingerprint.connecting(settings, url) as connection:
         program = _program(connection, manifest)
         check_empty(connection)
         missing = _missing_roles(connection, manifest)
         arguments = ["--single-transaction", "--exit-on-error"]
         if missing or not owners:
             arguments += ["--no-owner", "--no-privileges"]
-        with programs.running(program, *arguments, url=url) as process:
+        with pg_programs.running(program, *arguments, url=url) as process:
             read_dump(place, manifest, process.stdin, on_progress)
         connection.execute("ANALYZE")
         recovered = time.monotonic()
         with connection.transaction():
             connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-            found = contents.read(connection, lambda done, of: on_progress("comparing", done, of))
+            found = fingerprint.read(connection, lambda done, of: on_progress("comparing", done, of))
     return Restored(
         manifest=manifest,
         differences=tuple(found.differences(manifest)),
@@ -68,7 +68,7 @@ def restore(
 
 def check_empty(connection: psycopg.Connection[Any]) -> None:
     """Raises NotEmpty where anything of somebody's is in the database."""
-    found = contents.objects(connection)
+    found = fingerprint.objects(connection)
     if found:
         database = connection.info.dbname
         names = ", ".join(found[:5]) + (", …" if len(found) > 5 else "")
@@ -89,14 +89,14 @@ def caveat(manifest: Manifest) -> str | None:
     return None
 
 
-def _program(connection: psycopg.Connection[Any], manifest: Manifest) -> programs.Program:
+def _program(connection: psycopg.Connection[Any], manifest: Manifest) -> pg_programs.Program:
     server = connection.info.server_version // 10_000
     if server < manifest.server_major:
         raise BackupError(
             f"The backup is from PostgreSQL {manifest.server_version}, and this server is {server}:"
             f" restore into PostgreSQL {manifest.server_major} or newer."
         )
-    program = programs.find("pg_restore", at_least=manifest.tool_major)
+    program = pg_programs.find("pg_restore", at_least=manifest.tool_major)
     if server < TRANSACTION_TIMEOUT <= program.major:
         raise BackupError(
             f"pg_restore {program.version}, which the dump of pg_dump {manifest.tool} needs, cannot write to"

@@ -5,13 +5,13 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from typing import IO
 
-from app.backup import programs
-from app.backup.contents import LARGE_OBJECTS
+from app.backup import pg_programs
+from app.backup.catalogue import Entry
+from app.backup.dump_stream import OnProgress, read_dump
 from app.backup.errors import ProgramFailed
-from app.backup.folder import Entry
+from app.backup.fingerprint import LARGE_OBJECTS
 from app.backup.manifest import Manifest
-from app.backup.places import Place
-from app.backup.reading import OnProgress, read_dump
+from app.backup.storage import Place
 
 _NAME = r'(?:"(?:[^"]|"")*"|[^". ]+)'
 _COPY = re.compile(rf"COPY ({_NAME}\.{_NAME}) .*FROM stdin;\n".encode())
@@ -27,12 +27,12 @@ def verify(place: Place, entry: Entry, on_progress: OnProgress) -> tuple[str, ..
     manifest = entry.manifest
     if entry.problem or manifest is None:
         return (entry.problem,)
-    program = programs.find("pg_restore", at_least=manifest.tool_major)
+    program = pg_programs.find("pg_restore", at_least=manifest.tool_major)
     problems: list[str] = []
     digest = ""
     with ThreadPoolExecutor(1) as reader:
         try:
-            with programs.running(program, "--data-only", "--file=-") as process:
+            with pg_programs.running(program, "--data-only", "--file=-") as process:
 
                 def feed() -> str:
                     try:

@@ -3,16 +3,16 @@
 import click
 
 from app.cli import console
-from app.cli.lazy import LazyGroup
+from app.cli.lazy_group import LazyGroup
 
 PLACES = {
     "backup": "app.cli.backup:backup_commands",
     "db": "app.cli.db:db_commands",
-    "demo": "app.cli.demo:demo_commands",
+    "demo": "app.demo.commands:demo_commands",
     "doctor": "app.cli.doctor:doctor_command",
-    "import": "app.cli.imports:import_command",
+    "import": "app.cli.import_files:import_command",
     "sync": "app.cli.sync:sync_commands",
-    "testdata": "app.cli.testdata:testdata_commands",
+    "testdata": "app.cli.test_data:testdata_commands",
     "transfer": "app.cli.transfer:transfer_commands",
     "up": "app.cli.up:up_command",
     "whatsapp": "app.cli.whatsapp:whatsapp_commands",

@@ -7,14 +7,14 @@ import click
 import psycopg.conninfo
 from rich.markup import escape
 
-from app.backup import contents, folder, prune
+from app.backup import catalogue, fingerprint, prune
+from app.backup.catalogue import State
 from app.backup.create import create
 from app.backup.drill import EMBEDDED, drill
-from app.backup.folder import State
-from app.backup.places import Place
-from app.backup.reading import intact
+from app.backup.dump_stream import intact
 from app.backup.restore import caveat, check_empty, restore
-from app.backup.runs import Kind, Outcome
+from app.backup.run_log import Kind, Outcome
+from app.backup.storage import Place
 from app.backup.verify import verify
 from app.cli import backup_output as output
 from app.cli import console
@@ -79,7 +79,7 @@ def list_command(ctx: click.Context, address: str | None, as_json: bool) -> None
     """Show the backups, the newest first; exit code 1 when the newest is not complete, or found bad."""
     settings = console.settings()
     place = _place(settings, address)
-    found = folder.entries(place)
+    found = catalogue.entries(place)
     checked = output.checks(settings)
     if as_json:
         console.print_json(
@@ -102,7 +102,7 @@ def verify_command(ctx: click.Context, address: str | None, name: str | None, as
     """Read a backup to its last byte: checksums, and every row decoded; exit code 1 when it is not good."""
     settings = console.settings()
     place = _place(settings, address)
-    entry = folder.entry(place, name)
+    entry = catalogue.entry(place, name)
     with output.progress() as on_progress, output.recording(settings, Kind.VERIFY, entry) as run:
         problems = verify(place, entry, on_progress)
         run.found(problems)
@@ -138,12 +138,12 @@ def restore_command(
     """
     settings = console.settings()
     place = _place(settings, address)
-    entry = folder.entry(place, name, complete=True)
+    entry = catalogue.entry(place, name, complete=True)
     target = settings.migration_url() if url is None else _url(url)
     with output.progress() as on_progress:
         if dry_run:
             intact(place, entry, on_progress)
-            with contents.connecting(settings, target) as connection:
+            with fingerprint.connecting(settings, target) as connection:
                 check_empty(connection)
                 database = connection.info.dbname
         else:
@@ -187,7 +187,7 @@ def drill_command(
     """
     settings = console.settings()
     place = _place(settings, address)
-    entry = folder.entry(place, name)
+    entry = catalogue.entry(place, name)
     if server is None:
         settings = output.live(settings)
     elif server != EMBEDDED:

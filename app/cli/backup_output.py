@@ -12,15 +12,15 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.table import Table
 
-from app.backup import contents, runs
-from app.backup.folder import Entry, State
+from app.backup import fingerprint, run_log
+from app.backup.catalogue import Entry, State
+from app.backup.dump_stream import OnProgress
 from app.backup.manifest import Manifest
-from app.backup.reading import OnProgress
 from app.backup.restore import Restored
-from app.backup.runs import Kind, Outcome, Run
+from app.backup.run_log import Kind, Outcome, Run
 from app.cli import console
 from app.config import Settings
-from app.database.moving import database_of
+from app.database.live_database import database_of
 from app.errors import RAW_ERRORS, FrontdeskError, from_driver
 
 COLOURS = {State.COMPLETE: "green", State.UNFINISHED: "yellow", State.DAMAGED: "bold red"}
@@ -78,7 +78,7 @@ def recording(
         seconds = run.seconds if run.recovery_seconds is None else run.recovery_seconds
         try:
             finished = Run(kind, outcome, seconds, run.name, run.manifest, problem)
-            runs.record(settings, url or live(settings).migration_url(), finished)
+            run_log.record(settings, url or live(settings).migration_url(), finished)
             run.recorded = True
         except (FrontdeskError, *RAW_ERRORS) as error:
             if outcome is not Outcome.FAILED:  # then the failure is told, which says more
@@ -94,8 +94,8 @@ def checks(settings: Settings) -> Checks | None:
 def log(settings: Settings) -> tuple[Checks, set[str]] | None:
     """The last check of each backup, and those that were restored; None with a warning as above."""
     try:
-        with contents.connecting(settings, live(settings).migration_url()) as connection:
-            return runs.checks(connection), runs.restored(connection)
+        with fingerprint.connecting(settings, live(settings).migration_url()) as connection:
+            return run_log.checks(connection), run_log.restored(connection)
     except (FrontdeskError, *RAW_ERRORS) as error:
         click.echo(f"Warning: what was checked is not known: {from_driver(error).message}", err=True)
         return None

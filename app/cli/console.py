@@ -12,11 +12,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from app.config import Settings
-from app.database import migrations
 from app.errors import RAW_ERRORS, ConfigurationError, FrontdeskError, InvalidInputError, from_driver
 from app.frontdesk import Frontdesk
+from app.migrations import runner
 from app.observability import logs, sentry
-from app.observability.failures import report
+from app.observability.failure_reports import report
 
 # Other codes are answers to what the command was asked.
 FAILED = ("internal", "unavailable", "timeout")
@@ -102,7 +102,7 @@ def opened_desk(compare_reads: float | None = None) -> Iterator[Frontdesk]:
     with Frontdesk(found) as desk:
         desk.database.ping()
         if found.database_url is None:
-            migrations.upgrade(found.migration_url())
+            runner.upgrade(found.migration_url())
         yield desk
 
 

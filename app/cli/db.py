@@ -2,11 +2,12 @@
 
 import click
 
+from app.adoption import adopt, merge_duplicates, restore_archived
+from app.adoption.adopt import Finding
+from app.adoption.duplicate_groups import Merged
+from app.adoption.merge_duplicates import Deduplication
 from app.cli import console
-from app.database import adoption, deduplication, migrations, restoration
-from app.database.adoption import Finding
-from app.database.dedupe import Merged
-from app.database.deduplication import Deduplication
+from app.migrations import runner
 from app.schemas.types import MAX_ID
 
 SHOWN = 20  # groups of a table that are listed for people
@@ -28,13 +29,13 @@ def adopt_command(yes: bool, as_json: bool) -> None:
     Exit code 1 when it differs: nothing is stamped then.
     """
     url = console.settings().migration_url()
-    with migrations.connecting(url) as engine:
+    with runner.connecting(url) as engine:
         if yes:
-            with migrations.one_deploy_at_a_time(engine, wait=False), engine.connect() as connection:
-                finding = adoption.adopt(connection)
+            with runner.one_deploy_at_a_time(engine, wait=False), engine.connect() as connection:
+                finding = adopt.adopt(connection)
         else:
             with engine.connect() as connection:
-                finding = adoption.look(connection)
+                finding = adopt.look(connection)
     if as_json:
         console.print_json(finding.as_dict())
     else:
@@ -69,7 +70,7 @@ def _print_finding(finding: Finding) -> None:
 def _advice(finding: Finding) -> str:
     if finding.state == "differs":
         return "Nothing was changed. Change what differs, and look again."
-    if finding.state == "empty" or (finding.state == "adopted" and finding.revision != migrations.head()):
+    if finding.state == "empty" or (finding.state == "adopted" and finding.revision != runner.head()):
         return "Next: alembic upgrade head"
     if finding.state == "adopted":
         return "There is nothing to do."
@@ -101,7 +102,7 @@ def dedupe_command(dry_run: bool, archive_ids: tuple[int, ...], as_json: bool) -
         _restore(url, archive_ids, dry_run, as_json)
         return
     with console.progress("groups") as on_progress:
-        result = (deduplication.plan if dry_run else deduplication.run)(url, on_progress)
+        result = (merge_duplicates.plan if dry_run else merge_duplicates.run)(url, on_progress)
     if as_json:
         console.print_json(result.as_dict())
     else:
@@ -147,7 +148,7 @@ def _what(merged: Merged) -> str:
 
 
 def _restore(url: str, archive_ids: tuple[int, ...], dry_run: bool, as_json: bool) -> None:
-    outcomes = restoration.restore(url, archive_ids, dry_run)
+    outcomes = restore_archived.restore(url, archive_ids, dry_run)
     if as_json:
         console.print_json({"dry_run": dry_run, "rows": [vars(outcome) for outcome in outcomes]})
     else:

@@ -10,19 +10,20 @@ import psycopg
 from rich.markup import escape
 from rich.table import Table
 
-from app.backup import runs
-from app.backup.ages import ages
+from app.backup import run_log
+from app.backup.freshness import ages
 from app.cli import console
 from app.config import Settings
-from app.database import budget, checks, migrations
+from app.database import connection_budget, integrity_checks
 from app.database.connection import UTF8, connect_directly
 from app.database.database import Connection, Database
-from app.database.migrations import SchemaState
-from app.database.moving import MovingDatabase
-from app.database.sides import Name
+from app.database.live_database import MovingDatabase
+from app.database.side_state import Name
 from app.errors import ConfigurationError, FrontdeskError
+from app.migrations import runner
+from app.migrations.runner import SchemaState
 from app.observability import sentry
-from app.repositories import installation
+from app.repositories import server_activity
 
 PATIENCE = 30_000  # milliseconds for a statement: the checks read each table's highest id
 OLDEST_SERVER = 150_000
@@ -161,7 +162,7 @@ def _of_database(connection: Connection, settings: Settings) -> Iterator[Check]:
         else "Rows with letters that it does not have are refused. Take its data to a database in UTF8:"
         " pg_dump, CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0, pg_restore.",
     )
-    read_only = installation.is_read_only(connection)
+    read_only = server_activity.is_read_only(connection)
     yield Check(
         "writes",
         Verdict.WRONG if read_only else Verdict.OK,
@@ -175,13 +176,13 @@ def _of_database(connection: Connection, settings: Settings) -> Iterator[Check]:
     yield _none_of(
         "constraints",
         "not validated",
-        [f"{name} of {table}" for table, name in checks.invalid_constraints(connection)],
+        [f"{name} of {table}" for table, name in integrity_checks.invalid_constraints(connection)],
         "Run `alembic upgrade head` again, or ALTER TABLE … VALIDATE CONSTRAINT …",
     )
     yield _none_of(
         "indexes",
         "not valid",
-        [f"{name} of {table}" for table, name in checks.invalid_indexes(connection)],
+        [f"{name} of {table}" for table, name in integrity_checks.invalid_indexes(connection)],
         "A build did not finish. Run `alembic upgrade head` again, or DROP INDEX CONCURRENTLY …",
     )
     yield _none_of(
@@ -189,7 +190,7 @@ def _of_database(connection: Connection, settings: Settings) -> Iterator[Check]:
         "behind their tables",
         [
             f"{lag.sequence} by {lag.behind} for {lag.table}.{lag.column}"
-            for lag in checks.lagging_sequences(connection)
+            for lag in integrity_checks.lagging_sequences(connection)
         ],
         "Inserts fail until it has caught up: SELECT setval('sequence', (SELECT max(column) FROM table))",
     )
@@ -200,7 +201,7 @@ def _backups(connection: Connection, settings: Settings) -> Iterator[Check]:
     if connection.execute("SELECT to_regclass('backup_runs')").fetchone() == (None,):
         yield Check("backup", Verdict.SKIPPED, "not known before the schema is at head")
         return
-    for age in ages(runs.last(connection), settings):
+    for age in ages(run_log.last(connection), settings):
         if age.is_overdue:
             yield Check(age.what, Verdict.WRONG, str(age), age.advice)
         elif age.at is not None:
@@ -215,7 +216,7 @@ def _budget(connection: Connection, settings: Settings) -> Check:
     if settings.postgres_pooler:
         found = "the pooler holds the server's connections: compare its pool_size with max_connections"
         return Check("pool budget", Verdict.SKIPPED, found)
-    counted = budget.measure(connection, settings, settings.web_concurrency)
+    counted = connection_budget.measure(connection, settings, settings.web_concurrency)
     if counted.fits:
         return Check("pool budget", Verdict.OK, str(counted))
     advice = "Lower POSTGRES_MAX_CONNECTIONS, SERVICE_COUNT or WEB_CONCURRENCY, or raise max_connections."
@@ -228,14 +229,14 @@ def _schema(connection: Connection) -> Check:
     if known == (True,):
         row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
         revision = row[0] if row else None
-    match migrations.standing(revision):
+    match runner.standing(revision):
         case SchemaState.AT_HEAD:
             return Check("schema", Verdict.OK, f"at head ({revision})")
         case SchemaState.UNKNOWN:
             advice = "The database is newer than this code: deploy the code that belongs to it."
             return Check("schema", Verdict.WRONG, f"at {revision}, which this code does not know", advice)
         case _:
-            found = f"at {revision or 'no revision'}, head is {migrations.revisions()[0]}"
+            found = f"at {revision or 'no revision'}, head is {runner.revisions()[0]}"
             return Check("schema", Verdict.WRONG, found, "Run `alembic upgrade head`.")
 
 

@@ -22,10 +22,10 @@ from rich.text import Text
 from app.cli import console
 from app.frontdesk import Frontdesk
 from app.schemas.types import MAX_ID
-from app.yclients import sync as yclients_sync
-from app.yclients.kinds import BY_NAME
-from app.yclients.sync_status import RunStatus, sync_status
-from app.yclients.sync_summary import SyncSummary
+from app.yclients.mapping.entities import BY_NAME
+from app.yclients.syncing import run as yclients_sync
+from app.yclients.syncing.status import RunStatus, sync_status
+from app.yclients.syncing.summary import SyncSummary
 
 SHOWN = 20  # faults on the screen
 _COUNTS = ("rows", "inserted", "updated", "unchanged")

@@ -12,6 +12,7 @@ from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColum
 from rich.table import Table
 
 from app.cli import console
+from app.cli.lazy_group import LazyGroup
 from app.cli.transfer_bench import bench_command
 from app.cli.transfer_data import (
     copy_command,
@@ -21,20 +22,19 @@ from app.cli.transfer_data import (
     repair_command,
     verify_command,
 )
-from app.cli.transfer_demo import demo_command
 from app.errors import ConfigurationError
+from app.transfer.cutover.cutover import MAX_PAUSE, switch
+from app.transfer.cutover.report import Step
 from app.transfer.finish import finish
-from app.transfer.relay import OnRound, drain, relay
-from app.transfer.replay import Round
-from app.transfer.sides import SideName, Sides
-from app.transfer.stages import Stage, other_than
+from app.transfer.protocol.endpoints import SideName, Sides
+from app.transfer.protocol.stages import Stage, other_than
+from app.transfer.protocol.status import Status, status
+from app.transfer.relay.apply_cycle import Round
+from app.transfer.relay.relay import OnRound, drain, relay
 from app.transfer.start import start
-from app.transfer.status import Status, status
-from app.transfer.steps import Step
-from app.transfer.switch import MAX_PAUSE, switch
 
 
-@click.group("transfer")
+@click.group("transfer", cls=LazyGroup, places={"demo": "app.demo.transfer:demo_command"})
 def transfer_commands() -> None:
     """Move the live database from LEGACY_DATABASE_URL to DATABASE_URL without losing a write.
 
@@ -255,4 +255,3 @@ transfer_commands.add_command(copy_command)
 transfer_commands.add_command(verify_command)
 transfer_commands.add_command(repair_command)
 transfer_commands.add_command(bench_command)
-transfer_commands.add_command(demo_command)

@@ -21,8 +21,8 @@ from app.config import Settings
 from app.errors import ConflictError, FrontdeskError
 from app.frontdesk import Frontdesk, Salon
 from app.models import Base
-from app.transfer.sides import Side, Sides
-from app.transfer.tables import BENCH_SCHEMA
+from app.transfer.protocol.endpoints import Side, Sides
+from app.transfer.protocol.tables import BENCH_SCHEMA
 
 COMPANY = 1
 CLIENTS = 5_000

@@ -10,14 +10,14 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 
 from app.cli import console
-from app.transfer import copy as copying
-from app.transfer import plan
-from app.transfer import repair as repairing
-from app.transfer import verify as verifying
-from app.transfer.findings import Finding
-from app.transfer.progress import Report
-from app.transfer.sides import Sides
-from app.transfer.stages import other_than
+from app.transfer.copying import copy as copying
+from app.transfer.copying.progress import Report
+from app.transfer.planning import plan
+from app.transfer.planning.findings import Finding
+from app.transfer.protocol.endpoints import Sides
+from app.transfer.protocol.stages import other_than
+from app.transfer.verification import repair as repairing
+from app.transfer.verification import verify as verifying
 
 SHOWN = 20  # divergences on the screen
 

@@ -13,13 +13,13 @@ from pydantic import SecretStr
 
 from app.cli import console
 from app.config import Settings
-from app.database import migrations
 from app.frontdesk import Frontdesk
+from app.migrations import runner
 from app.observability import logs
 from app.web import create_app
-from app.web.server import HOST, serve, take_port
+from app.web.serving.local_server import HOST, serve, take_port
 from app.yclients import sample
-from app.yclients.importer import import_files
+from app.yclients.importing.import_files import import_files
 
 
 @click.command("up")
@@ -90,7 +90,7 @@ def _migrate(settings: Settings) -> None:
     progress = logging.getLogger("alembic.frontdesk")  # says what it waits for
     progress.addHandler(logging.StreamHandler())
     progress.setLevel(logging.INFO)
-    upgrade = migrations.upgrade(settings.migration_url())
+    upgrade = runner.upgrade(settings.migration_url())
     if upgrade.changed:
         _say("schema", f"migrated from {upgrade.before or 'nothing'} to {upgrade.after}")
     else:

@@ -10,11 +10,11 @@ from rich.table import Table
 from app.cli import console
 from app.errors import RAW_ERRORS, UnknownCompanyError, from_driver
 from app.frontdesk import Frontdesk
-from app.observability.level import Level
+from app.observability.severity import Level
 from app.schemas.types import MAX_ID
-from app.whatsapp import cleanup, first_system, multi_file, rotation
+from app.whatsapp import cleanup, import_folder, import_legacy_tables, key_rotation
 from app.whatsapp.health import Overview, SalonHealth
-from app.whatsapp.watch import observe
+from app.whatsapp.health_monitor import observe
 
 COLOURS = {Level.HEALTHY: "green", Level.WARNING: "yellow", Level.CRITICAL: "bold red"}
 
@@ -143,7 +143,7 @@ def rotate_command(ctx: click.Context, dry_run: bool, as_json: bool) -> None:
             seen += values
             on_progress(seen, None)
 
-        result = rotation.rotate_keys(desk.database.live().settings, dry_run, count)
+        result = key_rotation.rotate_keys(desk.database.live().settings, dry_run, count)
     if as_json:
         console.print_json(result.as_dict() | {"dry_run": dry_run})
     else:
@@ -183,11 +183,11 @@ def import_command(
     if folder is not None and company_id is None:
         raise console.WrongUsage("Give --company: the folder does not say whose session it is.")
     with console.opened_desk() as desk:
-        sessions: Iterable[tuple[int, multi_file.Session]] = first_system.read_tables(
+        sessions: Iterable[tuple[int, import_folder.Session]] = import_legacy_tables.read_tables(
             desk.settings, company_id
         )
         if folder is not None and company_id is not None:
-            sessions = [(company_id, multi_file.read_folder(folder))]
+            sessions = [(company_id, import_folder.read_folder(folder))]
         outcomes = [_bring_in(desk, company, session, dry_run) for company, session in sessions]
     if as_json:
         console.print_json({"dry_run": dry_run, "sessions": outcomes})
@@ -197,7 +197,9 @@ def import_command(
         ctx.exit(console.SOMETHING_IS_WRONG)
 
 
-def _bring_in(desk: Frontdesk, company_id: int, session: multi_file.Session, dry_run: bool) -> dict[str, Any]:
+def _bring_in(
+    desk: Frontdesk, company_id: int, session: import_folder.Session, dry_run: bool
+) -> dict[str, Any]:
     salon = desk.company(company_id)
     result = salon.whatsapp.bring_in(session.creds, session.keys, dry_run)
     if result.error is not None and result.error.code in ("unavailable", "timeout", "internal"):

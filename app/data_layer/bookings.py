@@ -6,7 +6,9 @@ from typing import Any
 
 from sqlalchemy import func
 
-from app.data_layer.base import (
+from app.data_layer.error_boundary import operation
+from app.data_layer.free_slots import FreeSlot, free_starts, local_day
+from app.data_layer.operations import (
     Operations,
     a_date,
     a_duration,
@@ -16,14 +18,12 @@ from app.data_layer.base import (
     optional_duration,
     optional_id,
 )
-from app.data_layer.boundary import operation
-from app.data_layer.free_slots import FreeSlot, free_starts, local_day
+from app.data_layer.unit_of_work import UnitOfWork
 from app.errors import ConflictError, InvalidInputError, NotFoundError
 from app.models import Booking
-from app.repositories.folding import UpsertReport
+from app.repositories.batch_dedup import UpsertReport
 from app.schemas.rows import NEW_BOOKING, NEW_CLIENT
 from app.schemas.schema import Schema, Values
-from app.unit_of_work import UnitOfWork
 
 
 class BookingOperations(Operations):

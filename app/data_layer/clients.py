@@ -4,7 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from app.data_layer.base import (
+from app.data_layer.error_boundary import operation
+from app.data_layer.operations import (
     Operations,
     a_limit,
     a_part_of_a_name,
@@ -13,9 +14,8 @@ from app.data_layer.base import (
     ids_of,
     optional_instant,
 )
-from app.data_layer.boundary import operation
 from app.models import Booking, Client
-from app.repositories.folding import UpsertReport
+from app.repositories.batch_dedup import UpsertReport
 
 
 class ClientOperations(Operations):

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from app.data_layer.base import Operations
-from app.data_layer.boundary import operation
+from app.data_layer.error_boundary import operation
+from app.data_layer.operations import Operations
 from app.models import Company
 
 

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from app.data_layer.base import Operations, a_key
-from app.data_layer.boundary import operation
+from app.data_layer.error_boundary import operation
+from app.data_layer.operations import Operations, a_key
 from app.errors import InvalidInputError
 from app.models import DialogContext
 

@@ -3,10 +3,10 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from app.data_layer.base import Operations, a_flag, an_id, ids_of
-from app.data_layer.boundary import operation
+from app.data_layer.error_boundary import operation
+from app.data_layer.operations import Operations, a_flag, an_id, ids_of
 from app.models import Service
-from app.repositories.folding import UpsertReport
+from app.repositories.batch_dedup import UpsertReport
 
 
 class ServiceOperations(Operations):

@@ -4,11 +4,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
 from typing import Any
 
-from app.data_layer.base import Operations, a_date, a_flag, an_id, ids_of, optional_id
-from app.data_layer.boundary import operation
+from app.data_layer.error_boundary import operation
+from app.data_layer.operations import Operations, a_date, a_flag, an_id, ids_of, optional_id
 from app.errors import InvalidInputError
 from app.models import Staff, StaffSchedule
-from app.repositories.folding import UpsertReport
+from app.repositories.batch_dedup import UpsertReport
 
 
 class StaffOperations(Operations):

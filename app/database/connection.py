@@ -10,7 +10,7 @@ import psycopg.errors
 from psycopg.abc import PQGen
 
 from app.config import Settings
-from app.database.statements import MeasuredCursor
+from app.database.measured_cursor import MeasuredCursor
 from app.errors import ClientDeadlineExceeded
 
 T = TypeVar("T")

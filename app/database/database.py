@@ -38,7 +38,7 @@ class Database:
     def __init__(self, settings: Settings, url: str) -> None:
         """Connect to nothing yet. `url` is a libpq URL."""
         self.settings = settings
-        self.is_fenced = False  # somebody was refused here: see app/database/moving.py
+        self.is_fenced = False  # somebody was refused here: see app/database/live_database.py
         self._url = url
         self._pool = self._new_pool()
         self.engine: Engine = create_engine(

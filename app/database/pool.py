@@ -9,7 +9,7 @@ import psycopg
 from psycopg_pool import ConnectionPool, PoolTimeout
 
 from app.observability import metrics
-from app.observability.sparingly import Sparingly
+from app.observability.rate_limited_log import Sparingly
 
 log = logging.getLogger(__name__)
 

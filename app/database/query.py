@@ -10,7 +10,7 @@ from sqlalchemy.orm.attributes import manager_of_class
 
 from app.database.database import Connection
 from app.database.dialect import DIALECT
-from app.database.moving import AnyDatabase
+from app.database.live_database import AnyDatabase
 from app.models import Base
 
 M = TypeVar("M", bound=Base)

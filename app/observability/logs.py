@@ -6,9 +6,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from app.config import Settings
-from app.observability import work
-from app.observability.addresses import hide_secrets
-from app.observability.traces import way
+from app.observability import operation_context
+from app.observability.log_redaction import hide_secrets
+from app.observability.tracebacks import way
 
 # At INFO httpx logs each address with its query, which may hold a phone; the others are only many.
 _TOO_TALKATIVE = ("httpx", "httpcore", "psycopg.pool", "alembic.runtime.plugins")
@@ -91,9 +91,9 @@ class ReadableFormatter(_Formatter):
 
 
 def _context() -> dict[str, object]:
-    present = work.current()
+    present = operation_context.current()
     known = {
-        "request_id": work.request_id.get(),
+        "request_id": operation_context.request_id.get(),
         "company_id": present.company_id if present else None,
         "operation": present.operation if present else None,
     }

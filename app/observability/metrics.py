@@ -14,7 +14,7 @@ from weakref import WeakSet
 
 from prometheus_client import Counter, Gauge, Histogram
 
-import app.observability.places  # noqa: F401 - decides where metrics are kept, before there is one
+import app.observability.metric_slots  # noqa: F401 - decides where metrics are kept, before there is one
 
 log = logging.getLogger(__name__)
 

@@ -21,7 +21,7 @@ from app.config import Settings
 log = logging.getLogger(__name__)
 
 TAGS = ("service", "component", "operation", "table", "backend", "company_id", "duration_ms", "code")
-QUERY = "db"  # the kind of span whose description is a statement, as statements.py made it fit to be seen
+QUERY = "db"  # spans whose description is a statement, redacted by measured_cursor.py
 
 _KEPT = (
     *("event_id", "type", "level", "platform", "timestamp", "start_timestamp", "sdk", "modules"),

@@ -21,14 +21,14 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Session
 
-from app.database.children import replace_children
+from app.database.bulk_merge import Merged, Target, merge
+from app.database.child_rows import replace_children
 from app.database.database import Connection
 from app.database.filters import conditions, ordering
-from app.database.merge import Merged, Target, merge
 from app.database.query import Query, Reader
 from app.errors import InvalidInputError
 from app.models import Base
-from app.repositories.folding import Folded, UpsertReport, fold
+from app.repositories.batch_dedup import Folded, UpsertReport, fold
 from app.schemas.schema import Batch, Schema, Values
 
 M = TypeVar("M", bound=Base)

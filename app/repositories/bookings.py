@@ -20,12 +20,12 @@ from sqlalchemy import (
     update,
 )
 
-from app.database.merge import Freshness, Merged, Target, merge
+from app.database.bulk_merge import Freshness, Merged, Target, merge
 from app.database.query import Query
 from app.errors import ConflictError, InvalidInputError
 from app.models import Booking, BookingService, BookingSlot, Client
 from app.repositories.base import Repository, scoped
-from app.repositories.slots import Slots
+from app.repositories.booking_slots import Slots
 from app.schemas import rows as schemas
 from app.schemas.schema import Values
 

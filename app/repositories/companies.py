@@ -2,7 +2,7 @@
 
 from sqlalchemy import select
 
-from app.database.merge import Freshness, Merged, Target
+from app.database.bulk_merge import Freshness, Merged, Target
 from app.database.query import Query
 from app.models import Company
 from app.repositories.base import Repository, scoped

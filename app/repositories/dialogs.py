@@ -1,6 +1,6 @@
 """Dialogue contexts, one for each person who writes to the salon."""
 
-from app.database.merge import Freshness, Target
+from app.database.bulk_merge import Freshness, Target
 from app.models import DialogContext
 from app.repositories.base import Repository
 from app.schemas import rows as schemas

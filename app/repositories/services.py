@@ -5,11 +5,11 @@ from operator import itemgetter
 
 from sqlalchemy import bindparam, or_, select
 
-from app.database.merge import Freshness, Merged, Target, merge
+from app.database.bulk_merge import Freshness, Merged, Target, merge
 from app.database.query import Query
 from app.models import Service, ServiceCategory, ServiceStaff
 from app.repositories.base import scoped
-from app.repositories.mirrored import MirroredRepository
+from app.repositories.mirrored_rows import MirroredRepository
 from app.schemas import rows as schemas
 from app.schemas.schema import Values
 

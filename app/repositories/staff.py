@@ -6,11 +6,11 @@ from typing import Any, LiteralString
 
 from sqlalchemy import BigInteger, and_, bindparam, or_, select
 
-from app.database.merge import Freshness, Target
+from app.database.bulk_merge import Freshness, Target
 from app.database.query import Query
 from app.models import Staff, StaffSchedule
 from app.repositories.base import scoped
-from app.repositories.mirrored import MirroredRepository
+from app.repositories.mirrored_rows import MirroredRepository
 from app.schemas import rows as schemas
 
 _ALL = Query(

@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import ARRAY, Text, delete, func, literal, select, tuple_, update
 from sqlalchemy.dialects.postgresql import insert
 
-from app.database.merge import Freshness, Target, merge
+from app.database.bulk_merge import Freshness, Target, merge
 from app.models import WhatsAppAuth, WhatsAppKey
 from app.repositories.base import Repository
 from app.schemas import rows as schemas

@@ -6,12 +6,12 @@ from typing import Any
 import psycopg
 
 from app.errors import ConflictError, UnavailableError
-from app.transfer import capture, schema
-from app.transfer.locks import LOCK_TIMEOUT, with_lock_retries
-from app.transfer.replay import is_drained
-from app.transfer.sides import APPLICATION, Side, SideName, Sides
-from app.transfer.stages import Stage, look_at, stage_of
-from app.transfer.tables import SCHEMA
+from app.transfer.protocol import change_capture, control_schema
+from app.transfer.protocol.endpoints import APPLICATION, Side, SideName, Sides
+from app.transfer.protocol.lock_retries import LOCK_TIMEOUT, with_lock_retries
+from app.transfer.protocol.stages import Stage, look_at, stage_of
+from app.transfer.protocol.tables import SCHEMA
+from app.transfer.relay.apply_cycle import is_drained
 
 OnStep = Callable[[str], object]
 
@@ -75,12 +75,12 @@ def _refuse(connections: dict[SideName, psycopg.Connection[Any]]) -> None:
 
 
 def _remove(side: Side, connection: psycopg.Connection[Any], dry_run: bool, on_step: OnStep) -> None:
-    if not schema.remains(connection):
+    if not control_schema.remains(connection):
         on_step(f"{side.name}: nothing is left")
         return
-    tables = capture.captured_tables(connection)
+    tables = change_capture.captured_tables(connection)
     if not dry_run:
         connection.execute("SELECT pg_catalog.set_config('lock_timeout', %s, false)", (LOCK_TIMEOUT,))
-        with_lock_retries(connection, lambda: capture.drop_triggers(connection))
-        with_lock_retries(connection, lambda: schema.drop(connection))
+        with_lock_retries(connection, lambda: change_capture.drop_triggers(connection))
+        with_lock_retries(connection, lambda: control_schema.drop(connection))
     on_step(f"{side.name}: triggers of {len(tables)} tables, schema {SCHEMA}")

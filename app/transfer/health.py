@@ -6,10 +6,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 from app.observability import metrics
-from app.observability.level import Level
-from app.transfer.divergence import Recent
-from app.transfer.stages import Stage
-from app.transfer.status import Status
+from app.observability.severity import Level
+from app.transfer.protocol.stages import Stage
+from app.transfer.protocol.status import Status
+from app.transfer.verification.divergence_monitor import Recent
 
 LONG_LAG = 60.0  # seconds; a relay that runs needs less than one
 LONG_REPLAY = 1.0  # seconds

@@ -7,11 +7,12 @@ from typing import Any
 import psycopg
 
 from app.errors import ConflictError
-from app.transfer import capture, journal, plan, schema
-from app.transfer.locks import LOCK_TIMEOUT, with_lock_retries
-from app.transfer.plan import Plan
-from app.transfer.sides import Side, Sides, refuse_same_database
-from app.transfer.tables import SCHEMA, Table
+from app.transfer.planning import plan
+from app.transfer.planning.plan import Plan
+from app.transfer.protocol import change_capture, control_schema, journal
+from app.transfer.protocol.endpoints import Side, Sides, refuse_same_database
+from app.transfer.protocol.lock_retries import LOCK_TIMEOUT, with_lock_retries
+from app.transfer.protocol.tables import SCHEMA, Table
 
 OnStep = Callable[[str], object]
 
@@ -60,13 +61,13 @@ def _set_up(
     side: Side, connection: psycopg.Connection[Any], tables: Sequence[Table], on_step: OnStep
 ) -> None:
     on_step(f"{side.name}: schema {SCHEMA}")
-    with_lock_retries(connection, lambda: schema.create(connection, list(tables)))
+    with_lock_retries(connection, lambda: control_schema.create(connection, list(tables)))
     connection.execute(
         f"INSERT INTO {SCHEMA}.side (name, state, epoch) VALUES (%s, %s, 1) ON CONFLICT DO NOTHING",
         (side.name, "open" if side.name == "legacy" else "standby"),
     )
-    missing = set(capture.tables_without_triggers(connection))
+    missing = set(change_capture.tables_without_triggers(connection))
     for table in tables:
         if table.name in missing:
             on_step(f"{side.name}: triggers on {table.name}")
-            with_lock_retries(connection, lambda table=table: capture.add_triggers(connection, table))  # type: ignore[misc] # a lambda's default has no annotation
+            with_lock_retries(connection, lambda table=table: change_capture.add_triggers(connection, table))  # type: ignore[misc] # a lambda's default has no annotation

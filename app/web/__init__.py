@@ -4,15 +4,15 @@ from flask import Flask
 
 from app.config import Settings
 from app.frontdesk import Frontdesk
-from app.observability.start import start
-from app.web.admission import admit
-from app.web.health import Health
-from app.web.metrics import metrics_routes
-from app.web.openapi import openapi_routes
-from app.web.requests import Application, watch_requests
-from app.web.status import StatusPage
-from app.web.webhooks import webhook_routes
-from app.web.whatsapp import whatsapp_routes
+from app.observability.setup import start
+from app.web.health.metrics_routes import metrics_routes
+from app.web.health.openapi import openapi_routes
+from app.web.health.routes import Health
+from app.web.routes.webhooks import webhook_routes
+from app.web.routes.whatsapp import whatsapp_routes
+from app.web.serving.load_shedding import admit
+from app.web.serving.request_hooks import Application, watch_requests
+from app.web.status_page.page import StatusPage
 
 
 def create_app(desk: Frontdesk | None = None) -> Flask:

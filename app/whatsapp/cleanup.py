@@ -10,8 +10,8 @@ from app.config import Settings
 from app.database.connection import connect_directly
 from app.database.database import Connection
 from app.errors import RAW_ERRORS, UnknownCompanyError, from_driver
-from app.observability.failures import report
-from app.repositories import whatsapp_overview as overview
+from app.observability.failure_reports import report
+from app.repositories import whatsapp_all_companies as overview
 from app.whatsapp.retention import GRACE, IDLE, PROTECTED, Retention
 
 BATCH = 500  # keys a transaction: a worker that writes one of them waits a few milliseconds

@@ -7,9 +7,9 @@ from functools import cached_property
 from typing import Any
 
 from app.config import Settings
-from app.observability.level import Level
-from app.repositories.whatsapp_overview import Known
-from app.whatsapp.store import TypeStatistics
+from app.observability.severity import Level
+from app.repositories.whatsapp_all_companies import Known
+from app.whatsapp.session_store import TypeStatistics
 
 CONTEST_REMEMBERED = timedelta(hours=1)
 LISTED = 20  # salons in one document

@@ -7,15 +7,23 @@ from datetime import UTC, datetime, timedelta
 from enum import Enum
 from typing import Any
 
+from app.data_layer.unit_of_work import UnitOfWork
 from app.errors import InvalidInputError
 from app.frontdesk import Frontdesk
 from app.repositories import Repositories
 from app.schemas.schema import Values
 from app.schemas.types import MAX_ID
-from app.unit_of_work import UnitOfWork
-from app.yclients.intake import Intake
-from app.yclients.kinds import BOOKINGS, CLIENTS, COMPANY, SERVICE_CATEGORIES, SERVICES, STAFF, Kind
-from app.yclients.values import integer
+from app.yclients.ingest import Intake
+from app.yclients.mapping.entities import (
+    BOOKINGS,
+    CLIENTS,
+    COMPANY,
+    SERVICE_CATEGORIES,
+    SERVICES,
+    STAFF,
+    Kind,
+)
+from app.yclients.mapping.values import integer
 
 log = logging.getLogger(__name__)
 

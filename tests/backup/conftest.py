@@ -17,7 +17,7 @@ import psycopg
 import pytest
 from click.testing import CliRunner, Result
 
-from app.backup import programs
+from app.backup import pg_programs
 from app.backup.manifest import Manifest
 from app.cli import main
 from tests.servers import execute
@@ -113,7 +113,7 @@ def replace(server_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         major = connection.info.server_version // 10_000
 
     def replace(name: str, script: str, version: str | None = None) -> None:
-        real = programs.find(name, major)
+        real = pg_programs.find(name, major)
         fake = tmp_path / "bin" / name
         fake.parent.mkdir()
         says = f'[ "$1" = --version ] && echo "{name} (PostgreSQL) {version or real.version}" && exit\n'

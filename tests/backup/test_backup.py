@@ -9,7 +9,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from app.backup import runs
+from app.backup import run_log
 from tests.backup.conftest import Backup, answer, make
 from tests.moves import Move
 from tests.processes import wait_until
@@ -206,9 +206,9 @@ def test_other_schemas_names_and_tables_are_in_it(backup: Backup, source: str) -
 def test_the_log_knows_the_age_and_forgets_what_turned_out_bad(
     backup: Backup, source: str, address: Path
 ) -> None:
-    def last() -> runs.Backups:
+    def last() -> run_log.Backups:
         with psycopg.connect(source, autocommit=True) as connection:
-            return runs.last(connection)
+            return run_log.last(connection)
 
     assert last() == (None, None, None)
     make(backup)

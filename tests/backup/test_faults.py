@@ -14,11 +14,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.backup import folder, programs
+from app.backup import catalogue, pg_programs
+from app.backup.dump_stream import intact
 from app.backup.errors import BackupError, DamagedBackup
 from app.backup.manifest import Manifest
-from app.backup.places import Place
-from app.backup.reading import intact
+from app.backup.storage import Place
 from app.backup.verify import verify
 from tests.backup.conftest import Backup, Replace, answer, make
 from tests.e2e.conftest import CALL
@@ -65,7 +65,7 @@ def test_one_flipped_bit_anywhere_in_the_dump(made: str, address: Path) -> None:
         with dump.open("r+b") as file:
             file.seek(position)
             file.write(bytes([whole[position] ^ (1 << bit)]))
-        entry = folder.entry(place, made)
+        entry = catalogue.entry(place, made)
         with pytest.raises(DamagedBackup):
             intact(place, entry, nothing)
         if position % 20 == 0:  # it starts a program
@@ -73,7 +73,7 @@ def test_one_flipped_bit_anywhere_in_the_dump(made: str, address: Path) -> None:
         dump.write_bytes(whole)
 
     flip()
-    assert verify(place, folder.entry(place, made), nothing) == ()
+    assert verify(place, catalogue.entry(place, made), nothing) == ()
 
 
 def test_another_byte_anywhere_in_the_manifest(made: str, address: Path) -> None:
@@ -207,14 +207,14 @@ def test_a_disk_that_is_full_when_the_manifest_comes(
 def test_rows_that_changed_between_the_manifest_and_the_dump(
     backup: Backup, source: str, monkeypatch: pytest.MonkeyPatch, change: str, by_verify: bool
 ) -> None:
-    run = programs.running
+    run = pg_programs.running
 
     def without_snapshot(program: Any, *arguments: str, **options: Any) -> Any:
         if program.path.name == "pg_dump":
             execute(source, change)
         return run(program, *(each for each in arguments if "snapshot" not in each), **options)
 
-    monkeypatch.setattr(programs, "running", without_snapshot)
+    monkeypatch.setattr(pg_programs, "running", without_snapshot)
     make(backup)
     assert answer(backup("verify", "--json"), int(by_verify))["good"] is not by_verify
     (problem,) = answer(backup("drill", "--json"), 1)["problems"]
@@ -244,8 +244,8 @@ def test_a_restore_that_fails_leaves_the_database_empty(
 
 def test_a_program_that_is_not_there_is_named() -> None:
     with pytest.raises(BackupError, match=r"pg_dump of PostgreSQL 99 or newer is needed; found: .*18\.\d.*"):
-        programs.find("pg_dump", 99)
+        pg_programs.find("pg_dump", 99)
 
 
 def test_the_oldest_program_that_will_do_is_taken() -> None:
-    assert [programs.find("pg_restore", each).major for each in (16, 17, 18)] == [16, 18, 18]
+    assert [pg_programs.find("pg_restore", each).major for each in (16, 17, 18)] == [16, 18, 18]

@@ -8,7 +8,7 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from app.backup.errors import BackupError
-from app.backup.places import Place
+from app.backup.storage import Place
 from tests.backup.conftest import Backup, Replace, answer, make
 
 

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.backup import folder, prune
+from app.backup import catalogue, prune
 from app.backup.errors import BackupError
-from app.backup.places import Place
+from app.backup.storage import Place
 from tests.backup.conftest import Backup, Prepared, answer, copied
 from tests.servers import execute
 
@@ -129,7 +129,7 @@ def test_two_at_once_are_in_nobody_s_way(made: str, old: Old, address: Path) -> 
         for entry in planned.deleted:
             prune.delete(place, entry)
     assert [entry.name for entry in plans[1].deleted] == [older]
-    assert [entry.name for entry in folder.entries(place)] == [made]
+    assert [entry.name for entry in catalogue.entries(place)] == [made]
 
 
 def test_whatever_the_rules_and_the_damage_a_good_one_is_left(prepared: Prepared, tmp_path: Path) -> None:
@@ -157,6 +157,6 @@ def test_whatever_the_rules_and_the_damage_a_good_one_is_left(prepared: Prepared
             return
         newest = max(name for name, good in whole.items() if good)
         assert newest in {entry.name for entry in planned.kept}
-        assert len(planned.kept) + len(planned.deleted) == len(folder.entries(place))
+        assert len(planned.kept) + len(planned.deleted) == len(catalogue.entries(place))
 
     prune_some()

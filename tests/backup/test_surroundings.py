@@ -7,9 +7,9 @@ from typing import Any
 import psycopg
 import pytest
 
-from app.backup import programs, restore
+from app.backup import pg_programs, restore
 from app.backup.errors import BackupError
-from app.backup.places import Place
+from app.backup.storage import Place
 from tests.backup.conftest import Backup, Replace, answer, make
 from tests.servers import execute
 
@@ -33,14 +33,14 @@ def test_large_objects_are_compared_too(
     make(backup)
     assert answer(backup("verify", "--json"))["problems"] == []
     assert answer(backup("drill", "--json"))["problems"] == []
-    run = programs.running
+    run = pg_programs.running
 
     def after_a_change(program: Any, *arguments: str, **options: Any) -> Any:
         if program.path.name == "pg_dump":
             execute(source, f"SELECT {change} FROM pg_largeobject_metadata")
         return run(program, *(each for each in arguments if "snapshot" not in each), **options)
 
-    monkeypatch.setattr(programs, "running", after_a_change)
+    monkeypatch.setattr(pg_programs, "running", after_a_change)
     make(backup)
     assert answer(backup("verify", "--json"), int(by_verify))["good"] is not by_verify
     assert answer(backup("drill", "--json"), 1)["problems"] == [problem]
@@ -67,13 +67,13 @@ def test_limits_that_the_database_sets_end_no_backup(
         limits += ["transaction_timeout"] if connection.info.server_version >= 170_000 else []
         for limit in limits:
             connection.execute(f"ALTER DATABASE {connection.info.dbname} SET {limit} = '300ms'")
-    run = programs.running
+    run = pg_programs.running
 
     def slowly(program: Any, *arguments: str, **options: Any) -> Any:
         time.sleep(0.5)
         return run(program, *arguments, **options)
 
-    monkeypatch.setattr(programs, "running", slowly)
+    monkeypatch.setattr(pg_programs, "running", slowly)
     make(backup)
     assert answer(backup("drill", "--json"))["good"] is True
 
@@ -101,8 +101,8 @@ def test_a_backup_that_goes_into_newer_servers_only_says_so(
     assert "Warning" not in backup("create").stderr
     monkeypatch.setattr(restore, "TRANSACTION_TIMEOUT", 99)
     replace("pg_dump", 'exec "$REAL" "$@"', version="99.1")
-    monkeypatch.setattr(programs, "USUAL_PLACES", ())
-    monkeypatch.setattr(programs, "find_spec", lambda _: None)
+    monkeypatch.setattr(pg_programs, "USUAL_PLACES", ())
+    monkeypatch.setattr(pg_programs, "find_spec", lambda _: None)
     monkeypatch.setenv("PATH", str(address.parent / "bin"))
     made = backup("create")
     assert made.exit_code == 0

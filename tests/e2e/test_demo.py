@@ -9,8 +9,8 @@ from click.testing import CliRunner
 
 from app import Frontdesk
 from app.cli import main
-from app.cli.demo import Race, run_race
 from app.data_layer import DataLayer
+from app.demo.commands import Race, run_race
 from app.models import Base
 
 

@@ -10,7 +10,7 @@ from click.testing import CliRunner, Result
 from psycopg.conninfo import conninfo_to_dict
 
 from app.cli import main
-from app.database import migrations
+from app.migrations import runner
 from tests.servers import execute
 
 Examine = Callable[..., tuple[int, dict[str, Any]]]
@@ -56,7 +56,7 @@ def test_people_get_a_line_for_each_check(doctor: Callable[..., Result], databas
 
 
 def test_a_schema_behind_says_what_to_run(examine: Examine, database_url: str) -> None:
-    execute(database_url, f"UPDATE alembic_version SET version_num = '{migrations.revisions()[1]}'")
+    execute(database_url, f"UPDATE alembic_version SET version_num = '{runner.revisions()[1]}'")
     code, checks = examine(DATABASE_URL=database_url)
     assert (code, checks["schema"]["verdict"]) == (1, "wrong")
     assert "alembic upgrade head" in checks["schema"]["advice"]

@@ -12,11 +12,12 @@ import psycopg
 import pytest
 
 from app.config import PROJECT_ROOT
-from app.database import embedded
-from app.database.embedded import EmbeddedServerError
+from app.database import embedded_server
+from app.database.embedded_server import EmbeddedServerError
 
 START = (
-    "import sys; from pathlib import Path; from app.database.embedded import start; start(Path(sys.argv[1]))"
+    "import sys; from pathlib import Path; "
+    "from app.database.embedded_server import start; start(Path(sys.argv[1]))"
 )
 KILLED = f"{START}; import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
 
@@ -110,13 +111,13 @@ def test_a_server_that_takes_longer_to_start_than_the_wheel_waits_is_waited_for(
 
 def test_a_path_that_the_server_cannot_take_is_said_so(tmp_path: Path) -> None:
     with pytest.raises(EmbeddedServerError, match="blank or a special character"):
-        embedded.start(tmp_path / "my salon")
+        embedded_server.start(tmp_path / "my salon")
 
 
 def test_a_server_that_cannot_start_is_said_with_its_log(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(_: Path) -> None:
         raise psycopg.OperationalError("no room")
 
-    monkeypatch.setattr(embedded, "_initialise", refuse)
+    monkeypatch.setattr(embedded_server, "_initialise", refuse)
     with pytest.raises(EmbeddedServerError, match="postgres/log"):
-        embedded.start(data)
+        embedded_server.start(data)

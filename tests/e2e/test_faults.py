@@ -21,7 +21,7 @@ import pytest
 
 from app import Frontdesk, Settings
 from app.config import PROJECT_ROOT
-from app.database import migrations
+from app.migrations import runner
 from tests.e2e.load import COMPANY, Load, under_load
 from tests.processes import BIN, Process, answers, free_port, get, running, wait_until
 from tests.servers import Server
@@ -43,7 +43,7 @@ def server() -> Iterator[Server]:
     """A server that tests may break, as long as it runs again afterwards."""
     server = Server()
     try:
-        migrations.upgrade(server.url)
+        runner.upgrade(server.url)
         with Frontdesk(Settings(database_url=server.url)) as desk:
             desk.company(COMPANY).upsert_company({"title": "Salon"}).unwrap()
         yield server

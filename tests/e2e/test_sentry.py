@@ -30,7 +30,7 @@ main()
 """
 # A mistake of ours, whose text quotes a client.
 MISTAKE = """
-import app.cli.imports as imports
+import app.cli.import_files as imports
 
 def import_files(desk, company_id, files, **options):
     rows = [open(file).read() for file in files]

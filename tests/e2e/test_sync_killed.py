@@ -14,8 +14,8 @@ from click.testing import CliRunner
 from app import Frontdesk, Settings
 from app.cli import main
 from app.config import PROJECT_ROOT
-from app.yclients.standin.salon import FIRST_CLIENT, Salon, Sizes
-from app.yclients.standin.server import LIMITS, PARTNER_TOKEN, USER_TOKEN, Mood, StandIn, serving
+from app.demo.fake_yclients.salon import FIRST_CLIENT, Salon, Sizes
+from app.demo.fake_yclients.server import LIMITS, PARTNER_TOKEN, USER_TOKEN, Mood, StandIn, serving
 from tests.processes import Process, free_port, running, wait_until
 from tests.upstream import Upstream, knowing, rows_of
 

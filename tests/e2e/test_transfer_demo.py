@@ -6,10 +6,10 @@ import subprocess
 
 import pytest
 
-from app.cli import transfer_demo
-from app.transfer.sides import Side, Sides
-from app.transfer.steps import Report
-from app.transfer.switch import AbortedError
+from app.demo import transfer
+from app.transfer.cutover.cutover import AbortedError
+from app.transfer.cutover.report import Report
+from app.transfer.protocol.endpoints import Side, Sides
 from tests.processes import BIN
 
 
@@ -36,8 +36,8 @@ def test_a_switch_that_a_busy_machine_made_too_slow_is_tried_again(monkeypatch: 
             raise answer
         return answer
 
-    monkeypatch.setattr(transfer_demo, "switch", switch)
+    monkeypatch.setattr(transfer, "switch", switch)
     said: list[str] = []
     sides = Sides(Side("legacy", ""), Side("primary", ""))
-    assert transfer_demo._switch(sides, "primary", said.append) == 0.05
+    assert transfer._switch(sides, "primary", said.append) == 0.05
     assert said == ["Aborted after 1.26 s. Once more."]

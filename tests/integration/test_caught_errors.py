@@ -5,8 +5,8 @@ from sqlalchemy.exc import DataError
 
 from app import Frontdesk
 from app.data_layer import DataLayer
+from app.data_layer.unit_of_work import UnitOfWork
 from app.errors import FrontdeskError, UnknownCompanyError
-from app.unit_of_work import UnitOfWork
 
 
 def write_then_fail(uow: UnitOfWork) -> None:

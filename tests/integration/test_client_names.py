@@ -3,7 +3,7 @@
 import pytest
 
 from app.data_layer import DataLayer
-from app.database.merge import SMALL
+from app.database.bulk_merge import SMALL
 
 
 def rows(count: int, **fields: object) -> list[dict[str, object]]:

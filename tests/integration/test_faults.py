@@ -11,9 +11,9 @@ import pytest
 
 from app import Frontdesk, Settings
 from app.data_layer import DataLayer, Result
-from app.database import migrations
+from app.data_layer.unit_of_work import UnitOfWork
 from app.errors import FrontdeskError
-from app.unit_of_work import UnitOfWork
+from app.migrations import runner
 from tests.factories import ClientRow
 from tests.processes import PATIENCE, wait_until
 from tests.servers import Server
@@ -33,7 +33,7 @@ def server() -> Iterator[Server]:
     """A server that tests may break, as long as it runs again afterwards."""
     server = Server()
     try:
-        migrations.upgrade(server.url)
+        runner.upgrade(server.url)
         yield server
     finally:
         server.delete()

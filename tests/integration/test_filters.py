@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from app import Frontdesk
 from app.data_layer import DataLayer
+from app.data_layer.unit_of_work import UnitOfWork
 from app.errors import InvalidInputError
-from app.unit_of_work import UnitOfWork
 from tests.factories import ClientRow
 
 TEXTS = [None, "", "a", "A", "ab", "a%", "a_", "Ё", "ё", "a\\b"]

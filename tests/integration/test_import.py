@@ -12,11 +12,11 @@ import pytest
 from app import Frontdesk, Settings
 from app.data_layer import DataLayer
 from app.errors import InvalidInputError, UnavailableError
-from app.yclients import importer
-from app.yclients.importer import import_files
-from app.yclients.kinds import KINDS
+from app.yclients.importing import import_files as import_files_module
+from app.yclients.importing.import_files import import_files
+from app.yclients.importing.summary import ImportSummary
+from app.yclients.mapping.entities import KINDS
 from app.yclients.sample import COMPANY_ID, PAST, ZONE, write_sample
-from app.yclients.summary import ImportSummary
 
 TODAY = date(2026, 11, 20)
 COUNTED = ("inserted", "updated", "unchanged", "stale", "superseded", "rejected")
@@ -181,7 +181,7 @@ class TestRows:
     def test_bad_ones_never_cost_the_good_ones_and_are_named(
         self, desk: Frontdesk, salon: DataLayer, clients_file: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(importer, "CHUNK", 3)
+        monkeypatch.setattr(import_files_module, "CHUNK", 3)
         rows = [client(n) for n in range(1, 11)]
         rows[4] = client(5, phone="secret-phone")
         rows[6] = client(7) | {"id": "abc"}
@@ -237,7 +237,7 @@ class TestRuns:
     def test_a_dry_run_tells_all_and_leaves_nothing(
         self, desk: Frontdesk, company_id: int, sample: list[Path], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(importer, "CHUNK", 50)
+        monkeypatch.setattr(import_files_module, "CHUNK", 50)
         dry = import_files(desk, company_id, sample, dry_run=True)
         assert desk.company(company_id).get_company().unwrap() is None
         wet = import_files(desk, company_id, sample)
@@ -251,7 +251,7 @@ class TestRuns:
     def test_an_interrupted_one_goes_on_where_it_stopped(
         self, desk: Frontdesk, salon: DataLayer, clients_file: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(importer, "CHUNK", 10)
+        monkeypatch.setattr(import_files_module, "CHUNK", 10)
         path = clients_file([client(n) for n in range(1, 101)])
 
         def stop(kind: str, done: int, total: int) -> None:
@@ -287,7 +287,7 @@ class TestRuns:
     def test_progress_goes_from_the_first_byte_to_the_last(
         self, desk: Frontdesk, company_id: int, sample: list[Path], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(importer, "CHUNK", 20)
+        monkeypatch.setattr(import_files_module, "CHUNK", 20)
         seen: list[tuple[str, int, int]] = []
         import_files(desk, company_id, sample, on_progress=lambda *step: seen.append(step))
         done = [step[1] for step in seen]

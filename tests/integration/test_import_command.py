@@ -10,7 +10,7 @@ from click.testing import CliRunner, Result
 
 from app import Frontdesk
 from app.cli import main
-from app.yclients.files import RowReader
+from app.yclients.importing.row_reader import RowReader
 
 
 @pytest.fixture

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import app.database.merge
+import app.database.bulk_merge
 from app import Frontdesk, Settings
 from app.data_layer import DataLayer
-from app.repositories.folding import UpsertReport
-from app.unit_of_work import UnitOfWork
+from app.data_layer.unit_of_work import UnitOfWork
+from app.repositories.batch_dedup import UpsertReport
 from tests.factories import ClientRow, DialogRow, ServiceRow, StaffRow
 from tests.processes import wait_until
 from tests.threads import at_once
@@ -84,7 +84,7 @@ def counts_of(report: UpsertReport) -> dict[str, int]:
 @pytest.fixture(params=[50, 0], ids=["parameters", "copy"])
 def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows up to this number go as parameters, more of them by COPY."""
-    monkeypatch.setattr(app.database.merge, "SMALL", request.param)
+    monkeypatch.setattr(app.database.bulk_merge, "SMALL", request.param)
 
 
 @settings(max_examples=60)

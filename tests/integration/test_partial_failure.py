@@ -10,7 +10,7 @@ import pytest
 
 from app import Frontdesk, Settings
 from app.data_layer import DataLayer
-from app.unit_of_work import UnitOfWork
+from app.data_layer.unit_of_work import UnitOfWork
 from tests.factories.client import ClientRow
 
 

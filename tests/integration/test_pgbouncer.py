@@ -14,10 +14,10 @@ import psycopg
 import pytest
 
 from app import Frontdesk, Settings
+from app.data_layer.unit_of_work import UnitOfWork
 from app.database.connection import connect_directly
 from app.errors import ConfigurationError, FrontdeskError
-from app.transfer.sides import Side
-from app.unit_of_work import UnitOfWork
+from app.transfer.protocol.endpoints import Side
 from tests.factories import BookingRow, ClientRow
 from tests.processes import free_port, wait_until
 from tests.threads import at_once

@@ -13,9 +13,9 @@ import pytest
 from prometheus_client import REGISTRY
 
 from app import Frontdesk, Settings
+from app.data_layer.unit_of_work import UnitOfWork
 from app.errors import FrontdeskError, UnavailableError
 from app.observability import metrics
-from app.unit_of_work import UnitOfWork
 from tests.processes import PATIENCE, wait_until
 from tests.stopwatch import Stopwatch
 from tests.threads import at_once

@@ -18,7 +18,7 @@ from app.cli import main
 from app.data_layer import DataLayer
 from app.models import Base
 from app.observability import sentry
-from app.whatsapp.store import SessionStore
+from app.whatsapp.session_store import SessionStore
 from tests.watching import Lines, Recorder
 
 NAME, PHONE, EMAIL, KEY = "Zaphodius", "+79685551234", "zaphod@betelgeuse.example", "c2VjcmV0LWtleQ"
@@ -177,7 +177,7 @@ def frames(event: Any) -> list[Any]:
 def test_an_error_passed_on_is_not_reported_again(own_company: DataLayer, sent: Recorder) -> None:
     error = own_company.get_client_by_phone(PHONE).error
     assert error is not None
-    from app.observability.failures import report
+    from app.observability.failure_reports import report
 
     report(error, "elsewhere", component="cli")
     assert len(sent.events) == 1

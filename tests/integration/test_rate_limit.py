@@ -11,11 +11,11 @@ import psycopg
 import pytest
 
 from app import Frontdesk, Settings
+from app.demo.fake_yclients.salon import Salon, Sizes
+from app.demo.fake_yclients.server import LIMITS, StandIn, serving
 from app.errors import UnavailableError
-from app.yclients.client import YClients
-from app.yclients.rate_limit import FAR_AHEAD, YCLIENTS_LIMITS, Limit, RateLimiter, time_needed
-from app.yclients.standin.salon import Salon, Sizes
-from app.yclients.standin.server import LIMITS, StandIn, serving
+from app.yclients.api.client import YClients
+from app.yclients.api.rate_limit import FAR_AHEAD, YCLIENTS_LIMITS, Limit, RateLimiter, time_needed
 from tests.threads import at_once
 from tests.upstream import knowing
 

@@ -13,9 +13,9 @@ from psycopg import sql
 
 from app import Frontdesk, Settings, create_app
 from app.data_layer import DataLayer
-from app.database.statements import kind_of, shown
-from app.observability import figures, metrics, slow_queries
-from app.unit_of_work import UnitOfWork
+from app.data_layer.unit_of_work import UnitOfWork
+from app.database.measured_cursor import kind_of, shown
+from app.observability import metric_readings, metrics, slow_queries
 from tests.factories import ClientRow
 from tests.watching import Recorder
 
@@ -29,9 +29,9 @@ def salon(salon: DataLayer) -> DataLayer:
 
 def counted(work: Callable[[], object]) -> dict[str, int]:
     """Statements by kind that are counted while `work` runs."""
-    before = figures.query_figures().kinds
+    before = metric_readings.query_figures().kinds
     work()
-    after = figures.query_figures().kinds
+    after = metric_readings.query_figures().kinds
     found = {kind: each.count - (before[kind].count if kind in before else 0) for kind, each in after.items()}
     return {kind: count for kind, count in found.items() if count}
 

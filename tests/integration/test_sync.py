@@ -8,12 +8,12 @@ import psycopg
 import pytest
 
 from app import Settings
+from app.demo.fake_yclients.salon import FIRST_CLIENT, FIRST_RECORD, FIRST_SERVICE, FIRST_STAFF, Salon, stamp
+from app.demo.fake_yclients.server import Mood
 from app.errors import InvalidInputError
 from app.yclients.errors import ForbiddenError
-from app.yclients.standin.salon import FIRST_CLIENT, FIRST_RECORD, FIRST_SERVICE, FIRST_STAFF, Salon, stamp
-from app.yclients.standin.server import Mood
-from app.yclients.sync import SCHEDULE_DAYS, Progress
-from app.yclients.sync_record import OVERLAP
+from app.yclients.syncing.run import SCHEDULE_DAYS, Progress
+from app.yclients.syncing.run_record import OVERLAP
 from tests.factories import NewBookingRow, NewClientRow
 from tests.upstream import SMALL, Upstream, upstream_of
 

@@ -17,8 +17,11 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from app import Frontdesk, Settings
+from app.demo.fake_yclients.salon import Salon
+from app.demo.fake_yclients.server import Mood
 from app.errors import ConfigurationError, FrontdeskError
-from app.yclients.client import ATTEMPTS, YClients
+from app.yclients.api.client import ATTEMPTS, YClients
+from app.yclients.api.rate_limit import RateLimiter
 from app.yclients.errors import (
     ForbiddenError,
     PaymentRequiredError,
@@ -29,9 +32,6 @@ from app.yclients.errors import (
     UnknownToYClientsError,
     YClientsError,
 )
-from app.yclients.rate_limit import RateLimiter
-from app.yclients.standin.salon import Salon
-from app.yclients.standin.server import Mood
 from tests.processes import wait_until
 from tests.stopwatch import Stopwatch
 from tests.upstream import QUICK, SMALL, UNLIMITED, Upstream, knowing, upstream_of

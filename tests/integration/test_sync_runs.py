@@ -10,15 +10,15 @@ import pytest
 
 from app import Frontdesk, Settings
 from app.data_layer import DataLayer
+from app.demo.fake_yclients.salon import FIRST_CLIENT, Salon, Sizes
+from app.demo.fake_yclients.server import Mood
 from app.errors import FrontdeskError, UnavailableError
 from app.observability import sentry
 from app.repositories.sync_runs import SyncRuns
 from app.yclients.errors import ForbiddenError, SyncRunningError, UnauthorizedError, UnknownToYClientsError
-from app.yclients.standin.salon import FIRST_CLIENT, Salon, Sizes
-from app.yclients.standin.server import Mood
-from app.yclients.sync import Progress, sync
-from app.yclients.sync_lock import company_lock
-from app.yclients.sync_status import RunStatus, State, sync_status
+from app.yclients.syncing.lock import company_lock
+from app.yclients.syncing.run import Progress, sync
+from app.yclients.syncing.status import RunStatus, State, sync_status
 from tests.upstream import SMALL, Upstream, upstream_of
 
 

@@ -12,11 +12,11 @@ from psycopg import sql
 
 from app import Frontdesk
 from app.data_layer import DataLayer
+from app.data_layer.unit_of_work import UnitOfWork
 from app.errors import ConflictError, InvalidInputError
 from app.models import Client
 from app.repositories import Repositories
-from app.repositories.slots import Slots
-from app.unit_of_work import UnitOfWork
+from app.repositories.booking_slots import Slots
 from tests.factories import (
     BookingRow,
     ClientRow,

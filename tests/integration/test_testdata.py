@@ -10,8 +10,9 @@ from click.testing import CliRunner, Result
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app import Settings, testdata
+from app import Settings
 from app.cli import main
+from app.maintenance import test_data
 from tests.processes import PATIENCE, wait_until
 
 TESTERS = ("+79990000001", "+79990000002")
@@ -260,10 +261,10 @@ def test_no_row_without_both_markers_is_ever_deleted(
 
     configured = Settings(database_url=database_url, test_phones=TESTERS)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(testdata, "PORTION", portion)
-        planned = testdata.clean(configured, company, limit)
+        patch.setattr(test_data, "PORTION", portion)
+        planned = test_data.clean(configured, company, limit)
         assert {table: rows(database, table) for table in tables} == before
-        done = testdata.clean(configured, company, limit, dry_run=False)
+        done = test_data.clean(configured, company, limit, dry_run=False)
 
     after = {table: rows(database, table) for table in tables}
     gone = {table: [row for row in before[table] if row not in after[table]] for table in tables}

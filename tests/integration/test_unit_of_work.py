@@ -8,9 +8,9 @@ import pytest
 
 from app import Frontdesk, Settings
 from app.data_layer import DataLayer
+from app.data_layer.unit_of_work import UnitOfWork
 from app.errors import InvalidInputError, RetryableConflictError, UnknownCompanyError
 from app.models import Client
-from app.unit_of_work import UnitOfWork
 from tests.factories import ClientRow, StaffRow
 from tests.processes import PATIENCE
 from tests.threads import at_once

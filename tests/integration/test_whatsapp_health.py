@@ -17,11 +17,11 @@ from app import Frontdesk, Settings
 from app.cli import main
 from app.database.connection import connect_directly
 from app.observability import sentry
-from app.observability.level import Level
+from app.observability.severity import Level
 from app.web import create_app
 from app.whatsapp import cleanup
 from app.whatsapp.cleanup import clean_up
-from app.whatsapp.watch import observe
+from app.whatsapp.health_monitor import observe
 
 SALON, OTHER = 1, 2
 

@@ -14,7 +14,7 @@ from pydantic import SecretStr
 from app import Frontdesk, Settings
 from app.errors import UnknownCompanyError
 from app.frontdesk import Salon
-from app.whatsapp import rotation
+from app.whatsapp import key_rotation
 from app.whatsapp.errors import SessionHeldError, StaleCredentialsError, UnreadableValueError
 
 ARRAY = {"type": "Buffer", "data": [1, 2, 3]}
@@ -230,21 +230,21 @@ class TestEncryption:
         both = with_keys(self.NEW, self.OLD)
         settings = self.settings_of(both)
         before = run(settings, "SELECT id, updated_at FROM whatsapp_keys ORDER BY id")
-        monkeypatch.setattr(rotation, "BATCH", 10)
+        monkeypatch.setattr(key_rotation, "BATCH", 10)
 
         def stop(done: int) -> None:
             raise KeyboardInterrupt
 
         with pytest.raises(KeyboardInterrupt):
-            rotation.rotate_keys(settings, on_progress=stop)
-        assert rotation.rotate_keys(settings, dry_run=True).as_dict() == {
+            key_rotation.rotate_keys(settings, on_progress=stop)
+        assert key_rotation.rotate_keys(settings, dry_run=True).as_dict() == {
             "rotated": 60,
             "current": 1,
             "changed": 0,
             "unreadable": 0,
         }
-        assert rotation.rotate_keys(settings).rotated == 60
-        assert rotation.rotate_keys(settings).current == 61
+        assert key_rotation.rotate_keys(settings).rotated == 60
+        assert key_rotation.rotate_keys(settings).current == 61
         new = with_keys(self.NEW).whatsapp
         assert new.get_keys("session", ["7"]).unwrap() == {"7": 7}
         assert new.get_keys("pre-key", ["7"]).unwrap() == {"7": 7}
@@ -252,4 +252,4 @@ class TestEncryption:
 
     def test_rotation_counts_what_no_key_reads(self, with_keys: Callable[..., Salon]) -> None:
         with_keys(self.OLD).whatsapp.set_keys({"session": {"a": 1}}).unwrap()
-        assert rotation.rotate_keys(self.settings_of(with_keys(self.NEW))).unreadable == 1
+        assert key_rotation.rotate_keys(self.settings_of(with_keys(self.NEW))).unreadable == 1

@@ -12,7 +12,7 @@ from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
-from app.database import migrations
+from app.migrations import runner
 
 
 @dataclass(frozen=True)
@@ -40,15 +40,15 @@ class Database:
     def values(self, statement: str, *values: Any) -> list[Any]:
         return [next(iter(row.values())) for row in self.rows(statement, *values)]
 
-    def upgrade(self, revision: str = "head", **options: str) -> migrations.Upgrade:
-        return migrations.upgrade(self.url, revision, options)
+    def upgrade(self, revision: str = "head", **options: str) -> runner.Upgrade:
+        return runner.upgrade(self.url, revision, options)
 
     def downgrade(self, revision: str, **options: str) -> None:
-        command.downgrade(migrations.config(self.url, options), revision)
+        command.downgrade(runner.config(self.url, options), revision)
 
     def check(self) -> None:
         """Raise where the schema is not what the models say."""
-        command.check(migrations.config(self.url))
+        command.check(runner.config(self.url))
 
     def insert(self, table: str, *rows: dict[str, Any]) -> list[int]:
         """Insert rows, each with the least that the old shape asks for; return their ids."""
@@ -62,13 +62,13 @@ class Database:
 
     @property
     def revision(self) -> str | None:
-        with migrations.connecting(self.url) as engine, engine.connect() as connection:
-            return migrations.current(connection)
+        with runner.connecting(self.url) as engine, engine.connect() as connection:
+            return runner.current(connection)
 
     @property
-    def state(self) -> migrations.SchemaState:
-        with migrations.connecting(self.url) as engine, engine.connect() as connection:
-            return migrations.state(connection)
+    def state(self) -> runner.SchemaState:
+        with runner.connecting(self.url) as engine, engine.connect() as connection:
+            return runner.state(connection)
 
 
 JSON_COLUMNS = ("slots", "service_ids", "context", "creds", "value")

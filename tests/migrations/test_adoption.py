@@ -6,10 +6,11 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from app.adoption import adopt
+from app.adoption.adopt import Finding
 from app.cli import main
-from app.database import adoption, migrations
-from app.database.adoption import Finding
-from app.database.migrations import MigrationRefused
+from app.migrations import runner
+from app.migrations.runner import MigrationRefused
 from tests.migrations.databases import Database
 from tests.migrations.test_schema import catalog
 
@@ -93,8 +94,8 @@ def unknown(database: Database) -> Database:
 
 
 def look(database: Database) -> Finding:
-    with migrations.connecting(database.url) as engine, engine.connect() as connection:
-        return adoption.look(connection)
+    with runner.connecting(database.url) as engine, engine.connect() as connection:
+        return adopt.look(connection)
 
 
 def frontdesk(monkeypatch: pytest.MonkeyPatch, database: Database, *arguments: str) -> Result:
@@ -152,7 +153,7 @@ def test_the_upgrade_finishes_what_was_done_by_hand(
 
 def test_each_step_of_the_chain_is_told_by_its_tables(fresh: Database) -> None:
     told = []
-    for revision in ("composite_uniqueness", "instants", "booking_slots", "phones", migrations.head()):
+    for revision in ("composite_uniqueness", "instants", "booking_slots", "phones", runner.head()):
         fresh.upgrade(revision)
         fresh.execute("ALTER TABLE alembic_version RENAME TO kept")
         finding = look(fresh)
@@ -163,7 +164,7 @@ def test_each_step_of_the_chain_is_told_by_its_tables(fresh: Database) -> None:
         ("matches", "instants", ()),
         ("matches", "booking_slots", ("phones",)),
         ("matches", "booking_slots", ("phones",)),
-        ("matches", migrations.head(), ()),
+        ("matches", runner.head(), ()),
     ]
 
 
@@ -224,7 +225,7 @@ def test_a_difference_is_named_and_nothing_is_stamped(
 def test_a_difference_at_a_late_step_is_told_from_that_step(at_head: Database) -> None:
     unknown(at_head).execute("DROP INDEX ix_clients_company_id_phone; CREATE TABLE notes (id int)")
     finding = look(at_head)
-    assert (finding.state, finding.revision, finding.left_alone) == ("differs", migrations.head(), ("notes",))
+    assert (finding.state, finding.revision, finding.left_alone) == ("differs", runner.head(), ("notes",))
     assert finding.differences == (
         "index clients (company_id, phone): missing (ix_clients_company_id_phone)",
     )
@@ -269,7 +270,7 @@ def test_a_database_that_is_being_migrated_is_not_stamped(
     old: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     unknown(old)
-    with migrations.connecting(old.url) as engine, migrations.one_deploy_at_a_time(engine):
+    with runner.connecting(old.url) as engine, runner.one_deploy_at_a_time(engine):
         result = frontdesk(monkeypatch, old, "adopt", "--yes")
     assert result.exit_code == 3
     assert "at work on this database" in result.stderr

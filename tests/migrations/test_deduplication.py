@@ -10,8 +10,9 @@ import psycopg
 import pytest
 from click.testing import CliRunner, Result
 
+from app.adoption import duplicate_groups
 from app.cli import main
-from app.database import dedupe, migrations
+from app.migrations import runner
 from tests.migrations.databases import Database
 from tests.processes import PATIENCE
 
@@ -96,7 +97,7 @@ def test_an_upgrade_goes_on_after_it_without_the_option(old: Database, frontdesk
 def test_a_group_of_thousands_is_merged_in_portions(
     old: Database, frontdesk: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dedupe, "PORTION", 3)
+    monkeypatch.setattr(duplicate_groups, "PORTION", 3)
     old.execute(
         "INSERT INTO staff (yclients_id, company_id, name, specialization)"
         " SELECT 1, 1, 'n' || n, CASE WHEN n > 5 THEN 's' || n END FROM generate_series(1, 10) AS n"
@@ -175,7 +176,7 @@ def test_a_row_that_is_held_for_long_is_waited_for(
         holder.execute("BEGIN")
         holder.execute("UPDATE staff SET name = 'held' WHERE id = 2")
         with monkeypatch.context() as patch:
-            patch.setattr("app.database.migrations.LOCK_ATTEMPTS", 2)
+            patch.setattr("app.migrations.runner.LOCK_ATTEMPTS", 2)
             result = frontdesk()
             assert result.exit_code == 3
             assert "rows of staff and do not let go" in result.stderr
@@ -188,7 +189,7 @@ def test_killed_between_two_groups_it_goes_on(
     old: Database, frontdesk: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     old.insert("staff", {}, {}, {"yclients_id": 2}, {"yclients_id": 2})
-    merge, calls = dedupe.merge, 0
+    merge, calls = duplicate_groups.merge, 0
 
     def merge_and_die(connection: Any, *arguments: Any) -> Any:
         nonlocal calls
@@ -201,7 +202,7 @@ def test_killed_between_two_groups_it_goes_on(
         return merged
 
     with monkeypatch.context() as patch:
-        patch.setattr(dedupe, "merge", merge_and_die)
+        patch.setattr(duplicate_groups, "merge", merge_and_die)
         assert frontdesk().exit_code == 3
     assert old.value("SELECT count(*) FROM staff") == 3
     assert frontdesk().exit_code == 0
@@ -309,6 +310,6 @@ def test_what_is_not_in_the_archive_or_no_duplicate_is_said(
 
 def test_two_runs_at_once_do_not_meet(old: Database, frontdesk: Any) -> None:
     old.insert("staff", {}, {})
-    with migrations.connecting(old.url) as engine, migrations.one_deploy_at_a_time(engine):
+    with runner.connecting(old.url) as engine, runner.one_deploy_at_a_time(engine):
         assert frontdesk().exit_code == 3
         assert frontdesk("--dry-run").exit_code == 0

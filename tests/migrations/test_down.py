@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.database.migrations import MigrationRefused
+from app.migrations.runner import MigrationRefused
 from tests.migrations.databases import OLD_ROWS, Database, MakeDatabase
 
 # These come back in another writing.

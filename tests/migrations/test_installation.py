@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from app.database.migrations import MigrationRefused
+from app.migrations.runner import MigrationRefused
 from tests.migrations.databases import Database, MakeDatabase
 
 # One worker runs them all (with --dist loadgroup): the installation is built and carried over once.

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from psycopg.pq import TransactionStatus
 
-from app.database import migrations
+from app.migrations import runner
 from tests.migrations.databases import Database, MakeDatabase
 from tests.migrations.test_runs import before_each_statement, small_installation
 
@@ -25,7 +25,7 @@ class Recorder:
     """Writes down statements as a script: what the connection's options set, transactions, statements."""
 
     def __init__(self) -> None:
-        options = migrations.CONNECTION_OPTIONS.removeprefix("-c ").split(" -c ")
+        options = runner.CONNECTION_OPTIONS.removeprefix("-c ").split(" -c ")
         self.lines = [f"SET {name} = '{value}'" for name, value in (each.split("=") for each in options)]
         self.open = False
 
@@ -48,7 +48,7 @@ class Recorder:
 def record(database: Database, folder: Path) -> list[Path]:
     """Run the chain on a small installation of the old shape, writing each revision's SQL to a file."""
     files = []
-    for number, script in enumerate(reversed(list(migrations.script().walk_revisions()))):
+    for number, script in enumerate(reversed(list(runner.script().walk_revisions()))):
         recorder = Recorder()
         with before_each_statement(recorder):
             database.upgrade(script.revision, dedupe="keep-earliest")

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import pytest
 from sqlalchemy import Engine, event
 
-from app.database import migrations
+from app.migrations import runner
 from tests.migrations import live
 from tests.migrations.databases import Database
 from tests.migrations.test_runs import alembic, finished
@@ -72,7 +72,7 @@ def test_the_whole_chain_runs_while_writers_write(old: Database, clients: int, b
 @pytest.mark.full
 def test_killed_again_and_again_while_writers_write_the_same_command_goes_on(old: Database) -> None:
     live.fill(old, 1_000, 2_000)
-    chance, order = random.Random(7), list(reversed(migrations.revisions()))
+    chance, order = random.Random(7), list(reversed(runner.revisions()))
     killed = 0
     with live.at_work(old, 1_000, 2_000, pause=0.01) as watch:
         for steps in (2, 4, 9, 13, 17, 20):

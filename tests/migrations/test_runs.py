@@ -15,8 +15,8 @@ from alembic.util import CommandError
 from sqlalchemy import Engine, event
 
 from app.config import PROJECT_ROOT
-from app.database import migrations, schema_changes
-from app.database.migrations import MigrationRefused, SchemaState
+from app.migrations import operations, runner
+from app.migrations.runner import MigrationRefused, SchemaState
 from tests.migrations.databases import Database, MakeDatabase
 from tests.migrations.test_schema import catalog
 from tests.processes import PATIENCE, wait_until
@@ -111,7 +111,7 @@ def test_several_deploys_at_once_all_succeed(old: Database) -> None:
 
 
 def test_a_deploy_waits_for_the_one_that_runs_without_holding_a_snapshot(fresh: Database) -> None:
-    with migrations.connecting(fresh.url) as engine, migrations.one_deploy_at_a_time(engine):
+    with runner.connecting(fresh.url) as engine, runner.one_deploy_at_a_time(engine):
         waiting = threading.Thread(target=fresh.upgrade)
         waiting.start()
         sessions = (
@@ -151,7 +151,7 @@ def test_a_long_reader_delays_the_migration_but_not_the_writers(old: Database) -
 
 
 def test_a_lock_that_is_never_freed_ends_in_one_line(old: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(migrations, "LOCK_ATTEMPTS", 2)
+    monkeypatch.setattr(runner, "LOCK_ATTEMPTS", 2)
     with old.connect() as reader:
         reader.execute("BEGIN")
         reader.execute("SELECT count(*) FROM services")
@@ -225,7 +225,7 @@ def test_an_invalid_index_of_a_failed_build_is_not_taken_for_a_good_one(old: Dat
 
 
 def test_a_large_rewrite_is_announced_and_asked_for(old: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(schema_changes, "REWRITE_ON_REQUEST", 3)
+    monkeypatch.setattr(operations, "REWRITE_ON_REQUEST", 3)
     for number in range(1, 300):
         old.insert("staff", {"yclients_id": number})
     with pytest.raises(
@@ -297,5 +297,5 @@ def test_the_state_tells_where_a_database_stands(fresh: Database) -> None:
     fresh.upgrade("alignment")
     assert fresh.state is SchemaState.BEHIND
     upgrade = fresh.upgrade()
-    assert (upgrade.before, upgrade.after, upgrade.changed) == ("alignment", migrations.head(), True)
+    assert (upgrade.before, upgrade.after, upgrade.changed) == ("alignment", runner.head(), True)
     assert not fresh.upgrade().changed

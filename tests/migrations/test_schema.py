@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, MetaData
 
-from app.database import adoption, migrations, shape
+from app.adoption import adopt
+from app.migrations import runner, schema_snapshot
 from app.models import Base
 from tests.migrations.databases import Database
 
@@ -55,7 +56,7 @@ def catalog(database: Database) -> dict[str, set[tuple[Any, ...]]]:
 
 
 def test_the_chain_builds_exactly_what_the_models_say(at_head: Database, fresh: Database) -> None:
-    with migrations.connecting(fresh.url) as engine:
+    with runner.connecting(fresh.url) as engine:
         Base.metadata.create_all(engine)
     chain, models = catalog(at_head), catalog(fresh)
     for kind in CATALOG:
@@ -64,7 +65,7 @@ def test_the_chain_builds_exactly_what_the_models_say(at_head: Database, fresh: 
 
 def test_autogenerate_finds_nothing_to_do_at_head(at_head: Database) -> None:
     at_head.check()
-    assert at_head.state is migrations.SchemaState.AT_HEAD
+    assert at_head.state is runner.SchemaState.AT_HEAD
 
 
 def test_down_to_the_baseline_leaves_the_old_schema(at_head: Database, old: Database) -> None:
@@ -73,18 +74,18 @@ def test_down_to_the_baseline_leaves_the_old_schema(at_head: Database, old: Data
 
 
 def test_each_revision_is_as_it_is_written_down_and_goes_down_and_up_again(fresh: Database) -> None:
-    for script in reversed(list(migrations.script().walk_revisions())):
+    for script in reversed(list(runner.script().walk_revisions())):
         fresh.upgrade(script.revision)
         before = catalog(fresh)
-        assert adoption.shapes()[script.revision] == shape_of(fresh), "run `make describe-migrations`"
+        assert adopt.shapes()[script.revision] == shape_of(fresh), "run `make describe-migrations`"
         fresh.downgrade("-1")
         fresh.upgrade(script.revision)
         assert catalog(fresh) == before, script.revision
 
 
 def shape_of(database: Database) -> dict[str, str]:
-    with migrations.connecting(database.url) as engine, engine.connect() as connection:
-        return shape.read(connection, shape.tables_there(connection))
+    with runner.connecting(database.url) as engine, engine.connect() as connection:
+        return schema_snapshot.read(connection, schema_snapshot.tables_there(connection))
 
 
 def test_down_to_nothing_drops_empty_tables(at_head: Database) -> None:
@@ -108,7 +109,7 @@ NOT_OF_A_TENANT = {"archived_rows", "backup_runs", "request_budgets", "alembic_v
 
 @pytest.mark.parametrize("source", ["models", "database"])
 def test_every_key_of_a_tenant_table_contains_the_company(source: str, head_template: Database) -> None:
-    with migrations.connecting(head_template.url) as engine, engine.connect() as connection:
+    with runner.connecting(head_template.url) as engine, engine.connect() as connection:
         metadata = Base.metadata if source == "models" else reflected(connection)
     tenants = [table for name, table in metadata.tables.items() if name not in NOT_OF_A_TENANT]
     assert len(tenants) == 15

@@ -8,8 +8,8 @@ from click.testing import CliRunner, Result
 
 from app import Frontdesk, Settings
 from app.cli import main
-from app.database import migrations
-from app.database.migrations import MigrationRefused
+from app.migrations import runner
+from app.migrations.runner import MigrationRefused
 from tests.migrations.databases import OLD_ROWS, Database, MakeDatabase
 from tests.migrations.test_adoption import unknown
 from tests.migrations.test_runs import before_each_statement
@@ -195,7 +195,7 @@ def test_limits_that_the_database_sets_do_not_end_a_migration(old: Database) -> 
     limits = ["statement_timeout", "idle_session_timeout", "idle_in_transaction_session_timeout"]
     limits += ["transaction_timeout"] if int(version) >= 170_000 else []
     old.execute(";".join(f"ALTER DATABASE {name} SET {limit} = '50ms'" for limit in limits))
-    with migrations.connecting(old.url) as engine, engine.connect() as connection:
+    with runner.connecting(old.url) as engine, engine.connect() as connection:
         connection.exec_driver_sql("SELECT pg_sleep(0.1)")
         connection.rollback()
         connection.exec_driver_sql("SELECT pg_sleep(0.1)")
@@ -283,7 +283,7 @@ def test_autovacuum_gives_way_to_a_migration(
     make_database: MakeDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It waits for nobody who waits less than a second, and a large table takes it hours."""
-    monkeypatch.setattr(migrations, "LOCK_ATTEMPTS", 4)
+    monkeypatch.setattr(runner, "LOCK_ATTEMPTS", 4)
     server = Server()
     try:
         execute(server.url, "CREATE DATABASE busy")

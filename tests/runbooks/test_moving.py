@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from app.transfer import protocol
-from app.transfer.relay import relay
-from app.transfer.sides import Side, Sides
+from app.transfer.protocol import fencing
+from app.transfer.protocol.endpoints import Side, Sides
+from app.transfer.relay.relay import relay
 from tests.runbooks.following import Terminal, follow
 from tests.servers import execute
 
@@ -26,14 +26,14 @@ PROVIDER = (
 @pytest.fixture
 def busy(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The first pause is too long, as on a busy machine: writes are open again, and one tries again."""
-    hand_over, late = protocol.hand_over, [protocol.TooLateError()]
+    hand_over, late = fencing.hand_over, [fencing.TooLateError()]
 
     def once_too_late(*arguments: Any) -> None:
         if late:
             raise late.pop()
         hand_over(*arguments)
 
-    monkeypatch.setattr(protocol, "hand_over", once_too_late)
+    monkeypatch.setattr(fencing, "hand_over", once_too_late)
     yield
     assert not late
 

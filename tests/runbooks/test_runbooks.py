@@ -13,10 +13,10 @@ from pydantic import SecretStr
 from werkzeug.serving import make_server
 
 from app import Frontdesk, Settings, create_app
-from app.backup import programs
+from app.backup import pg_programs
 from app.cli import main
-from app.database import migrations
 from app.errors import FrontdeskError
+from app.migrations import runner
 from tests.migrations.databases import Database
 from tests.processes import wait_until
 from tests.runbooks.following import FOLDER, Terminal, follow, steps
@@ -37,7 +37,7 @@ def configure(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Configure:
     """Makes the terminal of an operator whose DATABASE_URL is this one."""
 
     def make(url: str) -> Terminal:
-        programs_of_postgresql = programs.find("pg_restore", 16).path.parent
+        programs_of_postgresql = pg_programs.find("pg_restore", 16).path.parent
         monkeypatch.setenv("DATABASE_URL", url)
         monkeypatch.setenv("BACKUP_ADDRESS", str(tmp_path / "backups"))
         monkeypatch.setenv("PATH", str(programs_of_postgresql), prepend=":")
@@ -171,7 +171,7 @@ def test_pool_exhausted(configure: Configure, database_url: str) -> None:
 def test_database_down(configure: Configure) -> None:
     server = Server()
     try:
-        migrations.upgrade(server.url)
+        runner.upgrade(server.url)
         terminal = configure(server.url)
         terminal.units = {"start postgresql": server.start}
         with served(terminal, server.url):

@@ -7,9 +7,9 @@ from typing import Any
 import psycopg
 import pytest
 
-from app.database import migrations
-from app.transfer.sides import Side, Sides
-from app.transfer.switch import switch
+from app.migrations import runner
+from app.transfer.cutover.cutover import switch
+from app.transfer.protocol.endpoints import Side, Sides
 from tests.network import Line
 from tests.processes import free_port
 from tests.servers import Server, execute, url_of
@@ -58,7 +58,7 @@ def distant_servers() -> Iterator[tuple[Server, Server]]:
     try:
         for server in pair:
             execute(server.url, "CREATE DATABASE at_head")
-            migrations.upgrade(url_of(server.url, "at_head"))
+            runner.upgrade(url_of(server.url, "at_head"))
         yield pair
     finally:
         for server in pair:

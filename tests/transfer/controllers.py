@@ -7,27 +7,28 @@ from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from app.transfer import link, protocol
-from app.transfer import sides as transfer_sides
-from app.transfer.replay import Replay
-from app.transfer.sides import SideName, Sides
+from app.transfer.protocol import endpoints as transfer_sides
+from app.transfer.protocol import fencing
+from app.transfer.protocol.endpoints import SideName, Sides
+from app.transfer.relay import session_pair
+from app.transfer.relay.apply_cycle import Replay
 
 # Where a process can be interrupted: an owner, and the name of its function.
 POINTS: dict[str, tuple[Any, str]] = {
-    "replay": (link, "replay"),
+    "replay": (session_pair, "replay"),
     "lock": (Replay, "lock_target"),
-    "close": (protocol, "close"),
+    "close": (fencing, "close"),
     "fetch": (Replay, "fetch"),
     "apply": (Replay, "apply"),
     "forget": (Replay, "forgetting"),
-    "hand over": (protocol, "hand_over"),
-    "open": (protocol, "open_"),
+    "hand over": (fencing, "hand_over"),
+    "open": (fencing, "open_"),
 }
 WHEN = ("before", "after")
 
 _processes = multiprocessing.get_context("forkserver")
 _processes.set_forkserver_preload(
-    [__name__, "app.transfer.switch", "app.transfer.relay", "tests.transfer.writers"]
+    [__name__, "app.transfer.cutover.cutover", "app.transfer.relay.relay", "tests.transfer.writers"]
 )
 
 
@@ -43,7 +44,7 @@ def start(
 def switching(sides: Sides, to: SideName, max_pause: float = 5.0) -> None:
     """A cutover or a rollback. Its exit code is 1 where it was refused."""
     from app.errors import FrontdeskError
-    from app.transfer.switch import switch
+    from app.transfer.cutover.cutover import switch
 
     try:
         switch(sides, to, max_pause=max_pause)
@@ -55,7 +56,7 @@ def relaying(sides: Sides) -> None:
     """A relay that never stops by itself."""
     from threading import Event
 
-    from app.transfer.relay import relay
+    from app.transfer.relay.relay import relay
 
     relay(sides, Event())
 

@@ -10,10 +10,10 @@ from typing import Any, Self
 import psycopg
 
 from app.errors import FrontdeskError
-from app.transfer.protocol import Row, look
-from app.transfer.sides import Side, SideName, Sides
-from app.transfer.steps import Report
-from app.transfer.switch import switch
+from app.transfer.cutover.cutover import switch
+from app.transfer.cutover.report import Report
+from app.transfer.protocol.endpoints import Side, SideName, Sides
+from app.transfer.protocol.fencing import Row, look
 from tests.network import Line
 from tests.processes import PATIENCE
 from tests.stopwatch import Stopwatch

@@ -9,11 +9,11 @@ import pytest
 from psycopg import sql
 
 from app.errors import FrontdeskError
-from app.transfer.relay import drain
-from app.transfer.sides import Side, SideName, Sides
-from app.transfer.status import status
-from app.transfer.switch import switch
-from app.transfer.tables import SCHEMA, moved_tables
+from app.transfer.cutover.cutover import switch
+from app.transfer.protocol.endpoints import Side, SideName, Sides
+from app.transfer.protocol.status import status
+from app.transfer.protocol.tables import SCHEMA, moved_tables
+from app.transfer.relay.relay import drain
 
 
 def copy_by_the_log(sides: Sides) -> None:

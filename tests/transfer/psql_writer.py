@@ -16,7 +16,7 @@ from typing import Any
 
 import psycopg
 
-from app.backup.programs import find
+from app.backup.pg_programs import find
 from tests.transfer.journals import AGAIN, FENCED, LOST, Journal, State
 
 AUTOCOMMIT, BLOCKS = KINDS = ("psql", "psql with BEGIN")

@@ -16,11 +16,11 @@ import psycopg
 from pydantic import SecretStr
 
 from app import Frontdesk, Settings
+from app.data_layer.unit_of_work import UnitOfWork
 from app.errors import FrontdeskError
 from app.repositories.sync_runs import SyncRuns
-from app.unit_of_work import UnitOfWork
-from app.whatsapp.buffers import encode
-from app.yclients.rate_limit import Limit, RateLimiter
+from app.whatsapp.baileys_json import encode
+from app.yclients.api.rate_limit import Limit, RateLimiter
 from tests.transfer.journals import Journal, State
 
 KIND = "data layer"

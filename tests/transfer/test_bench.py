@@ -8,9 +8,9 @@ import pytest
 from click.testing import CliRunner
 
 from app.cli import main, transfer_bench
-from app.transfer.sides import Sides
+from app.transfer.protocol.endpoints import Sides
+from app.transfer.protocol.tables import BENCH_SCHEMA
 from app.transfer.start import start
-from app.transfer.tables import BENCH_SCHEMA
 from tests.servers import execute
 
 Connection = psycopg.Connection[Any]

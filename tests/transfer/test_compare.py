@@ -10,12 +10,12 @@ import pytest
 from prometheus_client import REGISTRY
 
 from app import Frontdesk, Settings
-from app.transfer import compare
-from app.transfer.divergence import DivergenceWatch
-from app.transfer.relay import relay
-from app.transfer.sides import Side, Sides
+from app.transfer.cutover.cutover import switch
+from app.transfer.protocol.endpoints import Side, Sides
+from app.transfer.relay.relay import relay
 from app.transfer.start import start
-from app.transfer.switch import switch
+from app.transfer.verification import shadow_reads
+from app.transfer.verification.divergence_monitor import DivergenceWatch
 from tests.processes import PATIENCE, wait_until
 from tests.servers import execute
 from tests.stopwatch import Stopwatch
@@ -51,7 +51,7 @@ def relaying(moving: Sides) -> Iterator[Sides]:
 
 @pytest.fixture
 def desk(moving: Sides, monkeypatch: pytest.MonkeyPatch) -> Iterator[Frontdesk]:
-    monkeypatch.setattr(compare, "RELAYED_WITHIN", PATIENCE)
+    monkeypatch.setattr(shadow_reads, "RELAYED_WITHIN", PATIENCE)
     settings = Settings(
         database_url=moving.primary.url, legacy_database_url=moving.legacy.url, transfer_compare_reads=1
     )
@@ -118,7 +118,7 @@ def test_writes_that_are_not_relayed_yet_are_no_divergence(desk: Frontdesk, movi
 def test_where_nothing_is_relayed_nothing_is_claimed(
     desk: Frontdesk, moving: Sides, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(compare, "RELAYED_WITHIN", 0.2)
+    monkeypatch.setattr(shadow_reads, "RELAYED_WITHIN", 0.2)
     execute(moving.legacy.url, "UPDATE staff SET name = 'D' WHERE yclients_id = 5")
     before = not_compared()
     desk.company(SALON).get_staff_by_id(5).unwrap()
@@ -167,7 +167,7 @@ def test_a_standby_that_is_slow_costs_the_caller_nothing(desk: Frontdesk, moving
     with psycopg.connect(moving.primary.url) as blocker:
         blocker.execute("LOCK TABLE staff IN ACCESS EXCLUSIVE MODE")
         with Stopwatch() as watch:
-            for _ in range(compare.WAITING + 50):
+            for _ in range(shadow_reads.WAITING + 50):
                 salon.get_staff().unwrap()
-        assert watch.seconds < compare.PATIENCE / 1000  # a comparison waits so long for the standby
+        assert watch.seconds < shadow_reads.PATIENCE / 1000  # a comparison waits so long for the standby
         assert not_compared() >= before + 40  # dropped

@@ -17,15 +17,15 @@ from app.cli import main
 from app.database.checksum import root_sql
 from app.errors import ConflictError, InvalidInputError
 from app.models import Base
-from app.transfer import copy as copying
-from app.transfer import progress
-from app.transfer.copy import copy
-from app.transfer.relay import drain
-from app.transfer.sides import Side, Sides
+from app.transfer.copying import copy as copying
+from app.transfer.copying import progress
+from app.transfer.copying.chunk import Stretch
+from app.transfer.copying.copy import copy
+from app.transfer.protocol.endpoints import Side, Sides
+from app.transfer.protocol.status import Stage, status
+from app.transfer.protocol.tables import moved_tables
+from app.transfer.relay.relay import drain
 from app.transfer.start import start
-from app.transfer.status import Stage, status
-from app.transfer.stretch import Stretch
-from app.transfer.tables import moved_tables
 from tests.processes import PATIENCE
 from tests.transfer.moving import rows
 

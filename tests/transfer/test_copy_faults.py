@@ -8,12 +8,12 @@ from collections.abc import Callable
 import psycopg
 import pytest
 
-from app.database import migrations
-from app.transfer.copy import copy
-from app.transfer.relay import drain
-from app.transfer.sides import Side, Sides
+from app.migrations import runner
+from app.transfer.copying.copy import copy
+from app.transfer.protocol.endpoints import Side, Sides
+from app.transfer.relay.relay import drain
 from app.transfer.start import start
-from app.transfer.verify import verify
+from app.transfer.verification.verify import verify
 from tests.processes import PATIENCE, wait_until
 from tests.servers import Server, execute, url_of
 
@@ -29,7 +29,7 @@ def own_sides(servers: tuple[Server, Server]) -> Sides:
     for server in servers:
         execute(server.url, "DROP DATABASE IF EXISTS moved WITH (FORCE)", "CREATE DATABASE moved")
         urls.append(url_of(server.url, "moved"))
-        migrations.upgrade(urls[-1])
+        runner.upgrade(urls[-1])
     execute(
         urls[0],
         "INSERT INTO companies (company_id, title) VALUES (1, 'Salon')",

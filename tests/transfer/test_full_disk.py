@@ -12,15 +12,15 @@ from typing import Any
 import psycopg
 import pytest
 
-from app.database import migrations
 from app.errors import NoSpaceError
-from app.transfer.copy import copy
-from app.transfer.relay import relay
-from app.transfer.sides import Side, Sides
+from app.migrations import runner
+from app.transfer.copying.copy import copy
+from app.transfer.cutover.cutover import switch
+from app.transfer.protocol.endpoints import Side, Sides
+from app.transfer.protocol.status import status
+from app.transfer.relay.relay import relay
 from app.transfer.start import start
-from app.transfer.status import status
-from app.transfer.switch import switch
-from app.transfer.verify import verify
+from app.transfer.verification.verify import verify
 from tests.processes import wait_until
 from tests.servers import Server, execute, url_of
 
@@ -98,7 +98,7 @@ def small(mounted: Path, new_database: Callable[[], str]) -> Iterator[SmallDisk]
         "CREATE DATABASE moved TABLESPACE small",
     )
     url = url_of(server.url, "moved")
-    migrations.upgrade(url)
+    runner.upgrade(url)
     yield SmallDisk(Sides(Side("legacy", new_database()), Side("primary", url)), mounted)
     server.delete()
 

@@ -12,11 +12,11 @@ from pydantic import SecretStr
 
 from app import Frontdesk, Settings, create_app
 from app.observability import sentry
-from app.transfer import divergence
-from app.transfer.divergence import DivergenceWatch
-from app.transfer.sides import Side, Sides
+from app.transfer.cutover.cutover import switch
+from app.transfer.protocol.endpoints import Side, Sides
 from app.transfer.start import start
-from app.transfer.switch import switch
+from app.transfer.verification import divergence_monitor
+from app.transfer.verification.divergence_monitor import DivergenceWatch
 from tests.servers import execute
 from tests.stopwatch import Stopwatch
 from tests.transfer.moving import copy_by_the_log
@@ -188,7 +188,7 @@ def test_more_than_five_percent_are_told_where_there_are_enough(messages: list[s
 def test_an_episode_ends_and_the_next_one_is_told_again(
     messages: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(divergence, "WINDOW", 0.05)
+    monkeypatch.setattr(divergence_monitor, "WINDOW", 0.05)
     watch = DivergenceWatch()
     for _ in range(2):
         for number in range(12):

@@ -10,15 +10,15 @@ import psycopg
 import pytest
 
 from app.errors import FrontdeskError
-from app.transfer.copy import copy
+from app.transfer.copying.copy import copy
+from app.transfer.cutover.cutover import switch
 from app.transfer.finish import finish
-from app.transfer.relay import drain, relay
-from app.transfer.sides import SideName, Sides
-from app.transfer.stages import Stage
+from app.transfer.protocol.endpoints import SideName, Sides
+from app.transfer.protocol.stages import Stage
+from app.transfer.protocol.status import status
+from app.transfer.relay.relay import drain, relay
 from app.transfer.start import start
-from app.transfer.status import status
-from app.transfer.switch import switch
-from app.transfer.verify import verify
+from app.transfer.verification.verify import verify
 from tests.network import BLACK_HOLE, CUT, MUTE, SLOW, Line
 from tests.processes import PATIENCE
 from tests.transfer.distant import Distant, OneOpen

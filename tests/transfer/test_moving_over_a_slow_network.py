@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from app.transfer.copy import copy
-from app.transfer.relay import drain, relay
-from app.transfer.sides import SideName, Sides
+from app.transfer.copying.copy import copy
+from app.transfer.cutover.cutover import AbortedError, switch
+from app.transfer.protocol.endpoints import SideName, Sides
+from app.transfer.protocol.status import status
+from app.transfer.relay.relay import drain, relay
 from app.transfer.start import start
-from app.transfer.status import status
-from app.transfer.switch import AbortedError, switch
 from tests.transfer.distant import Distant, OneOpen
 from tests.transfer.moving import rows
 from tests.transfer.writers import KINDS

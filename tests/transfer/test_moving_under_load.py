@@ -15,15 +15,15 @@ import psycopg
 import pytest
 from alembic import command
 
-from app.database import migrations
-from app.transfer.copy import copy
+from app.migrations import runner
+from app.transfer.copying.copy import copy
+from app.transfer.cutover.cutover import switch
 from app.transfer.finish import finish
-from app.transfer.relay import drain
-from app.transfer.sides import Side, SideName, Sides
+from app.transfer.protocol.endpoints import Side, SideName, Sides
+from app.transfer.protocol.status import status
+from app.transfer.relay.relay import drain
 from app.transfer.start import start
-from app.transfer.status import status
-from app.transfer.switch import switch
-from app.transfer.verify import verify
+from app.transfer.verification.verify import verify
 from tests.processes import wait_until
 from tests.servers import Server, execute, url_of
 from tests.transfer.controllers import POINTS, WHEN, relaying, switching
@@ -39,7 +39,7 @@ def apart(servers: tuple[Server, Server]) -> Iterator[Sides]:
     for server in servers:
         execute(server.url, "CREATE DATABASE moved")
         urls.append(url_of(server.url, "moved"))
-        migrations.upgrade(urls[-1])
+        runner.upgrade(urls[-1])
     yield Sides(Side("legacy", urls[0]), Side("primary", urls[1]))
     for server in servers:
         execute(server.url, "DROP DATABASE moved WITH (FORCE)")
@@ -134,7 +134,7 @@ def move_under_load(sides: Sides, folder: Path, changes: int, rest: float = 0.0)
         crew.stop()
         crew.check(sides.primary)
         for side in sides:
-            command.check(migrations.config(side.url))  # raises where the schema is not the models'
+            command.check(runner.config(side.url))  # raises where the schema is not the models'
 
 
 @pytest.mark.parametrize(
@@ -178,7 +178,7 @@ def test_nothing_is_lost_between_major_versions(
 ) -> None:
     execute(old_server, "CREATE DATABASE moved")
     legacy = Side("legacy", url_of(old_server, "moved"))
-    migrations.upgrade(legacy.url)
+    runner.upgrade(legacy.url)
     move_under_load(Sides(legacy, Side("primary", new_database())), tmp_path, changes=20, rest=0.01)
 
 

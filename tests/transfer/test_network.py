@@ -10,14 +10,14 @@ from click.testing import CliRunner, Result
 
 from app.cli import main
 from app.errors import ConflictError, FrontdeskError, SideLostError
-from app.transfer import sequences
-from app.transfer import sides as transfer_sides
-from app.transfer.copy import copy
-from app.transfer.relay import drain, relay
-from app.transfer.sides import SideName, Sides
+from app.transfer.copying.copy import copy
+from app.transfer.cutover.cutover import AbortedError
+from app.transfer.protocol import endpoints as transfer_sides
+from app.transfer.protocol.endpoints import SideName, Sides
+from app.transfer.protocol.status import status
+from app.transfer.relay import sequences
+from app.transfer.relay.relay import drain, relay
 from app.transfer.start import start
-from app.transfer.status import status
-from app.transfer.switch import AbortedError
 from tests.network import BLACK_HOLE, CUT, MUTE, SLOW, Fault, Moment
 from tests.processes import PATIENCE, wait_until
 from tests.transfer.distant import Attempt, Distant, longest_wait
@@ -126,7 +126,7 @@ def test_a_switch_that_is_hit_at_any_step_goes_on_when_it_is_run_again(
 def test_a_switch_that_loses_the_new_side_once_it_has_handed_over_is_ended_by_a_relay_elsewhere(
     moving: Distant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.transfer.relay.LEFT_ALONE", 0.3)
+    monkeypatch.setattr("app.transfer.relay.relay.LEFT_ALONE", 0.3)
     stop = threading.Event()
     relaying = threading.Thread(target=relay, args=(moving.here, stop))
     relaying.start()

@@ -10,12 +10,12 @@ import pytest
 
 from app import Frontdesk, Settings
 from app.data_layer import DataLayer, Result
+from app.data_layer.unit_of_work import UnitOfWork
 from app.database import connection
 from app.errors import FrontdeskError
+from app.transfer.cutover.cutover import switch
+from app.transfer.protocol.status import status
 from app.transfer.start import start
-from app.transfer.status import status
-from app.transfer.switch import switch
-from app.unit_of_work import UnitOfWork
 from tests.network import CUT, Line
 from tests.processes import wait_until
 from tests.transfer.distant import Distant

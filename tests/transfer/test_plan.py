@@ -13,9 +13,9 @@ from click.testing import CliRunner, Result
 from app import Settings
 from app.cli import main
 from app.errors import InvalidInputError
-from app.transfer import plan
-from app.transfer.obstacles import NEEDED_CONNECTIONS
-from app.transfer.sides import Side, Sides
+from app.transfer.planning import plan
+from app.transfer.planning.server_checks import NEEDED_CONNECTIONS
+from app.transfer.protocol.endpoints import Side, Sides
 from tests.servers import execute
 
 Examine = Callable[..., tuple[int, dict[str, Any]]]

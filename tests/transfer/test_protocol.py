@@ -8,13 +8,13 @@ import psutil
 import psycopg
 import pytest
 
-from app.transfer import protocol
-from app.transfer.relay import drain, relay
-from app.transfer.sides import SideName, Sides
-from app.transfer.stages import Stage
+from app.transfer.cutover.cutover import switch
+from app.transfer.protocol import fencing
+from app.transfer.protocol.endpoints import SideName, Sides
+from app.transfer.protocol.stages import Stage
+from app.transfer.protocol.status import status
+from app.transfer.relay.relay import drain, relay
 from app.transfer.start import start
-from app.transfer.status import status
-from app.transfer.switch import switch
 from tests.processes import PATIENCE, wait_until
 from tests.transfer.controllers import POINTS, WHEN, relaying, switching
 from tests.transfer.controllers import start as run
@@ -107,11 +107,11 @@ def test_a_side_that_was_closed_and_left_opens_by_itself(moving: Sides) -> None:
 
 def test_a_closing_that_time_has_ended_hands_nothing_over(moving: Sides, legacy: Connection) -> None:
     drain(moving)
-    attempt, _ = protocol.close(legacy, 1, 1, 0.1)
+    attempt, _ = fencing.close(legacy, 1, 1, 0.1)
     wait_until(lambda: status(moving).stage is Stage.RELAYING)
-    with pytest.raises(protocol.TooLateError):
-        protocol.hand_over(legacy, 1, attempt)
-    assert protocol.reopen(legacy, 1, attempt)
+    with pytest.raises(fencing.TooLateError):
+        fencing.hand_over(legacy, 1, attempt)
+    assert fencing.reopen(legacy, 1, attempt)
     check_live(moving, "legacy")
 
 
@@ -119,13 +119,13 @@ def test_a_closing_that_time_has_ended_hands_nothing_over(moving: Sides, legacy:
 def test_who_writes_because_time_has_opened_the_side_is_waited_for_by_the_next_closing(
     moving: Sides, legacy: Connection, level: str
 ) -> None:
-    protocol.close(legacy, 1, 1, 0.1)
+    fencing.close(legacy, 1, 1, 0.1)
     wait_until(lambda: status(moving).stage is Stage.RELAYING)
     with psycopg.connect(moving.legacy.url) as writer:
         writer.execute(f"SET TRANSACTION ISOLATION LEVEL {level}")
         writer.execute("UPDATE clients SET name = 'late'")
         with pytest.raises(psycopg.errors.LockNotAvailable):
-            protocol.close(legacy, 1, 0.1, 1)
+            fencing.close(legacy, 1, 0.1, 1)
     check_live(moving, "legacy")
 
 
@@ -135,7 +135,7 @@ def test_what_was_handed_over_and_left_is_opened_by_the_relay(
     process = run(switching, moving, "primary", at=("open", "before", signal.SIGKILL))
     process.join(PATIENCE)
     assert status(moving).stage is Stage.HANDED_OVER
-    monkeypatch.setattr("app.transfer.relay.LEFT_ALONE", 0.2)
+    monkeypatch.setattr("app.transfer.relay.relay.LEFT_ALONE", 0.2)
     stop = Event()
     thread = Thread(target=relay, args=(moving, stop))
     thread.start()

@@ -6,9 +6,9 @@ from typing import Any
 import psycopg
 import pytest
 
-from app.transfer import replay
-from app.transfer.relay import drain
-from app.transfer.sides import Side, Sides
+from app.transfer.protocol.endpoints import Side, Sides
+from app.transfer.relay import apply_cycle
+from app.transfer.relay.relay import drain
 from app.transfer.start import start
 from tests.processes import wait_until
 from tests.servers import execute
@@ -90,12 +90,12 @@ def salon(moving: Sides, request: pytest.FixtureRequest) -> Iterator[Sides]:
         execute(side.url, "DROP FUNCTION IF EXISTS stamp CASCADE")
 
 
-@pytest.mark.parametrize("bulk", [replay.BULK, 0], ids=["", "with a stream for each table"])
+@pytest.mark.parametrize("bulk", [apply_cycle.BULK, 0], ids=["", "with a stream for each table"])
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES.keys())
 def test_a_change_arrives_as_a_whole(
     salon: Sides, change: str, bulk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(replay, "BULK", bulk)
+    monkeypatch.setattr(apply_cycle, "BULK", bulk)
     execute(salon.legacy.url, change)
     triggers = _triggers(salon)
     drain(salon)

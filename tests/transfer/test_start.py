@@ -6,13 +6,13 @@ from typing import Any
 import psycopg
 import pytest
 
-from app.database import migrations
 from app.errors import ConflictError, InvalidInputError
-from app.transfer import capture, locks, schema
+from app.migrations import runner
 from app.transfer.finish import finish
-from app.transfer.sides import Side, Sides
+from app.transfer.protocol import change_capture, control_schema, lock_retries
+from app.transfer.protocol.endpoints import Side, Sides
+from app.transfer.protocol.status import Stage, status
 from app.transfer.start import start
-from app.transfer.status import Stage, status
 from tests.servers import Server, execute, url_of
 from tests.threads import at_once
 from tests.vacuuming import vacuumed
@@ -65,7 +65,7 @@ def test_a_session_that_replicates_is_captured_and_fenced_as_well(
     assert len(marks(legacy)) == 1
     with pytest.raises(psycopg.Error) as raised:
         primary.execute(COMPANY, (1,))
-    assert raised.value.sqlstate == capture.FENCED
+    assert raised.value.sqlstate == change_capture.FENCED
 
 
 def test_truncate_is_refused(sides: Sides, legacy: Connection) -> None:
@@ -82,7 +82,7 @@ def test_the_standby_takes_no_write_at_any_isolation_level(
     primary.execute(f"SET default_transaction_isolation = '{level}'")
     with pytest.raises(psycopg.Error) as raised:
         primary.execute(COMPANY, (1,))
-    assert raised.value.sqlstate == capture.FENCED
+    assert raised.value.sqlstate == change_capture.FENCED
     # Nobody passes by a setting that is left behind.
     primary.execute("SET frontdesk_transfer.relay = '1'")
     with pytest.raises(psycopg.Error, match="takes no writes"):
@@ -92,7 +92,7 @@ def test_the_standby_takes_no_write_at_any_isolation_level(
 def test_start_waits_for_a_transaction_that_has_written_before(
     sides: Sides, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(locks, "LOCK_ATTEMPTS", 3)
+    monkeypatch.setattr(lock_retries, "LOCK_ATTEMPTS", 3)
     with closing(psycopg.connect(sides.legacy.url)) as writer:
         writer.execute(COMPANY, (1,))
         with pytest.raises(ConflictError, match="do not end"):
@@ -123,13 +123,13 @@ def test_a_transaction_whose_snapshot_is_older_than_the_move_is_told_to_run_agai
 @pytest.mark.full
 def test_autovacuum_gives_way_to_start_and_to_finish(monkeypatch: pytest.MonkeyPatch) -> None:
     """It waits for nobody who waits less than a second, and a large table takes it hours."""
-    monkeypatch.setattr(locks, "LOCK_ATTEMPTS", 4)
+    monkeypatch.setattr(lock_retries, "LOCK_ATTEMPTS", 4)
     server = Server()
     try:
         urls = {name: url_of(server.url, f"the_{name}") for name in ("legacy", "primary")}
         for name, url in urls.items():
             execute(server.url, f"CREATE DATABASE the_{name}")
-            migrations.upgrade(url)
+            runner.upgrade(url)
         sides = Sides(*(Side(name, url) for name, url in urls.items()))
         execute(
             urls["legacy"],
@@ -164,7 +164,7 @@ def test_start_names_what_is_in_the_way(sides: Sides, legacy: Connection, primar
         start(sides, leave_out=["public.notes"])
     primary.execute("DELETE FROM companies")
     start(sides, leave_out=["public.notes"], dry_run=True)
-    assert not schema.exists(legacy)
+    assert not control_schema.exists(legacy)
     start(sides, leave_out=["public.notes"])
     start(sides)  # what was left out need not be said again
 

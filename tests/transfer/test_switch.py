@@ -8,18 +8,18 @@ import psycopg
 import pytest
 from alembic import command
 
-from app.database import migrations
 from app.errors import ConflictError
-from app.transfer import protocol
-from app.transfer import switch as switching
+from app.migrations import runner
+from app.transfer.cutover import cutover as switching
+from app.transfer.cutover.cutover import AbortedError, switch
 from app.transfer.finish import finish
-from app.transfer.relay import drain, relay
-from app.transfer.replay import Replay
-from app.transfer.sides import Sides
-from app.transfer.stages import Stage
+from app.transfer.protocol import fencing
+from app.transfer.protocol.endpoints import Sides
+from app.transfer.protocol.stages import Stage
+from app.transfer.protocol.status import status
+from app.transfer.relay.apply_cycle import Replay
+from app.transfer.relay.relay import drain, relay
 from app.transfer.start import start
-from app.transfer.status import status
-from app.transfer.switch import AbortedError, switch
 from tests.processes import PATIENCE, wait_until
 from tests.transfer.moving import copy_by_the_log, rows
 
@@ -107,15 +107,15 @@ def test_what_is_not_copied_is_not_cut_over(sides: Sides) -> None:
 def test_sides_that_a_switch_has_changed_between_two_looks_are_looked_at_again(
     moving: Sides, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    look = protocol.look
+    look = fencing.look
 
-    def look_late(connection: Connection) -> protocol.Row:
+    def look_late(connection: Connection) -> fencing.Row:
         row = look(connection)
         monkeypatch.undo()
         switch(moving, "primary")
         return row
 
-    monkeypatch.setattr(protocol, "look", look_late)
+    monkeypatch.setattr(fencing, "look", look_late)
     assert status(moving).stage is Stage.CUT_OVER
 
 
@@ -160,7 +160,7 @@ def test_finish_leaves_no_trace(moving: Sides, legacy: Connection, primary: Conn
                 " + (SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'frontdesk%')"
             ).fetchone()
         assert left == (0,)
-        command.check(migrations.config(side.url))  # raises where the schema is not the models'
+        command.check(runner.config(side.url))  # raises where the schema is not the models'
     primary.execute("UPDATE companies SET title = 'b'")
 
 

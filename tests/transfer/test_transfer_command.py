@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from app.cli import main
-from app.transfer.sides import Sides
+from app.transfer.protocol.endpoints import Sides
 from tests.processes import BIN, running, wait_until
 
 Run = Callable[..., Result]

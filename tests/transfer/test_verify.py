@@ -11,17 +11,17 @@ import pytest
 from click.testing import CliRunner, Result
 
 from app.cli import main
-from app.transfer import verify as verifying
-from app.transfer.buckets import Bucket, Key
-from app.transfer.copy import copy
-from app.transfer.relay import drain, relay
-from app.transfer.repair import repair
-from app.transfer.replay import pass_fence
-from app.transfer.sides import Side, Sides
+from app.transfer.copying.copy import copy
+from app.transfer.cutover.cutover import switch
+from app.transfer.protocol.endpoints import Side, Sides
+from app.transfer.protocol.status import status
+from app.transfer.relay.apply_cycle import pass_fence
+from app.transfer.relay.relay import drain, relay
 from app.transfer.start import start
-from app.transfer.status import status
-from app.transfer.switch import switch
-from app.transfer.verify import Divergence, verify
+from app.transfer.verification import verify as verifying
+from app.transfer.verification.buckets import Bucket, Key
+from app.transfer.verification.repair import repair
+from app.transfer.verification.verify import Divergence, verify
 from tests.transfer.moving import rows
 
 Connection = psycopg.Connection[Any]

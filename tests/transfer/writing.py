@@ -8,7 +8,7 @@ from pathlib import Path
 
 import psycopg
 
-from app.transfer.sides import Side, Sides
+from app.transfer.protocol.endpoints import Side, Sides
 from tests.processes import PATIENCE, wait_until
 from tests.transfer import controllers
 from tests.transfer.journals import Journal

@@ -164,7 +164,7 @@ def test_nothing_but_the_configuration_reads_the_environment() -> None:
         # prometheus_client has a variable of its own, which it reads itself.
         if re.search(r"os\.environ|getenv", re.sub(r".*PROMETHEUS_MULTIPROC_DIR.*", "", path.read_text()))
     }
-    assert readers == {"config.py"}
+    assert readers == {"config/settings.py"}
 
 
 def test_a_service_made_from_a_wrong_environment_names_the_problem(load: Any) -> None:

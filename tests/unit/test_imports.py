@@ -1,72 +1,130 @@
-"""Dependencies point one way, from the edges of the program to its core."""
+"""Imports point one way: from the edges of the program to its core, package by package, without cycles."""
 
 import ast
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 APP = Path(__file__).parents[2] / "app"
 
-# Each part may import those that stand after it.
-LAYERS = [
-    {"cli"},
-    {"app"},
-    {"web"},
-    {"frontdesk"},
-    {"data_layer", "whatsapp", "yclients", "transfer", "backup", "testdata"},
-    {"bulk"},
-    {"unit_of_work"},
-    {"scopes"},
-    {"repositories"},
-    {"schemas", "database"},
-    {"models"},
-]
-ANYWHERE = {"config", "database_urls", "errors", "observability", "phones", "secret_files", "text"}
-# One boundary makes Results for all who answer with one. The import works on the service that it is
-# handed. The settings start the embedded server where it is used.
-EXCEPTIONS = {
-    ("yclients", "frontdesk"),
-    ("yclients", "data_layer"),
-    ("whatsapp", "data_layer"),
-    ("config", "database"),
+# For each package, chains of its files and subpackages. Each name imports only names after a later `>`,
+# never one that stands beside it. `__init__` is the package's own file: unless a chain names it, it may
+# import every file of its package.
+CHAINS = {
+    "app": (
+        "demo > cli > __init__ > web > yclients > frontdesk > whatsapp adoption > data_layer"
+        " > transfer backup repositories migrations maintenance > database > observability"
+        " > config schemas > errors phones text models",
+    ),
+    "app.transfer": ("start finish health > cutover > verification copying > relay > planning > protocol",),
+    "app.yclients": (
+        "importing syncing webhook > ingest > mapping > errors sample",
+        "syncing > api > mapping",
+    ),
+    "app.web": ("status_page > health > serving", "routes > serving"),
 }
+# (package, importing, imported); syncing.summary uses the counts of importing.summary.
+EXCEPTIONS = {("app.yclients", "syncing", "importing")}
+
+FILES = sorted(APP.rglob("*.py"))
 
 
-def part(module: str) -> str:
-    names = module.split(".")
-    return names[1] if len(names) > 1 else "app"
+def module_of(path: Path) -> str:
+    return ".".join(path.relative_to(APP.parent).with_suffix("").parts)
 
 
-def imports(path: Path) -> Iterator[str]:
-    """The parts of the app that a file imports, wherever the import stands."""
-    for node in ast.walk(ast.parse(path.read_text())):
-        assert not getattr(node, "level", 0), f"{path} has a relative import, whose layer is not known here"
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "app":
-            if node.module == "app":
-                names = {alias.name for alias in node.names}
-                yield from names & {p.stem for p in APP.iterdir()} or {"app"}
-            else:
-                yield part(node.module)
+MODULES = {module_of(path): path for path in FILES}
+PACKAGES = sorted({module.rpartition(".")[0] for module in MODULES})
+
+
+def file_of(name: str) -> str | None:
+    """The module of the file that holds `name`, a module or a package; None if it is neither."""
+    return next((each for each in (name, f"{name}.__init__") if each in MODULES), None)
+
+
+def imports(module: str) -> Iterator[str]:
+    """The modules of the application that a module imports, at its top or inside a function."""
+    for node in ast.walk(ast.parse(MODULES[module].read_text())):
+        if isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{module} has a relative import"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+            found = [file_of(name) or file_of(node.module or "") for name in names]
         elif isinstance(node, ast.Import):
-            yield from (part(alias.name) for alias in node.names if alias.name.split(".")[0] == "app")
+            found = [file_of(alias.name) for alias in node.names]
+        else:
+            continue
+        yield from (each for each in found if each is not None)
 
 
-def level(name: str) -> int:
-    for number, layer in enumerate(LAYERS):
-        if name in layer:
-            return number
-    raise AssertionError(f"app/{name} has no place among the layers")
+IMPORTS = {module: set(imports(module)) for module in MODULES}
 
 
-@pytest.mark.parametrize("path", sorted(APP.rglob("*.py")), ids=lambda path: str(path.relative_to(APP)))
-def test_imports_point_inwards(path: Path) -> None:
-    relative = path.relative_to(APP).with_suffix("")
-    own = "app" if relative.name == "__init__" and len(relative.parts) == 1 else relative.parts[0]
-    for other in set(imports(path)) - {own} - ANYWHERE:
-        if (own, other) not in EXCEPTIONS:
-            assert own not in ANYWHERE, f"{relative} may be imported anywhere, so it imports nothing of ours"
-            assert level(own) < level(other), f"{relative} imports {other}"
+def neighbours(package: str) -> dict[str, set[str]]:
+    """By name in the package (a file or a subpackage), the names beside it that it imports."""
+    graph: dict[str, set[str]] = {}
+    depth = len(package.split("."))
+    for module, imported in IMPORTS.items():
+        if module.startswith(f"{package}."):
+            name = module.split(".")[depth]
+            beside = {each.split(".")[depth] for each in imported if each.startswith(f"{package}.")}
+            graph.setdefault(name, set()).update(beside - {name})
+    return graph
+
+
+def allowed(package: str) -> dict[str, set[str]]:
+    """By name in the package, the names beside it that the chains let it import."""
+    known = neighbours(package)
+    steps = [chain.split(" > ") for chain in CHAINS[package]]
+    named = {name for chain in steps for step in chain for name in step.split()}
+    assert named <= set(known), f"{package} has no {sorted(named - set(known))}"
+    below: dict[str, set[str]] = {name: set() for name in known}
+    if "__init__" not in named:
+        below["__init__"] = set(known) - {"__init__"}
+    for chain in steps:
+        for upper, lower in pairwise(chain):
+            for name in upper.split():
+                below[name] |= set(lower.split())
+    for name in TopologicalSorter(below).static_order():
+        below[name] |= {further for each in below[name] for further in below[each]}
+    for owner, importing, imported in EXCEPTIONS:
+        if owner == package:
+            below[importing] |= {imported}
+    return below
+
+
+@pytest.mark.parametrize("package", CHAINS)
+def test_imports_point_from_the_edges_to_the_core(package: str) -> None:
+    may = allowed(package)
+    for name, imported in neighbours(package).items():
+        assert imported <= may[name], f"{package}.{name} must not import {sorted(imported - may[name])}"
+
+
+def test_every_exception_is_needed() -> None:
+    for package, importing, imported in EXCEPTIONS:
+        assert imported in neighbours(package)[importing]
+
+
+def test_every_part_of_the_application_has_its_place_in_the_direction() -> None:
+    assert set(neighbours("app")) == {name for step in CHAINS["app"][0].split(" > ") for name in step.split()}
+
+
+def test_files_import_each_other_without_a_cycle() -> None:
+    refuse_cycle(IMPORTS)
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_packages_import_each_other_without_a_cycle(package: str) -> None:
+    refuse_cycle(neighbours(package))
+
+
+def refuse_cycle(graph: dict[str, set[str]]) -> None:
+    try:
+        TopologicalSorter({name: imported - {name} for name, imported in graph.items()}).prepare()
+    except CycleError as error:
+        pytest.fail(f"A cycle of imports: {' -> '.join(error.args[1])}")
 
 
 def test_the_folder_of_migrations_is_no_package() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from app import Settings
-from app.observability import addresses, logs, work
+from app.observability import log_redaction, logs, operation_context
 
 
 @contextmanager
@@ -39,11 +39,11 @@ def lines(stream: io.StringIO) -> list[Any]:
 def test_production_writes_one_json_object_a_line() -> None:
     with a_program() as stream:
         logs.configure(production())
-        request = work.request_id.set("abc")
-        begun = work.begin(962302, "get_client_by_id")
+        request = operation_context.request_id.set("abc")
+        begun = operation_context.begin(962302, "get_client_by_id")
         logging.getLogger("app.x").warning("several\nlines of %s", "text")
-        work.end(begun)
-        work.request_id.reset(request)
+        operation_context.end(begun)
+        operation_context.request_id.reset(request)
         (line,) = lines(stream)
         assert (
             line.items()
@@ -63,9 +63,9 @@ def test_production_writes_one_json_object_a_line() -> None:
 def test_elsewhere_a_line_can_be_read() -> None:
     with a_program() as stream:
         logs.configure(Settings(environment="development"))
-        begun = work.begin(1)
+        begun = operation_context.begin(1)
         logging.getLogger("app.x").info("hello")
-        work.end(begun)
+        operation_context.end(begun)
         assert stream.getvalue().endswith(" INFO app.x: hello (company_id=1)\n")
 
 
@@ -120,7 +120,7 @@ def test_addresses_that_people_asked_for_are_not_logged() -> None:
 )
 def test_gunicorn_does_not_quote_what_a_client_sent(line: str) -> None:
     record = logging.LogRecord("gunicorn.error", logging.WARNING, "", 0, line, (), None)
-    assert addresses.hide_requests(record)
+    assert log_redaction.hide_requests(record)
     assert "Anna" not in record.getMessage()
     assert record.getMessage()[:10] == line[:10]
 

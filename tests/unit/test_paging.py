@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.yclients.answers import Answer
-from app.yclients.paging import AHEAD, Listing, in_order
+from app.yclients.api.paging import AHEAD, Listing, in_order
+from app.yclients.api.responses import Answer
 
 SIZE = 10
 Change = Callable[[list[int]], None]

@@ -8,8 +8,8 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from app.errors import InvalidInputError
-from app.yclients.countries import country_code
-from app.yclients.kinds import (
+from app.yclients.mapping.countries import country_code
+from app.yclients.mapping.entities import (
     BOOKINGS,
     BY_NAME,
     CLIENTS,
@@ -20,7 +20,7 @@ from app.yclients.kinds import (
     STAFF,
     Kind,
 )
-from app.yclients.mapping import Context
+from app.yclients.mapping.fields import Context
 
 COMPANY_ID = 4564
 RECORD = {

@@ -8,8 +8,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from app.errors import InvalidInputError
-from app.yclients.kinds import BY_NAME, Kind
-from app.yclients.mapping import Context
+from app.yclients.mapping.entities import BY_NAME, Kind
+from app.yclients.mapping.fields import Context
 
 COMPANY_ID = 4564
 CONTEXT = Context(COMPANY_ID, ZoneInfo("Europe/Moscow"), staff_id=9)

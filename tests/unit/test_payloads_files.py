@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.yclients.files import BrokenFileError, NotARow, RowReader
-from app.yclients.json_stream import BLOCK, LONGEST_VALUE
-from app.yclients.values import UNREADABLE
+from app.yclients.importing.json_stream import BLOCK, LONGEST_VALUE
+from app.yclients.importing.row_reader import BrokenFileError, NotARow, RowReader
+from app.yclients.mapping.values import UNREADABLE
 
 ROWS = [{"id": 1, "name": "Анна"}, {"id": 2, "name": "Ира", "tags": [[1, 2.5], {"a": None}]}]
 

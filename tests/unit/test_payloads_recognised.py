@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from app.yclients.recognise import recognise, staff_id_in
+from app.yclients.importing.detect_entity import recognise, staff_id_in
 
 
 @pytest.mark.parametrize(

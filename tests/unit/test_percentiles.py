@@ -6,7 +6,7 @@ from bisect import bisect_left
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.observability.figures import percentile
+from app.observability.metric_readings import percentile
 from app.observability.metrics import BOUNDS
 
 DURATIONS = st.lists(st.floats(min_value=BOUNDS[0], max_value=BOUNDS[-1]), min_size=1, max_size=200)

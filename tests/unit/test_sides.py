@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from app.database.sides import Side, State, live
+from app.database.side_state import Side, State, live
 from app.errors import ConfigurationError, FencedError, FrontdeskError, UnavailableError
 
 OPEN, CLOSING, STANDBY = State.OPEN, State.CLOSING, State.STANDBY

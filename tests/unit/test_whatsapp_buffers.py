@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.errors import InvalidInputError
-from app.whatsapp.buffers import MAX_DEPTH, canonical, decode, encode
+from app.whatsapp.baileys_json import MAX_DEPTH, canonical, decode, encode
 
 
 def base64(data: bytes) -> dict[str, Any]:

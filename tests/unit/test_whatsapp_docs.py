@@ -9,7 +9,7 @@ import pytest
 from app.cli.whatsapp import whatsapp_commands
 from app.config import Settings
 from app.whatsapp.retention import GRACE, IDLE, Retention
-from app.whatsapp.store import LEASE, SessionStore
+from app.whatsapp.session_store import LEASE, SessionStore
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/whatsapp.md").read_text()

@@ -8,14 +8,14 @@ from cryptography.fernet import Fernet
 from pydantic import SecretStr, ValidationError
 
 from app.config import Settings
-from app.observability.level import Level
-from app.repositories.whatsapp_overview import Known
+from app.observability.severity import Level
+from app.repositories.whatsapp_all_companies import Known
 from app.whatsapp.encryption import Vault
 from app.whatsapp.errors import UnreadableValueError
 from app.whatsapp.health import SalonHealth, Thresholds, judge
-from app.whatsapp.multi_file import key_of
+from app.whatsapp.import_folder import key_of
 from app.whatsapp.retention import Retention
-from app.whatsapp.store import TypeStatistics
+from app.whatsapp.session_store import TypeStatistics
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
 NEVER = ("pre-key", "identity-key", "app-state-sync-key", "app-state-sync-version", "lid-mapping", "session")

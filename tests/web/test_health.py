@@ -10,7 +10,7 @@ import pytest
 from flask.testing import FlaskClient
 
 from app import Frontdesk
-from app.database import migrations
+from app.migrations import runner
 from tests.processes import wait_until
 from tests.servers import Server, execute
 from tests.stopwatch import Stopwatch
@@ -50,7 +50,7 @@ def test_ready_with_a_database_at_head(serving: Opener, worker_database_url: str
 @pytest.mark.parametrize(
     ("statement", "code"),
     [
-        (f"UPDATE alembic_version SET version_num = '{migrations.revisions()[1]}'", "schema_behind"),
+        (f"UPDATE alembic_version SET version_num = '{runner.revisions()[1]}'", "schema_behind"),
         ("DELETE FROM alembic_version", "schema_behind"),
         ("DROP TABLE alembic_version", "schema_behind"),
         ("UPDATE alembic_version SET version_num = 'from_the_future'", "schema_unknown"),

@@ -7,8 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from app.web import single_flight
-from app.web.single_flight import SingleFlight
+from app.web.health import single_flight
+from app.web.health.single_flight import SingleFlight
 
 
 class Check:

@@ -11,7 +11,7 @@ from flask.testing import FlaskClient
 from psycopg.conninfo import conninfo_to_dict
 
 from app.observability import metrics
-from app.web import history
+from app.web.status_page import history
 from tests.servers import Server, execute
 from tests.stopwatch import Stopwatch
 from tests.threads import at_once

@@ -11,8 +11,8 @@ from playwright.sync_api import Browser, ConsoleMessage, Page, Playwright, expec
 from werkzeug.serving import make_server
 
 from app import Frontdesk, Settings, create_app
-from app.database import migrations
-from app.web import status
+from app.migrations import runner
+from app.web.status_page import page
 from tests.processes import PATIENCE
 from tests.servers import Server, execute
 from tests.web.test_status import COMPANY
@@ -70,10 +70,10 @@ def server() -> Iterator[Server]:
 @pytest.fixture(scope="module")
 def address(server: Server) -> Iterator[str]:
     """The service on that server, with a salon whose WhatsApp is well; its page reloads each second."""
-    migrations.upgrade(server.url)
+    runner.upgrade(server.url)
     settings = Settings(database_url=server.url, health_token=TOKEN, postgres_connection_timeout=1000)
     with pytest.MonkeyPatch.context() as patch, Frontdesk(settings) as desk:
-        patch.setattr(status, "REFRESH", 1)
+        patch.setattr(page, "REFRESH", 1)
         salon = desk.company(COMPANY)
         salon.upsert_company({"title": "Salon"}).unwrap()
         salon.whatsapp.set_creds({"me": 1}, None).unwrap()

@@ -17,7 +17,7 @@ from app import Frontdesk, Settings, create_app
 from app.config import PROJECT_ROOT
 from app.data_layer import DataLayer
 from app.observability import sentry
-from app.web import webhooks as webhooks_module
+from app.web.routes import webhooks as webhooks_module
 from tests.factories import NewBookingRow, NewClientRow
 from tests.processes import BIN, answers, free_port, running, wait_until
 

@@ -13,7 +13,7 @@ from werkzeug.test import TestResponse
 from app import Frontdesk, Settings
 from app.frontdesk import Salon
 from app.web import create_app
-from app.web.whatsapp import MAX_BODY
+from app.web.routes.whatsapp import MAX_BODY
 
 BUFFER = {"type": "Buffer", "data": "AQID"}
 TOKEN = "t0ken"

@@ -12,10 +12,10 @@ from cryptography.fernet import Fernet
 from pydantic import SecretStr
 
 from app import Frontdesk, Settings
-from app.database import migrations
+from app.migrations import runner
 from app.whatsapp.cleanup import clean_up
 from app.whatsapp.encryption import Vault
-from app.whatsapp.multi_file import read_folder
+from app.whatsapp.import_folder import read_folder
 from tests.e2e.baileys.conftest import TOKEN, Peer, PeerError, serving
 from tests.servers import Server, execute
 
@@ -255,7 +255,7 @@ def own_server() -> Iterator[Server]:
 def test_an_outage_is_an_error_in_baileys_hands_and_no_new_session(
     own_server: Server, peers: list[Peer]
 ) -> None:
-    migrations.upgrade(own_server.url)
+    runner.upgrade(own_server.url)
     settings = prepare(own_server.url).model_copy(update={"postgres_connection_timeout": 1000})
     with serving(settings) as url:
         salon, anna, other = peers

@@ -7,11 +7,11 @@ import time
 import pytest
 
 from app import Frontdesk
-from app.database import moving, sides
+from app.database import live_database, side_state
 from app.errors import FencedError
 from app.observability import sentry
-from app.whatsapp.watch import observe
-from app.yclients.rate_limit import RateLimiter
+from app.whatsapp.health_monitor import observe
+from app.yclients.api.rate_limit import RateLimiter
 from tests.moves import SALON, Move, client, clients, sessions
 from tests.processes import PATIENCE, wait_until
 from tests.threads import at_once
@@ -58,9 +58,9 @@ def test_writers_follow_there_and_back_and_lose_nothing(desk: Frontdesk, started
 def test_reads_follow_within_a_second(desk: Frontdesk, started: Move) -> None:
     assert desk.company(SALON).get_company().unwrap().title == "legacy"
     started.hand_over(started.legacy, started.primary)
-    time.sleep(moving.LOOK_EVERY)
+    time.sleep(live_database.LOOK_EVERY)
     assert desk.company(SALON).get_company().unwrap().title == "primary"
-    assert moving.LOOK_EVERY < 1
+    assert live_database.LOOK_EVERY < 1
 
 
 def test_reads_wait_while_neither_side_is_live(desk: Frontdesk, started: Move) -> None:
@@ -93,7 +93,7 @@ def test_a_block_ends_with_a_retryable_error_and_the_next_one_is_on_the_live_sid
 def test_a_closing_that_takes_too_long_is_an_answer_and_no_failure(
     desk: Frontdesk, started: Move, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(moving, "PATIENCE", 0.3)
+    monkeypatch.setattr(live_database, "PATIENCE", 0.3)
     desk.company(SALON).upsert_client(client(1)).unwrap()
     started.set(started.legacy, "closing")
     began = time.monotonic()
@@ -115,7 +115,7 @@ def test_only_the_live_side_has_connections(desk: Frontdesk, started: Move) -> N
         assert 1 <= sessions(old) <= 3
         assert sessions(new) == 0
         started.hand_over(old, new)
-        time.sleep(moving.LOOK_EVERY)
+        time.sleep(live_database.LOOK_EVERY)
         salon.get_company().unwrap()
         wait_until(lambda left=old: sessions(left) == 0)
 
@@ -142,10 +142,10 @@ def test_a_busy_process_has_no_more_connections_than_it_may_and_its_checks_do_no
         thread.join()
     assert max(seen) == 3
     held = [desk.database.pool.getconn() for _ in range(3)]
-    time.sleep(moving.LOOK_EVERY)
+    time.sleep(live_database.LOOK_EVERY)
     with monkeypatch.context() as patch:
         # Who asks which side is live waits for one of the three connections.
-        patch.setattr(sides, "ask", lambda database: pytest.fail("a check waits for the pool"))
+        patch.setattr(side_state, "ask", lambda database: pytest.fail("a check waits for the pool"))
         desk.database.connect_alone(1_000).close()
     for connection in held:
         connection.close()
@@ -163,7 +163,7 @@ def test_a_caller_that_waited_for_a_connection_of_the_old_side_gets_one_of_the_n
     done.start()
     wait_until(lambda: old.waiting == 1)
     started.hand_over(started.legacy, started.primary)
-    time.sleep(moving.LOOK_EVERY)
+    time.sleep(live_database.LOOK_EVERY)
     desk.database.live()
     done.join(PATIENCE)
     assert clients(started.primary) == [1]

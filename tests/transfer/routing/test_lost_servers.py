@@ -8,10 +8,10 @@ import psycopg
 import pytest
 
 from app import Frontdesk
-from app.database import moving, sides
+from app.data_layer.unit_of_work import UnitOfWork
+from app.database import live_database, side_state
 from app.database.database import Database
 from app.errors import NoConnectionError, UnavailableError
-from app.unit_of_work import UnitOfWork
 from tests.moves import SALON, Move, client, clients
 from tests.servers import Server, execute
 
@@ -26,8 +26,8 @@ def other_server() -> Iterator[Server]:
 def test_the_other_side_is_not_even_asked(started: Move, monkeypatch: pytest.MonkeyPatch) -> None:
     gone = Move(started.legacy, "postgresql://nobody@127.0.0.1:1/gone")
     asked: list[Database] = []
-    ask = sides.ask
-    monkeypatch.setattr(sides, "ask", lambda database: asked.append(database) or ask(database))
+    ask = side_state.ask
+    monkeypatch.setattr(side_state, "ask", lambda database: asked.append(database) or ask(database))
     began = time.monotonic()
     with Frontdesk(gone.settings()) as desk:
         for number in range(1, 8):
@@ -35,7 +35,7 @@ def test_the_other_side_is_not_even_asked(started: Move, monkeypatch: pytest.Mon
             time.sleep(0.2)
         legacy, primary = desk.database.both["legacy"], desk.database.both["primary"]
     assert asked.count(primary) == 1  # to begin with
-    assert 2 <= asked.count(legacy) <= 2 + (time.monotonic() - began) / moving.LOOK_EVERY
+    assert 2 <= asked.count(legacy) <= 2 + (time.monotonic() - began) / live_database.LOOK_EVERY
     assert len(clients(started.legacy)) == 7
 
 
@@ -47,7 +47,7 @@ def test_a_live_side_that_is_down_stays_the_live_side_unless_the_other_says_open
         with pytest.raises(UnavailableError), desk.unit_of_work(SALON) as uow:
             uow.clients.upsert(client(1))
         started.set(started.primary, "open")
-        time.sleep(moving.LOOK_EVERY)
+        time.sleep(live_database.LOOK_EVERY)
         desk.company(SALON).upsert_client(client(1)).unwrap()
     assert clients(started.primary) == [1]
 

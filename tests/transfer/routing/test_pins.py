@@ -8,7 +8,7 @@ from click.testing import CliRunner
 
 from app import Frontdesk
 from app.cli import main
-from app.database import moving
+from app.database import live_database
 from app.errors import ConfigurationError
 from tests.moves import SALON, Move, client, clients
 from tests.servers import execute
@@ -35,7 +35,7 @@ def test_a_process_goes_on_where_it_was_when_the_move_is_finished(desk: Frontdes
     started.hand_over(started.legacy, started.primary)
     desk.company(SALON).upsert_client(client(2)).unwrap()
     started.finish()
-    time.sleep(moving.LOOK_EVERY)
+    time.sleep(live_database.LOOK_EVERY)
     desk.company(SALON).upsert_client(client(3)).unwrap()
     assert (clients(started.legacy), clients(started.primary)) == ([1], [2, 3])
 
@@ -58,7 +58,7 @@ def test_two_databases_with_companies_and_no_move_are_refused_until_one_is_named
 def test_a_process_that_slept_through_a_whole_move_does_not_wake_on_the_old_side(
     move: Move, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(moving, "LONG_SLEEP", 0.6)
+    monkeypatch.setattr(live_database, "LONG_SLEEP", 0.6)
     with Frontdesk(move.settings()) as desk:
         desk.company(SALON).upsert_company({"title": "Salon"}).unwrap()
         execute(move.primary, f"INSERT INTO companies (company_id, title) VALUES ({SALON}, 'Salon')")

@@ -1,0 +1,1 @@
+"""Adoption of databases that existed before Alembic: checks, duplicate rows, archived rows."""

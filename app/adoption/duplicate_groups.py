@@ -1,0 +1,302 @@
+"""Duplicates of the old shape: finding them, refusing them, and merging a group into its earliest row."""
+
+# ruff: noqa: S608 - the parts of SQL put together here are names from the rules and the catalog, never data
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, text
+
+from app.migrations.runner import MigrationRefused
+
+# The session store kept the company as text: ' 0962302' and '962302' are one company. NULL where the
+# text is no positive BIGINT.
+_DIGITS = r"substring(company_id::text from '^\s*0*([1-9][0-9]{0,18})\s*$')::numeric"
+COMPANY_NUMBER = f"CASE WHEN {_DIGITS} <= 9223372036854775807 THEN {_DIGITS} END"
+
+_COMPUTED = """
+    SELECT attname::text FROM pg_attribute
+    WHERE attrelid = to_regclass(:table) AND attgenerated <> '' AND NOT attisdropped
+"""
+
+PORTION = 1_000  # rows of a group that one transaction merges
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What makes rows of a table the same, and how they are merged.
+
+    `key`: SQL expressions by column. `hidden`: columns of the key that a report may not show, because
+    they can hold a person's phone. `filled`: whether the kept row takes over what only the others have.
+    """
+
+    table: str
+    key: dict[str, str]
+    hidden: tuple[str, ...] = ()
+    filled: bool = True
+
+
+def _mirrored(table: str, *columns: str) -> Rule:
+    return Rule(table, {column: column for column in columns})
+
+
+RULES = {
+    rule.table: rule
+    for rule in (
+        _mirrored("clients", "yclients_id", "company_id"),
+        _mirrored("services", "yclients_id", "company_id"),
+        _mirrored("staff", "yclients_id", "company_id"),
+        _mirrored("bookings", "yclients_record_id", "company_id"),
+        # As text, for PostgreSQL knows dates that Python does not.
+        Rule("staff_schedules", {"staff_id": "staff_id", "date": "date::text", "company_id": "company_id"}),
+        Rule("dialog_contexts", {"user_id": "user_id", "company_id": "company_id"}, hidden=("user_id",)),
+        # Halves of two sessions make none: credentials and keys are never mixed.
+        Rule("whatsapp_auth", {"company_id": COMPANY_NUMBER}, filled=False),
+        Rule(
+            "whatsapp_keys",
+            {"company_id": COMPANY_NUMBER, "key_type": "key_type", "key_id": "key_id"},
+            hidden=("key_id",),
+            filled=False,
+        ),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Group:
+    """Rows of one table with one key, the earliest (`created_at`, then `id`) first."""
+
+    table: str
+    columns: tuple[str, ...]  # as SQL expressions
+    key: tuple[Any, ...]
+    ids: tuple[int, ...]
+    shown: str
+
+    def __str__(self) -> str:
+        """Name the group without personal data."""
+        return f"{self.table} ({self.shown}): ids {', '.join(map(str, self.ids))}"
+
+
+@dataclass(frozen=True)
+class Merged:
+    """What a merge does to a group, or would do.
+
+    `archived`: the ids of the rows removed and the numbers that they have in `archived_rows` (None where
+    nothing was done yet). `filled`: the columns of the kept row that take over a value. `repointed`: how
+    many rows of which column (`photos.member`) referenced the removed ones.
+    """
+
+    kept_id: int
+    archived: Mapping[int, int | None]
+    filled: tuple[str, ...]
+    repointed: Mapping[str, int]
+
+
+def find_groups(connection: Connection, rule: Rule) -> list[Group]:
+    """Return every group of duplicates of the table; none where the table does not exist yet."""
+    key = _key(connection, rule)
+    if key is None:
+        return []
+    columns = ", ".join(key.values())
+    rows = connection.execute(
+        text(
+            f"SELECT {columns}, array_agg(id ORDER BY created_at, id) FROM {rule.table}"
+            f" WHERE {' AND '.join(f'({column}) IS NOT NULL' for column in key.values())}"
+            f" GROUP BY {columns} HAVING count(*) > 1 ORDER BY min(id)"
+        )
+    )
+    return [
+        Group(
+            table=rule.table,
+            columns=tuple(key.values()),
+            key=tuple(row[:-1]),
+            ids=tuple(row[-1]),
+            shown=", ".join(
+                f"{name} {value}"
+                for name, value in zip(key, row[:-1], strict=True)
+                if name not in rule.hidden
+            ),
+        )
+        for row in rows
+    ]
+
+
+def refuse_duplicates(connection: Connection, rules: Iterable[Rule]) -> None:
+    """Raise MigrationRefused with a line for each group of duplicates, if there are any."""
+    groups = [group for rule in rules for group in find_groups(connection, rule)]
+    if groups:
+        raise MigrationRefused(
+            f"{len(groups)} groups of duplicates stand in the way. Resolve them, or merge each into its"
+            " earliest row and archive the others: alembic -x dedupe=keep-earliest upgrade head",
+            tuple(str(group) for group in groups),
+        )
+
+
+def merge(connection: Connection, rule: Rule, group: Group) -> Merged | None:
+    """Merge a group into its earliest row, within the caller's transaction.
+
+    What referenced the other rows references the kept one, what only they have fills its empty fields,
+    and they go to `archived_rows` whole. At most PORTION rows at once: call it until it returns None,
+    which says that the group is none any more.
+    """
+    rows = _rows(connection, rule, group, f"LIMIT {PORTION} FOR UPDATE")
+    if len(rows) < 2:
+        return None
+    kept, others = rows[0], rows[1:]
+    archived = _archive(connection, rule.table, kept["id"], [row["id"] for row in others])
+    repointed = {
+        f"{child}.{column}": connection.execute(
+            text(_escaped(f"UPDATE {child} SET {column} = ") + f":kept WHERE {_escaped(column)} = ANY(:ids)"),
+            {"kept": kept["id"], "ids": list(archived)},
+        ).rowcount
+        for child, column in _references(connection, rule.table)
+    }
+    deletion = text(f"DELETE FROM {rule.table} WHERE id = ANY(:ids)")
+    if connection.execute(deletion, {"ids": list(archived)}).rowcount != len(archived):
+        raise MigrationRefused(
+            f"A trigger or rule on {rule.table} keeps its rows from being deleted: drop it for as long as"
+            " duplicates are merged."
+        )
+    donors = _donors(connection, rule, kept, others)
+    if donors:
+        # From the archive, because a unique value must be gone before the kept row takes it over.
+        values = ", ".join(
+            f"{column} = (SELECT (jsonb_populate_record(NULL::{rule.table}, row)).{column}"
+            f" FROM archived_rows WHERE id = {archived[donor]})"
+            for column, donor in ((_escaped(_quoted(name)), donor) for name, donor in donors.items())
+        )
+        connection.execute(text(f"UPDATE {rule.table} SET {values} WHERE id = :id"), {"id": kept["id"]})
+    return Merged(kept["id"], archived, tuple(donors), _some(repointed))
+
+
+def plan(connection: Connection, rule: Rule, group: Group) -> Merged | None:
+    """Say what `merge` would do to the whole group; nothing is changed or locked."""
+    rows = _rows(connection, rule, group)
+    if len(rows) < 2:
+        return None
+    kept, others = rows[0], rows[1:]
+    ids = [row["id"] for row in others]
+    repointed = {
+        f"{child}.{column}": connection.execute(
+            text(_escaped(f"SELECT count(*) FROM {child} WHERE {column} = ") + "ANY(:ids)"), {"ids": ids}
+        ).scalar_one()
+        for child, column in _references(connection, rule.table)
+    }
+    donors = _donors(connection, rule, kept, others)
+    return Merged(kept["id"], dict.fromkeys(ids), tuple(donors), _some(repointed))
+
+
+def _some(counts: Mapping[str, int]) -> dict[str, int]:
+    return {name: count for name, count in counts.items() if count}
+
+
+def _rows(connection: Connection, rule: Rule, group: Group, ending: str = "") -> Sequence[Mapping[str, Any]]:
+    """The rows that still have the group's key, the earliest first."""
+    # As JSON: the values are only looked at, and Python cannot hold every timestamp.
+    statement = (
+        f"SELECT to_jsonb(old) FROM {rule.table} AS old WHERE id = ANY(:ids)"
+        f" AND ({', '.join(group.columns)}) IN"
+        f" (({', '.join(f':key{number}' for number in range(len(group.key)))}))"
+        f" ORDER BY created_at, id {ending}"
+    )
+    values = {f"key{number}": value for number, value in enumerate(group.key)}
+    return connection.execute(text(statement), {"ids": list(group.ids), **values}).scalars().all()
+
+
+def _key(connection: Connection, rule: Rule) -> dict[str, str] | None:
+    """Return the key's expressions by column, or None where there is no such table."""
+    columns = set(
+        connection.execute(
+            text(
+                "SELECT attname::text FROM pg_attribute"
+                " WHERE attrelid = to_regclass(:table) AND attnum > 0 AND NOT attisdropped"
+            ),
+            {"table": rule.table},
+        ).scalars()
+    )
+    if not columns:
+        return None
+    key = rule.key
+    if "yclients_record_id" in key and "yclients_record_id" not in columns:
+        # Before the alignment of names.
+        key = {"yclients_id": "yclients_id", "company_id": "company_id"}
+    if missing := sorted({"id", "created_at", *key} - columns):
+        raise MigrationRefused(
+            f"Table {rule.table} has no {', '.join(missing)}: `frontdesk db adopt` says what differs."
+        )
+    return key
+
+
+def _archive(connection: Connection, table: str, kept_id: int, ids: list[int]) -> dict[int, int]:
+    """Copy the rows to `archived_rows`; return the numbers that they have there, by their ids."""
+    rows = connection.execute(
+        text(
+            "INSERT INTO archived_rows (table_name, row, reason, kept_id)"
+            f" SELECT :table, to_jsonb(old), 'duplicate', :kept FROM {table} AS old WHERE id = ANY(:ids)"
+            " ORDER BY created_at, id RETURNING (row ->> 'id')::bigint AS old_id, id"
+        ),
+        {"table": table, "kept": kept_id, "ids": ids},
+    )
+    return {row.old_id: row.id for row in rows}
+
+
+def _references(connection: Connection, table: str) -> Sequence[tuple[str, str]]:
+    """Tables and columns, ours or not, with a foreign key to the ids of the table."""
+    found = connection.execute(
+        text(
+            "SELECT conrelid::regclass::text, quote_ident(child.attname) FROM pg_constraint"
+            " CROSS JOIN unnest(conkey, confkey) AS pair(child_number, parent_number)"
+            " JOIN pg_attribute AS child ON child.attrelid = conrelid AND child.attnum = child_number"
+            " JOIN pg_attribute AS parent ON parent.attrelid = confrelid AND parent.attnum = parent_number"
+            " WHERE contype = 'f' AND confrelid = to_regclass(:table) AND parent.attname = 'id'"
+        ),
+        {"table": table},
+    )
+    return [(child, column) for child, column in found]
+
+
+def _donors(
+    connection: Connection, rule: Rule, kept: Mapping[str, Any], others: Sequence[Mapping[str, Any]]
+) -> dict[str, int]:
+    """Return, for each empty column of the kept row, the id of the earliest row that has something.
+
+    Row by row, so that what belongs together is compared with what has been taken over already.
+    """
+    if not rule.filled:
+        return {}
+    computed = set(connection.execute(text(_COMPUTED), {"table": rule.table}).scalars())
+    now = {name: value for name, value in kept.items() if name not in computed}
+    donors: dict[str, int] = {}
+    for row in others:
+        taken = {
+            column: row[column]
+            for column, value in now.items()
+            if _is_empty(value) and not _is_empty(row[column]) and _fits(column, now, row)
+        }
+        donors |= dict.fromkeys(taken, row["id"])
+        now |= taken
+    return donors
+
+
+def _quoted(name: str) -> str:
+    """A column's name as SQL takes it: a table may have columns of others, too."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _escaped(names: str) -> str:
+    """Names for `text`, which takes a colon for the beginning of a parameter."""
+    return names.replace(":", r"\:")
+
+
+def _is_empty(value: Any) -> bool:
+    return value is None or value in ([], {}) or (isinstance(value, str) and not value.strip())
+
+
+def _fits(column: str, kept: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Keep together what only makes sense together."""
+    if column == "category_title":
+        return kept["category_id"] in (None, other["category_id"])
+    if column in ("slots", "intervals"):
+        return bool(kept["is_working"])
+    return True

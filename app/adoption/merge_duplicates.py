@@ -1,0 +1,146 @@
+"""De-duplication as a run of its own, while writers write: short transactions, to be repeated at will."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from alembic.util import CommandError
+from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError, IntegrityError
+from tenacity import Retrying, retry_if_exception, stop_after_attempt
+from tenacity.wait import wait_random_exponential
+
+from app.adoption import duplicate_groups
+from app.adoption.duplicate_groups import RULES, Group, Merged
+from app.migrations import runner, schema_snapshot
+from app.migrations.runner import MigrationRefused
+
+ROUNDS = 5  # over all tables: duplicates may come in meanwhile, and faster than they can be merged
+Progress = Callable[[int, int], None]  # groups done, groups
+
+
+@dataclass
+class Deduplication:
+    """What a run did, or would do. `failed`: groups with the reason why they were left as they are."""
+
+    is_dry_run: bool
+    merged: list[tuple[Group, Merged]] = field(default_factory=list)
+    failed: dict[Group, str] = field(default_factory=dict)
+    left: int = 0  # groups that there are after a real run
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON; keys and ids, no personal data."""
+        return {
+            "dry_run": self.is_dry_run,
+            "tables": {
+                table: {
+                    "groups": len({group for group, _ in merged}),
+                    "archived": sum(len(each.archived) for _, each in merged),
+                    "filled": sum(len(each.filled) for _, each in merged),
+                    "repointed": sum(sum(each.repointed.values()) for _, each in merged),
+                }
+                for table in RULES
+                if (merged := [pair for pair in self.merged if pair[0].table == table])
+            },
+            "groups": [
+                {
+                    "table": group.table,
+                    "key": group.shown,
+                    "kept_id": merged.kept_id,
+                    "archived": [
+                        {"id": row_id, "archive_id": number} for row_id, number in merged.archived.items()
+                    ],
+                    "filled": merged.filled,
+                    "repointed": merged.repointed,
+                }
+                for group, merged in self.merged
+            ],
+            "failed": [
+                {"table": group.table, "key": group.shown, "ids": group.ids, "reason": reason}
+                for group, reason in self.failed.items()
+            ],
+            "left": self.left,
+        }
+
+
+def plan(url: str, on_progress: Progress) -> Deduplication:
+    """Say what a run would do to the database at `url` (libpq), as it is now; nothing is changed."""
+    result = Deduplication(is_dry_run=True)
+    with runner.connecting(url) as engine, engine.connect() as connection:
+        connection = connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+        groups = _groups(connection)
+        for number, group in enumerate(groups, 1):
+            if merged := duplicate_groups.plan(connection, RULES[group.table], group):
+                result.merged.append((group, merged))
+            on_progress(number, len(groups))
+    return result
+
+
+def run(url: str, on_progress: Progress) -> Deduplication:
+    """Merge all groups, and those that come in meanwhile; killed anywhere, it goes on when it is run again.
+
+    A group that cannot be merged is left whole and named. Raises CommandError when a migration is at work,
+    or where other sessions do not let go of their locks.
+    """
+    result = Deduplication(is_dry_run=False)
+    with (
+        runner.connecting(url) as engine,
+        runner.one_deploy_at_a_time(engine, wait=False),
+        engine.connect() as connection,
+    ):
+        if misplaced := schema_snapshot.misplaced(connection, RULES):
+            raise MigrationRefused(f"The archive would not stand beside the tables: {'; '.join(misplaced)}.")
+        connection.exec_driver_sql(runner.script().get_revision("archive").module.TABLE)
+        connection.commit()
+        for _ in range(ROUNDS):
+            groups = [group for group in _groups(connection) if not _is_known(group, result)]
+            connection.commit()
+            for number, group in enumerate(groups, 1):
+                result.merged += [(group, merged) for merged in _merge(connection, group, result)]
+                on_progress(number, len(groups))
+            if not groups:
+                break
+        result.left = len(_groups(connection))
+    return result
+
+
+def _groups(connection: Connection) -> list[Group]:
+    return [group for rule in RULES.values() for group in duplicate_groups.find_groups(connection, rule)]
+
+
+def _is_known(group: Group, result: Deduplication) -> bool:
+    return any((each.table, each.key) == (group.table, group.key) for each in result.failed)
+
+
+def _merge(connection: Connection, group: Group, result: Deduplication) -> Iterator[Merged]:
+    """Merge a group, a transaction for each portion; a lock that is held by another is waited for."""
+    try:
+        for attempt in Retrying(
+            retry=retry_if_exception(_is_lock),
+            stop=stop_after_attempt(runner.LOCK_ATTEMPTS),
+            wait=wait_random_exponential(multiplier=0.05, max=runner.LONGEST_PAUSE),
+            reraise=True,
+        ):
+            with attempt:
+                while merged := _merge_portion(connection, group):
+                    yield merged
+    except IntegrityError as error:
+        constraint = getattr(getattr(error.orig, "diag", None), "constraint_name", None)
+        result.failed[group] = f"{constraint or 'a constraint'} stands in the way"
+    except DBAPIError as error:
+        if not _is_lock(error):
+            raise
+        raise CommandError(
+            f"Other sessions hold locks on rows of {group.table} and do not let go."
+            " The same command goes on from here."
+        ) from error
+
+
+def _merge_portion(connection: Connection, group: Group) -> Merged | None:
+    with connection.begin():
+        return duplicate_groups.merge(connection, RULES[group.table], group)
+
+
+def _is_lock(error: BaseException) -> bool:
+    sqlstate = getattr(getattr(error, "orig", None), "sqlstate", None)
+    return sqlstate in (runner.LOCK_NOT_AVAILABLE, runner.DEADLOCK_DETECTED)

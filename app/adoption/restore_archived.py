@@ -1,0 +1,217 @@
+"""Bringing back a row that de-duplication archived, into its table as it is shaped today."""
+
+# ruff: noqa: S608 - the names put into SQL come from the rules and the catalog, never from data
+
+import json
+from collections.abc import Container, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, NamedTuple
+
+from sqlalchemy import Connection, text
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
+
+from app.adoption.duplicate_groups import RULES
+from app.migrations import runner
+
+# What later steps renamed; values that they also changed are translated below.
+RENAMED = {
+    "services": {"active": "is_active"},
+    "clients": {"last_visit_date": "last_visit_at"},
+    "staff_schedules": {"slots": "intervals"},
+    "bookings": {"yclients_id": "yclients_record_id", "datetime": "starts_at"},
+    "dialog_contexts": {"last_activity": "last_activity_at"},
+}
+
+
+@dataclass(frozen=True)
+class Restored:
+    """What became of one archived row: `refused` says why it is not back; no personal data.
+
+    `left_out`: columns that have no place any more. Where there are some, the archived row is kept.
+    """
+
+    archive_id: int
+    table: str | None = None
+    id: int | None = None
+    left_out: tuple[str, ...] = ()
+    refused: str | None = None
+
+
+class _Column(NamedTuple):
+    """A column of today's table, by its name as SQL and `text` take it."""
+
+    quoted: str
+    is_computed: bool
+    is_required_json: bool
+
+    @property
+    def value(self) -> str:
+        """What is taken from the archive, where JSON's null would be read as no value."""
+        return f"coalesce({self.quoted}, 'null')" if self.is_required_json else self.quoted
+
+
+def restore(url: str, archive_ids: Iterable[int], dry_run: bool) -> list[Restored]:
+    """Put archived duplicates back, a transaction for each; the row that each was merged into stays.
+
+    Raises CommandError while a migration is at work.
+    """
+    outcomes = []
+    with (
+        runner.connecting(url) as engine,
+        runner.one_deploy_at_a_time(engine, wait=False),
+        engine.connect() as connection,
+    ):
+        for archive_id in dict.fromkeys(archive_ids):
+            outcomes.append(_restore(connection, archive_id))
+            if dry_run or outcomes[-1].refused:
+                connection.rollback()
+            connection.commit()
+    return outcomes
+
+
+def _restore(connection: Connection, archive_id: int) -> Restored:
+    if connection.scalar(text("SELECT to_regclass('archived_rows')")) is None:
+        return Restored(archive_id, refused="there is no table archived_rows: nothing was archived here")
+    entry = connection.execute(
+        text("SELECT table_name, row::text, reason FROM archived_rows WHERE id = :id FOR UPDATE"),
+        {"id": archive_id},
+    ).one_or_none()
+    if entry is None:
+        return Restored(archive_id, refused="archived_rows has no such id")
+    table, old, reason = entry
+    row: dict[str, Any] = json.loads(old)
+    if reason != "duplicate" or table not in RULES:
+        return Restored(archive_id, table, row.get("id"), refused=f"it is no duplicate: {reason}")
+    columns = _columns(connection, table)
+    if not columns:
+        return Restored(archive_id, table, row["id"], refused=f"there is no table {table}")
+    services = row.pop("service_ids", None) if "service_ids" not in columns else None
+    translated = _translated(connection, table, row, columns)
+    left_out = tuple(name for name, value in translated.items() if name not in columns and value is not None)
+    names = [name for name in translated if name in columns]
+    parameters = {"row": json.dumps({name: translated[name] for name in names}, ensure_ascii=False)}
+    listed = ", ".join(columns[name].quoted for name in names if not columns[name].is_computed)
+    values = ", ".join(columns[name].value for name in names if not columns[name].is_computed)
+    try:
+        with connection.begin_nested():
+            connection.execute(
+                text(
+                    f"INSERT INTO {table} ({listed}) SELECT {values}"
+                    f" FROM jsonb_populate_record(NULL::{table}, CAST(:row AS jsonb))"
+                ),
+                parameters,
+            )
+            _book_services(connection, row, services)
+    except (IntegrityError, DataError) as error:
+        refused = _in_the_way(connection, table, parameters, error)
+        return Restored(archive_id, table, row["id"], refused=refused or "a value does not fit the table")
+    if not left_out:
+        connection.execute(text("DELETE FROM archived_rows WHERE id = :id"), {"id": archive_id})
+    return Restored(archive_id, table, row["id"], left_out)
+
+
+def _columns(connection: Connection, table: str) -> dict[str, _Column]:
+    found = connection.execute(
+        text(
+            "SELECT attname::text, replace(quote_ident(attname), ':', '\\:'), attgenerated <> '',"
+            " attnotnull AND atttypid = 'jsonb'::regtype FROM pg_attribute"
+            " WHERE attrelid = to_regclass(:table) AND attnum > 0 AND NOT attisdropped"
+        ),
+        {"table": table},
+    )
+    return {name: _Column(*described) for name, *described in found}
+
+
+def _translated(
+    connection: Connection, table: str, row: Mapping[str, Any], columns: Container[str]
+) -> dict[str, Any]:
+    """The row in today's columns, as the steps of the chain since then have changed the others."""
+    renamed = {old: new for old, new in RENAMED.get(table, {}).items() if old not in columns}
+    new = {renamed.get(name, name): value for name, value in row.items()}
+    if "fired" in new and "fired" not in columns:
+        new["is_active"] = not new.pop("fired")
+    if "intervals" in columns and "slots" in row:
+        new["intervals"], _ = _step("schedules").normalize(row["slots"])
+    if "ends_at" in columns and "ends_at" not in new:
+        seconds = new.pop("duration", None)
+        new["ends_at"] = _end(new["starts_at"], seconds if seconds and seconds > 0 else 3600)
+    if "search_name" in columns and "search_name" not in new:
+        new["search_name"] = _step("clients").search_name(new["name"])
+    if _has_run(connection, "phones"):
+        country = connection.scalar(
+            text("SELECT country FROM companies WHERE company_id = CAST(:id AS bigint)"),
+            {"id": new["company_id"]},
+        )
+        for name in {"phone", "client_phone"} & {name for name, value in new.items() if value}:
+            new[name] = _step("phones").e164(new[name], country or "RU") or new[name]
+    if _has_run(connection, "whatsapp_values"):
+        for name in {"creds", "value"} & set(new):
+            compact = json.dumps(new[name], ensure_ascii=False, separators=(",", ":"))
+            new[name] = f"\\x{compact.encode().hex()}"  # as BYTEA is written
+    return new
+
+
+def _end(start: str, seconds: int) -> str:
+    """The end of a booking of the old shape, whose timestamps are UTC."""
+    begins = datetime.fromisoformat(start)
+    return str((begins if begins.tzinfo else begins.replace(tzinfo=UTC)) + timedelta(seconds=seconds))
+
+
+def _book_services(connection: Connection, booking: Mapping[str, Any], services: Any) -> None:
+    """Make rows of the services that the booking of the old shape lists."""
+    ids, _ = _step("booking_services").normalize(services)
+    for position, service in enumerate(ids):
+        connection.execute(
+            text(
+                "INSERT INTO booking_services (company_id, booking, position, service_id)"
+                " VALUES (:company, :booking, :position, :service)"
+            ),
+            {
+                "company": booking["company_id"],
+                "booking": booking["id"],
+                "position": position,
+                "service": service,
+            },
+        )
+
+
+def _in_the_way(
+    connection: Connection, table: str, parameters: Mapping[str, Any], error: DBAPIError
+) -> str | None:
+    """Name the row that has a key of the archived one, or the constraint that it does not meet."""
+    constraint = getattr(getattr(error.orig, "diag", None), "constraint_name", None)
+    if constraint is None:
+        return None
+    columns = connection.scalars(
+        text(
+            "SELECT quote_ident(attname) FROM pg_index"
+            " CROSS JOIN unnest(indkey::int2[]) WITH ORDINALITY AS key(number, place)"
+            " JOIN pg_attribute ON attrelid = indrelid AND attnum = number"
+            " WHERE indrelid = to_regclass(:table) AND indisunique"
+            " AND indexrelid = to_regclass(quote_ident(:name)) ORDER BY place"
+        ),
+        {"table": table, "name": constraint},
+    ).all()
+    if not columns:
+        return f"{constraint} refuses it"
+    listed = ", ".join(columns)
+    row_id = connection.scalar(
+        text(
+            f"SELECT id FROM {table} WHERE ({listed}) = (SELECT {listed}"
+            f" FROM jsonb_populate_record(NULL::{table}, CAST(:row AS jsonb)))"
+        ),
+        parameters,
+    )
+    return f"row {row_id} of {table} has the same {', '.join(columns)} ({constraint})"
+
+
+def _has_run(connection: Connection, step: str) -> bool:
+    revision = runner.current(connection)
+    newest_first = runner.revisions()
+    return revision in newest_first and newest_first.index(revision) <= newest_first.index(step)
+
+
+def _step(revision: str) -> Any:
+    """The module of a step: what it did to the rows that were there is done to the one that comes back."""
+    return runner.script().get_revision(revision).module

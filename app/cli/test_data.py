@@ -1,0 +1,69 @@
+"""`frontdesk testdata …`: what testers left behind in a live database."""
+
+import click
+
+from app.cli import console
+from app.maintenance import test_data
+from app.schemas.types import MAX_ID
+
+_one_company = click.option(
+    "--company", "company_id", type=click.IntRange(1, MAX_ID), help="This company only (YClients id)."
+)
+
+
+@click.group("testdata")
+def testdata_commands() -> None:
+    """Test data: clients and bookings whose name begins with [TEST and whose phone is one of TEST_PHONES."""
+
+
+@testdata_commands.command("stats")
+@_one_company
+@console.json_option
+def stats_command(company_id: int | None, as_json: bool) -> None:
+    """Count the rows with both markers, and those with one only, which are never deleted."""
+    with console.opened_desk() as desk:
+        counts = test_data.stats(desk.database.live().settings, company_id)
+    if as_json:
+        console.print_json({"tables": counts})
+        return
+    for table, markers in counts.items():
+        click.echo(
+            f"{table}: {markers['marked']:,} are test data; only the name is marked in"
+            f" {markers['name_only']:,}, only the phone in {markers['phone_only']:,}"
+        )
+
+
+@testdata_commands.command("clean")
+@_one_company
+@click.option("--yes", is_flag=True, help="Delete. Without it nothing is changed.")
+@click.option("--dry-run", is_flag=True, help="Count what would be deleted; so it is without --yes.")
+@click.option(
+    "--limit",
+    type=click.IntRange(1, 1_000_000),
+    default=test_data.LIMIT,
+    show_default=True,
+    help="Rows of each table at most.",
+)
+@console.json_option
+def clean_command(company_id: int | None, yes: bool, dry_run: bool, limit: int, as_json: bool) -> None:
+    """Delete test data: bookings with their services and slots, then clients without bookings.
+
+    A client whom a booking names that is no test data stays. Without --yes nothing is changed.
+    """
+    if yes and dry_run:
+        raise console.WrongUsage("Give either --yes or --dry-run.")
+    with console.opened_desk() as desk:
+        result = test_data.clean(desk.database.live().settings, company_id, limit, dry_run=not yes)
+    if as_json:
+        console.print_json(
+            {"dry_run": not yes, "limit": limit, "deleted": result.deleted, "left": result.left}
+        )
+        return
+    done = "deleted" if yes else "would be deleted"
+    for table, count in result.deleted.items():
+        click.echo(f"{table}: {count:,} {done}")
+    for table, count in result.left.items():
+        if count:
+            click.echo(f"{table}: {count:,} left: over the limit, or with bookings that are no test data")
+    if not yes:
+        click.echo("Nothing was changed; --yes deletes.")

@@ -1,0 +1,1 @@
+"""Access to PostgreSQL: connections, pool, live side, bulk merge, embedded server."""

@@ -1,0 +1,1 @@
+"""A fake YClients API, to run and test a sync against."""

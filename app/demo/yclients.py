@@ -1,0 +1,85 @@
+"""`frontdesk demo yclients`: a stand-in for YClients, so that a sync can be watched end to end."""
+
+import shutil
+import sys
+import threading
+
+import click
+
+from app.cli import console
+from app.demo.fake_yclients.salon import FIRST_CLIENT, Salon, Sizes
+from app.demo.fake_yclients.server import API, PARTNER_TOKEN, USER_TOKEN, StandIn, serving
+from app.yclients.api.client import CLIENTS_PER_PAGE, RECORDS_PER_PAGE
+from app.yclients.api.rate_limit import time_needed
+
+COMPANY_ID = 962302
+
+
+def _size(name: str) -> int:
+    return int(getattr(Sizes(), name))
+
+
+@click.command("yclients")
+@click.option("--port", type=click.IntRange(1, 65535), default=8100, show_default=True)
+@click.option("--clients", type=click.IntRange(0), default=_size("clients"), show_default=True)
+@click.option("--staff", type=click.IntRange(1), default=_size("staff"), show_default=True)
+@click.option("--services", type=click.IntRange(1), default=_size("services"), show_default=True)
+@click.option("--bookings", type=click.IntRange(0), default=_size("records"), show_default=True)
+def demo_yclients_command(port: int, clients: int, staff: int, services: int, bookings: int) -> None:
+    """A stand-in for YClients, with a made-up salon and the real limits.
+
+    Sync with it from another terminal; what to type there is printed. Ctrl-C stops it, and it forgets
+    everything.
+    """
+    sizes = Sizes(clients=clients, staff=staff, services=services, records=bookings)
+    stand_in = StandIn(Salon(COMPANY_ID, sizes))
+    try:
+        with serving(stand_in, port=port, on_answer=click.echo) as address:
+            _say_what_to_do(address, sizes)
+            threading.Event().wait()
+    except OSError:
+        raise console.CouldNotRun(f"Port {port} is taken; choose another with --port.") from None
+    except KeyboardInterrupt:
+        click.echo(
+            f"\nStopped after {len(stand_in.requests):,} requests; {stand_in.refused:,} came too fast."
+        )
+
+
+def requests_needed(sizes: Sizes) -> int:
+    """How many a first sync sends: lists, pages (and one to see that there are no more), a schedule each."""
+    pages = sizes.clients // CLIENTS_PER_PAGE + sizes.records // RECORDS_PER_PAGE + 2
+    return 4 + pages + sizes.staff
+
+
+def _say_what_to_do(address: str, sizes: Sizes) -> None:
+    frontdesk = "frontdesk" if shutil.which("frontdesk") else sys.argv[0]
+    needed = requests_needed(sizes)
+    control = address.removesuffix(API) + "/control"
+    post = "curl -s -X POST -H 'Content-Type: application/json' -d"
+    click.echo(
+        f"""A stand-in for YClients answers on {address}
+It has {sizes.clients:,} clients, {sizes.staff:,} staff, {sizes.services:,} services and
+{sizes.records:,} bookings, and allows 5 requests a second and 200 a minute.
+
+In another terminal:
+
+  export YCLIENTS_BASE_URL={address} YCLIENTS_PARTNER_TOKEN={PARTNER_TOKEN} YCLIENTS_USER_TOKEN={USER_TOKEN}
+  {frontdesk} sync yclients --company {COMPANY_ID}
+
+The first sync needs about {needed:,} requests, which the limits stretch to {_span(time_needed(needed))}.
+Then change something here, and sync again:
+
+  {post} '{{"name": "Ариадна"}}' {control}/clients/{FIRST_CLIENT}
+  curl -s -X DELETE {control}/clients/{FIRST_CLIENT + 1}
+  {post} '{{"kind": "status", "status": 503, "times": 3}}' {control}/moods
+  {frontdesk} sync yclients --company {COMPANY_ID}
+  {frontdesk} sync status
+
+Ctrl-C stops it. Requests as they come:
+"""
+    )
+
+
+def _span(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -1,0 +1,1 @@
+"""Maintenance of the data: find and remove test data."""

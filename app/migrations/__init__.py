@@ -1,0 +1,1 @@
+"""Running the Alembic revisions, and the operations that revisions use."""

@@ -1,0 +1,1 @@
+"""The copy of existing rows to the standby side, in chunks."""

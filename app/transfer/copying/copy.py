@@ -1,0 +1,195 @@
+"""Copying what legacy holds to primary, while writers write: in parallel, and resumable.
+
+All rows come from one snapshot of legacy, taken after capture was switched on: whatever changes later is in
+the log, and the relay brings it when the copy is complete. So a row is never overwritten here, only added.
+"""
+
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import ExitStack, closing
+from threading import Condition
+from typing import Any
+
+import psycopg
+from psycopg import sql
+
+from app.errors import ConflictError, InvalidInputError, UnavailableError
+from app.transfer.copying.chunk import Stretch, copy_stretch
+from app.transfer.copying.progress import Report, begin, finish, standing
+from app.transfer.protocol import change_capture, control_schema, fencing, journal
+from app.transfer.protocol.endpoints import Sides
+from app.transfer.protocol.tables import Table, moved_tables
+
+JOBS = 2  # connections on each side
+COPY_LOCK = 0x46726F6E746633  # of whoever copies, on primary; any number that nobody else uses
+
+Connection = psycopg.Connection[Any]
+OnProgress = Callable[[Report], object]
+
+
+def copy(
+    sides: Sides, *, jobs: int = JOBS, dry_run: bool = False, on_progress: OnProgress = lambda report: None
+) -> Report:
+    """Copy every table of the move that is not copied yet; `jobs` connections on each side.
+
+    The same call goes on after whatever has ended it. `dry_run` tells what is left and writes nothing.
+    Raises InvalidInputError without a move, ConflictError where another copy runs or primary is live.
+    """
+    with ExitStack() as stack:
+        legacy = stack.enter_context(closing(sides.legacy.connect()))
+        primary = stack.enter_context(closing(sides.primary.connect()))
+        _refuse_unprepared(legacy, primary)
+        tables = moved_tables(legacy)
+        report = Report(list(standing(legacy, primary, tables)), is_dry_run=dry_run)
+        if dry_run or report.is_complete:
+            return report
+        if primary.execute("SELECT pg_try_advisory_lock(%s)", (COPY_LOCK,)).fetchone() != (True,):
+            raise ConflictError("Another copy is under way.")
+        pairs = [(legacy, primary)]
+        for _ in range(jobs - 1):
+            source = stack.enter_context(closing(sides.legacy.connect()))
+            pairs.append((source, stack.enter_context(closing(sides.primary.connect()))))
+        _share_snapshot([source for source, _ in pairs])
+        _Copy(sides, tables, report, on_progress).run(pairs)
+        legacy.execute("COMMIT")
+        journal.note(legacy, "copy", rows=report.rows, seconds=round(report.seconds, 3))
+        return report
+
+
+def _refuse_unprepared(legacy: Connection, primary: Connection) -> None:
+    if not (control_schema.exists(legacy) and control_schema.exists(primary)):
+        raise InvalidInputError("No move has been started: run `frontdesk transfer start`.")
+    states = (fencing.look(legacy).state, fencing.look(primary).state)
+    if states[1] != "standby" or states[0] == "standby":
+        raise ConflictError("Primary is not the standby: there is nothing to copy to it.")
+    for name, connection in (("legacy", legacy), ("primary", primary)):
+        missing = change_capture.tables_without_triggers(connection)
+        if missing:
+            raise ConflictError(
+                f"Changes of {', '.join(missing)} are not captured on {name}: run `frontdesk transfer start`."
+            )
+
+
+def _share_snapshot(sources: Sequence[Connection]) -> None:
+    """Open one transaction on each session; all of them see legacy as the first does."""
+    snapshot = None
+    for source in sources:
+        # While another table is being copied, a session waits inside its transaction.
+        source.execute("SET idle_in_transaction_session_timeout = 0")
+        source.execute("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+        if snapshot is None:
+            (snapshot,) = source.execute("SELECT pg_export_snapshot()").fetchone() or ("",)
+        else:
+            source.execute(sql.SQL("SET TRANSACTION SNAPSHOT {}").format(sql.Literal(snapshot)))
+
+
+class _Copy:
+    """The work, handed out by the stretch: parents before children, otherwise the largest table first."""
+
+    def __init__(
+        self, sides: Sides, tables: Sequence[Table], report: Report, on_progress: OnProgress
+    ) -> None:
+        self._legacy = sides.legacy
+        self._report = report
+        self._on_progress = on_progress
+        self._standing = {each.name: each for each in report.tables}
+        self._unfinished = {table.name: table for table in tables if not self._standing[table.name].finished}
+        self._left: dict[str, deque[Stretch]] = {}  # of each table that is begun
+        self._under_way: Counter[str] = Counter()  # stretches of each table
+        self._changed = Condition()  # guards all of the above
+        self._is_stopped = False
+        self._began = time.monotonic()
+
+    def run(self, pairs: Sequence[tuple[Connection, Connection]]) -> None:
+        """Copy all; the first error ends the others at their next stretch, and is raised."""
+        with ThreadPoolExecutor(len(pairs)) as threads:
+            try:
+                for done in as_completed([threads.submit(self._work, *pair) for pair in pairs]):
+                    done.result()
+            finally:
+                self._stop()
+        self._report.seconds = time.monotonic() - self._began
+
+    def _work(self, source: Connection, target: Connection) -> None:
+        try:
+            while (stretch := self._next(source, target)) is not None:
+                self._copy(source, target, stretch)
+        except psycopg.OperationalError as error:
+            side = "legacy" if source.closed else "primary"
+            raise UnavailableError(
+                f"The copy was broken off by {side} ({_reason(error)});"
+                " run the same command again: it goes on from there."
+            ) from error
+        finally:  # without this one, the others would wait for its stretch
+            self._stop()
+
+    def _stop(self) -> None:
+        with self._changed:
+            self._is_stopped = True
+            self._changed.notify_all()
+
+    def _next(self, source: Connection, target: Connection) -> Stretch | None:
+        """Wait for the next stretch; None when there will be none."""
+        with self._changed:
+            while self._unfinished and not self._is_stopped:
+                table = self._next_table()
+                if table is None:
+                    self._changed.wait()
+                    continue
+                if table.name not in self._left:
+                    self._left[table.name] = deque(begin(source, target, table, self._standing[table.name]))
+                    self._changed.notify_all()  # the others can help
+                if self._left[table.name]:
+                    self._under_way[table.name] += 1
+                    return self._left[table.name].popleft()
+                self._finish(target, table)
+        return None
+
+    def _next_table(self) -> Table | None:
+        waiting = [table for table in self._unfinished.values() if table.name not in self._left]
+        ready = [self._unfinished[name] for name, stretches in self._left.items() if stretches]
+        ready += [
+            table
+            for table in waiting
+            if not any(key.parent in self._unfinished.keys() - {table.name} for key in table.foreign_keys)
+        ]
+        if not ready and not self._under_way.total():
+            # They refer to each other in a circle. What has no parent yet is left to the relay.
+            ready = waiting[:1]
+        return max(ready, key=lambda table: self._standing[table.name].blocks, default=None)
+
+    def _copy(self, source: Connection, target: Connection, stretch: Stretch) -> None:
+        table = stretch.table
+        try:
+            rows, left = copy_stretch(source, target, self._legacy, stretch)
+        except (psycopg.IntegrityError, psycopg.DataError) as error:
+            what = error.diag.constraint_name or error.sqlstate
+            raise ConflictError(
+                f"A row of {table.name} does not fit primary ({what}):"
+                " `frontdesk transfer plan` names what differs."
+            ) from error
+        with self._changed:
+            self._under_way[table.name] -= 1
+            self._standing[table.name].add(stretch, rows, left)
+            self._report.rows += rows
+            if not self._left[table.name] and not self._under_way[table.name]:
+                self._finish(target, table)
+            self._tell()
+
+    def _finish(self, target: Connection, table: Table) -> None:
+        finish(target, table)
+        self._standing[table.name].finished = True
+        del self._unfinished[table.name], self._left[table.name]
+        self._changed.notify_all()  # its children can begin
+        self._tell()
+
+    def _tell(self) -> None:
+        self._report.seconds = time.monotonic() - self._began
+        self._on_progress(self._report)
+
+
+def _reason(error: psycopg.Error) -> str:
+    """What a server says of itself (no space left, shutting down), which holds no values."""
+    return error.diag.message_primary or "the connection was lost"

@@ -1,0 +1,147 @@
+"""How far a copy is: what it notes on primary, and what it tells people."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import psycopg
+from psycopg import sql
+
+from app.transfer.copying.chunk import Stretch
+from app.transfer.protocol.tables import SCHEMA, Table
+
+BLOCKS = 512  # of a stretch: about 4 MB, 30,000 rows; less where much of a row is stored beside its table
+
+Connection = psycopg.Connection[Any]
+
+_FILE = """
+    SELECT pg_relation_filenode(oid), pg_relation_size(oid) / current_setting('block_size')::int,
+        pg_relation_size(oid)::float8 / greatest(pg_table_size(oid), 1),
+        CASE WHEN reltuples < 0 THEN pg_stat_get_live_tuples(oid) ELSE reltuples END::bigint
+    FROM pg_class WHERE oid = %(table)s::regclass
+"""
+_NOTED = f"""
+    SELECT table_name, file, finished_at IS NOT NULL,
+        coalesce(sum(end_block - first_block), 0)::bigint, coalesce(sum(rows), 0)::bigint
+    FROM {SCHEMA}.copied LEFT JOIN {SCHEMA}.stretches USING (table_name) GROUP BY copied.table_name
+"""
+_BEGIN = f"""
+    INSERT INTO {SCHEMA}.copied (table_name, file) VALUES (%(table)s, %(file)s)
+    ON CONFLICT (table_name) DO UPDATE SET file = excluded.file WHERE copied.file <> excluded.file
+"""
+_FORGET = f"DELETE FROM {SCHEMA}.stretches WHERE table_name = %(table)s"
+_STRETCHES = f"SELECT first_block, end_block FROM {SCHEMA}.stretches WHERE table_name = %(table)s"
+_FINISH = f"UPDATE {SCHEMA}.copied SET finished_at = clock_timestamp() WHERE table_name = %(table)s"
+
+
+@dataclass
+class TableCopy:
+    """One table: `blocks` of its file, `done` of them copied, `rows` so far; `left` to the relay."""
+
+    name: str
+    expected_rows: int
+    blocks: int
+    done: int
+    rows: int
+    left: int = 0
+    finished: bool = False
+
+    def add(self, stretch: Stretch, rows: int, left: int) -> None:
+        """Count what was copied."""
+        self.done += stretch.end - stretch.first
+        self.rows += rows
+        self.left += left
+
+
+@dataclass
+class Report:
+    """What a copy has done, or would do."""
+
+    tables: list[TableCopy] = field(default_factory=list)
+    rows: int = 0  # in this run
+    seconds: float = 0.0
+    is_dry_run: bool = False
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether nothing is left to copy."""
+        return all(table.finished for table in self.tables)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        rate = round(self.rows / self.seconds) if self.seconds else None
+        return {
+            "dry_run": self.is_dry_run,
+            "complete": self.is_complete,
+            "rows": self.rows,
+            "seconds": round(self.seconds, 3),
+            "rows_per_second": rate,
+            "tables": [asdict(table) for table in self.tables],
+        }
+
+
+@dataclass(frozen=True)
+class _File:
+    """The file of a table on legacy; its rows are estimated."""
+
+    number: int
+    blocks: int
+    share: float  # of the table's bytes; the others are stored beside it
+    rows: int
+
+    @classmethod
+    def of(cls, legacy: Connection, table: Table) -> "_File":
+        row = legacy.execute(_FILE, {"table": table.identifier.as_string(None)}).fetchone()
+        assert row is not None, "the table was there a moment ago"  # noqa: S101
+        return cls(*row)
+
+
+def standing(legacy: Connection, primary: Connection, tables: Sequence[Table]) -> Iterator[TableCopy]:
+    """How far each table is."""
+    noted = {name: rest for name, *rest in primary.execute(_NOTED)}
+    for table in tables:
+        file = _File.of(legacy, table)
+        known_file, finished, done, rows = noted.get(table.name, (None, False, 0, 0))
+        if finished:
+            yield TableCopy(table.name, rows, file.blocks, file.blocks, rows, finished=True)
+        elif known_file == file.number:
+            yield TableCopy(table.name, file.rows, file.blocks, done, rows)
+        else:
+            yield TableCopy(table.name, file.rows, file.blocks, 0, 0)
+
+
+def begin(source: Connection, target: Connection, table: Table, found: TableCopy) -> list[Stretch]:
+    """Note that the table is under way, bring `found` up to date, and return what is left of it."""
+    # The lock keeps the file: block numbers mean something as long as nobody rewrites it.
+    source.execute(sql.SQL("LOCK TABLE {} IN ACCESS SHARE MODE").format(table.identifier))
+    file = _File.of(source, table)
+    name = {"table": table.name}
+    with target.transaction():
+        if target.execute(_BEGIN, name | {"file": file.number}).rowcount:  # it is new, or another file
+            target.execute(_FORGET, name)
+            found.done = found.rows = 0
+        copied = target.execute(_STRETCHES, name).fetchall()
+    found.blocks = file.blocks
+    length = max(1, int(BLOCKS * file.share))
+    return [
+        Stretch(table, file.number, at, min(at + length, end))
+        for first, end in _gaps(copied, file.blocks)
+        for at in range(first, end, length)
+    ]
+
+
+def finish(target: Connection, table: Table) -> None:
+    """Note that all of the table is there, and let the planner know."""
+    target.execute(_FINISH, {"table": table.name})
+    target.execute(sql.SQL("ANALYZE {}").format(table.identifier))
+
+
+def _gaps(copied: Iterable[tuple[int, int]], blocks: int) -> Iterator[tuple[int, int]]:
+    """What is not copied of a file, in its order."""
+    at = 0
+    for first, end in sorted(copied):
+        if at < first:
+            yield at, first
+        at = end
+    if at < blocks:
+        yield at, blocks

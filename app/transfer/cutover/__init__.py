@@ -1,0 +1,1 @@
+"""Cutover and rollback: preconditions, steps, report."""

@@ -1,0 +1,54 @@
+"""Who is writing on a side at this moment: the holders of the fence's lock."""
+
+from time import monotonic, sleep
+from typing import Any
+
+import psycopg
+
+from app.transfer.protocol.change_capture import FENCE_LOCK
+
+POLL = 0.05  # seconds
+
+_HOLDERS = """
+    SELECT pid, virtualtransaction FROM pg_catalog.pg_locks
+    WHERE locktype = 'advisory' AND granted AND objsubid = 1
+        AND (classid::bigint << 32) | objid::bigint = %(lock)s
+        AND database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())
+"""
+_ACTIVITY = """
+    SELECT pid, application_name, extract(epoch FROM clock_timestamp() - xact_start)::int
+    FROM pg_catalog.pg_stat_activity WHERE pid = ANY(%(pids)s) ORDER BY xact_start
+"""
+
+
+def wait_for_quiet(connection: psycopg.Connection[Any], patience: float) -> bool:
+    """Wait until every transaction that writes is a young one, `patience` seconds at most; whether it is so.
+
+    Whoever closes then waits for young ones only, and so do the writers behind.
+    """
+    deadline = monotonic() + patience
+    present = _holders(connection)
+    while present and monotonic() < deadline:
+        sleep(POLL)
+        following = _holders(connection)
+        if not present & following:
+            return True
+        present = following
+    return not present
+
+
+def describe(connection: psycopg.Connection[Any]) -> str:
+    """The transactions that write: process, application and age; never a statement's text."""
+    pids = [pid for pid, _ in _holders(connection)]
+    if not pids:
+        return "transactions that have written meanwhile"
+    found = connection.execute(_ACTIVITY, {"pids": pids}).fetchall()
+    known: dict[int | None, str] = {pid: f"{pid} ({name or 'unnamed'}, {age} s)" for pid, name, age in found}
+    # A prepared transaction has no process.
+    return ", ".join(
+        known.get(pid, "a prepared transaction" if pid is None else str(pid)) for pid in pids[:5]
+    )
+
+
+def _holders(connection: psycopg.Connection[Any]) -> set[tuple[int | None, str]]:
+    return {(pid, each) for pid, each in connection.execute(_HOLDERS, {"lock": FENCE_LOCK})}

@@ -1,0 +1,1 @@
+"""The plan of a transfer: what is moved, and what prevents it."""

@@ -1,0 +1,219 @@
+"""`plan`: both sides compared, what a move would carry and how long that takes. It changes nothing."""
+
+import time
+from collections.abc import Collection, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import psycopg
+from psycopg import sql
+
+from app.config import Settings
+from app.errors import InvalidInputError
+from app.transfer.planning import catalog, schema_diff, server_checks
+from app.transfer.planning.findings import BOTH, LEGACY, PRIMARY, Finding, LeftOut
+from app.transfer.protocol import control_schema
+from app.transfer.protocol.endpoints import Sides, refuse_same_database
+from app.transfer.protocol.tables import ALEMBIC, SCHEMA, Table, chosen, in_order, moved_tables, read_tables
+
+# Bytes a second that a small server was seen to take in, with indexes and foreign keys to keep.
+WRITE_RATE = 15_000_000
+SAMPLE_BLOCKS = 256  # of the largest table, read to see how fast legacy answers
+PARALLEL = 2
+
+_SIZES = """
+    SELECT nspname || '.' || relname,
+        CASE WHEN reltuples < 0 THEN pg_stat_get_live_tuples(pg_class.oid) ELSE reltuples END::bigint,
+        pg_table_size(pg_class.oid), pg_total_relation_size(pg_class.oid)
+    FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
+    WHERE nspname || '.' || relname = ANY (%(tables)s)
+"""
+
+
+@dataclass(frozen=True)
+class TableSize:
+    """A table that is moved: its rows as legacy estimates them, its bytes with and without indexes."""
+
+    name: str
+    rows: int
+    bytes: int
+    total_bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class SideSummary:
+    """One server: `version` as in 18.4, `bytes` of the whole database."""
+
+    name: str
+    version: str
+    database: str
+    role: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a move would do.
+
+    `moved`: the tables, parents before children; `left_out`: what was left out by name; `seconds`: the
+    copy, roughly.
+    """
+
+    moved: tuple[Table, ...]
+    sides: tuple[SideSummary, ...]
+    tables: tuple[TableSize, ...]
+    findings: tuple[Finding, ...]
+    left_out: tuple[str, ...]
+    is_started: bool
+    seconds: float
+
+    @property
+    def in_the_way(self) -> list[Finding]:
+        """The findings that have to be dealt with before `start`."""
+        return [finding for finding in self.findings if finding.in_the_way]
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "ready": not self.in_the_way,
+            "started": self.is_started,
+            "sides": [asdict(side) for side in self.sides],
+            "tables": [asdict(table) for table in self.tables],
+            "rows": sum(table.rows for table in self.tables),
+            "bytes": sum(table.total_bytes for table in self.tables),
+            "seconds": self.seconds,
+            "in_the_way": [asdict(finding) for finding in self.in_the_way],
+            "good_to_know": [asdict(finding) for finding in self.findings if not finding.in_the_way],
+            "left_out": list(self.left_out),
+        }
+
+
+def make(
+    sides: Sides, settings: Settings, include: Collection[str] = (), leave_out: Collection[str] = ()
+) -> Plan:
+    """Look at both sides and compare them.
+
+    `include` are tables outside our models that are moved, too; `leave_out` names whatever else is
+    outside them (tables, views, functions, types, roles, extensions; `auth.*` a whole schema). Raises
+    UnavailableError where a side cannot be reached, InvalidInputError for names that nothing bears.
+    """
+    with closing(sides.legacy.connect()) as legacy, closing(sides.primary.connect()) as primary:
+        refuse_same_database(legacy, primary)
+        for connection in (legacy, primary):
+            connection.execute("SET default_transaction_read_only = on")  # so that it surely changes nothing
+        return examine(legacy, primary, settings, include, leave_out)
+
+
+def examine(
+    legacy: psycopg.Connection[Any],
+    primary: psycopg.Connection[Any],
+    settings: Settings | None,
+    include: Collection[str] = (),
+    leave_out: Collection[str] = (),
+) -> Plan:
+    """`make` on sessions that are there already; without settings the connections are not counted.
+
+    What `start` has been told before need not be said again.
+    """
+    left_out = LeftOut(tuple(leave_out))
+    is_started = control_schema.exists(legacy)
+    if is_started:
+        include = {*include, *(table.name for table in moved_tables(legacy))}
+        left_out.remember(_left_out_before(legacy))
+    there, here = read_tables(legacy), read_tables(primary)
+    moved = {table.name for table in chosen([*there, *here], include)}
+    unknown = sorted(set(include) - moved)
+    if unknown:
+        raise InvalidInputError(f"There is no table {', '.join(unknown)}; names are like public.extra.")
+    findings = list(server_checks.between(legacy, primary))
+    findings += _undecided(there, here, moved, left_out)
+    comparable = legacy.info.server_version // 10_000 == primary.info.server_version // 10_000
+    objects = [catalog.read(each, sorted(moved), texts_comparable=comparable) for each in (legacy, primary)]
+    findings += schema_diff.compare(objects[0], objects[1], left_out)
+    for side, connection, tables in ((LEGACY, legacy, there), (PRIMARY, primary, here)):
+        ours = [table for table in tables if table.name in moved]
+        others = [table for table in tables if table.name not in moved]
+        findings += server_checks.of_side(connection, side, ours, others, left_out)
+        if settings is not None:
+            findings += server_checks.of_pool(connection, side, settings)
+        if side == PRIMARY and not is_started:
+            findings += server_checks.rows_on_primary(connection, ours)
+    if None in (server_checks.revision(legacy), server_checks.revision(primary)):
+        # An empty database lacks all of them; the migrations that are to be run make them.
+        findings = [each for each in findings if each.kind != "moved table" or each.name in include]
+    if left_out.unused:
+        raise InvalidInputError(f"There is nothing named {', '.join(left_out.unused)} to leave out.")
+    ours = in_order(table for table in there if table.name in moved)
+    sizes = _sizes(legacy, ours)
+    seconds = [size.seconds for size in sizes]
+    return Plan(
+        moved=tuple(ours),
+        sides=(_summary(legacy, LEGACY), _summary(primary, PRIMARY)),
+        tables=tuple(sizes),
+        findings=tuple(findings),
+        left_out=tuple(left_out.names),
+        is_started=is_started,
+        seconds=round(max([sum(seconds) / PARALLEL, *seconds]), 1),
+    )
+
+
+def _left_out_before(legacy: psycopg.Connection[Any]) -> list[str]:
+    row = legacy.execute(
+        f"SELECT detail->'left_out' FROM {SCHEMA}.journal WHERE step = 'start' ORDER BY id DESC LIMIT 1"
+    ).fetchone()
+    return row[0] if row else []
+
+
+def _undecided(
+    there: Sequence[Table], here: Sequence[Table], moved: Collection[str], left_out: LeftOut
+) -> list[Finding]:
+    """Tables outside our models that are neither included nor left out."""
+    found = []
+    legacy, primary = {table.name for table in there}, {table.name for table in here}
+    for name in sorted((legacy | primary) - set(moved) - {ALEMBIC}):
+        if left_out.has(name):
+            continue
+        side = BOTH if name in legacy and name in primary else LEGACY if name in legacy else PRIMARY
+        advice = (
+            f"Move it, too (--include {name}; both sides must have it), or leave it out: --leave-out {name}"
+        )
+        found.append(Finding("table", name, side, "it is none of Frontdesk's models", advice))
+    return found
+
+
+def _summary(connection: psycopg.Connection[Any], name: str) -> SideSummary:
+    row = connection.execute(
+        "SELECT current_setting('server_version'), current_database(), current_user,"
+        " pg_database_size(current_database())"
+    ).fetchone()
+    assert row is not None, "one row of functions"  # noqa: S101
+    version, database, role, size = row
+    return SideSummary(name, version.split()[0], database, role, size)
+
+
+def _sizes(legacy: psycopg.Connection[Any], tables: Sequence[Table]) -> list[TableSize]:
+    counted = {
+        name: sizes for name, *sizes in legacy.execute(_SIZES, {"tables": [table.name for table in tables]})
+    }
+    largest = max(tables, key=lambda table: counted[table.name][1], default=None)
+    may_read = largest is not None and server_checks.may_read(legacy, largest.name)
+    read_rate = _read_rate(legacy, largest) if largest is not None and may_read else None
+    each_byte = 1 / WRITE_RATE + (1 / read_rate if read_rate else 0)
+    return [
+        TableSize(table.name, rows, size, total, round(size * each_byte, 2))
+        for table in tables
+        for rows, size, total in [counted[table.name]]
+    ]
+
+
+def _read_rate(legacy: psycopg.Connection[Any], table: Table) -> float | None:
+    """Bytes a second that legacy sends here, seen on the first blocks of a table; None where it is empty."""
+    query = sql.SQL("COPY (SELECT {} FROM ONLY {} WHERE ctid < '({},0)') TO STDOUT (FORMAT binary)").format(
+        table.column_list(), table.identifier, sql.Literal(SAMPLE_BLOCKS)
+    )
+    began = time.perf_counter()
+    with legacy.cursor() as cursor, cursor.copy(query) as copy:
+        size = sum(len(data) for data in copy)
+    return size / (time.perf_counter() - began) if size > 10_000 else None

@@ -1,0 +1,1 @@
+"""State, epochs, fences and change capture: what both sides agree on."""

@@ -1,0 +1,319 @@
+"""One round of the relay: what has changed on the source becomes so on the standby.
+
+The log holds keys, not rows. A round makes the rows of all keys that it finds in the log equal to one
+snapshot of the source, in one transaction, and then forgets exactly the marks that it has read. So a round
+that is repeated, or one that another overtook, does no harm.
+
+The servers may be far away: what can be said to one of them in one message is.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from time import monotonic
+from typing import Any
+
+import psycopg
+from psycopg import sql
+
+from app.errors import ConflictError, FrontdeskError
+from app.transfer.protocol import fencing
+from app.transfer.protocol.pipeline import Statement, together
+from app.transfer.protocol.tables import SCHEMA, Table
+from app.transfer.relay.row_statements import (
+    COMPARE,
+    DELETE,
+    DIFFERS,
+    FETCH,
+    FETCH_MANY,
+    INSERT,
+    MAKE,
+    TAKE,
+    fetched,
+    statement,
+)
+from app.transfer.relay.user_triggers import enabled, silencing
+
+INTRANS, INERROR = psycopg.pq.TransactionStatus.INTRANS, psycopg.pq.TransactionStatus.INERROR
+
+Connection = psycopg.Connection[Any]
+
+# Any number will do that no other program takes advisory locks on: of whoever replays, on the standby.
+RELAY_LOCK = 0x46726F6E746632
+
+# Past the fence: what this transaction writes here is allowed and leaves no marks.
+_PASS_FENCE = (
+    fencing.look_statement(lock="FOR SHARE"),
+    "SELECT set_config('frontdesk_transfer.relay', pg_current_xact_id()::text, true)",
+    "SET CONSTRAINTS ALL DEFERRED",
+)
+
+BULK = 5_000  # marks of a table: its own stream, in binary, is then worth the trips
+CHUNK = 8_000_000  # characters of rows in one message
+# What is known of sizes is mostly wrong here: the log has just been filled. Keys are looked up one by one,
+# which is right for ten and good enough for a million.
+_ONE_BY_ONE = "SELECT set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin', 'off', true)"
+# But for a table that had next to no rows when its statistics were made, that may mean to look for each key
+# among all rows of its company: a thousand new ones then take seconds. Not where somebody else is at it.
+FEW_ROWS, MANY_MARKS = 1_000, 100
+_MAKE_STATISTICS = f"""
+    DO $frontdesk$ DECLARE found record; BEGIN
+        FOR found IN
+            SELECT nspname, relname, reltuples
+            FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
+            WHERE nspname || '.' || relname = ANY({{names}})
+        LOOP
+            IF found.reltuples < {FEW_ROWS} OR NOT EXISTS (
+                SELECT FROM pg_stats WHERE schemaname = found.nspname AND tablename = found.relname
+            ) THEN
+                EXECUTE format('ANALYZE (SKIP_LOCKED) %I.%I', found.nspname, found.relname);
+            END IF;
+        END LOOP;
+    END $frontdesk$
+"""
+_MANY = f"ARRAY(SELECT table_name FROM {SCHEMA}.marks GROUP BY 1 HAVING count(*) > {MANY_MARKS})"
+
+# The numbers as ranges: a million of them in a row are one.
+_LOG = f"""
+    SELECT table_name, count(*), range_agg(int8range(seq, seq, '[]'))::text
+    FROM {SCHEMA}.marks GROUP BY table_name
+"""
+_FORGET = f"DELETE FROM {SCHEMA}.marks WHERE seq <@ {{}}::int8multirange"
+_DONE = f"UPDATE {SCHEMA}.relay SET finished_at = clock_timestamp(), marks = {{}}, seconds = {{}}"
+
+
+class MovedOnError(ConflictError):
+    """The direction of the move has changed; look at the sides again."""
+
+
+class TailDiffersError(FrontdeskError):
+    """Rows that were just replayed differ on the two sides."""
+
+
+@dataclass(frozen=True)
+class Round:
+    """What a round has done: marks read, rows written or deleted on the standby, seconds."""
+
+    marks: int = 0
+    rows: int = 0
+    seconds: float = 0.0
+    is_verified: bool = False
+
+
+def is_drained(source: Connection) -> bool:
+    """Whether the log is empty."""
+    return source.execute(f"SELECT FROM {SCHEMA}.marks LIMIT 1").fetchone() is None
+
+
+def replay(
+    source: Connection,
+    target: Connection,
+    tables: Sequence[Table],
+    *,
+    verify: bool = False,
+    dry_run: bool = False,
+) -> Round:
+    """One round, over sessions in autocommit; `tables`: all of the move, parents first.
+
+    `verify`: compare the rows' SHA-256 on both sides before committing, or raise TailDiffersError.
+    `dry_run`: everything but keeping it. Raises MovedOnError where `target` is no standby of `source` any
+    more, and psycopg's errors; then the marks are still there.
+    """
+    work = Replay(source, target, tables, verify=verify)
+    try:
+        work.lock_target()
+        work.heed(together(source, *work.reading()))
+        if not work.marks:
+            return Round()
+        work.fetch()
+        if dry_run:
+            work.apply(dry_run=True)
+            return Round(work.marks, work.rows, work.seconds, verify)
+        # A source that is killed must not lose what the target is about to have: writers may not wait
+        # for their own commits to reach the disk, this one does, and takes theirs with it.
+        together(source, "COMMIT", f"UPDATE {SCHEMA}.relay SET began_at = clock_timestamp()")
+        work.apply()
+        together(source, *work.forgetting())
+        return Round(work.marks, work.rows, work.seconds, verify)
+    finally:
+        work.let_go()
+
+
+class Replay:
+    """The steps of a round, in their order; a cutover puts its own between them."""
+
+    def __init__(
+        self, source: Connection, target: Connection, tables: Sequence[Table], *, verify: bool = False
+    ) -> None:
+        self._source, self._target = source, target
+        self._tables = tables
+        self._verify = verify
+        self.rows = 0  # that were written or deleted on the target
+        self._began = 0.0
+        self._epoch = 0
+        self._foreign: list[tuple[str, str, str]] = []
+        self._log: list[tuple[str, int, str]] = []
+        self._touched: list[tuple[int, Table]] = []
+        self._rest: dict[int, list[str]] = {}  # rows that have not been sent to the target yet
+
+    def lock_target(self) -> None:
+        """Let the target's session write on the standby, alone. Raises MovedOnError where it is none.
+
+        The target's locks come first, the source's snapshot second: an older round can then neither
+        commit after a younger one, nor on a side that has opened. Until its transaction ends, nobody else
+        replays here and the side cannot be opened.
+        """
+        _, _, row, *_, self._foreign = together(
+            self._target,
+            "BEGIN",
+            f"SELECT pg_advisory_xact_lock({RELAY_LOCK})",
+            *_PASS_FENCE,
+            _ONE_BY_ONE,
+            enabled(self._tables),
+        )
+        self._epoch = _epoch_of_standby(row)
+        self._began = monotonic()  # what somebody else was at before is not ours
+
+    def reading(self) -> list[Statement]:
+        """One snapshot of the source, and its log; to be sent by the caller, and its answers heeded."""
+        return [
+            "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
+            fencing.look_statement(),
+            _ONE_BY_ONE,
+            _LOG,
+            sql.SQL(_MAKE_STATISTICS).format(names=sql.SQL(_MANY)),
+        ]
+
+    def heed(self, answers: Sequence[Any]) -> fencing.Row:
+        """The source's row. Raises MovedOnError where it is none that this standby follows."""
+        row = fencing.row_of(answers[1])
+        if row.state == "standby" or row.epoch != self._epoch:
+            raise MovedOnError
+        self._log = answers[3]
+        names = {name for name, _, _ in self._log}
+        strangers = names - {table.name for table in self._tables}
+        if strangers:
+            raise FrontdeskError(f"The log names tables that are not moved: {', '.join(sorted(strangers))}.")
+        self._touched = [(n, table) for n, table in enumerate(self._tables) if table.name in names]
+        return row
+
+    @property
+    def marks(self) -> int:
+        """How many are in the log."""
+        return sum(count for _, count, _ in self._log)
+
+    @property
+    def seconds(self) -> float:
+        """Since the target was ours alone."""
+        return monotonic() - self._began
+
+    def fetch(self) -> None:
+        """Bring the keys that have changed, with their rows: in one stream, but for large tables."""
+        bulk = {name for name, count, _ in self._log if count > BULK}
+        for number, table in self._touched:
+            if table.name in bulk:
+                together(self._target, statement(MAKE, number, table))
+                query = statement(FETCH_MANY, number, table, verify=self._verify)
+                pipe(self._source, self._target, table, query, fetched(number))
+        few = [(number, table) for number, table in self._touched if table.name not in bulk]
+        if not few:
+            return
+        queries = [statement(FETCH, number, table, verify=self._verify) for number, table in few]
+        out = sql.SQL("COPY ({}) TO STDOUT").format(sql.SQL(" UNION ALL ").join(queries))
+        size = 0
+        with self._source.cursor().copy(out) as stream:
+            stream.set_types(["int4", "text"])
+            for number, row in stream.rows():
+                self._rest.setdefault(number, []).append(row)
+                size += len(row)
+                if size > CHUNK:  # what is on the way needs no memory
+                    together(self._target, *self._taking())
+                    size = 0
+
+    def apply(self, *also: Statement, dry_run: bool = False) -> list[Any]:
+        """Make the target's rows what was fetched, and commit. Children go before parents.
+
+        `also`: what else to do in the target's transaction; what came of it is returned. Raises
+        TailDiffersError, psycopg's errors.
+        """
+        touched = [table for _, table in self._touched]
+        many = [name for name, count, _ in self._log if count > MANY_MARKS]
+        off, on = silencing(self._foreign, touched)
+        before = [
+            *self._taking(),
+            *[sql.SQL(_MAKE_STATISTICS).format(names=sql.Literal(many))] * bool(many),
+            *off,
+        ]
+        writes = [statement(DELETE, number, table) for number, table in reversed(self._touched)]
+        writes += [statement(INSERT, number, table) for number, table in self._touched]
+        compares = [statement(COMPARE, number, table, verify=True) for number, table in self._touched]
+        end = "ROLLBACK" if dry_run else "COMMIT"
+        try:
+            answers = together(self._target, *before, *writes, *also, *compares * self._verify, *on, end)
+        except psycopg.Error as error:
+            if error.sqlstate != DIFFERS:
+                raise
+            raise TailDiffersError(
+                f"Rows of {error.diag.table_name} that were just replayed differ on the two sides."
+            ) from error
+        first, last = len(before), len(before) + len(writes)
+        self.rows = sum(answers[first:last])
+        return answers[last : last + len(also)]
+
+    def forgetting(self) -> list[Statement]:
+        """What forgets the marks that were read; to be sent to the source by the caller."""
+        forget = [sql.SQL(_FORGET).format(sql.Literal(numbers)) for _, _, numbers in self._log]
+        done = sql.SQL(_DONE).format(sql.Literal(self.marks), sql.Literal(self.seconds))
+        return [*forget, done]
+
+    def let_go(self) -> None:
+        """End what is open on either side, and keep nothing of it."""
+        for connection in (self._source, self._target):
+            if connection.info.transaction_status not in (INTRANS, INERROR):
+                continue
+            try:
+                connection.execute("ROLLBACK")
+            except psycopg.Error:
+                if not connection.closed:  # one that is lost has nothing open
+                    raise
+
+    def _taking(self) -> list[Statement]:
+        """What gives the target the rows that it does not have yet."""
+        statements: list[Statement] = []
+        for number, table in self._touched:
+            if rows := self._rest.pop(number, []):
+                statements += [
+                    statement(MAKE, number, table),
+                    statement(TAKE, number, table, rows=rows),
+                ]
+        return statements
+
+
+def pass_fence(target: Connection) -> int:
+    """Let this transaction write on the standby; its epoch. Raises MovedOnError where it is none.
+
+    Until the transaction ends, the side cannot be opened. What it writes leaves no marks.
+    """
+    return _epoch_of_standby(together(target, *_PASS_FENCE)[0])
+
+
+def pipe(
+    source: Connection, target: Connection, table: Table, query: sql.Composable, into: sql.Composable
+) -> int:
+    """COPY to COPY, row by row: what is on the way needs no memory; the number of rows.
+
+    `into`: a table, or one with columns.
+    """
+    out = sql.SQL("COPY ({}) TO STDOUT (FORMAT {})").format(query, table.copy_format)
+    in_ = sql.SQL("COPY {} FROM STDIN (FORMAT {})").format(into, table.copy_format)
+    cursor = target.cursor()
+    with source.cursor().copy(out) as reader, cursor.copy(in_) as writer:
+        for block in reader:
+            writer.write(block)
+    return cursor.rowcount
+
+
+def _epoch_of_standby(answer: Any) -> int:
+    row = fencing.row_of(answer)
+    if row.state != "standby":
+        raise MovedOnError
+    return row.epoch

@@ -1,0 +1,64 @@
+"""Triggers that somebody else has put on the tables: they must not fire when rows are replayed."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+from psycopg import sql
+
+from app.transfer.protocol.change_capture import PREFIX
+from app.transfer.protocol.pipeline import Statement, together
+from app.transfer.protocol.tables import Table
+
+_ENABLED = """
+    SELECT nspname || '.' || relname, tgname, tgenabled::text FROM pg_catalog.pg_trigger
+        JOIN pg_catalog.pg_class ON pg_class.oid = tgrelid
+        JOIN pg_catalog.pg_namespace ON pg_namespace.oid = relnamespace
+    WHERE NOT tgisinternal AND tgenabled IN ('O', 'A') AND NOT starts_with(tgname, {prefix})
+        AND nspname || '.' || relname = ANY({tables})
+    ORDER BY 1, 2
+"""
+_BACK = {"O": "ENABLE", "A": "ENABLE ALWAYS"}
+
+Trigger = tuple[str, str, str]  # its table, its name, and its mode as pg_trigger.tgenabled
+
+
+def enabled(tables: Sequence[Table]) -> sql.Composed:
+    """What asks for each trigger that would fire."""
+    names = [table.name for table in tables]
+    return sql.SQL(_ENABLED).format(prefix=sql.Literal(PREFIX), tables=sql.Literal(names))
+
+
+def foreign_triggers(connection: psycopg.Connection[Any], tables: Sequence[Table]) -> list[Trigger]:
+    """Each trigger that would fire."""
+    return connection.execute(enabled(tables)).fetchall()
+
+
+def silencing(
+    triggers: Sequence[Trigger], tables: Sequence[Table]
+) -> tuple[list[Statement], list[Statement]]:
+    """What switches those of `tables` off inside a transaction, and on again at its end.
+
+    Nobody else sees them off. It takes no more than the tables' owner; `session_replication_role` takes a
+    superuser. Deferred constraints are checked before they are switched on again: a table with pending
+    checks cannot be altered.
+    """
+    by_name = {table.name: table.identifier for table in tables}
+    found = [(by_name[table], name, mode) for table, name, mode in triggers if table in by_name]
+    off = [_alter(table, "DISABLE", name) for table, name, _ in found]
+    on = [_alter(table, _BACK[mode], name) for table, name, mode in found]
+    return [*off], [*["SET CONSTRAINTS ALL IMMEDIATE"] * bool(on), *on]
+
+
+@contextmanager
+def silenced(connection: psycopg.Connection[Any], tables: Sequence[Table]) -> Iterator[None]:
+    """Keep them from firing inside the caller's transaction. Raises psycopg's errors."""
+    off, on = silencing(foreign_triggers(connection, tables), tables)
+    together(connection, *off)
+    yield
+    together(connection, *on)
+
+
+def _alter(table: sql.Identifier, verb: str, trigger: str) -> sql.Composed:
+    return sql.SQL("ALTER TABLE {} {} TRIGGER {}").format(table, sql.SQL(verb), sql.Identifier(trigger))

@@ -1,0 +1,1 @@
+"""Comparison of both sides: verification, repair, shadow reads."""

@@ -1,0 +1,166 @@
+"""A table by its content, in ordered buckets of keys: SHA-256 of each row, on the server, down to keys.
+
+The buckets' bounds come from one side and hold for both, so a row more or less changes its own bucket only.
+"""
+
+import json
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+from psycopg import sql
+
+from app.database.checksum import row_hash_sql
+from app.transfer.protocol.tables import SCHEMA, Table
+
+BUCKET = 1_000  # keys
+MOST_SLOW_BUCKETS = 64  # of a table whose key no index serves in this order: each takes a scan
+AT_ONCE = 50  # queries on the way, so that the distance to a server counts once
+
+Connection = psycopg.Connection[Any]
+Key = tuple[str, ...]  # as text, in the order of the primary key
+
+_COLLATED = """
+    SELECT attname FROM pg_attribute
+    WHERE attrelid = %s::regclass AND attname = ANY (%s) AND attcollation <> 0
+"""
+_BOUNDS = """
+    SELECT {text_key} FROM (
+        SELECT {key}, row_number() OVER (ORDER BY {order}) AS place FROM ONLY {table}
+    ) AS placed WHERE place % {size} = 0 ORDER BY place
+"""
+_DIGEST = """
+    SELECT count(*), sha256(coalesce(string_agg(hash, ''::bytea ORDER BY {order}), ''::bytea))
+    FROM (SELECT {key}, {hash} AS hash FROM ONLY {table} WHERE {between}) AS hashed
+"""
+_ROWS = "SELECT {text_key}, {hash} FROM ONLY {table} AS t WHERE {between}"
+_SOME = """
+    SELECT {text_key}, {hash} FROM ONLY {table} AS t
+    JOIN (SELECT {typed_key} FROM jsonb_array_elements(%s::jsonb) AS wanted (k)) AS wanted
+        ON ({t_key}) = ({wanted_key})
+"""
+_LOGGED = f"""
+    SELECT DISTINCT key FROM {SCHEMA}.marks JOIN jsonb_array_elements(%s::jsonb) AS wanted (k)
+        ON key = ARRAY(SELECT jsonb_array_elements_text(k))
+    WHERE table_name = %s
+"""
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """Keys greater than `after`, up to `until`; None is where the table begins or ends."""
+
+    after: Key | None
+    until: Key | None
+
+
+class Reader:
+    """Reads one table of a session in the canonical form."""
+
+    def __init__(self, connection: Connection, table: Table, collated: Collection[str]) -> None:
+        """`collated`: key columns that sort by a collation, which may differ from side to side."""
+        self._connection = connection
+        self._table = table
+        self._hash = sql.SQL(row_hash_sql(table.columns).replace("%", "%%"))
+        self._order = [
+            sql.SQL('{} COLLATE "C"').format(sql.Identifier(column))
+            if column in collated
+            else sql.Identifier(column)
+            for column in table.key
+        ]
+        self._is_slow = bool(collated)
+
+    def buckets(self) -> list[Bucket]:
+        """The buckets that the keys of this side make."""
+        size = BUCKET
+        if self._is_slow:
+            (rows,) = self._one(sql.SQL("SELECT count(*) FROM ONLY {}").format(self._table.identifier))
+            size = max(BUCKET, rows // MOST_SLOW_BUCKETS)
+        query = sql.SQL(_BOUNDS).format(
+            text_key=self._table.text_key("placed"),
+            key=self._table.key_list(),
+            order=sql.SQL(", ").join(self._order),
+            table=self._table.identifier,
+            size=sql.Literal(size),
+        )
+        bounds = [tuple(key) for (key,) in self._connection.execute(query)]
+        return [Bucket(after, until) for after, until in zip([None, *bounds], [*bounds, None], strict=True)]
+
+    def digests(self, buckets: Sequence[Bucket]) -> list[tuple[int, bytes]]:
+        """Rows and SHA-256 of each bucket."""
+        with self._connection.pipeline():
+            answers = [self._ask(_DIGEST, bucket) for bucket in buckets]
+        return [answer.fetchone() or (0, b"") for answer in answers]
+
+    def rows(self, bucket: Bucket) -> dict[Key, bytes]:
+        """SHA-256 of each row in it, by key."""
+        return {tuple(key): digest for key, digest in self._ask(_ROWS, bucket)}
+
+    def some(self, keys: Collection[Key], columns: Sequence[str] | None = None) -> dict[Key, bytes]:
+        """SHA-256 of the rows with these keys, as far as there are any; of all columns, or of some."""
+        hash_ = self._hash if columns is None else sql.SQL(row_hash_sql(columns).replace("%", "%%"))
+        query = sql.SQL(_SOME).format(
+            text_key=self._table.text_key("t"),
+            hash=sql.SQL("(SELECT {} FROM (SELECT t.*) AS own)").format(hash_),
+            table=self._table.identifier,
+            typed_key=_typed_key(self._table),
+            t_key=self._table.key_list("t"),
+            wanted_key=self._table.key_list("wanted"),
+        )
+        rows = self._connection.execute(query, (_as_json(keys),))
+        return {tuple(key): digest for key, digest in rows}
+
+    def logged(self, keys: Collection[Key]) -> set[Key]:
+        """Those of the keys that wait in this side's log."""
+        rows = self._connection.execute(_LOGGED, (_as_json(keys), self._table.name))
+        return {tuple(key) for (key,) in rows}
+
+    def _ask(self, template: str, bucket: Bucket) -> psycopg.Cursor[Any]:
+        conditions: list[sql.Composable] = [sql.SQL("true")]
+        values: list[str] = []
+        for sign, bound in ((sql.SQL(">"), bucket.after), (sql.SQL("<="), bucket.until)):
+            if bound is not None:
+                typed = [sql.SQL(f"%s::{kind}") for kind in self._table.key_types]
+                conditions.append(
+                    sql.SQL("({}) {} ({})").format(
+                        sql.SQL(", ").join(self._order), sign, sql.SQL(", ").join(typed)
+                    )
+                )
+                values += bound
+        query = sql.SQL(template).format(
+            text_key=self._table.text_key("t"),
+            key=self._table.key_list(),
+            order=sql.SQL(", ").join(self._order),
+            hash=self._hash,
+            table=self._table.identifier,
+            between=sql.SQL(" AND ").join(conditions),
+        )
+        return self._connection.execute(query, values)
+
+    def _one(self, query: sql.Composed) -> Any:
+        return self._connection.execute(query).fetchone()
+
+
+def collated(connections: Sequence[Connection], table: Table) -> set[str]:
+    """The key columns that sort by a collation."""
+    parameters = (table.identifier.as_string(None), list(table.key))
+    return {name for each in connections for (name,) in each.execute(_COLLATED, parameters)}
+
+
+def in_batches(buckets: Sequence[Bucket], lanes: int) -> Iterator[list[Sequence[Bucket]]]:
+    """A batch for each lane at a time, each as many as are on the way at once."""
+    for start in range(0, len(buckets), lanes * AT_ONCE):
+        end = min(len(buckets), start + lanes * AT_ONCE)
+        yield [buckets[first : min(end, first + AT_ONCE)] for first in range(start, end, AT_ONCE)]
+
+
+def _typed_key(table: Table) -> sql.Composed:
+    return sql.SQL(", ").join(
+        sql.SQL(f"(k->>{place})::{kind} AS {{}}").format(sql.Identifier(column))
+        for place, (column, kind) in enumerate(zip(table.key, table.key_types, strict=True))
+    )
+
+
+def _as_json(keys: Collection[Key]) -> str:
+    return json.dumps([list(key) for key in keys])

@@ -1,0 +1,1 @@
+"""The health API, its checks, metrics and OpenAPI description."""

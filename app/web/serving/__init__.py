@@ -1,0 +1,1 @@
+"""Serving HTTP with gunicorn: worker, load shedding, request hooks, tokens."""

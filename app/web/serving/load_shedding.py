@@ -1,0 +1,73 @@
+"""Load shedding: probes are always served; other requests get 503 when all threads are stuck.
+
+The thread pools are in gunicorn_worker.py.
+"""
+
+import json
+import logging
+import re
+import threading
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from prometheus_client import Counter
+
+from app.observability.rate_limited_log import Sparingly
+from app.observability.sentry import NOT_TRACED as PROBES
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+log = logging.getLogger(__name__)
+
+TURNED_AWAY = Counter("frontdesk_http_turned_away", "Requests that found no free thread and were sent away.")
+
+_PROBE = re.compile(rb"(?:GET|HEAD) (?:%s)" % b"|".join(map(str.encode, PROBES)))
+END = b"\r\n\r\n"  # of a head
+_BODY = re.compile(rb"\r\n(?:content-length:[ \t]*0*[1-9]|transfer-encoding:)", re.IGNORECASE)
+_TOO_MANY = json.dumps(
+    {
+        "error": {
+            "code": "unavailable",
+            "message": "Too many requests at once; try again.",
+            "retryable": True,
+        }
+    }
+).encode()
+_HEADERS = (
+    ("Content-Type", "application/json"),
+    ("Content-Length", str(len(_TOO_MANY))),
+    ("Cache-Control", "no-store"),
+    ("Retry-After", "1"),
+)
+
+_thread = threading.local()
+
+
+def is_probe(head: bytes) -> bool:
+    """Whether a request that begins with these bytes is a probe: one that needs nothing more to be answered.
+
+    Who lets a thread wait for the rest of a head, or for a body, must not do so in the lane of probes.
+    """
+    head, end, _ = head.partition(END)
+    return bool(end and _PROBE.match(head)) and _BODY.search(head) is None
+
+
+def refuse_here() -> None:
+    """Have this thread send away from now on what is no probe."""
+    _thread.refuses = True
+
+
+def admit(app: "WSGIApplication") -> "WSGIApplication":
+    """`app`, and an answer in its place on threads that refuse."""
+    warning = Sparingly(log)
+
+    def answer(environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
+        if not hasattr(_thread, "refuses") or environ.get("PATH_INFO", "").startswith(PROBES):
+            return app(environ, start_response)
+        TURNED_AWAY.inc()
+        warning.warn("A request was turned away: all threads wait for the database or for clients")
+        start_response("503 SERVICE UNAVAILABLE", [*_HEADERS])
+        return [_TOO_MANY]
+
+    return answer

@@ -1,0 +1,64 @@
+"""Sessions in the first system's tables: JSONB, and a company id that is text."""
+
+from collections.abc import Iterator
+
+import psycopg
+from psycopg import sql
+
+from app.config import Settings
+from app.database.connection import UTF8
+from app.errors import ConfigurationError, InvalidInputError, UnavailableError
+from app.whatsapp import baileys_json
+from app.whatsapp.import_folder import Session
+
+# One salon's rows, whatever the writing of its number: '0962302', ' 962302'.
+_OF = " FROM {} WHERE trim(company_id::text) ~ '^0*{}$'"
+
+
+def read_tables(settings: Settings, company_id: int | None = None) -> Iterator[tuple[int, Session]]:
+    """Each company of LEGACY_DATABASE_URL that has credentials, and its session; or one company's.
+
+    Raises ConfigurationError, UnavailableError, InvalidInputError where there are no such tables.
+    """
+    if settings.legacy_database_url is None:
+        raise ConfigurationError("LEGACY_DATABASE_URL: is required, to read the first system's tables")
+    try:
+        with psycopg.connect(
+            settings.legacy_database_url.get_secret_value(), connect_timeout=10, client_encoding=UTF8
+        ) as connection:
+            connection.read_only = True
+            for company in _companies(connection) if company_id is None else [company_id]:
+                session = _read(connection, company)
+                if session is not None:
+                    yield company, session
+    except psycopg.OperationalError as error:
+        raise UnavailableError(f"Cannot read LEGACY_DATABASE_URL: {error}") from None
+    except (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn):
+        raise InvalidInputError("LEGACY_DATABASE_URL has no tables of the first system's sessions.") from None
+
+
+def _companies(connection: psycopg.Connection) -> list[int]:
+    rows = connection.execute(
+        "SELECT DISTINCT trim(company_id::text)::bigint FROM whatsapp_auth"
+        " WHERE trim(company_id::text) ~ '^[0-9]{1,18}$' ORDER BY 1"
+    )
+    return [company for (company,) in rows if company > 0]
+
+
+def _read(connection: psycopg.Connection, company: int) -> Session | None:
+    table = sql.SQL("SELECT creds::text" + _OF).format(sql.Identifier("whatsapp_auth"), sql.SQL(str(company)))
+    found = connection.execute(table).fetchall()
+    if not found:
+        return None
+    if len(found) > 1:
+        raise InvalidInputError(f"Company {company} has {len(found)} rows of credentials there.")
+    creds = baileys_json.decode(found[0][0].encode())
+    if not isinstance(creds, dict):
+        raise InvalidInputError(f"The credentials of company {company} are not an object with fields.")
+    session = Session(creds)
+    keys = sql.SQL("SELECT key_type, key_id, value::text" + _OF).format(
+        sql.Identifier("whatsapp_keys"), sql.SQL(str(company))
+    )
+    for key_type, key_id, value in connection.execute(keys):
+        session.add(key_type, key_id, value.encode())
+    return session

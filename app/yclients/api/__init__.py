@@ -1,0 +1,1 @@
+"""The client of the YClients API: requests, paging, rate limit, responses."""

@@ -1,0 +1,161 @@
+"""Files of rows, read as a stream: what the API answered, a bare list, or one JSON object a line."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from app.errors import InvalidInputError
+from app.text import printable
+from app.yclients.importing.json_stream import BLOCK, LONGEST_VALUE, JsonError, JsonStream, decode
+from app.yclients.mapping.values import boolean
+
+_BOM = b"\xef\xbb\xbf"
+_LONGEST_MESSAGE = 200
+
+
+class BrokenFileError(InvalidInputError):
+    """A file that cannot be read, or not to its end: `reason` says why; the rows before that are good."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        self.path = path
+        self.reason = reason
+        super().__init__(f"{printable(str(path))}: {reason}")
+
+
+class NotARow:
+    """A line that is no JSON; the rows around it are not concerned."""
+
+    reason = "is not JSON"
+
+
+class RowReader:
+    """The rows of one file, in their order; `bytes_read` of `size` bytes so far."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises BrokenFileError where there is no such file."""
+        self.path = path
+        self.bytes_read = 0
+        self._rows_read = 0
+        try:
+            if not path.is_file():
+                raise BrokenFileError(path, "is no file" if path.exists() else "does not exist")
+            self.size = path.stat().st_size
+        except OSError as error:  # a name that is too long, a folder that may not be read
+            raise BrokenFileError(path, f"cannot be opened ({error.strerror})") from None
+
+    def __iter__(self) -> Iterator[Any]:
+        """Raises BrokenFileError where the file stops being what it was, with the place."""
+        self.bytes_read = self._rows_read = 0
+        try:
+            with self.path.open("rb") as file:
+                file.seek(len(_BOM) if file.read(len(_BOM)) == _BOM else 0)
+                rows = self._lines(file) if self._has_a_row_a_line(file) else self._document(file)
+                for row in rows:
+                    yield row
+                    self._rows_read += 1
+        except OSError as error:
+            raise BrokenFileError(self.path, f"cannot be read ({error.strerror})") from None
+        self.bytes_read = self.size
+
+    def _has_a_row_a_line(self, file: BinaryIO) -> bool:
+        """Told by the first line: an object of its own that is not the API's envelope."""
+        start = file.tell()
+        first = b""
+        while not first.strip():
+            first = file.readline(BLOCK)
+            if not first:
+                raise BrokenFileError(self.path, "is empty")
+        file.seek(start)
+        value = _decode_line(first)
+        if isinstance(value, NotARow):
+            return self.path.suffix in (".ndjson", ".jsonl")
+        return isinstance(value, dict) and {"success", "data"}.isdisjoint(value)
+
+    def _lines(self, file: BinaryIO) -> Iterator[Any]:
+        while line := file.readline(LONGEST_VALUE + 1):
+            if len(line) > LONGEST_VALUE:
+                raise self._broken(f"holds a line of more than {LONGEST_VALUE // 2**20} MB", self.bytes_read)
+            self.bytes_read = file.tell()
+            if line.strip():
+                yield _decode_line(line)
+
+    def _document(self, file: BinaryIO) -> Iterator[Any]:
+        stream = JsonStream(file)
+        try:
+            for row in _rows(stream):
+                self.bytes_read = stream.bytes_read
+                yield row
+        except JsonError as error:
+            raise self._broken(str(error), stream.position) from None
+
+    def _broken(self, reason: str, position: int) -> BrokenFileError:
+        where = f"after {self._rows_read:,} rows, at byte {position:,} of {self.size:,}"
+        return BrokenFileError(self.path, f"{reason} ({where})")
+
+
+def _rows(stream: JsonStream) -> Iterator[Any]:
+    """The rows of all values at the top: pages of answers may follow each other in one file."""
+    while begin := stream.peek():
+        if begin == "{":
+            yield from _rows_of_object(stream)
+        elif begin == "[":
+            yield from _rows_of_list(stream)
+        else:
+            stream.value()
+            raise JsonError("holds a bare value, and no rows")
+
+
+def _rows_of_object(stream: JsonStream) -> Iterator[Any]:
+    """The rows of an envelope, handed out as they are read; an object that is none is a row itself."""
+    envelope: dict[str, Any] = {}
+    has_data = False
+    begin = stream.take("{")
+    if stream.peek() == "}":
+        begin = stream.take("}")
+    while begin != "}":
+        if stream.peek() != '"':
+            raise JsonError("is not JSON")
+        key = stream.value()
+        stream.take(":")
+        if key == "data" and stream.peek() == "[":
+            has_data = True
+            yield from _rows_of_list(stream)
+        else:
+            envelope[key] = stream.value()
+        begin = stream.take(",}")
+    if boolean(envelope.get("success")) is False:
+        raise JsonError(f"YClients answered with an error: {_message(envelope)}")
+    data = envelope.get("data")
+    if isinstance(data, dict):
+        yield data
+    elif data is not None:
+        raise JsonError("holds no rows in its data")
+    elif not has_data and {"success", "data"}.isdisjoint(envelope):
+        yield envelope
+
+
+def _rows_of_list(stream: JsonStream) -> Iterator[Any]:
+    stream.take("[")
+    if stream.peek() == "]":
+        stream.take("]")
+        return
+    yield stream.value()
+    while stream.take(",]") == ",":
+        yield stream.value()
+
+
+def _decode_line(line: bytes) -> Any:
+    text = line.decode("utf-8", "surrogateescape").strip()
+    try:
+        value, end = decode(text)
+    except (json.JSONDecodeError, RecursionError):
+        return NotARow()
+    return value if end == len(text) else NotARow()
+
+
+def _message(envelope: dict[str, Any]) -> str:
+    meta = envelope.get("meta")
+    message = meta.get("message") if isinstance(meta, dict) else envelope.get("message")
+    text = message if isinstance(message, str) and message.strip() else "no reason given"
+    return printable(text)[:_LONGEST_MESSAGE]

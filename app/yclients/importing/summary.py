@@ -1,0 +1,112 @@
+"""What an import did: counts by kind, and what was wrong with which row of which file."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from app.repositories.batch_dedup import UpsertReport
+from app.schemas.schema import Key
+from app.text import printable
+from app.yclients.importing.row_reader import BrokenFileError
+
+KEPT = 100  # findings that the summary itself remembers, of however many
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A rejected row, or a warning: a row that was stored without what could not be read of it.
+
+    `position` counts the rows of the file from 0; `reasons` by field never quote a value.
+    """
+
+    path: Path
+    kind: str
+    position: int
+    key: Key | None
+    is_rejected: bool
+    reasons: Mapping[str, str]
+
+    @property
+    def outcome(self) -> str:
+        return "rejected" if self.is_rejected else "warning"
+
+    def as_dict(self) -> dict[str, Any]:
+        """The finding as JSON has it."""
+        return {
+            "file": printable(str(self.path)),
+            "kind": self.kind,
+            "position": self.position,
+            "key": [printable(part) if isinstance(part, str) else part for part in self.key or ()] or None,
+            "outcome": self.outcome,
+            "errors": {printable(name): reason for name, reason in self.reasons.items()},
+        }
+
+    def __str__(self) -> str:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in self.reasons.items())
+        return printable(f"{self.path}, row {self.position}: {self.outcome}: {reasons}")
+
+
+@dataclass
+class KindSummary:
+    """What became of the rows of one kind; the counts, but for `warnings`, add up to `rows`."""
+
+    rows: int = 0
+    inserted: int = 0
+    updated: int = 0
+    unchanged: int = 0
+    stale: int = 0
+    superseded: int = 0
+    rejected: int = 0
+    warnings: int = 0
+    seconds: float = 0.0
+
+    def add(self, report: UpsertReport) -> None:
+        """Add what became of a chunk of good rows."""
+        self.rows += report.total
+        self.inserted += report.inserted
+        self.updated += report.updated
+        self.unchanged += report.unchanged
+        self.stale += report.stale
+        self.superseded += report.superseded
+
+    def as_dict(self) -> dict[str, Any]:
+        """The counts as JSON has them."""
+        rate = round(self.rows / self.seconds) if self.seconds else None
+        return {**vars(self), "seconds": round(self.seconds, 3), "rows_per_second": rate}
+
+
+@dataclass
+class ImportSummary:
+    """The outcome of one import."""
+
+    company_id: int
+    is_dry_run: bool = False
+    made_company: bool = False  # not known before, made with default settings
+    kinds: dict[str, KindSummary] = field(default_factory=dict)
+    broken: list[BrokenFileError] = field(default_factory=list)  # files not read to their end
+    findings: list[Finding] = field(default_factory=list)  # the first of them
+
+    @property
+    def changed(self) -> bool:
+        """Whether any row was written (or would be, in a dry run)."""
+        return self.made_company or any(kind.inserted or kind.updated for kind in self.kinds.values())
+
+    @property
+    def is_well(self) -> bool:
+        """Whether every row of every file is stored."""
+        return not self.broken and not any(kind.rejected for kind in self.kinds.values())
+
+    def as_dict(self) -> dict[str, Any]:
+        """The summary as JSON has it."""
+        return {
+            "company_id": self.company_id,
+            "dry_run": self.is_dry_run,
+            "made_company": self.made_company,
+            "changed": self.changed,
+            "kinds": {name: kind.as_dict() for name, kind in self.kinds.items()},
+            "broken_files": [
+                {"file": printable(str(error.path)), "reason": error.reason} for error in self.broken
+            ],
+            "findings": [finding.as_dict() for finding in self.findings],
+        }

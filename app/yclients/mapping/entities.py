@@ -1,0 +1,115 @@
+"""The kinds of rows that an import knows, and how each is recognised, mapped, validated and stored."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ConfigDict, with_config
+from typing_extensions import TypedDict
+
+from app.repositories import Repositories
+from app.repositories.base import Repository
+from app.schemas import rows
+from app.schemas.lenient import validate_lenient
+from app.schemas.schema import Schema, Values
+from app.schemas.types import Name
+from app.yclients.mapping import bookings, payloads
+from app.yclients.mapping.fields import Context, Mapped, Payload
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of row.
+
+    `signs` are keys that only this kind of payload has, `hint` is a part of the names of its files.
+    """
+
+    name: str
+    schema: Schema
+    map_payload: Callable[[Payload, Context], Mapped]
+    repository: Callable[[Repositories], Repository[Any]]
+    signs: frozenset[str]
+    hint: str
+
+    def __str__(self) -> str:
+        return self.name
+
+    def validate(self, row: Any, company_id: int, country: str) -> tuple[Values, dict[str, str]]:
+        """The validated row, and the reasons for what was left out of it (`app.schemas.lenient`)."""
+        values, reasons = validate_lenient(self.schema, row, company_id, country)
+        if self is COMPANY and reasons:
+            sent, _ = validate_lenient(_COMPANY_AS_SENT, row, company_id)
+            values |= {name: sent[name] for name in reasons if name in sent}
+        return values, reasons
+
+
+@with_config(ConfigDict(extra="ignore", coerce_numbers_to_str=True))
+class _CompanyAsSent(TypedDict, total=False):
+    """Fields of a company that are stored even if invalid; `tenant_cache` then uses the defaults."""
+
+    timezone: Name
+    country: Name
+
+
+_COMPANY_AS_SENT = Schema(_CompanyAsSent)
+
+COMPANY = Kind(
+    "company",
+    rows.COMPANY,
+    payloads.company,
+    lambda repositories: repositories.companies,
+    frozenset({"timezone", "country", "city", "address", "coordinate_lat", "coordinate_lon"}),
+    "compan",
+)
+SERVICE_CATEGORIES = Kind(
+    "service_categories",
+    rows.SERVICE_CATEGORY,
+    payloads.service_category,
+    lambda repositories: repositories.service_categories,
+    frozenset(),  # id, title and weight, which services have too
+    "categor",
+)
+SERVICES = Kind(
+    "services",
+    rows.SERVICE,
+    payloads.service,
+    lambda repositories: repositories.services,
+    frozenset({"price_min", "price_max", "category_id"}),
+    "service",
+)
+STAFF = Kind(
+    "staff",
+    rows.STAFF,
+    payloads.staff_member,
+    lambda repositories: repositories.staff,
+    frozenset({"specialization", "position", "fired", "hidden", "rating", "votes_count", "show_rating"}),
+    "staff",
+)
+CLIENTS = Kind(
+    "clients",
+    rows.CLIENT,
+    payloads.client,
+    lambda repositories: repositories.clients,
+    frozenset({"surname", "patronymic", "birth_date", "spent", "sold", "visits", "importance", "sex"}),
+    "client",
+)
+SCHEDULES = Kind(
+    "schedules",
+    rows.STAFF_SCHEDULE,
+    payloads.schedule,
+    lambda repositories: repositories.staff_schedules,
+    frozenset({"date", "slots", "is_working"}),
+    "schedule",
+)
+BOOKINGS = Kind(
+    "bookings",
+    rows.BOOKING,
+    bookings.booking,
+    lambda repositories: repositories.bookings,
+    frozenset({"date", "datetime", "staff_id", "client", "seance_length", "attendance", "visit_id"}),
+    "booking",
+)
+
+# In the order in which they are imported: what others refer to comes first.
+KINDS = (COMPANY, SERVICE_CATEGORIES, SERVICES, STAFF, CLIENTS, SCHEDULES, BOOKINGS)
+BY_NAME = {kind.name: kind for kind in KINDS}

@@ -1,0 +1,1 @@
+"""Sync of a company from the YClients API."""
