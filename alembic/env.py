@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 
 from app.adoption import adopt
 from app.config import Settings
-from app.database import autovacuum_locks
+from app.database import autovacuum_locks, embedded_server
 from app.errors import FrontdeskError
 from app.migrations import runner, schema_snapshot
 from app.migrations.runner import MigrationRefused, SchemaState
@@ -29,7 +29,7 @@ def database_url() -> str:
     if not from_command_line:
         return str(context.config.attributes["url"])
     try:
-        return Settings.load().migration_url()
+        return embedded_server.migration_url_of(Settings.load())
     except FrontdeskError as error:
         raise CommandError(error.message) from None
 

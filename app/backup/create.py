@@ -18,6 +18,7 @@ from app.backup.manifest import Manifest
 from app.backup.pg_programs import Program
 from app.backup.storage import Place
 from app.config import Settings
+from app.database import embedded_server
 
 _ROLES = """
     SELECT rolname::text FROM pg_roles WHERE oid IN (
@@ -49,7 +50,7 @@ def create(settings: Settings, place: Place, on_progress: OnProgress) -> Manifes
     Writers are not held up; a change of the schema waits until it is over. Raises BackupError and
     psycopg's errors.
     """
-    url = settings.migration_url()
+    url = embedded_server.migration_url_of(settings)
     with fingerprint.connecting(settings, url) as connection:
         major = connection.info.server_version // 10_000
         program = pg_programs.find("pg_dump", at_least=major)

@@ -49,7 +49,7 @@ def drill(
     Raises BackupError and psycopg's errors where that was not possible.
     """
     if server is None:
-        server = settings.migration_url()
+        server = embedded_server.migration_url_of(settings)
         server = server if _may_create(settings, server) else EMBEDDED
     with ExitStack() as stack:
         where = "a scratch database of the server"

@@ -19,6 +19,7 @@ from app.backup.verify import verify
 from app.cli import backup_output as output
 from app.cli import console
 from app.config import Settings
+from app.database import embedded_server
 
 _at = click.option(
     "--at", "address", help="A directory, or an address like s3://bucket/folder; else BACKUP_ADDRESS."
@@ -139,7 +140,7 @@ def restore_command(
     settings = console.settings()
     place = _place(settings, address)
     entry = catalogue.entry(place, name, complete=True)
-    target = settings.migration_url() if url is None else _url(url)
+    target = embedded_server.migration_url_of(settings) if url is None else _url(url)
     with output.progress() as on_progress:
         if dry_run:
             intact(place, entry, on_progress)

@@ -20,6 +20,7 @@ from app.backup.restore import Restored
 from app.backup.run_log import Kind, Outcome, Run
 from app.cli import console
 from app.config import Settings
+from app.database import embedded_server
 from app.database.live_database import database_of
 from app.errors import RAW_ERRORS, FrontdeskError, from_driver
 
@@ -78,7 +79,7 @@ def recording(
         seconds = run.seconds if run.recovery_seconds is None else run.recovery_seconds
         try:
             finished = Run(kind, outcome, seconds, run.name, run.manifest, problem)
-            run_log.record(settings, url or live(settings).migration_url(), finished)
+            run_log.record(settings, url or embedded_server.migration_url_of(live(settings)), finished)
             run.recorded = True
         except (FrontdeskError, *RAW_ERRORS) as error:
             if outcome is not Outcome.FAILED:  # then the failure is told, which says more
@@ -94,7 +95,7 @@ def checks(settings: Settings) -> Checks | None:
 def log(settings: Settings) -> tuple[Checks, set[str]] | None:
     """The last check of each backup, and those that were restored; None with a warning as above."""
     try:
-        with fingerprint.connecting(settings, live(settings).migration_url()) as connection:
+        with fingerprint.connecting(settings, embedded_server.migration_url_of(live(settings))) as connection:
             return run_log.checks(connection), run_log.restored(connection)
     except (FrontdeskError, *RAW_ERRORS) as error:
         click.echo(f"Warning: what was checked is not known: {from_driver(error).message}", err=True)

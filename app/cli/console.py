@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from app.config import Settings
+from app.database import embedded_server
 from app.errors import RAW_ERRORS, ConfigurationError, FrontdeskError, InvalidInputError, from_driver
 from app.frontdesk import Frontdesk
 from app.migrations import runner
@@ -102,7 +103,7 @@ def opened_desk(compare_reads: float | None = None) -> Iterator[Frontdesk]:
     with Frontdesk(found) as desk:
         desk.database.ping()
         if found.database_url is None:
-            runner.upgrade(found.migration_url())
+            runner.upgrade(embedded_server.migration_url_of(found))
         yield desk
 
 

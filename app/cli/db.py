@@ -7,6 +7,7 @@ from app.adoption.adopt import Finding
 from app.adoption.duplicate_groups import Merged
 from app.adoption.merge_duplicates import Deduplication
 from app.cli import console
+from app.database import embedded_server
 from app.migrations import runner
 from app.schemas.types import MAX_ID
 
@@ -28,7 +29,7 @@ def adopt_command(yes: bool, as_json: bool) -> None:
     is stamped with the step that it matches, and `alembic upgrade head` finishes what is done in part.
     Exit code 1 when it differs: nothing is stamped then.
     """
-    url = console.settings().migration_url()
+    url = embedded_server.migration_url_of(console.settings())
     with runner.connecting(url) as engine:
         if yes:
             with runner.one_deploy_at_a_time(engine, wait=False), engine.connect() as connection:
@@ -97,7 +98,7 @@ def dedupe_command(dry_run: bool, archive_ids: tuple[int, ...], as_json: bool) -
     transaction. Interrupted, it goes on when it is run again. Exit code 1 when groups are left, or a row
     cannot be brought back.
     """
-    url = console.settings().migration_url()
+    url = embedded_server.migration_url_of(console.settings())
     if archive_ids:
         _restore(url, archive_ids, dry_run, as_json)
         return

@@ -14,7 +14,7 @@ from app.backup import run_log
 from app.backup.freshness import ages
 from app.cli import console
 from app.config import Settings
-from app.database import connection_budget, integrity_checks
+from app.database import connection_budget, embedded_server, integrity_checks
 from app.database.connection import UTF8, connect_directly
 from app.database.database import Connection, Database
 from app.database.live_database import MovingDatabase
@@ -122,7 +122,7 @@ def _of_settings(settings: Settings) -> Iterator[Check]:
 def _live(settings: Settings) -> tuple[Database, list[Check]] | Check:
     """The database to look at, and what there is to say of which is live; a Check where none can be used."""
     if settings.legacy_database_url is None:
-        return Database(settings, settings.primary_url()), []
+        return Database(settings, embedded_server.url_of(settings)), []
     pin = settings.transfer_pin
     with closing(MovingDatabase(settings)) as database:
         live: Name | None = None

@@ -13,6 +13,7 @@ from pydantic import SecretStr
 
 from app.cli import console
 from app.config import Settings
+from app.database import embedded_server
 from app.frontdesk import Frontdesk
 from app.migrations import runner
 from app.observability import logs
@@ -76,7 +77,7 @@ def _say(step: str, text: str) -> None:
 def _start_database(settings: Settings) -> Settings:
     """Settings with the URL of a database that answers."""
     embedded = settings.database_url is None
-    settings = settings.model_copy(update={"database_url": SecretStr(settings.primary_url())})
+    settings = settings.model_copy(update={"database_url": SecretStr(embedded_server.url_of(settings))})
     with Frontdesk(settings) as desk:
         desk.database.ping()
     _say(
@@ -90,7 +91,7 @@ def _migrate(settings: Settings) -> None:
     progress = logging.getLogger("alembic.frontdesk")  # says what it waits for
     progress.addHandler(logging.StreamHandler())
     progress.setLevel(logging.INFO)
-    upgrade = runner.upgrade(settings.migration_url())
+    upgrade = runner.upgrade(embedded_server.migration_url_of(settings))
     if upgrade.changed:
         _say("schema", f"migrated from {upgrade.before or 'nothing'} to {upgrade.after}")
     else:

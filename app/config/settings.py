@@ -253,17 +253,6 @@ class Settings(BaseSettings):
             )
         return unsafe
 
-    def primary_url(self) -> str:
-        """The libpq URL of the database; starts the embedded server where none is configured.
-
-        The URL holds the password: never log it.
-        """
-        if self.database_url is not None:
-            return self.database_url.get_secret_value()
-        from app.database.embedded_server import start  # the wheel is large: loaded only where it is used
-
-        return start(EMBEDDED_DATA)
-
     def backups_at(self) -> str:
         """The directory or fsspec address of the backups, which may hold a password.
 
@@ -274,12 +263,6 @@ class Settings(BaseSettings):
         if self.environment == "development":
             return str(DEVELOPMENT_BACKUPS)
         raise ConfigurationError("Where are the backups? Set BACKUP_ADDRESS, or give --at.")
-
-    def migration_url(self) -> str:
-        """The libpq URL for migrations and session locks: past the pooler where there is one."""
-        if self.direct_database_url is not None:
-            return self.direct_database_url.get_secret_value()
-        return self.primary_url()
 
 
 def environment_with(more: dict[str, str]) -> dict[str, str]:

@@ -10,6 +10,7 @@ import psycopg.errors
 from psycopg.abc import PQGen
 
 from app.config import Settings
+from app.database import embedded_server
 from app.database.measured_cursor import MeasuredCursor
 from app.errors import ClientDeadlineExceeded
 
@@ -93,7 +94,7 @@ def connect_directly(settings: Settings) -> psycopg.Connection[Any]:
     Raises psycopg's errors.
     """
     direct = settings.model_copy(update={"postgres_pooler": None})
-    parameters = connection_parameters(direct, settings.migration_url())
+    parameters = connection_parameters(direct, embedded_server.migration_url_of(settings))
     return connection_class(direct).connect(**parameters, autocommit=True)
 
 

@@ -18,11 +18,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import psutil
 import psycopg
 from psycopg import sql
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
+from app.config.settings import EMBEDDED_DATA, Settings
 from app.errors import FrontdeskError
 
 DATABASE = "frontdesk"
@@ -31,6 +31,23 @@ PATIENCE = 60.0  # seconds for a server that another process was starting or sto
 
 class EmbeddedServerError(FrontdeskError):
     """The embedded PostgreSQL did not start."""
+
+
+def url_of(settings: Settings) -> str:
+    """Return the libpq URL of the database; start the embedded server if none is configured.
+
+    The URL contains the password: never log it. Raises EmbeddedServerError.
+    """
+    if settings.database_url is not None:
+        return settings.database_url.get_secret_value()
+    return start(EMBEDDED_DATA)
+
+
+def migration_url_of(settings: Settings) -> str:
+    """Return the libpq URL for migrations and session locks: not that of the pooler, if there is one."""
+    if settings.direct_database_url is not None:
+        return settings.direct_database_url.get_secret_value()
+    return url_of(settings)
 
 
 def start(data: Path) -> str:
@@ -168,6 +185,8 @@ _patiently = Retrying(
 
 def _lives(pid: int, name: str | None = None) -> bool:
     """Whether the process runs; one that was killed may keep its number until its parent looks."""
+    import psutil  # slow to load, and needed only by processes that start the server
+
     try:
         process = psutil.Process(pid)
         return process.status() != psutil.STATUS_ZOMBIE and name in (None, process.name())

@@ -14,7 +14,7 @@ from pydantic import SecretStr
 from sqlalchemy import Engine
 
 from app.config import Settings
-from app.database import side_state
+from app.database import embedded_server, side_state
 from app.database.database import Connection, Database
 from app.database.pool import WatchedPool
 from app.database.side_state import Name, Side, State
@@ -261,7 +261,7 @@ def database_of(settings: Settings) -> AnyDatabase:
     """What a process works with: the one database, the pinned one, or whichever is live."""
     sentry.backend = settings.transfer_pin or sentry.ONE_DATABASE
     if settings.legacy_database_url is None:
-        return Database(settings, settings.primary_url())
+        return Database(settings, embedded_server.url_of(settings))
     if settings.transfer_pin is None:
         return MovingDatabase(settings)
     return legacy_of(settings) if settings.transfer_pin == "legacy" else primary_of(settings)
@@ -269,7 +269,7 @@ def database_of(settings: Settings) -> AnyDatabase:
 
 def primary_of(settings: Settings) -> Database:
     """The database that is moved to."""
-    url = settings.primary_url()
+    url = embedded_server.url_of(settings)
     return Database(_alone(settings, database_url=SecretStr(url)), url)
 
 

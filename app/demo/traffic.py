@@ -17,6 +17,7 @@ from rich.table import Table
 
 from app.cli import console
 from app.config import Settings
+from app.database import embedded_server
 from app.demo.commands import new_company, remove_company
 from app.demo.traffic_worker import CLIENTS, OK, SHARES, STAFF, TAKEN, Play, Told, client_row, play
 from app.errors import InvalidInputError
@@ -123,7 +124,7 @@ def traffic_command(
     with console.opened_desk(compare_reads) as desk:
         if desk.settings.is_production:
             raise InvalidInputError("A demo writes rows that nobody needs: it does not run in production.")
-        database_url = SecretStr(desk.settings.primary_url())
+        database_url = SecretStr(embedded_server.url_of(desk.settings))
         settings = desk.settings.model_copy(update={"database_url": database_url})
         company_id = _furnished_company(desk)
     # The command itself holds no connection now: the workers may have all that there are to have.

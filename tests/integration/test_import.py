@@ -11,6 +11,7 @@ import pytest
 
 from app import Frontdesk, Settings
 from app.data_layer import DataLayer
+from app.database import embedded_server
 from app.errors import InvalidInputError, UnavailableError
 from app.yclients.importing import import_files as import_files_module
 from app.yclients.importing.import_files import import_files
@@ -268,7 +269,7 @@ class TestRuns:
         write_row = psycopg.Copy.write_row
 
         def lose_the_connection(copy: psycopg.Copy, row: Any) -> None:
-            with psycopg.connect(settings.primary_url(), autocommit=True) as other:
+            with psycopg.connect(embedded_server.url_of(settings), autocommit=True) as other:
                 other.execute("SELECT pg_terminate_backend(%s, 5000)", (copy.connection.info.backend_pid,))
             write_row(copy, row)
 

@@ -11,6 +11,7 @@ from psycopg.abc import PQGen
 from psycopg.waiting import READY_NONE
 
 from app.config import Settings
+from app.database import embedded_server
 from app.database.checksum import use_canonical_form
 from app.database.connection import KEEPALIVES, SERVER_KEEPALIVES, DeadlineConnection
 from app.errors import (
@@ -204,7 +205,7 @@ class Sides:
                 "LEGACY_DATABASE_URL is not set: a transfer needs the database that is moved away from."
             )
         legacy = Side("legacy", settings.legacy_database_url.get_secret_value())
-        return cls(legacy, Side("primary", settings.migration_url()))
+        return cls(legacy, Side("primary", embedded_server.migration_url_of(settings)))
 
     def __iter__(self) -> Any:
         return iter((self.legacy, self.primary))

@@ -7,6 +7,7 @@ import psycopg
 
 from app.config import Settings
 from app.data_layer.unit_of_work import UnitOfWork
+from app.database import embedded_server
 from app.database.connection import connection_class, connection_parameters
 from app.database.database import Connection
 from app.errors import from_driver
@@ -32,7 +33,7 @@ def company_lock(settings: Settings, company_id: int) -> Iterator[None]:
     that is killed loses the connection, and the lock with it.
     """
     settings = settings.model_copy(update={"postgres_pooler": None})
-    parameters = connection_parameters(settings, settings.migration_url())
+    parameters = connection_parameters(settings, embedded_server.migration_url_of(settings))
     try:
         connection = connection_class(settings).connect(**parameters, autocommit=True)
     except psycopg.Error as error:

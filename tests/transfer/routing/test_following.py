@@ -7,7 +7,7 @@ import time
 import pytest
 
 from app import Frontdesk
-from app.database import live_database, side_state
+from app.database import embedded_server, live_database, side_state
 from app.errors import FencedError
 from app.observability import sentry
 from app.whatsapp.health_monitor import observe
@@ -180,7 +180,7 @@ def test_what_is_no_data_layer_follows_too(desk: Frontdesk, started: Move) -> No
     limiter.pause(5)
     assert desk.database.name == "primary"
     observe(desk.database, desk.settings)
-    assert desk.database.live().settings.migration_url() == started.primary
+    assert embedded_server.migration_url_of(desk.database.live().settings) == started.primary
 
 
 def test_failures_are_tagged_with_the_side(desk: Frontdesk, started: Move) -> None:
