@@ -12,10 +12,11 @@ from app.schemas.schema import Batch
 from app.text import printable
 from app.yclients.importing.row_reader import BrokenFileError, NotARow
 from app.yclients.importing.sources import Source, open_sources
-from app.yclients.importing.summary import KEPT, Finding, ImportSummary, KindSummary
+from app.yclients.importing.summary import Finding, ImportSummary
 from app.yclients.ingest import Fault, Intake
 from app.yclients.mapping.entities import Kind
 from app.yclients.mapping.fields import Context
+from app.yclients.summary import KEPT, KindSummary
 
 CHUNK = 5_000  # rows of one transaction
 

@@ -4,8 +4,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from app.yclients.importing.summary import KEPT, KindSummary
 from app.yclients.ingest import Fault
+from app.yclients.summary import KEPT, KindSummary
 
 
 @dataclass
