@@ -1,18 +1,25 @@
-"""Frontdesk: the data service behind a WhatsApp booking assistant for salons."""
+"""Frontdesk: the data service behind a WhatsApp booking assistant for salons.
 
-from typing import TYPE_CHECKING
+The names below are imported at their first use, so that a command or a worker loads only what it needs.
+"""
 
-from app.config import Settings
-from app.frontdesk import Frontdesk
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from flask import Flask
+    from app.config import Settings
+    from app.frontdesk import Frontdesk
+    from app.web import create_app
 
 __all__ = ["Frontdesk", "Settings", "create_app"]
 
+_MODULES = {"Frontdesk": "app.frontdesk", "Settings": "app.config", "create_app": "app.web"}
 
-def create_app(desk: Frontdesk | None = None) -> "Flask":
-    """The WSGI application; without a desk the environment configures one."""
-    from app.web import create_app  # workers of the assistant need no web framework
 
-    return create_app(desk)
+def __getattr__(name: str) -> Any:
+    """Import one of the public names (PEP 562)."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(_MODULES[name]), name)
+    globals()[name] = value
+    return value

@@ -100,7 +100,7 @@ def new_database(server_url: str, template: str) -> Iterator[Callable[[], str]]:
 
     def make() -> str:
         made.append(_name(f"{os.getpid()}_{next(_numbers)}"))
-        execute(server_url, f'CREATE DATABASE "{made[-1]}" TEMPLATE "{template}"')
+        execute(server_url, f'CREATE DATABASE "{made[-1]}" TEMPLATE "{template}" STRATEGY FILE_COPY')
         return url_of(server_url, made[-1])
 
     yield make

@@ -23,7 +23,11 @@ def make_database(server_url: str) -> Iterator[MakeDatabase]:
         name = f"migrations_{os.getpid()}_{next(_numbers)}"
         source = sql.Identifier(conninfo_to_dict(template.url)["dbname"] if template else "template0")
         with psycopg.connect(server_url, autocommit=True) as connection:
-            connection.execute(sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(name), source))
+            connection.execute(
+                sql.SQL("CREATE DATABASE {} TEMPLATE {} STRATEGY FILE_COPY").format(
+                    sql.Identifier(name), source
+                )
+            )
         made.append(name)
         return Database(url_of(server_url, name))
 

@@ -69,7 +69,7 @@ def distant_servers() -> Iterator[tuple[Server, Server]]:
 def distant(distant_servers: tuple[Server, Server]) -> Iterator[Distant]:
     """Two databases at head, on servers of their own, with lines to them."""
     for server in distant_servers:
-        execute(server.url, "CREATE DATABASE moved TEMPLATE at_head")
+        execute(server.url, "CREATE DATABASE moved TEMPLATE at_head STRATEGY FILE_COPY")
     urls = [url_of(server.url, "moved") for server in distant_servers]
     with ExitStack() as stack:
         lines = [stack.enter_context(Line(url)) for url in (*urls, *urls)]
