@@ -20,11 +20,11 @@ def describe(url: str) -> list[dict[str, object]]:
     """Run the chain step by step on the empty database at `url` (libpq)."""
     steps: list[dict[str, object]] = []
     before: dict[str, str] = {}
-    with runner.connecting(url) as engine:
+    with runner.migration_engine(url) as engine:
         for revision in reversed(runner.revisions()):
             runner.upgrade(url, revision)
             with engine.connect() as connection:
-                now = schema_snapshot.read(connection, schema_snapshot.tables_there(connection))
+                now = schema_snapshot.read(connection, schema_snapshot.existing_tables(connection))
             steps.append(
                 {
                     "revision": revision,
@@ -38,4 +38,4 @@ def describe(url: str) -> list[dict[str, object]]:
 
 if __name__ == "__main__":
     written = json.dumps(describe(os.environ["DATABASE_URL"]), indent=1) + "\n"
-    adopt.SHAPES.write_text(written)
+    adopt.SNAPSHOTS_FILE.write_text(written)

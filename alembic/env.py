@@ -29,7 +29,7 @@ def database_url() -> str:
     if not from_command_line:
         return str(context.config.attributes["url"])
     try:
-        return embedded_server.migration_url_of(Settings.load())
+        return embedded_server.resolve_migration_url(Settings.load())
     except FrontdeskError as error:
         raise CommandError(error.message) from None
 
@@ -42,7 +42,7 @@ def check_options() -> None:
 
 
 def check_revision(revision: str | None) -> None:
-    if revision is not None and not runner.is_known(context.script, revision):
+    if revision is not None and not runner.is_known_revision(context.script, revision):
         raise MigrationRefused(
             f"The database is at revision {revision}, which this code does not know: it is newer than the"
             f" code (whose head is {runner.head()}), or not Frontdesk's."
@@ -52,13 +52,13 @@ def check_revision(revision: str | None) -> None:
 
 def check_schema(connection: Connection) -> None:
     """Refuse where tables that are to come would not stand beside those that are there."""
-    is_due = changes_something() and runner.state(connection) is not SchemaState.AT_HEAD
-    if is_due and (misplaced := schema_snapshot.misplaced(connection, Base.metadata.tables)):
+    is_due = is_migration_command() and runner.schema_state(connection) is not SchemaState.AT_HEAD
+    if is_due and (misplaced := schema_snapshot.search_path_problems(connection, Base.metadata.tables)):
         raise MigrationRefused("New tables would not stand where they should:", tuple(misplaced))
     connection.rollback()  # Alembic begins its transactions itself
 
 
-def changes_something() -> bool:
+def is_migration_command() -> bool:
     """Tell `upgrade`, `downgrade` and `stamp`, which have a destination, from `current` and `check`."""
     try:
         context.get_revision_argument()
@@ -67,7 +67,7 @@ def changes_something() -> bool:
     return True
 
 
-def is_ours(name: str | None, kind: str, _parents: Any) -> bool:
+def should_include_name(name: str | None, kind: str, _parents: Any) -> bool:
     """Leave the tables of others alone, which may live in the same database."""
     return kind != "table" or name in Base.metadata.tables
 
@@ -79,12 +79,12 @@ def configure(connection: Connection) -> MigrationContext:
         # Each revision commits by itself: what is finished stays finished, and its locks are gone.
         transaction_per_migration=True,
         compare_server_default=True,
-        include_name=is_ours,
+        include_name=should_include_name,
     )
     return context.get_context()
 
 
-def run(connection: Connection) -> None:
+def run_migrations(connection: Connection) -> None:
     """Run the steps, after every revision to come had its chance to refuse.
 
     An installation whose upgrade stops half-way can run neither the old code nor the new. So a
@@ -98,7 +98,7 @@ def run(connection: Connection) -> None:
         upgrades = [
             step for step in steps if getattr(step, "is_upgrade", False) and hasattr(step, "revision")
         ]
-        if upgrades and (taken := adopt.taken_names(connection)):
+        if upgrades and (taken := adopt.index_name_conflicts(connection)):
             raise MigrationRefused("Other tables' indexes are in the way:", tuple(taken))
         for step in upgrades:
             getattr(step.revision.module, "preflight", lambda _: None)(connection)
@@ -114,28 +114,28 @@ def main() -> None:
     if context.is_offline_mode():
         raise CommandError("--sql cannot work here: the chain looks at the rows that it carries over.")
     check_options()
-    with runner.connecting(database_url()) as engine:
+    with runner.migration_engine(database_url()) as engine:
 
         def attempt() -> None:
             with engine.connect() as connection:
                 check_schema(connection)
-                run(connection)
+                run_migrations(connection)
 
         def revision() -> str | None:
             with engine.connect() as connection:
-                return runner.current(connection)
+                return runner.current_revision(connection)
 
         def before_retry() -> None:
             with engine.connect() as connection:
-                autovacuum_locks.send_away(connection.connection.driver_connection)
+                autovacuum_locks.cancel_autovacuum(connection.connection.driver_connection)
 
         check_revision(revision())
-        if not changes_something():
+        if not is_migration_command():
             attempt()
             return
-        with runner.one_deploy_at_a_time(engine):
+        with runner.migration_lock(engine):
             check_revision(revision())
-            runner.with_lock_retries(attempt, revision, before_retry)
+            runner.retry_on_lock_timeout(attempt, revision, before_retry)
 
 
 try:

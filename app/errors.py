@@ -117,7 +117,7 @@ class SideLostError(ClientDeadlineExceeded):
     """One of the two databases of a move does not answer any more; the message says which, and no more."""
 
 
-RAW_ERRORS = (sqlalchemy.exc.SQLAlchemyError, psycopg.Error)
+DRIVER_ERRORS = (sqlalchemy.exc.SQLAlchemyError, psycopg.Error)
 
 _BY_SQLSTATE: dict[str, type[FrontdeskError]] = {
     "23P01": SlotTakenError,
@@ -138,14 +138,14 @@ _BY_SQLSTATE: dict[str, type[FrontdeskError]] = {
     "25006": ReadOnlyError,
     "FD001": FencedError,  # the move's own triggers
 }
-_BY_CLASS: dict[str, type[FrontdeskError]] = {
+_BY_SQLSTATE_CLASS: dict[str, type[FrontdeskError]] = {
     "08": UnavailableError,
     "53": UnavailableError,
     "58": UnavailableError,
 }
 
 
-def from_driver(error: BaseException) -> FrontdeskError:
+def to_frontdesk_error(error: BaseException) -> FrontdeskError:
     """Translate an error of SQLAlchemy or psycopg into ours, by its SQLSTATE."""
     if isinstance(error, FrontdeskError):
         return error
@@ -179,8 +179,8 @@ def from_driver(error: BaseException) -> FrontdeskError:
     if state[:2] in ("22", "23", "P0") or state == "54000":
         what = error.diag.constraint_name or error.diag.column_name or "a value"
         return InvalidInputError(f"The database refused {what} (SQLSTATE {state}).")
-    if state[:2] in _BY_CLASS:
-        return _BY_CLASS[state[:2]]()
+    if state[:2] in _BY_SQLSTATE_CLASS:
+        return _BY_SQLSTATE_CLASS[state[:2]]()
     return FrontdeskError(f"Database error, SQLSTATE {state}.")
 
 

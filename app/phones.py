@@ -10,8 +10,8 @@ import phonenumbers
 _RUSSIAN_MOBILE = re.compile(
     r"(\+7|8|7)?[ \-(]{0,2}(9(?!30)\d{2})[ \-)]{0,2}(\d{3})[ \-]?(\d{2})[ \-]?(\d{2})", re.ASCII
 )
-_FOREIGN = re.compile(r"[^\W\d_]|\x00")  # letters, and what no text may hold
-_ALLOWED_LENGTH = 40
+_FORBIDDEN_CHARACTERS = re.compile(r"[^\W\d_]|\x00")  # letters, and what no text may hold
+_MAX_CHARACTERS = 40
 
 
 def to_e164(text: str, country: str = "RU") -> str:
@@ -24,7 +24,7 @@ def to_e164(text: str, country: str = "RU") -> str:
     """
     if country == "RU" and (fast := _RUSSIAN_MOBILE.fullmatch(text)):
         return "+7" + "".join(fast.groups()[1:])
-    if len(text) > _ALLOWED_LENGTH or _FOREIGN.search(text):
+    if len(text) > _MAX_CHARACTERS or _FORBIDDEN_CHARACTERS.search(text):
         raise ValueError("is not a phone number")
     digits = re.sub(r"\D", "", text)
     for candidate, region in ((text, country), ("+" + digits.removeprefix("00"), None)):

@@ -11,7 +11,7 @@ import psycopg
 
 from app import Frontdesk, Settings
 from app.transfer.copying.copy import copy
-from app.transfer.cutover.cutover import switch
+from app.transfer.cutover.cutover import change_live_side
 from app.transfer.protocol.endpoints import Side, SideName, Sides
 from app.transfer.start import start
 from benchmarks.environment import Environment
@@ -76,7 +76,7 @@ def _longest_stall(sides: Sides, moving: bool, merging: bool) -> float:
             pipe.send("measure")
         time.sleep(SETTLE)
         if moving:
-            switch(sides, _other(sides), max_pause=2)
+            change_live_side(sides, _other(sides), max_pause=2)
         time.sleep(SETTLE)
         for pipe in pipes[:WRITERS]:
             pipe.send("stop")

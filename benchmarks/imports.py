@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from app.demo.fake_yclients.salon import Salon, Sizes
+from app.demo.fake_yclients.salon import FakeSalon, RowCounts
 from app.yclients.importing.import_files import import_files
 from benchmarks.bulk import RAW, Bulk
 from benchmarks.environment import COMPANY, Environment
@@ -59,7 +59,7 @@ def of_a_salon(environment: Environment) -> list[Benchmark]:
 def _files(folder: Path, clients: int) -> list[Path]:
     """The clients and the bookings of a salon as YClients answers, in two files."""
     folder.mkdir()
-    salon = Salon(COMPANY, Sizes(clients=clients, records=int(clients * RECORDS_PER_CLIENT)))
+    salon = FakeSalon(COMPANY, RowCounts(clients=clients, records=int(clients * RECORDS_PER_CLIENT)))
     paths = []
     for name in ("clients", "records"):
         paths.append(folder / f"{name}.json")

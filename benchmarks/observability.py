@@ -25,7 +25,7 @@ def cost_per_query(environment: Environment) -> list[Benchmark]:
     watched = _salon(environment)
     with (
         patch("app.database.connection.MeasuredCursor", psycopg.Cursor),
-        patch("app.database.database.WatchedPool", ConnectionPool),
+        patch("app.database.database.MeasuredPool", ConnectionPool),
     ):
         unwatched = _salon(environment)
     settings = Settings(sentry_dsn="http://key@127.0.0.1:9/1")
@@ -63,7 +63,7 @@ def _microseconds(call: Callable[[], object]) -> float:
 
 @contextmanager
 def _sentry(settings: Settings) -> Iterator[None]:
-    if sentry.is_started():  # whoever started it goes on with it
+    if sentry.is_initialised():  # whoever started it goes on with it
         yield
         return
     sentry.initialise(settings)

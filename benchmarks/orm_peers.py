@@ -32,7 +32,7 @@ class OrmPeer:
 
 
 def sqlalchemy_orm(url: str, company_id: int) -> Write:
-    """`INSERT … VALUES … ON CONFLICT … RETURNING`, 500 rows a statement."""
+    """`INSERT_MISSING … VALUES … ON CONFLICT … RETURNING`, 500 rows a statement."""
     engine = create_engine(url.replace("postgresql://", "postgresql+psycopg://", 1))
 
     def write(rows: Sequence[Row]) -> None:

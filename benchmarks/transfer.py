@@ -45,7 +45,7 @@ class Move:
         for side in self.sides:
             with closing(side.connect()) as connection:
                 change_capture.drop_triggers(connection)
-                if control_schema.exists(connection):
+                if control_schema.is_set_up(connection):
                     control_schema.drop(connection)
         execute(self.sides.primary.url, "TRUNCATE companies CASCADE", "CHECKPOINT")
         start(self.sides)

@@ -25,11 +25,11 @@ from app.data_layer.unit_of_work import UnitOfWork
 from app.migrations import runner
 from app.observability import sentry, slow_queries
 from tests.servers import Server, execute, url_of
-from tests.watching import Lines, Recorder, outputs, personal, repetitions
+from tests.watching import LogRecorder, SentryRecorder, find_personal_data, outputs, repetitions
 
 # How the controller tells the workers of pytest-xdist where the server is.
-SERVER_URL = "FRONTDESK_TEST_SERVER_URL"
-RUN = "FRONTDESK_TEST_RUN"
+SERVER_URL_VARIABLE = "FRONTDESK_TEST_SERVER_URL"
+RUN_ID_VARIABLE = "FRONTDESK_TEST_RUN"
 
 hypothesis_settings.register_profile(
     "tests",
@@ -53,12 +53,12 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ["ENVIRONMENT"] = "test"
     if hasattr(config, "workerinput") or config.option.collectonly:
         return
-    os.environ[RUN] = str(os.getpid())
+    os.environ[RUN_ID_VARIABLE] = str(os.getpid())
     if "TEST_DATABASE_URL" in os.environ:
-        os.environ[SERVER_URL] = os.environ["TEST_DATABASE_URL"]
+        os.environ[SERVER_URL_VARIABLE] = os.environ["TEST_DATABASE_URL"]
     else:
         _server = Server()
-        os.environ[SERVER_URL] = _server.url
+        os.environ[SERVER_URL_VARIABLE] = _server.url
 
 
 def pytest_collection_finish() -> None:
@@ -67,17 +67,17 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    if hasattr(config, "workerinput") or SERVER_URL not in os.environ:
+    if hasattr(config, "workerinput") or SERVER_URL_VARIABLE not in os.environ:
         return
     if _server is None:
-        _drop(os.environ[SERVER_URL], _name("template"))
+        _drop(os.environ[SERVER_URL_VARIABLE], _name("template"))
     # Ours goes when the run has ended: nobody need wait until a thousand databases are removed.
 
 
 @pytest.fixture(scope="session")
 def server_url() -> str:
     """libpq URL of the maintenance database of a server that tests may use as they like."""
-    return os.environ[SERVER_URL]
+    return os.environ[SERVER_URL_VARIABLE]
 
 
 @pytest.fixture(scope="session")
@@ -171,16 +171,16 @@ def uow(desk: Frontdesk, salon: DataLayer) -> Iterator[UnitOfWork]:
 
 
 @pytest.fixture(scope="session")
-def _sentry() -> Recorder:
+def _sentry() -> SentryRecorder:
     """Sentry as production starts it, with every trace kept; what it sends stays here."""
     sentry.initialise(Settings(sentry_dsn="http://key@127.0.0.1:9/1", sentry_traces_sample_rate=1))
-    recorder = sentry_sdk.get_client().transport = Recorder()
+    recorder = sentry_sdk.get_client().transport = SentryRecorder()
     return recorder
 
 
 @pytest.fixture(scope="session")
-def _lines() -> Iterator[Lines]:
-    lines = Lines()
+def _lines() -> Iterator[LogRecorder]:
+    lines = LogRecorder()
     logging.getLogger().addHandler(lines)
     logging.getLogger("app").setLevel(logging.INFO)
     yield lines
@@ -188,13 +188,15 @@ def _lines() -> Iterator[Lines]:
 
 
 @pytest.fixture
-def sent(_sentry: Recorder) -> Recorder:
+def sent(_sentry: SentryRecorder) -> SentryRecorder:
     """What this test sends to Sentry."""
     return _sentry
 
 
 @pytest.fixture(autouse=True)
-def nothing_leaks(request: pytest.FixtureRequest, _sentry: Recorder, _lines: Lines) -> Iterator[None]:
+def nothing_leaks(
+    request: pytest.FixtureRequest, _sentry: SentryRecorder, _lines: LogRecorder
+) -> Iterator[None]:
     """No test may let a person into the log, into Sentry or into what a process writes.
 
     Nor may it run one statement ten times for ten rows.
@@ -204,9 +206,9 @@ def nothing_leaks(request: pytest.FixtureRequest, _sentry: Recorder, _lines: Lin
     slow_queries._own.clear()
     before = repetitions()
     yield
-    assert personal(json.dumps(_sentry.payloads, ensure_ascii=False)) == []
-    assert personal("\n".join(_lines.lines)) == []
-    assert personal(outputs.new()) == []
+    assert find_personal_data(json.dumps(_sentry.payloads, ensure_ascii=False)) == []
+    assert find_personal_data("\n".join(_lines.lines)) == []
+    assert find_personal_data(outputs.new()) == []
     if request.node.get_closest_marker("repeats_statements") is None:
         assert repetitions() == before, "N+1: a unit of work has run the same statement ten times"
 
@@ -228,7 +230,7 @@ def only_local_sockets() -> Iterator[None]:
 
 
 def _name(part: str) -> str:
-    return f"frontdesk_test_{os.environ[RUN]}_{part}"
+    return f"frontdesk_test_{os.environ[RUN_ID_VARIABLE]}_{part}"
 
 
 def _drop(server_url: str, name: str) -> None:

@@ -7,8 +7,8 @@ import psycopg
 from app import Settings
 from tests.servers import execute
 
-SALON = 962302
-NAME = "moving"  # of the sessions in pg_stat_activity
+COMPANY_ID = 962302
+APPLICATION_NAME = "moving"  # of the sessions in pg_stat_activity
 
 FENCED_TABLES = ("companies", "clients", "request_budgets", "whatsapp_states")
 
@@ -38,7 +38,7 @@ FOR EACH STATEMENT EXECUTE FUNCTION frontdesk_transfer.fence();
 
 
 @dataclass
-class Move:
+class FakeTransfer:
     """Both sides by URL, and the changes of the protocol one by one."""
 
     legacy: str
@@ -56,7 +56,7 @@ class Move:
             execute(url, SIDE.format(name=name, state=state))
             execute(url, *(TRIGGER.format(table=table) for table in FENCED_TABLES))
 
-    def set(self, url: str, state: str) -> None:
+    def set_state(self, url: str, state: str) -> None:
         """Change a side's row, when all who write have ended."""
         with psycopg.connect(url) as connection:
             connection.execute("SELECT pg_advisory_xact_lock(1)")
@@ -67,11 +67,11 @@ class Move:
 
     def hand_over(self, old: str, new: str) -> None:
         """Make the side at the URL `new` the live one."""
-        self.set(old, "closing")
-        self.set(old, "standby")
-        self.set(new, "open")
+        self.set_state(old, "closing")
+        self.set_state(old, "standby")
+        self.set_state(new, "open")
 
-    def forget(self) -> None:
+    def reset(self) -> None:
         """Make both as they were before anything."""
         tables = ", ".join(FENCED_TABLES)
         for url in (self.legacy, self.primary):
@@ -95,7 +95,7 @@ def sessions(url: str) -> int:
         row = connection.execute(
             "SELECT count(*) FROM pg_stat_activity"
             " WHERE application_name = %s AND datname = current_database()",
-            (NAME,),
+            (APPLICATION_NAME,),
         ).fetchone()
     assert row
     return int(row[0])

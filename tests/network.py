@@ -18,14 +18,14 @@ _DROP = ctypes.create_string_buffer(struct.pack("HBBI", 0x06, 0, 0, 0))  # BPF: 
 _RST = struct.pack("ii", 1, 0)  # SO_LINGER: close without a goodbye
 
 
-class Line:
+class TcpProxy:
     """A port that leads to a server's. Every method may be called at any moment, from any thread."""
 
     def __init__(self, server_url: str) -> None:
         """`server_url` holds a host and a port."""
         self._server = urlsplit(server_url)
         self.delay, self.rate = 0.0, 0  # seconds each way; bytes a second of a connection each way, 0: any
-        self._traps: list[_Trap] = []
+        self._traps: list[_FaultTrigger] = []
         self._links: set[_Link] = set()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
@@ -59,16 +59,16 @@ class Line:
         """All is well again; what was held up on connections that still stand arrives."""
         self._call(self._heal())
 
-    def when(self, pattern: bytes, fault: "Fault", at: "Moment" = "answer") -> None:
+    def inject_fault_on(self, pattern: bytes, fault: "NetworkFault", at: "TriggerPoint" = "answer") -> None:
         """Once somebody sends `pattern`: `fault`, before the server gets it or before its answer gets back.
 
         A number: when so many bytes of what follows have passed, in either direction.
         """
-        self._traps.append(_Trap(pattern, fault, at))
+        self._traps.append(_FaultTrigger(pattern, fault, at))
 
     @property
-    def has_sprung(self) -> bool:
-        """Whether every fault that was arranged with `when` has happened."""
+    def have_all_faults_fired(self) -> bool:
+        """Whether every fault that was arranged with `inject_fault_on` has happened."""
         return not self._traps
 
     def close(self) -> None:
@@ -167,19 +167,19 @@ class Line:
         return [each for each in (self._listener, *ends) if each.fileno() != -1]
 
 
-Fault = Callable[[Line], Coroutine[Any, Any, None]]
-CUT: Fault = Line._cut
-BLACK_HOLE: Fault = partial(Line._silence, drops=True)
-MUTE: Fault = partial(Line._silence, drops=False)
-SLOW: Fault = partial(Line._slow, delay=0.4)
-Moment = Literal["request", "answer"] | int
+NetworkFault = Callable[[TcpProxy], Coroutine[Any, Any, None]]
+CUT: NetworkFault = TcpProxy._cut
+BLACK_HOLE: NetworkFault = partial(TcpProxy._silence, drops=True)
+MUTE: NetworkFault = partial(TcpProxy._silence, drops=False)
+SLOW: NetworkFault = partial(TcpProxy._slow, delay=0.4)
+TriggerPoint = Literal["request", "answer"] | int
 
 
 @dataclass(frozen=True, eq=False)
-class _Trap:
+class _FaultTrigger:
     pattern: bytes
-    fault: Fault
-    at: Moment
+    fault: NetworkFault
+    at: TriggerPoint
 
     def springs(self, is_answer: bool, passed: int) -> bool:
         """On what arrives after the pattern, which is that itself as long as nothing has passed."""
@@ -191,13 +191,13 @@ class _Trap:
 class _Link:
     """One client's connection."""
 
-    def __init__(self, line: Line, client: socket.socket) -> None:
+    def __init__(self, line: TcpProxy, client: socket.socket) -> None:
         client.setblocking(False)
         self.client = client
         self.server: socket.socket | None = None
         self.task: asyncio.Task[None] | None = None
         self._line = line
-        self._trap: _Trap | None = None
+        self._trap: _FaultTrigger | None = None
         self._passed = 0
         self._is_cut = False
 
@@ -244,7 +244,7 @@ class _Link:
             if self._line.rate:
                 await asyncio.sleep(len(data) / self._line.rate)
 
-    def _sprung(self, data: bytes, is_answer: bool) -> _Trap | None:
+    def _sprung(self, data: bytes, is_answer: bool) -> _FaultTrigger | None:
         traps = self._line._traps
         if self._trap not in traps:
             self._trap = None if is_answer else next((each for each in traps if each.pattern in data), None)

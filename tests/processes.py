@@ -15,7 +15,7 @@ import psutil
 
 from tests.watching import outputs
 
-PATIENCE = 180.0  # seconds; a busy machine is no failure
+WAIT_TIMEOUT_SECONDS = 180.0  # seconds; a busy machine is no failure
 BIN = Path(sys.executable).parent
 
 
@@ -32,7 +32,7 @@ class Process:
                 stderr=subprocess.STDOUT,
                 cwd=cwd,
                 env=os.environ | environment,
-                preexec_fn=heed_ctrl_c,
+                preexec_fn=restore_sigint,
             )
         self.pid = self._popen.pid
 
@@ -45,7 +45,7 @@ class Process:
 
     def wait(self) -> int:
         """The exit code."""
-        return self._popen.wait(PATIENCE)
+        return self._popen.wait(WAIT_TIMEOUT_SECONDS)
 
     def children(self) -> list[psutil.Process]:
         return psutil.Process(self.pid).children()
@@ -69,13 +69,13 @@ class Process:
             self._popen.wait()
 
 
-def heed_ctrl_c() -> None:
+def restore_sigint() -> None:
     """A shell lets what it runs in the background ignore Ctrl-C, and children inherit that."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @contextmanager
-def running(command: list[str], output: Path, cwd: Path, **environment: str) -> Iterator[Process]:
+def running_process(command: list[str], output: Path, cwd: Path, **environment: str) -> Iterator[Process]:
     """A command that runs during the `with` block."""
     process = Process(command, output, cwd, **environment)
     try:
@@ -86,7 +86,7 @@ def running(command: list[str], output: Path, cwd: Path, **environment: str) -> 
 
 def wait_until(condition: Callable[[], bool]) -> None:
     """Poll until the condition holds, or fail."""
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + WAIT_TIMEOUT_SECONDS
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
         time.sleep(0.05)
@@ -104,7 +104,7 @@ def get(port: int, path: str) -> httpx.Response:
     return httpx.get(f"http://127.0.0.1:{port}{path}", timeout=10, trust_env=False)
 
 
-def answers(port: int) -> bool:
+def is_serving(port: int) -> bool:
     """Whether somebody serves HTTP there."""
     try:
         get(port, "/health")

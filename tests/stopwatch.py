@@ -4,7 +4,7 @@ import time
 from threading import Event, Thread
 from typing import Self
 
-TICK = 0.05  # seconds; a thread of ours that computes lets another one in after 0.005
+TICK_SECONDS = 0.05  # seconds; a thread of ours that computes lets another one in after 0.005
 
 
 class Stopwatch:
@@ -33,10 +33,10 @@ class Stopwatch:
         if self._ended is not None:
             return self._ended
         now = time.monotonic()
-        return now - self._began - self._withheld - max(0.0, now - self._asleep - TICK)
+        return now - self._began - self._withheld - max(0.0, now - self._asleep - TICK_SECONDS)
 
     def _tick(self) -> None:
-        while not self._stop.wait(TICK):
+        while not self._stop.wait(TICK_SECONDS):
             awake = time.monotonic()
-            self._withheld += max(0.0, awake - self._asleep - TICK)
+            self._withheld += max(0.0, awake - self._asleep - TICK_SECONDS)
             self._asleep = awake

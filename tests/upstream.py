@@ -8,16 +8,16 @@ import psycopg
 
 from app import Frontdesk, Settings
 from app.data_layer import DataLayer
-from app.demo.fake_yclients.salon import Salon, Sizes
-from app.demo.fake_yclients.server import PARTNER_TOKEN, USER_TOKEN, StandIn, serving
-from app.yclients.api.client import YClients
-from app.yclients.api.rate_limit import Limit, RateLimiter
+from app.demo.fake_yclients.salon import FakeSalon, RowCounts
+from app.demo.fake_yclients.server import PARTNER_TOKEN, USER_TOKEN, FakeYClients, run_server
+from app.yclients.api.client import YClientsClient
+from app.yclients.api.rate_limit import RateLimit, RateLimiter
 from app.yclients.syncing.run import sync
 from app.yclients.syncing.summary import SyncSummary
 
-SMALL = Sizes(clients=250, staff=5, services=12, categories=3, records=320)  # two pages of each long list
-UNLIMITED = (Limit(1000, 0.1),)
-QUICK = 0.01  # seconds before the second attempt
+SMALL = RowCounts(clients=250, staff=5, services=12, categories=3, records=320)  # two pages of each long list
+UNLIMITED = (RateLimit(1000, 0.1),)
+FAST_BACKOFF_SECONDS = 0.01  # seconds before the second attempt
 
 # What is compared between two databases: everything but our own ids and times.
 COMPARED = {
@@ -42,40 +42,40 @@ COMPARED = {
 class Upstream:
     """One salon at YClients and here. `salon` are its rows there, `desk` is the service here."""
 
-    def __init__(self, desk: Frontdesk, stand_in: StandIn) -> None:
+    def __init__(self, desk: Frontdesk, fake: FakeYClients) -> None:
         self.desk = desk
-        self.stand_in = stand_in
-        self.salon = stand_in.salon
-        self.company_id = stand_in.salon.company_id
+        self.fake = fake
+        self.salon = fake.salon
+        self.company_id = fake.salon.company_id
 
     @property
-    def here(self) -> DataLayer:
+    def data_layer(self) -> DataLayer:
         return self.desk.company(self.company_id)
 
-    def client(self) -> YClients:
+    def client(self) -> YClientsClient:
         limiter = RateLimiter(self.desk.database, self.desk.settings.yclients_base_url, UNLIMITED)
-        return YClients(self.desk.settings, limiter, backoff=QUICK)
+        return YClientsClient(self.desk.settings, limiter, initial_backoff=FAST_BACKOFF_SECONDS)
 
     def sync(self, **options: Any) -> SyncSummary:
         return sync(self.desk, self.company_id, **{"client": self.client(), **options})
 
     def requests(self, part: str) -> list[str]:
         """What was asked for at addresses with `part` in them, so far."""
-        return [each for each in self.stand_in.requests if part in each]
+        return [each for each in self.fake.request_log if part in each]
 
     def rows(self) -> dict[str, list[Any]]:
         return rows_of(self.desk.database._url, self.company_id)
 
 
 @contextmanager
-def upstream_of(settings: Settings, salon: Salon) -> Iterator[Upstream]:
+def upstream_of(settings: Settings, salon: FakeSalon) -> Iterator[Upstream]:
     """The salon on a port of this machine, and a desk of these settings that knows where."""
-    stand_in = StandIn(salon, UNLIMITED)
-    with serving(stand_in) as address, Frontdesk(knowing(settings, address)) as desk:
+    stand_in = FakeYClients(salon, UNLIMITED)
+    with run_server(stand_in) as address, Frontdesk(with_yclients_settings(settings, address)) as desk:
         yield Upstream(desk, stand_in)
 
 
-def knowing(settings: Settings, address: str) -> Settings:
+def with_yclients_settings(settings: Settings, address: str) -> Settings:
     """Settings with the API's address and tokens."""
     values = settings.model_dump(exclude_unset=True) | {
         "yclients_base_url": address,

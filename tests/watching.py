@@ -19,7 +19,7 @@ PERSONAL = re.compile(
 )
 
 
-class Recorder(Transport):
+class SentryRecorder(Transport):
     """Keeps what would be sent to Sentry."""
 
     def __init__(self) -> None:
@@ -41,7 +41,7 @@ class Recorder(Transport):
         return [payload for kind, payload in self.payloads if kind == "transaction"]
 
 
-class Lines(logging.Handler):
+class LogRecorder(logging.Handler):
     """Keeps what is logged, as production writes it."""
 
     def __init__(self) -> None:
@@ -53,7 +53,7 @@ class Lines(logging.Handler):
         self.lines.append(self.format(record))
 
 
-class Outputs:
+class OutputWatcher:
     """What real processes write, to the terminal or to their log, read as far as it has come."""
 
     def __init__(self) -> None:
@@ -77,10 +77,10 @@ class Outputs:
         return found.decode(errors="replace")
 
 
-outputs = Outputs()
+outputs = OutputWatcher()
 
 
-def personal(text: str) -> list[str]:
+def find_personal_data(text: str) -> list[str]:
     """What in a text looks like a person."""
     return PERSONAL.findall(text)
 

@@ -63,12 +63,12 @@ def upgrade() -> None:
 def make_unique(table: str, name: str, columns: tuple[str, ...]) -> None:
     """Merge, build, and go round again when duplicates came in between."""
     for _ in range(ROUNDS):
-        if not any(each.good for each in introspection.uniqueness_of(table, columns)):
+        if not any(each.is_usable for each in introspection.unique_indexes_on(table, columns)):
             if changes.option("dedupe") is None:
                 duplicate_groups.refuse_duplicates(changes.bind(), [duplicate_groups.RULES[table]])
             merge_duplicates(table)
         try:
-            changes.add_unique(table, name, columns)
+            changes.add_unique_constraint(table, name, columns)
         except IntegrityError:
             changes.log.info("New duplicates in %s while its index was built; going round again", table)
         else:
@@ -92,7 +92,7 @@ def downgrade() -> None:
         refuse_repeated(table, "yclients_id")
     refuse_repeated("clients", "phone")
     if not introspection.indexes_on("clients", ["phone"], unique=True):
-        changes.add_unique("clients", "clients_phone_key", ["phone"])
+        changes.add_unique_constraint("clients", "clients_phone_key", ["phone"])
     with changes.outside_transaction():
         for name, table, columns, unique in (
             ("clients_yclients_id_key", "clients", ["yclients_id"], True),

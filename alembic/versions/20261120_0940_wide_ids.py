@@ -50,10 +50,10 @@ def downgrade() -> None:
 def change(table: str, columns: tuple[str, ...], to: str, from_: str) -> None:
     """Change all columns in one statement: one rewrite, and after a kill either all or none."""
     if introspection.column_type(table, columns[0]) == from_:
-        changes.announce_rewrite(table)
+        changes.log_rewrite(table)
         alterations = ", ".join(f"ALTER COLUMN {column} TYPE {to}" for column in columns)
         changes.execute(
             "-- squawk-ignore changing-column-type -- announced, and on request for large tables\n"
             f"ALTER TABLE {table} {alterations}"
         )
-        changes.after_rewrite(table)
+        changes.commit_and_analyze(table)

@@ -33,13 +33,13 @@ def upgrade() -> None:
         if introspection.column_type(table, "company_id") != "bigint":
             to_number(table)
     for table, columns in UNIQUE.items():
-        changes.add_unique(table, f"uq_{table}_{'_'.join(columns)}", columns)
+        changes.add_unique_constraint(table, f"uq_{table}_{'_'.join(columns)}", columns)
 
 
 def to_number(table: str) -> None:
     """Merge, archive, convert. '0962302' and '962302 ' become one number: new duplicates may have come."""
     rule = duplicate_groups.RULES[table]
-    changes.announce_rewrite(table)
+    changes.log_rewrite(table)
     for _ in range(ROUNDS):
         if changes.option("dedupe") is None:
             duplicate_groups.refuse_duplicates(changes.bind(), [rule])
@@ -50,15 +50,15 @@ def to_number(table: str) -> None:
         changes.commit()
         changes.execute(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")
         if not duplicate_groups.find_groups(changes.bind(), rule):
-            unreadable = f"{duplicate_groups.COMPANY_NUMBER} IS NULL"
+            unreadable = f"{duplicate_groups.COMPANY_ID_SQL} IS NULL"
             backfill.archive(table, unreadable, "company_id is not a positive number")
             changes.execute(f"DELETE FROM {table} WHERE {unreadable}")
             changes.execute(
                 "-- squawk-ignore changing-column-type -- announced, and on request for large tables\n"
                 f"ALTER TABLE {table} ALTER COLUMN company_id TYPE bigint"
-                f" USING ({duplicate_groups.COMPANY_NUMBER})::bigint"
+                f" USING ({duplicate_groups.COMPANY_ID_SQL})::bigint"
             )
-            changes.after_rewrite(table)
+            changes.commit_and_analyze(table)
             return
         changes.commit()
     raise MigrationRefused(
@@ -68,7 +68,7 @@ def to_number(table: str) -> None:
 
 def downgrade() -> None:
     for table, columns in UNIQUE.items():
-        changes.add_unique(table, f"{table}_{'_'.join(columns)}_key", columns)
+        changes.add_unique_constraint(table, f"{table}_{'_'.join(columns)}_key", columns)
     for table in UNIQUE:
         if introspection.column_type(table, "company_id") == "bigint":
             changes.execute(

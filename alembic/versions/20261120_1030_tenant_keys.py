@@ -38,6 +38,6 @@ def downgrade() -> None:
             f"id IN (SELECT id FROM {table} GROUP BY id HAVING count(*) > 1)",
             "shares its id with a row of another company",
         )
-    changes.add_unique("companies", "companies_company_id_key", ["company_id"])
+    changes.add_unique_constraint("companies", "companies_company_id_key", ["company_id"])
     for table in ("companies", *TABLES):
         changes.set_primary_key(table, f"{table}_pkey", ["id"])

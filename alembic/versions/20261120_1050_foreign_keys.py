@@ -27,11 +27,11 @@ def upgrade() -> None:
     for table in TABLES:
         name = f"fk_{table}_company_id_companies"
         insert_missing_companies(table)
-        changes.add_not_valid(
+        changes.add_not_valid_constraint(
             table, name, "FOREIGN KEY (company_id) REFERENCES companies (company_id) DEFERRABLE"
         )
         insert_missing_companies(table)  # for rows that came in before the constraint did
-        changes.validate(table, name)
+        changes.validate_constraint(table, name)
 
 
 def insert_missing_companies(table: str) -> None:

@@ -33,8 +33,8 @@ def upgrade() -> None:
     )
     changes.commit()
     for table, name, definition in CHECKS:
-        changes.add_not_valid(table, name, definition)
-        changes.validate(table, name)
+        changes.add_not_valid_constraint(table, name, definition)
+        changes.validate_constraint(table, name)
     for rows in backfill.batches("clients", "name", "search_name = '' AND name <> ''"):
         backfill.update_each(
             "clients",

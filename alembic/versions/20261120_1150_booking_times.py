@@ -38,13 +38,13 @@ def upgrade() -> None:
     )
     changes.commit()
     for name, condition in CHECKS:
-        changes.add_not_valid("bookings", name, f"CHECK ({condition})")
-        changes.validate("bookings", name)
+        changes.add_not_valid_constraint("bookings", name, f"CHECK ({condition})")
+        changes.validate_constraint("bookings", name)
 
 
 def start_and_end() -> None:
     """All in one transaction: what is archived is exactly what the new columns do not say."""
-    changes.announce_rewrite("bookings")
+    changes.log_rewrite("bookings")
     changes.execute("LOCK TABLE bookings IN ACCESS EXCLUSIVE MODE")
     backfill.archive("bookings", UNREADABLE, "datetime is not a time")
     changes.execute(f"DELETE FROM bookings WHERE {UNREADABLE}")
@@ -76,7 +76,7 @@ def start_and_end() -> None:
         "-- squawk-ignore renaming-column -- its values became ends in this transaction\n"
         "ALTER TABLE bookings RENAME COLUMN duration TO ends_at"
     )
-    changes.after_rewrite("bookings")
+    changes.commit_and_analyze("bookings")
 
 
 def downgrade() -> None:

@@ -38,7 +38,7 @@ def preflight(connection: Connection) -> None:
 def upgrade() -> None:
     for table, column in COLUMNS:
         if introspection.column_type(table, column) == "jsonb":
-            changes.announce_rewrite(table)
+            changes.log_rewrite(table)
             changes.execute(
                 "-- squawk-ignore changing-column-type -- announced, and on request for large tables\n"
                 f"ALTER TABLE {table} ALTER COLUMN {column} TYPE bytea USING {COMPACT.format(column=column)}"

@@ -21,10 +21,10 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Connection
 
 from app.migrations import runner, schema_snapshot
-from app.migrations.schema_snapshot import Shape
+from app.migrations.schema_snapshot import SchemaSnapshot
 
-SHAPES = runner.ALEMBIC_INI.parent / "alembic" / "shapes.json"
-BY_HAND = ("baseline", "alignment", "archive", "composite_uniqueness")
+SNAPSHOTS_FILE = runner.ALEMBIC_INI.parent / "alembic" / "shapes.json"
+MANUAL_REVISIONS = ("baseline", "alignment", "archive", "composite_uniqueness")
 
 _INDEX = re.compile(r"(unique|index) (\w+) \((.*)\)")
 # Plain indexes go by their columns later, and the session store's constraints get their names later.
@@ -32,7 +32,7 @@ _NAMED_LATER = {"unique whatsapp_auth (company_id)", "unique whatsapp_keys (comp
 
 
 @dataclass(frozen=True)
-class Finding:
+class AdoptionReport:
     """What a look at a database has found.
 
     `state`: `adopted` (Alembic knows it), `empty` (none of the tables, nor others), `matches`, `partly`
@@ -54,89 +54,95 @@ class Finding:
 
 
 @cache
-def shapes() -> dict[str, Shape]:
+def expected_snapshots() -> dict[str, SchemaSnapshot]:
     """The shape of the tables after each step, the first step first."""
-    found: dict[str, Shape] = {}
+    found: dict[str, SchemaSnapshot] = {}
     now: dict[str, str] = {}
-    for step in json.loads(SHAPES.read_text()):
+    for step in json.loads(SNAPSHOTS_FILE.read_text()):
         now = {entry: made for entry, made in now.items() if entry not in step["gone"]} | step["new"]
         found[step["revision"]] = now
     return found
 
 
-def look(connection: Connection) -> Finding:
+def inspect_schema(connection: Connection) -> AdoptionReport:
     """Say where the database stands; nothing is changed."""
     ours = _tables()
-    if misplaced := schema_snapshot.misplaced(connection, ours):
-        return Finding("differs", differences=tuple(misplaced))
-    if (revision := runner.current(connection)) is not None:
-        return Finding("adopted", revision)
-    there = schema_snapshot.tables_there(connection)
+    if misplaced := schema_snapshot.search_path_problems(connection, ours):
+        return AdoptionReport("differs", differences=tuple(misplaced))
+    if (revision := runner.current_revision(connection)) is not None:
+        return AdoptionReport("adopted", revision)
+    there = schema_snapshot.existing_tables(connection)
     others = tuple(sorted(there - ours))
     if not there:
-        return Finding("empty")
+        return AdoptionReport("empty")
     if others and there.isdisjoint(ours):
         none = "none of Frontdesk's tables is there"
-        return Finding("differs", differences=(none,), left_alone=others)
+        return AdoptionReport("differs", differences=(none,), left_alone=others)
     found = schema_snapshot.read(connection, ours)
     finding = _compare(found)
-    obstacles = schema_snapshot.not_ours(connection, ours)
+    obstacles = schema_snapshot.missing_privileges(connection, ours)
     if finding.revision != runner.head():
-        dependents = schema_snapshot.dependents(connection, ours)
+        dependents = schema_snapshot.dependent_objects(connection, ours)
         obstacles += [f"{line}: drop it until the upgrade is done" for line in dependents]
-        obstacles += taken_names(connection)
+        obstacles += index_name_conflicts(connection)
     if obstacles:
         differences = (*finding.differences, *obstacles)
-        return Finding("differs", finding.revision, (), finding.later, differences, others)
-    return Finding(**{**vars(finding), "left_alone": others})
+        return AdoptionReport("differs", finding.revision, (), finding.later, differences, others)
+    return AdoptionReport(**{**vars(finding), "left_alone": others})
 
 
-def taken_names(connection: Connection) -> list[str]:
+def index_name_conflicts(connection: Connection) -> list[str]:
     """Indexes of others with names that the chain gives to its own, and would drop; a line for each."""
     indexes = re.compile("unique |index |primary key ")
-    made = (name for step in shapes().values() for entry, name in step.items() if indexes.match(entry))
-    return schema_snapshot.taken(connection, {name.removesuffix(" (an index)") for name in made}, _tables())
+    made = (
+        name for step in expected_snapshots().values() for entry, name in step.items() if indexes.match(entry)
+    )
+    return schema_snapshot.index_name_conflicts(
+        connection, {name.removesuffix(" (an index)") for name in made}, _tables()
+    )
 
 
-def adopt(connection: Connection) -> Finding:
+def adopt(connection: Connection) -> AdoptionReport:
     """Look, and stamp the database where it matches, fully or partly. The caller holds the deploys' lock."""
-    finding = look(connection)
+    finding = inspect_schema(connection)
     if finding.state not in ("matches", "partly"):
         return finding
     assert finding.revision is not None, "a match has a revision"  # noqa: S101
-    MigrationContext.configure(connection).stamp(runner.script(), finding.revision)
+    MigrationContext.configure(connection).stamp(runner.script_directory(), finding.revision)
     connection.commit()
-    return Finding(**{**vars(finding), "stamped": True})
+    return AdoptionReport(**{**vars(finding), "stamped": True})
 
 
 def _tables() -> set[str]:
-    return {_table(entry) for expected in shapes().values() for entry in expected}
+    return {_table(entry) for expected in expected_snapshots().values() for entry in expected}
 
 
-def _compare(found: Shape) -> Finding:
-    alike = [revision for revision, expected in shapes().items() if expected == found]
+def _compare(found: SchemaSnapshot) -> AdoptionReport:
+    alike = [revision for revision, expected in expected_snapshots().items() if expected == found]
     if alike:
-        return Finding("matches", alike[0], tuple(alike[1:]))
-    by_hand, unexplained = _by_hand(found)
-    later = (revision for revision in shapes() if revision not in BY_HAND)
-    closest = min(later, key=lambda revision: len(_differing(found, shapes()[revision])))
-    differing = _differing(found, shapes()[closest])
+        return AdoptionReport("matches", alike[0], tuple(alike[1:]))
+    by_hand, unexplained = _compare_with_manual(found)
+    later = (revision for revision in expected_snapshots() if revision not in MANUAL_REVISIONS)
+    closest = min(later, key=lambda revision: len(_differing(found, expected_snapshots()[revision])))
+    differing = _differing(found, expected_snapshots()[closest])
     if len(differing) < len(unexplained):
-        return Finding("differs", closest, differences=_lines(differing, found, shapes()[closest]))
-    done = [entry for entry in _differing(found, shapes()[by_hand]) if entry not in unexplained]
-    return Finding(
+        return AdoptionReport(
+            "differs", closest, differences=_lines(differing, found, expected_snapshots()[closest])
+        )
+    done = [entry for entry in _differing(found, expected_snapshots()[by_hand]) if entry not in unexplained]
+    return AdoptionReport(
         "differs" if unexplained else "partly",
         by_hand,
-        later=_lines(done, found, shapes()[by_hand]),
+        later=_lines(done, found, expected_snapshots()[by_hand]),
         differences=_lines(unexplained, found, unexplained),
     )
 
 
-def _by_hand(found: Shape) -> tuple[str, dict[str, str | None]]:
+def _compare_with_manual(found: SchemaSnapshot) -> tuple[str, dict[str, str | None]]:
     """The step after which the chain has to go on, and what no step explains, each entry as it should be."""
-    latest = len(BY_HAND) - 1
+    latest = len(MANUAL_REVISIONS) - 1
     unexplained: dict[str, str | None] = {}
-    steps = [shapes()[revision] for revision in BY_HAND]
+    steps = [expected_snapshots()[revision] for revision in MANUAL_REVISIONS]
     entries = {*found, *(entry for step in steps for entry in step)}
     for table in {_table(entry) for entry in entries}:
         # All columns of a table together: a column of the old name beside one of the new is no step.
@@ -147,22 +153,22 @@ def _by_hand(found: Shape) -> tuple[str, dict[str, str | None]]:
         latest = min(latest, fewest)
     for entry in entries:
         if not entry.startswith("column "):
-            last = _last_step(entry, found, steps)
+            last = _last_matching_revision(entry, found, steps)
             if last is None:
                 unexplained[entry] = next((step[entry] for step in steps if entry in step), None)
             else:
                 latest = min(latest, last)
-    return BY_HAND[latest], unexplained
+    return MANUAL_REVISIONS[latest], unexplained
 
 
-def _last_step(entry: str, found: Shape, steps: list[Shape]) -> int | None:
+def _last_matching_revision(entry: str, found: SchemaSnapshot, steps: list[SchemaSnapshot]) -> int | None:
     """The last of the steps that leaves the entry as it is, or after which the chain still mends it."""
     last, made = len(steps) - 1, found.get(entry)
     if entry.startswith("primary key") and made and any(entry in step for step in steps):
         return last  # by any name
     if (index := _INDEX.fullmatch(entry)) is not None:
         kind, table, columns = index[1], index[2], tuple(index[3].split(", "))
-        uniqueness = runner.script().get_revision("composite_uniqueness").module
+        uniqueness = runner.script_directory().get_revision("composite_uniqueness").module
         columns = tuple(_aligned(table, column) for column in columns)
         single = [(name, (column,)) for name, column in uniqueness.SINGLE_COLUMN_UNIQUE]
         _, composite = uniqueness.CONSTRAINTS.get(table, ("", ()))
@@ -181,11 +187,13 @@ def _aligned(table: str, column: str) -> str:
     return "yclients_record_id" if (table, column) == ("bookings", "yclients_id") else column
 
 
-def _differing(found: Shape, expected: Shape) -> list[str]:
+def _differing(found: SchemaSnapshot, expected: SchemaSnapshot) -> list[str]:
     return [entry for entry in {*found, *expected} if found.get(entry) != expected.get(entry)]
 
 
-def _lines(entries: Iterable[str], found: Shape, expected: Mapping[str, str | None]) -> tuple[str, ...]:
+def _lines(
+    entries: Iterable[str], found: SchemaSnapshot, expected: Mapping[str, str | None]
+) -> tuple[str, ...]:
     """Say for each entry what is there and what should be; a table that is all wrong is one line."""
     lines = []
     there = Counter(map(_table, found))

@@ -13,73 +13,79 @@ from app.migrations.runner import MigrationRefused
 # The session store kept the company as text: ' 0962302' and '962302' are one company. NULL where the
 # text is no positive BIGINT.
 _DIGITS = r"substring(company_id::text from '^\s*0*([1-9][0-9]{0,18})\s*$')::numeric"
-COMPANY_NUMBER = f"CASE WHEN {_DIGITS} <= 9223372036854775807 THEN {_DIGITS} END"
+COMPANY_ID_SQL = f"CASE WHEN {_DIGITS} <= 9223372036854775807 THEN {_DIGITS} END"
 
-_COMPUTED = """
+_GENERATED_COLUMNS = """
     SELECT attname::text FROM pg_attribute
     WHERE attrelid = to_regclass(:table) AND attgenerated <> '' AND NOT attisdropped
 """
 
-PORTION = 1_000  # rows of a group that one transaction merges
+ROWS_PER_TRANSACTION = 1_000  # rows of a group that one transaction merges
 
 
 @dataclass(frozen=True)
-class Rule:
+class DuplicateRule:
     """What makes rows of a table the same, and how they are merged.
 
-    `key`: SQL expressions by column. `hidden`: columns of the key that a report may not show, because
-    they can hold a person's phone. `filled`: whether the kept row takes over what only the others have.
+    `key`: SQL expressions by column. `redacted_columns`: columns of the key that a report may not show, because
+    they can hold a person's phone. `fills_kept_row`: whether the kept row takes over what only the others have.
     """
 
     table: str
     key: dict[str, str]
-    hidden: tuple[str, ...] = ()
-    filled: bool = True
+    redacted_columns: tuple[str, ...] = ()
+    fills_kept_row: bool = True
 
 
-def _mirrored(table: str, *columns: str) -> Rule:
-    return Rule(table, {column: column for column in columns})
+def _rule_of_columns(table: str, *columns: str) -> DuplicateRule:
+    return DuplicateRule(table, {column: column for column in columns})
 
 
 RULES = {
     rule.table: rule
     for rule in (
-        _mirrored("clients", "yclients_id", "company_id"),
-        _mirrored("services", "yclients_id", "company_id"),
-        _mirrored("staff", "yclients_id", "company_id"),
-        _mirrored("bookings", "yclients_record_id", "company_id"),
+        _rule_of_columns("clients", "yclients_id", "company_id"),
+        _rule_of_columns("services", "yclients_id", "company_id"),
+        _rule_of_columns("staff", "yclients_id", "company_id"),
+        _rule_of_columns("bookings", "yclients_record_id", "company_id"),
         # As text, for PostgreSQL knows dates that Python does not.
-        Rule("staff_schedules", {"staff_id": "staff_id", "date": "date::text", "company_id": "company_id"}),
-        Rule("dialog_contexts", {"user_id": "user_id", "company_id": "company_id"}, hidden=("user_id",)),
+        DuplicateRule(
+            "staff_schedules", {"staff_id": "staff_id", "date": "date::text", "company_id": "company_id"}
+        ),
+        DuplicateRule(
+            "dialog_contexts",
+            {"user_id": "user_id", "company_id": "company_id"},
+            redacted_columns=("user_id",),
+        ),
         # Halves of two sessions make none: credentials and keys are never mixed.
-        Rule("whatsapp_auth", {"company_id": COMPANY_NUMBER}, filled=False),
-        Rule(
+        DuplicateRule("whatsapp_auth", {"company_id": COMPANY_ID_SQL}, fills_kept_row=False),
+        DuplicateRule(
             "whatsapp_keys",
-            {"company_id": COMPANY_NUMBER, "key_type": "key_type", "key_id": "key_id"},
-            hidden=("key_id",),
-            filled=False,
+            {"company_id": COMPANY_ID_SQL, "key_type": "key_type", "key_id": "key_id"},
+            redacted_columns=("key_id",),
+            fills_kept_row=False,
         ),
     )
 }
 
 
 @dataclass(frozen=True)
-class Group:
+class DuplicateGroup:
     """Rows of one table with one key, the earliest (`created_at`, then `id`) first."""
 
     table: str
     columns: tuple[str, ...]  # as SQL expressions
     key: tuple[Any, ...]
     ids: tuple[int, ...]
-    shown: str
+    key_text: str
 
     def __str__(self) -> str:
         """Name the group without personal data."""
-        return f"{self.table} ({self.shown}): ids {', '.join(map(str, self.ids))}"
+        return f"{self.table} ({self.key_text}): ids {', '.join(map(str, self.ids))}"
 
 
 @dataclass(frozen=True)
-class Merged:
+class MergedGroup:
     """What a merge does to a group, or would do.
 
     `archived`: the ids of the rows removed and the numbers that they have in `archived_rows` (None where
@@ -93,7 +99,7 @@ class Merged:
     repointed: Mapping[str, int]
 
 
-def find_groups(connection: Connection, rule: Rule) -> list[Group]:
+def find_groups(connection: Connection, rule: DuplicateRule) -> list[DuplicateGroup]:
     """Return every group of duplicates of the table; none where the table does not exist yet."""
     key = _key(connection, rule)
     if key is None:
@@ -107,22 +113,22 @@ def find_groups(connection: Connection, rule: Rule) -> list[Group]:
         )
     )
     return [
-        Group(
+        DuplicateGroup(
             table=rule.table,
             columns=tuple(key.values()),
             key=tuple(row[:-1]),
             ids=tuple(row[-1]),
-            shown=", ".join(
+            key_text=", ".join(
                 f"{name} {value}"
                 for name, value in zip(key, row[:-1], strict=True)
-                if name not in rule.hidden
+                if name not in rule.redacted_columns
             ),
         )
         for row in rows
     ]
 
 
-def refuse_duplicates(connection: Connection, rules: Iterable[Rule]) -> None:
+def refuse_duplicates(connection: Connection, rules: Iterable[DuplicateRule]) -> None:
     """Raise MigrationRefused with a line for each group of duplicates, if there are any."""
     groups = [group for rule in rules for group in find_groups(connection, rule)]
     if groups:
@@ -133,14 +139,14 @@ def refuse_duplicates(connection: Connection, rules: Iterable[Rule]) -> None:
         )
 
 
-def merge(connection: Connection, rule: Rule, group: Group) -> Merged | None:
+def merge(connection: Connection, rule: DuplicateRule, group: DuplicateGroup) -> MergedGroup | None:
     """Merge a group into its earliest row, within the caller's transaction.
 
     What referenced the other rows references the kept one, what only they have fills its empty fields,
     and they go to `archived_rows` whole. At most PORTION rows at once: call it until it returns None,
     which says that the group is none any more.
     """
-    rows = _rows(connection, rule, group, f"LIMIT {PORTION} FOR UPDATE")
+    rows = _rows(connection, rule, group, f"LIMIT {ROWS_PER_TRANSACTION} FOR UPDATE")
     if len(rows) < 2:
         return None
     kept, others = rows[0], rows[1:]
@@ -167,10 +173,10 @@ def merge(connection: Connection, rule: Rule, group: Group) -> Merged | None:
             for column, donor in ((_escaped(_quoted(name)), donor) for name, donor in donors.items())
         )
         connection.execute(text(f"UPDATE {rule.table} SET {values} WHERE id = :id"), {"id": kept["id"]})
-    return Merged(kept["id"], archived, tuple(donors), _some(repointed))
+    return MergedGroup(kept["id"], archived, tuple(donors), _some(repointed))
 
 
-def plan(connection: Connection, rule: Rule, group: Group) -> Merged | None:
+def plan(connection: Connection, rule: DuplicateRule, group: DuplicateGroup) -> MergedGroup | None:
     """Say what `merge` would do to the whole group; nothing is changed or locked."""
     rows = _rows(connection, rule, group)
     if len(rows) < 2:
@@ -184,14 +190,16 @@ def plan(connection: Connection, rule: Rule, group: Group) -> Merged | None:
         for child, column in _references(connection, rule.table)
     }
     donors = _donors(connection, rule, kept, others)
-    return Merged(kept["id"], dict.fromkeys(ids), tuple(donors), _some(repointed))
+    return MergedGroup(kept["id"], dict.fromkeys(ids), tuple(donors), _some(repointed))
 
 
 def _some(counts: Mapping[str, int]) -> dict[str, int]:
     return {name: count for name, count in counts.items() if count}
 
 
-def _rows(connection: Connection, rule: Rule, group: Group, ending: str = "") -> Sequence[Mapping[str, Any]]:
+def _rows(
+    connection: Connection, rule: DuplicateRule, group: DuplicateGroup, ending: str = ""
+) -> Sequence[Mapping[str, Any]]:
     """The rows that still have the group's key, the earliest first."""
     # As JSON: the values are only looked at, and Python cannot hold every timestamp.
     statement = (
@@ -204,7 +212,7 @@ def _rows(connection: Connection, rule: Rule, group: Group, ending: str = "") ->
     return connection.execute(text(statement), {"ids": list(group.ids), **values}).scalars().all()
 
 
-def _key(connection: Connection, rule: Rule) -> dict[str, str] | None:
+def _key(connection: Connection, rule: DuplicateRule) -> dict[str, str] | None:
     """Return the key's expressions by column, or None where there is no such table."""
     columns = set(
         connection.execute(
@@ -257,15 +265,15 @@ def _references(connection: Connection, table: str) -> Sequence[tuple[str, str]]
 
 
 def _donors(
-    connection: Connection, rule: Rule, kept: Mapping[str, Any], others: Sequence[Mapping[str, Any]]
+    connection: Connection, rule: DuplicateRule, kept: Mapping[str, Any], others: Sequence[Mapping[str, Any]]
 ) -> dict[str, int]:
     """Return, for each empty column of the kept row, the id of the earliest row that has something.
 
     Row by row, so that what belongs together is compared with what has been taken over already.
     """
-    if not rule.filled:
+    if not rule.fills_kept_row:
         return {}
-    computed = set(connection.execute(text(_COMPUTED), {"table": rule.table}).scalars())
+    computed = set(connection.execute(text(_GENERATED_COLUMNS), {"table": rule.table}).scalars())
     now = {name: value for name, value in kept.items() if name not in computed}
     donors: dict[str, int] = {}
     for row in others:

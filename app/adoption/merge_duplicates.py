@@ -11,22 +11,22 @@ from tenacity import Retrying, retry_if_exception, stop_after_attempt
 from tenacity.wait import wait_random_exponential
 
 from app.adoption import duplicate_groups
-from app.adoption.duplicate_groups import RULES, Group, Merged
+from app.adoption.duplicate_groups import RULES, DuplicateGroup, MergedGroup
 from app.migrations import runner, schema_snapshot
 from app.migrations.runner import MigrationRefused
 
-ROUNDS = 5  # over all tables: duplicates may come in meanwhile, and faster than they can be merged
-Progress = Callable[[int, int], None]  # groups done, groups
+MAX_PASSES = 5  # over all tables: duplicates may come in meanwhile, and faster than they can be merged
+OnGroup = Callable[[int, int], None]  # groups done, groups
 
 
 @dataclass
-class Deduplication:
+class DeduplicationReport:
     """What a run did, or would do. `failed`: groups with the reason why they were left as they are."""
 
     is_dry_run: bool
-    merged: list[tuple[Group, Merged]] = field(default_factory=list)
-    failed: dict[Group, str] = field(default_factory=dict)
-    left: int = 0  # groups that there are after a real run
+    merged: list[tuple[DuplicateGroup, MergedGroup]] = field(default_factory=list)
+    failed: dict[DuplicateGroup, str] = field(default_factory=dict)
+    remaining: int = 0  # groups that there are after a real run
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON; keys and ids, no personal data."""
@@ -45,7 +45,7 @@ class Deduplication:
             "groups": [
                 {
                     "table": group.table,
-                    "key": group.shown,
+                    "key": group.key_text,
                     "kept_id": merged.kept_id,
                     "archived": [
                         {"id": row_id, "archive_id": number} for row_id, number in merged.archived.items()
@@ -56,17 +56,17 @@ class Deduplication:
                 for group, merged in self.merged
             ],
             "failed": [
-                {"table": group.table, "key": group.shown, "ids": group.ids, "reason": reason}
+                {"table": group.table, "key": group.key_text, "ids": group.ids, "reason": reason}
                 for group, reason in self.failed.items()
             ],
-            "left": self.left,
+            "left": self.remaining,
         }
 
 
-def plan(url: str, on_progress: Progress) -> Deduplication:
+def plan(url: str, on_progress: OnGroup) -> DeduplicationReport:
     """Say what a run would do to the database at `url` (libpq), as it is now; nothing is changed."""
-    result = Deduplication(is_dry_run=True)
-    with runner.connecting(url) as engine, engine.connect() as connection:
+    result = DeduplicationReport(is_dry_run=True)
+    with runner.migration_engine(url) as engine, engine.connect() as connection:
         connection = connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
         groups = _groups(connection)
         for number, group in enumerate(groups, 1):
@@ -76,23 +76,23 @@ def plan(url: str, on_progress: Progress) -> Deduplication:
     return result
 
 
-def run(url: str, on_progress: Progress) -> Deduplication:
+def run(url: str, on_progress: OnGroup) -> DeduplicationReport:
     """Merge all groups, and those that come in meanwhile; killed anywhere, it goes on when it is run again.
 
     A group that cannot be merged is left whole and named. Raises CommandError when a migration is at work,
     or where other sessions do not let go of their locks.
     """
-    result = Deduplication(is_dry_run=False)
+    result = DeduplicationReport(is_dry_run=False)
     with (
-        runner.connecting(url) as engine,
-        runner.one_deploy_at_a_time(engine, wait=False),
+        runner.migration_engine(url) as engine,
+        runner.migration_lock(engine, wait=False),
         engine.connect() as connection,
     ):
-        if misplaced := schema_snapshot.misplaced(connection, RULES):
+        if misplaced := schema_snapshot.search_path_problems(connection, RULES):
             raise MigrationRefused(f"The archive would not stand beside the tables: {'; '.join(misplaced)}.")
-        connection.exec_driver_sql(runner.script().get_revision("archive").module.TABLE)
+        connection.exec_driver_sql(runner.script_directory().get_revision("archive").module.TABLE)
         connection.commit()
-        for _ in range(ROUNDS):
+        for _ in range(MAX_PASSES):
             groups = [group for group in _groups(connection) if not _is_known(group, result)]
             connection.commit()
             for number, group in enumerate(groups, 1):
@@ -100,29 +100,31 @@ def run(url: str, on_progress: Progress) -> Deduplication:
                 on_progress(number, len(groups))
             if not groups:
                 break
-        result.left = len(_groups(connection))
+        result.remaining = len(_groups(connection))
     return result
 
 
-def _groups(connection: Connection) -> list[Group]:
+def _groups(connection: Connection) -> list[DuplicateGroup]:
     return [group for rule in RULES.values() for group in duplicate_groups.find_groups(connection, rule)]
 
 
-def _is_known(group: Group, result: Deduplication) -> bool:
+def _is_known(group: DuplicateGroup, result: DeduplicationReport) -> bool:
     return any((each.table, each.key) == (group.table, group.key) for each in result.failed)
 
 
-def _merge(connection: Connection, group: Group, result: Deduplication) -> Iterator[Merged]:
+def _merge(
+    connection: Connection, group: DuplicateGroup, result: DeduplicationReport
+) -> Iterator[MergedGroup]:
     """Merge a group, a transaction for each portion; a lock that is held by another is waited for."""
     try:
         for attempt in Retrying(
             retry=retry_if_exception(_is_lock),
             stop=stop_after_attempt(runner.LOCK_ATTEMPTS),
-            wait=wait_random_exponential(multiplier=0.05, max=runner.LONGEST_PAUSE),
+            wait=wait_random_exponential(multiplier=0.05, max=runner.MAX_RETRY_PAUSE_SECONDS),
             reraise=True,
         ):
             with attempt:
-                while merged := _merge_portion(connection, group):
+                while merged := _merge_batch(connection, group):
                     yield merged
     except IntegrityError as error:
         constraint = getattr(getattr(error.orig, "diag", None), "constraint_name", None)
@@ -136,7 +138,7 @@ def _merge(connection: Connection, group: Group, result: Deduplication) -> Itera
         ) from error
 
 
-def _merge_portion(connection: Connection, group: Group) -> Merged | None:
+def _merge_batch(connection: Connection, group: DuplicateGroup) -> MergedGroup | None:
     with connection.begin():
         return duplicate_groups.merge(connection, RULES[group.table], group)
 

@@ -15,7 +15,7 @@ from app.adoption.duplicate_groups import RULES
 from app.migrations import runner
 
 # What later steps renamed; values that they also changed are translated below.
-RENAMED = {
+RENAMED_COLUMNS = {
     "services": {"active": "is_active"},
     "clients": {"last_visit_date": "last_visit_at"},
     "staff_schedules": {"slots": "intervals"},
@@ -25,7 +25,7 @@ RENAMED = {
 
 
 @dataclass(frozen=True)
-class Restored:
+class RestoredRow:
     """What became of one archived row: `refused` says why it is not back; no personal data.
 
     `left_out`: columns that have no place any more. Where there are some, the archived row is kept.
@@ -51,15 +51,15 @@ class _Column(NamedTuple):
         return f"coalesce({self.quoted}, 'null')" if self.is_required_json else self.quoted
 
 
-def restore(url: str, archive_ids: Iterable[int], dry_run: bool) -> list[Restored]:
+def restore(url: str, archive_ids: Iterable[int], dry_run: bool) -> list[RestoredRow]:
     """Put archived duplicates back, a transaction for each; the row that each was merged into stays.
 
     Raises CommandError while a migration is at work.
     """
     outcomes = []
     with (
-        runner.connecting(url) as engine,
-        runner.one_deploy_at_a_time(engine, wait=False),
+        runner.migration_engine(url) as engine,
+        runner.migration_lock(engine, wait=False),
         engine.connect() as connection,
     ):
         for archive_id in dict.fromkeys(archive_ids):
@@ -70,22 +70,22 @@ def restore(url: str, archive_ids: Iterable[int], dry_run: bool) -> list[Restore
     return outcomes
 
 
-def _restore(connection: Connection, archive_id: int) -> Restored:
+def _restore(connection: Connection, archive_id: int) -> RestoredRow:
     if connection.scalar(text("SELECT to_regclass('archived_rows')")) is None:
-        return Restored(archive_id, refused="there is no table archived_rows: nothing was archived here")
+        return RestoredRow(archive_id, refused="there is no table archived_rows: nothing was archived here")
     entry = connection.execute(
         text("SELECT table_name, row::text, reason FROM archived_rows WHERE id = :id FOR UPDATE"),
         {"id": archive_id},
     ).one_or_none()
     if entry is None:
-        return Restored(archive_id, refused="archived_rows has no such id")
+        return RestoredRow(archive_id, refused="archived_rows has no such id")
     table, old, reason = entry
     row: dict[str, Any] = json.loads(old)
     if reason != "duplicate" or table not in RULES:
-        return Restored(archive_id, table, row.get("id"), refused=f"it is no duplicate: {reason}")
+        return RestoredRow(archive_id, table, row.get("id"), refused=f"it is no duplicate: {reason}")
     columns = _columns(connection, table)
     if not columns:
-        return Restored(archive_id, table, row["id"], refused=f"there is no table {table}")
+        return RestoredRow(archive_id, table, row["id"], refused=f"there is no table {table}")
     services = row.pop("service_ids", None) if "service_ids" not in columns else None
     translated = _translated(connection, table, row, columns)
     left_out = tuple(name for name, value in translated.items() if name not in columns and value is not None)
@@ -102,13 +102,13 @@ def _restore(connection: Connection, archive_id: int) -> Restored:
                 ),
                 parameters,
             )
-            _book_services(connection, row, services)
+            _insert_booking_services(connection, row, services)
     except (IntegrityError, DataError) as error:
-        refused = _in_the_way(connection, table, parameters, error)
-        return Restored(archive_id, table, row["id"], refused=refused or "a value does not fit the table")
+        refused = _describe_conflict(connection, table, parameters, error)
+        return RestoredRow(archive_id, table, row["id"], refused=refused or "a value does not fit the table")
     if not left_out:
         connection.execute(text("DELETE FROM archived_rows WHERE id = :id"), {"id": archive_id})
-    return Restored(archive_id, table, row["id"], left_out)
+    return RestoredRow(archive_id, table, row["id"], left_out)
 
 
 def _columns(connection: Connection, table: str) -> dict[str, _Column]:
@@ -127,25 +127,25 @@ def _translated(
     connection: Connection, table: str, row: Mapping[str, Any], columns: Container[str]
 ) -> dict[str, Any]:
     """The row in today's columns, as the steps of the chain since then have changed the others."""
-    renamed = {old: new for old, new in RENAMED.get(table, {}).items() if old not in columns}
+    renamed = {old: new for old, new in RENAMED_COLUMNS.get(table, {}).items() if old not in columns}
     new = {renamed.get(name, name): value for name, value in row.items()}
     if "fired" in new and "fired" not in columns:
         new["is_active"] = not new.pop("fired")
     if "intervals" in columns and "slots" in row:
-        new["intervals"], _ = _step("schedules").normalize(row["slots"])
+        new["intervals"], _ = _revision_module("schedules").normalize(row["slots"])
     if "ends_at" in columns and "ends_at" not in new:
         seconds = new.pop("duration", None)
         new["ends_at"] = _end(new["starts_at"], seconds if seconds and seconds > 0 else 3600)
     if "search_name" in columns and "search_name" not in new:
-        new["search_name"] = _step("clients").search_name(new["name"])
-    if _has_run(connection, "phones"):
+        new["search_name"] = _revision_module("clients").search_name(new["name"])
+    if _is_applied(connection, "phones"):
         country = connection.scalar(
             text("SELECT country FROM companies WHERE company_id = CAST(:id AS bigint)"),
             {"id": new["company_id"]},
         )
         for name in {"phone", "client_phone"} & {name for name, value in new.items() if value}:
-            new[name] = _step("phones").e164(new[name], country or "RU") or new[name]
-    if _has_run(connection, "whatsapp_values"):
+            new[name] = _revision_module("phones").e164(new[name], country or "RU") or new[name]
+    if _is_applied(connection, "whatsapp_values"):
         for name in {"creds", "value"} & set(new):
             compact = json.dumps(new[name], ensure_ascii=False, separators=(",", ":"))
             new[name] = f"\\x{compact.encode().hex()}"  # as BYTEA is written
@@ -158,9 +158,9 @@ def _end(start: str, seconds: int) -> str:
     return str((begins if begins.tzinfo else begins.replace(tzinfo=UTC)) + timedelta(seconds=seconds))
 
 
-def _book_services(connection: Connection, booking: Mapping[str, Any], services: Any) -> None:
+def _insert_booking_services(connection: Connection, booking: Mapping[str, Any], services: Any) -> None:
     """Make rows of the services that the booking of the old shape lists."""
-    ids, _ = _step("booking_services").normalize(services)
+    ids, _ = _revision_module("booking_services").normalize(services)
     for position, service in enumerate(ids):
         connection.execute(
             text(
@@ -176,7 +176,7 @@ def _book_services(connection: Connection, booking: Mapping[str, Any], services:
         )
 
 
-def _in_the_way(
+def _describe_conflict(
     connection: Connection, table: str, parameters: Mapping[str, Any], error: DBAPIError
 ) -> str | None:
     """Name the row that has a key of the archived one, or the constraint that it does not meet."""
@@ -206,12 +206,12 @@ def _in_the_way(
     return f"row {row_id} of {table} has the same {', '.join(columns)} ({constraint})"
 
 
-def _has_run(connection: Connection, step: str) -> bool:
-    revision = runner.current(connection)
+def _is_applied(connection: Connection, step: str) -> bool:
+    revision = runner.current_revision(connection)
     newest_first = runner.revisions()
     return revision in newest_first and newest_first.index(revision) <= newest_first.index(step)
 
 
-def _step(revision: str) -> Any:
+def _revision_module(revision: str) -> Any:
     """The module of a step: what it did to the rows that were there is done to the one that comes back."""
-    return runner.script().get_revision(revision).module
+    return runner.script_directory().get_revision(revision).module

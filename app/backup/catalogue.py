@@ -7,16 +7,16 @@ from enum import StrEnum
 
 from app.backup.errors import DamagedBackup, NoSuchBackup
 from app.backup.manifest import Manifest
-from app.backup.storage import UNFINISHED, Place
+from app.backup.storage import PARTIAL_SUFFIX, Storage
 
-DUMP, MANIFEST = ".dump", ".json"
+DUMP_SUFFIX, MANIFEST_SUFFIX = ".dump", ".json"
 _FILE = re.compile(
-    rf"(?P<name>frontdesk-(?P<time>\d{{8}}T\d{{6}}Z)-[0-9a-f]{{4}})(?P<kind>\.(?:dump|json)(?:{re.escape(UNFINISHED)})?)"
+    rf"(?P<name>frontdesk-(?P<time>\d{{8}}T\d{{6}}Z)-[0-9a-f]{{4}})(?P<kind>\.(?:dump|json)(?:{re.escape(PARTIAL_SUFFIX)})?)"
 )
 _TIME = "%Y%m%dT%H%M%SZ"
 
 
-class State(StrEnum):
+class BackupState(StrEnum):
     """What a look at the files says of a backup; `frontdesk backup verify` reads every byte."""
 
     COMPLETE = "complete"
@@ -30,7 +30,7 @@ class Entry:
 
     name: str
     begun_at: datetime
-    state: State
+    state: BackupState
     problem: str
     manifest: Manifest | None
     files: dict[str, int]  # names and bytes
@@ -46,49 +46,52 @@ def new_name() -> str:
     return f"frontdesk-{now.strftime(_TIME)}-{now.microsecond * 0x10000 // 1_000_000:04x}"
 
 
-def entries(place: Place) -> list[Entry]:
+def list_backups(storage: Storage) -> list[Entry]:
     """Every backup at the place, the newest first. Other files are not ours. Raises BackupError."""
     files: dict[str, dict[str, int]] = {}
-    for file, size in place.sizes().items():
+    for file, size in storage.file_sizes().items():
         if found := _FILE.fullmatch(file):
             files.setdefault(found["name"], {})[file] = size
-    return [_entry(place, name, files[name]) for name in sorted(files, reverse=True)]
+    return [_entry(storage, name, files[name]) for name in sorted(files, reverse=True)]
 
 
-def entry(place: Place, name: str | None, *, complete: bool = False) -> Entry:
-    """The backup of that name, or else the newest (with `complete`, of those). Raises NoSuchBackup."""
-    found = entries(place)
+def find_backup(storage: Storage, name: str | None, *, complete_only: bool = False) -> Entry:
+    """The backup of that name, or else the newest (with `complete_only`, of those). Raises NoSuchBackup."""
+    found = list_backups(storage)
     if name is not None:
         fitting = [each for each in found if each.name == name]
     else:
-        fitting = [each for each in found if each.state is State.COMPLETE or not complete]
+        fitting = [each for each in found if each.state is BackupState.COMPLETE or not complete_only]
     if not fitting:
-        which = name or ("that is complete" if complete else "yet")
-        raise NoSuchBackup(f"There is no backup {which} at {place}.")
+        which = name or ("that is complete" if complete_only else "yet")
+        raise NoSuchBackup(f"There is no backup {which} at {storage}.")
     return fitting[0]
 
 
-def _entry(place: Place, name: str, files: dict[str, int]) -> Entry:
+def _entry(storage: Storage, name: str, files: dict[str, int]) -> Entry:
     begun_at = datetime.strptime(name.split("-")[1], _TIME).replace(tzinfo=UTC)
-    manifest, state, problem = None, State.COMPLETE, ""
-    dump, described = files.get(name + DUMP), name + MANIFEST in files
+    manifest, state, problem = None, BackupState.COMPLETE, ""
+    dump, described = files.get(name + DUMP_SUFFIX), name + MANIFEST_SUFFIX in files
     if described:
         try:
-            manifest = read_manifest(place, name)
+            manifest = read_manifest(storage, name)
         except DamagedBackup as error:
-            state, problem = State.DAMAGED, error.message
+            state, problem = BackupState.DAMAGED, error.message
     if not described:
-        state, problem = State.UNFINISHED, "it has no manifest: it is under way, was killed, or lost it"
+        state, problem = BackupState.UNFINISHED, "it has no manifest: it is under way, was killed, or lost it"
     elif dump is None:
-        state, problem = State.DAMAGED, "the dump is missing"
+        state, problem = BackupState.DAMAGED, "the dump is missing"
     elif manifest is not None and dump != manifest.dump_bytes:
-        state, problem = State.DAMAGED, f"the dump has {dump:,} bytes instead of {manifest.dump_bytes:,}"
+        state, problem = (
+            BackupState.DAMAGED,
+            f"the dump has {dump:,} bytes instead of {manifest.dump_bytes:,}",
+        )
     return Entry(name, begun_at, state, problem, manifest, files)
 
 
-def read_manifest(place: Place, name: str) -> Manifest:
+def read_manifest(storage: Storage, name: str) -> Manifest:
     """Raises DamagedBackup when it is not the manifest that was written for this backup."""
-    with place.reading(name + MANIFEST) as file:
+    with storage.open_for_reading(name + MANIFEST_SUFFIX) as file:
         manifest = Manifest.from_bytes(file.read())
     if manifest.name != name:
         raise DamagedBackup(f"the manifest is that of {manifest.name}")

@@ -10,13 +10,13 @@ from typing import IO, Any, LiteralString
 import psycopg
 
 from app.backup import fingerprint, pg_programs
-from app.backup.catalogue import DUMP, MANIFEST, new_name
-from app.backup.dump_stream import PIECE, OnProgress
+from app.backup.catalogue import DUMP_SUFFIX, MANIFEST_SUFFIX, new_name
+from app.backup.dump_stream import READ_SIZE_BYTES, OnProgress
 from app.backup.errors import BackupError
 from app.backup.fingerprint import Contents
 from app.backup.manifest import Manifest
 from app.backup.pg_programs import Program
-from app.backup.storage import Place
+from app.backup.storage import Storage
 from app.config import Settings
 from app.database import embedded_server
 
@@ -40,30 +40,30 @@ class _Source:
     major: int
     revision: str | None
     roles: tuple[str, ...]
-    of_extensions: tuple[str, ...]
+    extension_tables: tuple[str, ...]
     contents: Contents
 
 
-def create(settings: Settings, place: Place, on_progress: OnProgress) -> Manifest:
+def create(settings: Settings, storage: Storage, on_progress: OnProgress) -> Manifest:
     """Back up the configured database to the place; nothing of it is left there when that fails.
 
     Writers are not held up; a change of the schema waits until it is over. Raises BackupError and
     psycopg's errors.
     """
-    url = embedded_server.migration_url_of(settings)
-    with fingerprint.connecting(settings, url) as connection:
+    url = embedded_server.resolve_migration_url(settings)
+    with fingerprint.open_connection(settings, url) as connection:
         major = connection.info.server_version // 10_000
-        program = pg_programs.find("pg_dump", at_least=major)
+        program = pg_programs.find_program("pg_dump", min_major=major)
         name = new_name()
         with _snapshot(connection) as snapshot:
             try:
-                source = _look(connection, lambda done, of: on_progress("hashing", done, of))
+                source = _read_snapshot_info(connection, lambda done, of: on_progress("hashing", done, of))
             except psycopg.errors.InsufficientPrivilege as error:
                 raise BackupError(
                     f"The role {connection.info.user} may not read everything: {error.diag.message_primary}."
                     " Back up as the owner of the tables, or GRANT pg_read_all_data."
                 ) from None
-            with place.writing(name + DUMP) as file:
+            with storage.open_for_writing(name + DUMP_SUFFIX) as file:
                 size, digest = _dump(program, url, snapshot, file, on_progress)
     manifest = Manifest(
         name=name,
@@ -79,14 +79,14 @@ def create(settings: Settings, place: Place, on_progress: OnProgress) -> Manifes
         tables=source.contents.tables,
         sequences=source.contents.sequences,
         roles=source.roles,
-        of_extensions=source.of_extensions,
+        of_extensions=source.extension_tables,
     )
     # The last to appear: a dump without its manifest is none.
     try:
-        with place.writing(name + MANIFEST) as file:
+        with storage.open_for_writing(name + MANIFEST_SUFFIX) as file:
             file.write(manifest.to_bytes())
     except BaseException:  # Ctrl-C, too, leaves no dump that nothing vouches for
-        place.delete(name + DUMP)
+        storage.delete(name + DUMP_SUFFIX)
         raise
     return manifest
 
@@ -99,7 +99,7 @@ def _snapshot(connection: psycopg.Connection[Any]) -> Iterator[str]:
         yield _one(connection, "SELECT pg_export_snapshot()")
 
 
-def _look(connection: psycopg.Connection[Any], on_table: fingerprint.OnTable) -> _Source:
+def _read_snapshot_info(connection: psycopg.Connection[Any], on_table: fingerprint.OnTable) -> _Source:
     known = _one(connection, "SELECT to_regclass('alembic_version')")
     return _Source(
         database=_one(connection, "SELECT current_database()"),
@@ -108,8 +108,8 @@ def _look(connection: psycopg.Connection[Any], on_table: fingerprint.OnTable) ->
         major=connection.info.server_version // 10_000,
         revision=known and _one(connection, "SELECT min(version_num) FROM alembic_version"),
         roles=tuple(role for (role,) in connection.execute(_ROLES)),
-        of_extensions=tuple(fingerprint.of_extensions(connection)),
-        contents=fingerprint.read(
+        extension_tables=tuple(fingerprint.query_extension_tables(connection)),
+        contents=fingerprint.read_contents(
             connection, on_table
         ),  # the last, for it changes how the session writes values
     )
@@ -126,9 +126,9 @@ def _dump(
     """Let pg_dump write into the file, piece by piece; return the bytes and their SHA-256."""
     digest, size = hashlib.sha256(), 0
     arguments = ("--format=custom", f"--snapshot={snapshot}")
-    with pg_programs.running(program, *arguments, url=url) as process:
+    with pg_programs.run_program(program, *arguments, url=url) as process:
         assert process.stdout is not None, "it is a pipe"  # noqa: S101
-        while piece := process.stdout.read(PIECE):
+        while piece := process.stdout.read(READ_SIZE_BYTES):
             file.write(piece)
             digest.update(piece)
             size += len(piece)

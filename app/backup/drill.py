@@ -15,8 +15,8 @@ from app.backup import fingerprint
 from app.backup.catalogue import Entry
 from app.backup.dump_stream import OnProgress
 from app.backup.errors import DamagedBackup
-from app.backup.restore import Restored, restore
-from app.backup.storage import Place
+from app.backup.restore import BackupRestoreResult, restore
+from app.backup.storage import Storage
 from app.config import Settings
 from app.database import embedded_server
 
@@ -26,11 +26,11 @@ _DROP = sql.SQL("DROP DATABASE IF EXISTS {}")
 
 
 @dataclass(frozen=True)
-class Drill:
+class DrillResult:
     """What a drill has shown. `restored` is None where the backup was damaged and nothing was restored."""
 
-    where: str
-    restored: Restored | None
+    location: str
+    restored: BackupRestoreResult | None
     problems: tuple[str, ...]
 
     @property
@@ -39,8 +39,8 @@ class Drill:
 
 
 def drill(
-    settings: Settings, place: Place, entry: Entry, server: str | None, on_progress: OnProgress
-) -> Drill:
+    settings: Settings, storage: Storage, entry: Entry, server: str | None, on_progress: OnProgress
+) -> DrillResult:
     """Restore a backup and compare it with its manifest.
 
     `server`: the libpq URL of a database on the server that gets the scratch, or "embedded"; None: the
@@ -49,22 +49,22 @@ def drill(
     Raises BackupError and psycopg's errors where that was not possible.
     """
     if server is None:
-        server = embedded_server.migration_url_of(settings)
-        server = server if _may_create(settings, server) else EMBEDDED
+        server = embedded_server.resolve_migration_url(settings)
+        server = server if _can_create_database(settings, server) else EMBEDDED
     with ExitStack() as stack:
         where = "a scratch database of the server"
         if server == EMBEDDED:
-            server, where = stack.enter_context(embedded_server.throwaway()), "an embedded server"
+            server, where = stack.enter_context(embedded_server.temporary_server()), "an embedded server"
         url = stack.enter_context(_scratch(settings, server))
         try:
-            restored = restore(settings, place, entry, url, on_progress, owners=False)
+            restored = restore(settings, storage, entry, url, on_progress, keep_owners=False)
         except DamagedBackup as error:
-            return Drill(where, None, (error.message,))
-        return Drill(where, restored, restored.differences)
+            return DrillResult(where, None, (error.message,))
+        return DrillResult(where, restored, restored.differences)
 
 
-def _may_create(settings: Settings, server: str) -> bool:
-    with fingerprint.connecting(settings, server) as connection:
+def _can_create_database(settings: Settings, server: str) -> bool:
+    with fingerprint.open_connection(settings, server) as connection:
         row = connection.execute(
             "SELECT rolsuper OR rolcreatedb FROM pg_roles WHERE rolname = current_user"
         ).fetchone()
@@ -76,12 +76,12 @@ def _scratch(settings: Settings, server: str) -> Iterator[str]:
     """An empty database on the server while the block runs; yields its libpq URL."""
     name = _PREFIX + secrets.token_hex(6)
     url = _url_of(server, name)
-    with fingerprint.connecting(settings, server) as connection:
+    with fingerprint.open_connection(settings, server) as connection:
         _drop_abandoned(connection)
         connection.execute(sql.SQL("CREATE DATABASE {} TEMPLATE template0").format(sql.Identifier(name)))
         try:
             # By this session another drill tells ours from one that was abandoned.
-            with fingerprint.connecting(settings, url):
+            with fingerprint.open_connection(settings, url):
                 yield url
         finally:
             connection.execute(_DROP.format(sql.Identifier(name)) + sql.SQL(" WITH (FORCE)"))

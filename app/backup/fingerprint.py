@@ -10,20 +10,20 @@ from psycopg import sql
 
 from app.backup.manifest import Manifest, TableContent
 from app.config import Settings
-from app.database.checksum import root_sql, use_canonical_form
-from app.database.connection import UTF8, no_transaction_timeout, with_options
+from app.database.checksum import table_hash_sql, use_canonical_form
+from app.database.connection import CLIENT_ENCODING, append_connection_options, disable_transaction_timeout
 from app.errors import UnavailableError
 
 OnTable = Callable[[int, int], None]  # tables done, tables in all
 
 LARGE_OBJECTS = "large objects"  # among the tables: their number and content
-_NO_LIMITS = (
+_NO_TIMEOUTS = (
     "-c statement_timeout=0 -c lock_timeout=0 -c idle_in_transaction_session_timeout=0"
     " -c idle_session_timeout=0"
 )
 
 # What pg_dump takes with it: every table that is somebody's own, in every schema.
-_OWN = """
+_NOT_BUILT_IN = """
     nspname NOT LIKE 'pg\\_%' AND nspname <> 'information_schema'
     AND NOT EXISTS (SELECT FROM pg_depend WHERE classid = {catalog}::regclass AND objid = {alias}.oid
         AND deptype = 'e')
@@ -36,9 +36,9 @@ _TABLES = sql.SQL(
     FROM pg_class AS c JOIN pg_namespace ON pg_namespace.oid = relnamespace
     WHERE relkind = 'r' AND relpersistence <> 't' AND {own} ORDER BY 3
     """
-).format(own=sql.SQL(_OWN).format(catalog=sql.Literal("pg_class"), alias=sql.SQL("c")))
+).format(own=sql.SQL(_NOT_BUILT_IN).format(catalog=sql.Literal("pg_class"), alias=sql.SQL("c")))
 # Rows of these are in a dump, too, where the extension says so; they come back with the extension.
-_OF_EXTENSIONS = """
+_EXTENSION_TABLES = """
     SELECT quote_ident(nspname) || '.' || quote_ident(relname)
     FROM pg_extension CROSS JOIN unnest(extconfig) AS config
     JOIN pg_class ON pg_class.oid = config JOIN pg_namespace ON pg_namespace.oid = relnamespace
@@ -64,7 +64,7 @@ _SEQUENCES = """
     SELECT quote_ident(schemaname) || '.' || quote_ident(sequencename), last_value FROM pg_sequences
     WHERE last_value IS NOT NULL AND increment_by > 0 ORDER BY 1
 """
-_OBJECTS = sql.SQL(
+_USER_OBJECTS = sql.SQL(
     """
     SELECT what FROM (
         SELECT format('%I.%I', nspname, relname) AS what FROM pg_class AS c
@@ -81,10 +81,10 @@ _OBJECTS = sql.SQL(
     ) AS objects ORDER BY what LIMIT 6
     """
 ).format(
-    classes=sql.SQL(_OWN).format(catalog=sql.Literal("pg_class"), alias=sql.SQL("c")),
-    functions=sql.SQL(_OWN).format(catalog=sql.Literal("pg_proc"), alias=sql.SQL("p")),
-    types=sql.SQL(_OWN).format(catalog=sql.Literal("pg_type"), alias=sql.SQL("t")),
-    schemas=sql.SQL(_OWN).format(catalog=sql.Literal("pg_namespace"), alias=sql.SQL("n")),
+    classes=sql.SQL(_NOT_BUILT_IN).format(catalog=sql.Literal("pg_class"), alias=sql.SQL("c")),
+    functions=sql.SQL(_NOT_BUILT_IN).format(catalog=sql.Literal("pg_proc"), alias=sql.SQL("p")),
+    types=sql.SQL(_NOT_BUILT_IN).format(catalog=sql.Literal("pg_type"), alias=sql.SQL("t")),
+    schemas=sql.SQL(_NOT_BUILT_IN).format(catalog=sql.Literal("pg_namespace"), alias=sql.SQL("n")),
 )
 
 
@@ -115,7 +115,7 @@ class Contents:
 
 
 @contextmanager
-def connecting(settings: Settings, url: str) -> Iterator[psycopg.Connection[Any]]:
+def open_connection(settings: Settings, url: str) -> Iterator[psycopg.Connection[Any]]:
     """A connection in autocommit for work that takes long: no timeouts but TCP's own.
 
     Raises UnavailableError, and what the block raises.
@@ -124,8 +124,8 @@ def connecting(settings: Settings, url: str) -> Iterator[psycopg.Connection[Any]
         connection = psycopg.connect(
             url,
             autocommit=True,
-            options=with_options(url, _NO_LIMITS),
-            client_encoding=UTF8,
+            options=append_connection_options(url, _NO_TIMEOUTS),
+            client_encoding=CLIENT_ENCODING,
             application_name=f"{settings.service_name}-backup",
             connect_timeout=max(2, settings.postgres_connection_timeout // 1000),
             keepalives_idle=30,
@@ -134,11 +134,11 @@ def connecting(settings: Settings, url: str) -> Iterator[psycopg.Connection[Any]
         # libpq's words name host, user and reason, never the password.
         raise UnavailableError(f"Cannot reach the database: {error}") from None
     with connection:
-        no_transaction_timeout(connection)
+        disable_transaction_timeout(connection)
         yield connection
 
 
-def read(connection: psycopg.Connection[Any], on_table: OnTable) -> Contents:
+def read_contents(connection: psycopg.Connection[Any], on_table: OnTable) -> Contents:
     """Count and hash every table, in the transaction that is open; it holds locks against TRUNCATE then."""
     use_canonical_form(connection)
     # Before the tables: numbers given out meanwhile are in the dump, or higher.
@@ -147,7 +147,7 @@ def read(connection: psycopg.Connection[Any], on_table: OnTable) -> Contents:
     contents = []
     for number, (schema, table, name, columns) in enumerate(tables):
         on_table(number, len(tables))
-        row = connection.execute(root_sql(schema, table, columns)).fetchone()
+        row = connection.execute(table_hash_sql(schema, table, columns)).fetchone()
         assert row is not None, "an aggregate has a row"  # noqa: S101
         contents.append(TableContent(name=name, rows=row[0], sha256=row[1]))
     on_table(len(tables), len(tables))
@@ -157,11 +157,11 @@ def read(connection: psycopg.Connection[Any], on_table: OnTable) -> Contents:
     return Contents(tuple(contents), sequences)
 
 
-def of_extensions(connection: psycopg.Connection[Any]) -> list[str]:
+def query_extension_tables(connection: psycopg.Connection[Any]) -> list[str]:
     """Tables of extensions whose rows a dump may hold; the extensions answer for them."""
-    return [name for (name,) in connection.execute(_OF_EXTENSIONS)]
+    return [name for (name,) in connection.execute(_EXTENSION_TABLES)]
 
 
-def objects(connection: psycopg.Connection[Any]) -> list[str]:
+def query_user_objects(connection: psycopg.Connection[Any]) -> list[str]:
     """Some of what somebody has made in this database; nothing: it is empty."""
-    return [what for (what,) in connection.execute(_OBJECTS)]
+    return [what for (what,) in connection.execute(_USER_OBJECTS)]

@@ -11,14 +11,14 @@ from app.config import Settings
 from app.database.database import Connection
 
 
-class Kind(StrEnum):
+class RunKind(StrEnum):
     CREATE = "create"
     VERIFY = "verify"
     DRILL = "drill"
     RESTORE = "restore"
 
 
-class Outcome(StrEnum):
+class RunOutcome(StrEnum):
     GOOD = "good"
     BAD = "bad"  # the backup is not what it should be
     FAILED = "failed"  # could not run, which says nothing about the backup
@@ -28,15 +28,15 @@ class Outcome(StrEnum):
 class Run:
     """One run. `seconds` of a drill or a restore: until the data were back."""
 
-    kind: Kind
-    outcome: Outcome
+    kind: RunKind
+    outcome: RunOutcome
     seconds: float
     backup: str | None = None
     manifest: Manifest | None = None
     problem: str | None = None
 
 
-class Backups(NamedTuple):
+class BackupSummary(NamedTuple):
     """The newest backup that nothing is known against (when its data were seen), and the last good drill."""
 
     taken_at: datetime | None
@@ -46,7 +46,7 @@ class Backups(NamedTuple):
 
 def record(settings: Settings, url: str, run: Run) -> None:
     """Write the run into the log of the database at `url` (libpq). Raises psycopg's errors."""
-    with fingerprint.connecting(settings, url) as connection:
+    with fingerprint.open_connection(settings, url) as connection:
         connection.execute(
             "INSERT INTO backup_runs (kind, backup, taken_at, outcome, problem, seconds, rows, bytes)"
             " VALUES (%s, %s, %s, %s, %s, %s, %s, %s)",
@@ -63,7 +63,7 @@ def record(settings: Settings, url: str, run: Run) -> None:
         )
 
 
-def last(connection: Connection) -> Backups:
+def query_summary(connection: Connection) -> BackupSummary:
     """How old the backups are, by the log; a backup whose last check found it bad is none."""
     row = connection.execute(
         "SELECT (SELECT max(taken_at) FROM backup_runs AS made WHERE kind = 'create' AND outcome = 'good'"
@@ -74,10 +74,10 @@ def last(connection: Connection) -> Backups:
         " WHERE kind = 'drill' AND outcome = 'good' ORDER BY id DESC LIMIT 1) AS drill ON true"
     ).fetchone()
     assert row is not None, "the left side has a row"  # noqa: S101
-    return Backups(*row)
+    return BackupSummary(*row)
 
 
-def checks(connection: Connection) -> dict[str, tuple[str, str, datetime]]:
+def query_last_checks(connection: Connection) -> dict[str, tuple[str, str, datetime]]:
     """The last check of each backup by its name: kind, outcome and time."""
     rows = connection.execute(
         "SELECT DISTINCT ON (backup) backup, kind, outcome, finished_at FROM backup_runs"
@@ -86,7 +86,7 @@ def checks(connection: Connection) -> dict[str, tuple[str, str, datetime]]:
     return {backup: (kind, outcome, at) for backup, kind, outcome, at in rows}
 
 
-def restored(connection: Connection) -> set[str]:
+def query_restored_names(connection: Connection) -> set[str]:
     """The names of the backups that a drill or a restore found good, and nothing since found bad."""
     rows = connection.execute(
         "SELECT DISTINCT backup FROM backup_runs AS run"

@@ -13,23 +13,23 @@ from fsspec.implementations.local import LocalFileSystem
 from app.backup.errors import BackupError, NoSuchBackup
 from app.errors import ConfigurationError, FrontdeskError
 
-UNFINISHED = ".part"
+PARTIAL_SUFFIX = ".part"
 
 
-class Place:
+class Storage:
     """A folder of backups. Files appear in it whole, or not at all."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, location: str) -> None:
         """Raises ConfigurationError where fsspec knows no such address or lacks its package."""
         try:
-            if "://" in address:
-                self._fs, self._root = fsspec.core.url_to_fs(address)
+            if "://" in location:
+                self._fs, self._root = fsspec.core.url_to_fs(location)
             else:  # a directory may have any name, and fsspec would take `a::b` for two addresses
-                self._fs, self._root = LocalFileSystem(), str(Path(address).expanduser().absolute())
+                self._fs, self._root = LocalFileSystem(), str(Path(location).expanduser().absolute())
         except (ImportError, ValueError) as error:
             raise ConfigurationError(f"The address of the backups cannot be used: {error}") from None
         self._root = self._root.rstrip("/")
-        user = re.match(r"[a-z0-9+]+://([^/]*)@", address)
+        user = re.match(r"[a-z0-9+]+://([^/]*)@", location)
         self._secret = user[1] if user else ""
         if self._secret and self._secret in self._root:
             raise ConfigurationError(
@@ -42,9 +42,9 @@ class Place:
         """The address without the user and password that it may hold."""
         return str(self._root if self.is_local else self._fs.unstrip_protocol(self._root))
 
-    def sizes(self) -> dict[str, int]:
+    def file_sizes(self) -> dict[str, int]:
         """Names of the files, and their bytes. Raises NoSuchBackup where there is no such folder."""
-        with self._told():
+        with self._translate_errors():
             self._fs.invalidate_cache()
             try:
                 found = self._fs.ls(self._root, detail=True)
@@ -55,13 +55,13 @@ class Place:
         }
 
     @contextmanager
-    def writing(self, name: str) -> Iterator[IO[bytes]]:
+    def open_for_writing(self, name: str) -> Iterator[IO[bytes]]:
         """A new file that takes its place when the block ends well, and is on the disk then."""
         if self.is_local:
-            with self._told(name), self._local(name) as file:
+            with self._translate_errors(name), self._write_local(name) as file:
                 yield file
             return
-        with self._told(name):
+        with self._translate_errors(name):
             file = self._fs.open(f"{self._root}/{name}", "wb", autocommit=False)
             try:
                 yield file
@@ -73,9 +73,9 @@ class Place:
             file.commit()
 
     @contextmanager
-    def _local(self, name: str) -> Iterator[IO[bytes]]:
+    def _write_local(self, name: str) -> Iterator[IO[bytes]]:
         path = Path(self._root, name)
-        part = path.with_name(name + UNFINISHED)
+        part = path.with_name(name + PARTIAL_SUFFIX)
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         # It holds every client of every salon: for nobody else on this machine.
         descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -95,16 +95,16 @@ class Place:
             os.close(folder)
 
     @contextmanager
-    def reading(self, name: str) -> Iterator[IO[bytes]]:
-        with self._told(name), self._fs.open(f"{self._root}/{name}", "rb") as file:
+    def open_for_reading(self, name: str) -> Iterator[IO[bytes]]:
+        with self._translate_errors(name), self._fs.open(f"{self._root}/{name}", "rb") as file:
             yield file
 
     def delete(self, name: str) -> None:
-        with self._told(name), suppress(FileNotFoundError):  # another prune was faster
+        with self._translate_errors(name), suppress(FileNotFoundError):  # another prune was faster
             self._fs.rm_file(f"{self._root}/{name}")
 
     @contextmanager
-    def _told(self, name: str = "") -> Iterator[None]:
+    def _translate_errors(self, name: str = "") -> Iterator[None]:
         """What a file system raises, in one line. Each has errors of its own, with no base in common."""
         try:
             yield

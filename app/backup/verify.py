@@ -11,7 +11,7 @@ from app.backup.dump_stream import OnProgress, read_dump
 from app.backup.errors import ProgramFailed
 from app.backup.fingerprint import LARGE_OBJECTS
 from app.backup.manifest import Manifest
-from app.backup.storage import Place
+from app.backup.storage import Storage
 
 _NAME = r'(?:"(?:[^"]|"")*"|[^". ]+)'
 _COPY = re.compile(rf"COPY ({_NAME}\.{_NAME}) .*FROM stdin;\n".encode())
@@ -19,7 +19,7 @@ _END = b"\\.\n"
 _LARGE_OBJECT = b"SELECT pg_catalog.lo_open("
 
 
-def verify(place: Place, entry: Entry, on_progress: OnProgress) -> tuple[str, ...]:
+def verify(storage: Storage, entry: Entry, on_progress: OnProgress) -> tuple[str, ...]:
     """What is wrong with a backup; nothing: every byte is as it was written, and every row decodes.
 
     Raises BackupError where it cannot be read, which says nothing about it.
@@ -27,16 +27,16 @@ def verify(place: Place, entry: Entry, on_progress: OnProgress) -> tuple[str, ..
     manifest = entry.manifest
     if entry.problem or manifest is None:
         return (entry.problem,)
-    program = pg_programs.find("pg_restore", at_least=manifest.tool_major)
+    program = pg_programs.find_program("pg_restore", min_major=manifest.tool_major)
     problems: list[str] = []
     digest = ""
     with ThreadPoolExecutor(1) as reader:
         try:
-            with pg_programs.running(program, "--data-only", "--file=-") as process:
+            with pg_programs.run_program(program, "--data-only", "--file=-") as process:
 
                 def feed() -> str:
                     try:
-                        return read_dump(place, manifest, process.stdin, on_progress)
+                        return read_dump(storage, manifest, process.stdin, on_progress)
                     except BaseException:  # or both would wait for ever for what does not come
                         process.kill()
                         raise

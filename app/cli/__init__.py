@@ -5,7 +5,7 @@ import click
 from app.cli import console
 from app.cli.lazy_group import LazyGroup
 
-PLACES = {
+COMMAND_IMPORT_PATHS = {
     "backup": "app.cli.backup:backup_commands",
     "db": "app.cli.db:db_commands",
     "demo": "app.demo.commands:demo_commands",
@@ -19,7 +19,7 @@ PLACES = {
 }
 
 
-class Commands(LazyGroup):
+class ErrorHandlingGroup(LazyGroup):
     """The commands, with the one place where an error becomes a line on stderr and an exit code."""
 
     def invoke(self, ctx: click.Context) -> object:
@@ -29,14 +29,18 @@ class Commands(LazyGroup):
             raise  # click's own ways to say something and to leave
         except KeyboardInterrupt:
             click.echo("Stopped.", err=True)
-            raise click.exceptions.Exit(console.INTERRUPTED) from None
+            raise click.exceptions.Exit(console.EXIT_INTERRUPTED) from None
         except Exception as error:  # nothing escapes as a traceback; `failure` reports what is unexpected
             if ctx.params["debug"]:
                 raise
-            raise console.failure(error) from None
+            raise console.to_click_exception(error) from None
 
 
-@click.group(cls=Commands, places=PLACES, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=ErrorHandlingGroup,
+    places=COMMAND_IMPORT_PATHS,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 @click.version_option(package_name="frontdesk", message="%(package)s %(version)s")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 def main(debug: bool) -> None:

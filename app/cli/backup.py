@@ -8,13 +8,13 @@ import psycopg.conninfo
 from rich.markup import escape
 
 from app.backup import catalogue, fingerprint, prune
-from app.backup.catalogue import State
+from app.backup.catalogue import BackupState
 from app.backup.create import create
 from app.backup.drill import EMBEDDED, drill
-from app.backup.dump_stream import intact
-from app.backup.restore import caveat, check_empty, restore
-from app.backup.run_log import Kind, Outcome
-from app.backup.storage import Place
+from app.backup.dump_stream import verify_checksum
+from app.backup.restore import check_empty, compatibility_warning, restore
+from app.backup.run_log import RunKind, RunOutcome
+from app.backup.storage import Storage
 from app.backup.verify import verify
 from app.cli import backup_output as output
 from app.cli import console
@@ -43,11 +43,11 @@ def create_command(address: str | None, as_json: bool) -> None:
     """Back up the whole database, while it is at work."""
     with console.opened_desk() as desk, output.progress() as on_progress:
         settings = desk.database.live().settings  # a standby may lack rows
-        place = _place(settings, address)
-        with output.recording(settings, Kind.CREATE) as run:
+        place = _open_storage(settings, address)
+        with output.recording(settings, RunKind.CREATE) as run:
             manifest = create(settings, place, on_progress)
-            run.of(manifest)
-    if warning := caveat(manifest):
+            run.set_manifest(manifest)
+    if warning := compatibility_warning(manifest):
         click.echo(f"Warning: {warning}", err=True)
     if as_json:
         console.print_json(
@@ -68,7 +68,7 @@ def create_command(address: str | None, as_json: bool) -> None:
     else:
         console.screen().print(
             f"{manifest.name} at {escape(str(place))}: {manifest.rows:,} rows"
-            f" of {len(manifest.tables)} tables, {output.size(manifest.dump_bytes)}, in {run.seconds:.1f} s."
+            f" of {len(manifest.tables)} tables, {output.format_size(manifest.dump_bytes)}, in {run.seconds:.1f} s."
         )
 
 
@@ -78,10 +78,10 @@ def create_command(address: str | None, as_json: bool) -> None:
 @click.pass_context
 def list_command(ctx: click.Context, address: str | None, as_json: bool) -> None:
     """Show the backups, the newest first; exit code 1 when the newest is not complete, or found bad."""
-    settings = console.settings()
-    place = _place(settings, address)
-    found = catalogue.entries(place)
-    checked = output.checks(settings)
+    settings = console.load_settings()
+    place = _open_storage(settings, address)
+    found = catalogue.list_backups(place)
+    checked = output.try_query_last_checks(settings)
     if as_json:
         console.print_json(
             {"at": str(place), "backups": [output.entry_as_dict(each, checked) for each in found]}
@@ -90,8 +90,8 @@ def list_command(ctx: click.Context, address: str | None, as_json: bool) -> None
         output.print_entries(found, checked)
     else:
         console.screen().print(f"There are no backups at {escape(str(place))}.")
-    if not found or found[0].state is not State.COMPLETE or output.is_bad(found[0], checked):
-        ctx.exit(console.SOMETHING_IS_WRONG)
+    if not found or found[0].state is not BackupState.COMPLETE or output.is_bad(found[0], checked):
+        ctx.exit(console.EXIT_PROBLEMS_FOUND)
 
 
 @backup_commands.command("verify")
@@ -101,19 +101,19 @@ def list_command(ctx: click.Context, address: str | None, as_json: bool) -> None
 @click.pass_context
 def verify_command(ctx: click.Context, address: str | None, name: str | None, as_json: bool) -> None:
     """Read a backup to its last byte: checksums, and every row decoded; exit code 1 when it is not good."""
-    settings = console.settings()
-    place = _place(settings, address)
-    entry = catalogue.entry(place, name)
-    with output.progress() as on_progress, output.recording(settings, Kind.VERIFY, entry) as run:
+    settings = console.load_settings()
+    place = _open_storage(settings, address)
+    entry = catalogue.find_backup(place, name)
+    with output.progress() as on_progress, output.recording(settings, RunKind.VERIFY, entry) as run:
         problems = verify(place, entry, on_progress)
-        run.found(problems)
+        run.set_result(problems)
     if as_json:
         document = {"name": entry.name, "at": str(place), "good": not problems, "problems": problems}
         console.print_json(document | {"seconds": run.seconds, "recorded": run.recorded})
     else:
-        output.print_verdict(entry.name, f"every byte read in {run.seconds:.1f} s", problems)
+        output.print_result(entry.name, f"every byte read in {run.seconds:.1f} s", problems)
     if problems:
-        ctx.exit(console.SOMETHING_IS_WRONG)
+        ctx.exit(console.EXIT_PROBLEMS_FOUND)
 
 
 @backup_commands.command("restore")
@@ -137,20 +137,20 @@ def restore_command(
 
     Without NAME, the newest complete backup. All of it comes back, or nothing.
     """
-    settings = console.settings()
-    place = _place(settings, address)
-    entry = catalogue.entry(place, name, complete=True)
-    target = embedded_server.migration_url_of(settings) if url is None else _url(url)
+    settings = console.load_settings()
+    place = _open_storage(settings, address)
+    entry = catalogue.find_backup(place, name, complete_only=True)
+    target = embedded_server.resolve_migration_url(settings) if url is None else _validate_url(url)
     with output.progress() as on_progress:
         if dry_run:
-            intact(place, entry, on_progress)
-            with fingerprint.connecting(settings, target) as connection:
+            verify_checksum(place, entry, on_progress)
+            with fingerprint.open_connection(settings, target) as connection:
                 check_empty(connection)
                 database = connection.info.dbname
         else:
-            with output.recording(settings, Kind.RESTORE, entry, target) as run:
-                restored = restore(settings, place, entry, target, on_progress, owners=not no_owner)
-                run.found(restored.differences, restored.recovery_seconds)
+            with output.recording(settings, RunKind.RESTORE, entry, target) as run:
+                restored = restore(settings, place, entry, target, on_progress, keep_owners=not no_owner)
+                run.set_result(restored.differences, restored.recovery_seconds)
     if dry_run:
         if as_json:
             console.print_json({"dry_run": True, "name": entry.name, "at": str(place), "database": database})
@@ -161,14 +161,14 @@ def restore_command(
         document = {"dry_run": False, "at": str(place), "missing_roles": restored.missing_roles}
         console.print_json(output.restored_as_dict(restored) | document | {"recorded": run.recorded})
     else:
-        output.print_verdict(entry.name, output.restored_as_text(restored), restored.differences)
+        output.print_result(entry.name, output.restored_as_text(restored), restored.differences)
         if restored.missing_roles:
             roles = escape(", ".join(restored.missing_roles))
             console.screen().print(
                 f"Owners and grants are left out: not on this server, or not ours: {roles}."
             )
     if restored.differences:
-        ctx.exit(console.SOMETHING_IS_WRONG)
+        ctx.exit(console.EXIT_PROBLEMS_FOUND)
 
 
 @backup_commands.command("drill")
@@ -186,27 +186,27 @@ def drill_command(
 
     The scratch is dropped in any case. Exit code 1 when the backup is not good.
     """
-    settings = console.settings()
-    place = _place(settings, address)
-    entry = catalogue.entry(place, name)
+    settings = console.load_settings()
+    place = _open_storage(settings, address)
+    entry = catalogue.find_backup(place, name)
     if server is None:
-        settings = output.live(settings)
+        settings = output.live_settings(settings)
     elif server != EMBEDDED:
-        server = _url(server)
-    with output.progress() as on_progress, output.recording(settings, Kind.DRILL, entry) as run:
+        server = _validate_url(server)
+    with output.progress() as on_progress, output.recording(settings, RunKind.DRILL, entry) as run:
         found = drill(settings, place, entry, server, on_progress)
-        run.found(found.problems, found.restored.recovery_seconds if found.restored else None)
+        run.set_result(found.problems, found.restored.recovery_seconds if found.restored else None)
     if as_json:
         document = {"name": entry.name, "good": found.is_good, "problems": found.problems}
         details = {} if found.restored is None else output.restored_as_dict(found.restored)
         console.print_json(
-            details | document | {"at": str(place), "where": found.where, "recorded": run.recorded}
+            details | document | {"at": str(place), "where": found.location, "recorded": run.recorded}
         )
     else:
         text = output.restored_as_text(found.restored) if found.restored else ""
-        output.print_verdict(entry.name, f"{text}, in {found.where}, which is dropped", found.problems)
+        output.print_result(entry.name, f"{text}, in {found.location}, which is dropped", found.problems)
     if not found.is_good:
-        ctx.exit(console.SOMETHING_IS_WRONG)
+        ctx.exit(console.EXIT_PROBLEMS_FOUND)
 
 
 @backup_commands.command("prune")
@@ -225,15 +225,15 @@ def prune_command(
     """
     if keep is None and days is None:
         raise console.WrongUsage("Give --keep, --days, or both.")
-    settings = console.settings()
-    place = _place(settings, address)
-    checked, restored = output.log(settings) or ({}, set())
+    settings = console.load_settings()
+    place = _open_storage(settings, address)
+    checked, restored = output.try_read_run_log(settings) or ({}, set())
     with output.progress() as on_progress:
-        bad = [name for name, (_, outcome, _) in checked.items() if outcome == Outcome.BAD]
-        planned = prune.plan(place, keep, days, on_progress, restored=restored, bad=bad)
+        bad = [name for name, (_, outcome, _) in checked.items() if outcome == RunOutcome.BAD]
+        planned = prune.plan_prune(place, keep, days, on_progress, restored=restored, bad=bad)
     if not dry_run:
         for entry in planned.deleted:
-            prune.delete(place, entry)
+            prune.delete_backup(place, entry)
     if as_json:
         console.print_json(
             {
@@ -247,16 +247,16 @@ def prune_command(
         return
     screen, done = console.screen(), "would be deleted" if dry_run else "deleted"
     for entry in planned.deleted:
-        screen.print(f"{entry.name}: {output.size(entry.bytes)} {done}")
+        screen.print(f"{entry.name}: {output.format_size(entry.bytes)} {done}")
     proven = f"; {planned.proven.name} was read and is good" if planned.proven else ""
     screen.print(f"{len(planned.deleted)} {done}, {len(planned.kept)} kept{proven}.")
 
 
-def _place(settings: Settings, address: str | None) -> Place:
-    return Place(address or settings.backups_at())
+def _open_storage(settings: Settings, location: str | None) -> Storage:
+    return Storage(location or settings.backup_storage())
 
 
-def _url(url: str) -> str:
+def _validate_url(url: str) -> str:
     """A libpq URL, written as DATABASE_URL may be. Raises WrongUsage that does not quote its password."""
     url = url.replace("postgresql+psycopg://", "postgresql://", 1)
     try:

@@ -13,24 +13,24 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.table import Table
 
 from app.backup import fingerprint, run_log
-from app.backup.catalogue import Entry, State
+from app.backup.catalogue import BackupState, Entry
 from app.backup.dump_stream import OnProgress
 from app.backup.manifest import Manifest
-from app.backup.restore import Restored
-from app.backup.run_log import Kind, Outcome, Run
+from app.backup.restore import BackupRestoreResult
+from app.backup.run_log import Run, RunKind, RunOutcome
 from app.cli import console
 from app.config import Settings
 from app.database import embedded_server
-from app.database.live_database import database_of
-from app.errors import RAW_ERRORS, FrontdeskError, from_driver
+from app.database.live_database import configured_database
+from app.errors import DRIVER_ERRORS, FrontdeskError, to_frontdesk_error
 
-COLOURS = {State.COMPLETE: "green", State.UNFINISHED: "yellow", State.DAMAGED: "bold red"}
-Checks = dict[str, tuple[str, str, datetime]]
+COLOURS = {BackupState.COMPLETE: "green", BackupState.UNFINISHED: "yellow", BackupState.DAMAGED: "bold red"}
+LastChecks = dict[str, tuple[str, str, datetime]]
 
 
-def live(settings: Settings) -> Settings:
+def live_settings(settings: Settings) -> Settings:
     """The settings of the database that is live, while another is being moved to. Raises FrontdeskError."""
-    database = database_of(settings)
+    database = configured_database(settings)
     try:
         return database.live().settings
     finally:
@@ -48,66 +48,72 @@ class Recording:
         self.seconds = 0.0
         self.recorded = False
 
-    def of(self, manifest: Manifest) -> None:
+    def set_manifest(self, manifest: Manifest) -> None:
         """It made this backup."""
         self.name, self.manifest = manifest.name, manifest
 
-    def found(self, problems: Sequence[str], recovery_seconds: float | None = None) -> None:
+    def set_result(self, problems: Sequence[str], recovery_seconds: float | None = None) -> None:
         """What is wrong with the backup, and how long it took to have the data back."""
         self.problems, self.recovery_seconds = problems, recovery_seconds
 
 
 @contextmanager
 def recording(
-    settings: Settings, kind: Kind, entry: Entry | None = None, url: str | None = None
+    settings: Settings, kind: RunKind, entry: Entry | None = None, url: str | None = None
 ) -> Iterator[Recording]:
     """Measure a run and log what came of it, in the database at `url` or the configured one.
 
     A database that cannot be written to changes nothing about the backup: that is a warning.
     """
     run, begun = Recording(entry), time.monotonic()
-    outcome, problem = Outcome.FAILED, None
+    outcome, problem = RunOutcome.FAILED, None
     try:
         yield run
-        outcome = Outcome.BAD if run.problems else Outcome.GOOD
+        outcome = RunOutcome.BAD if run.problems else RunOutcome.GOOD
         problem = "; ".join(run.problems) or None
-    except (FrontdeskError, *RAW_ERRORS) as error:
-        problem = from_driver(error).message
+    except (FrontdeskError, *DRIVER_ERRORS) as error:
+        problem = to_frontdesk_error(error).message
         raise
     finally:
         run.seconds = round(time.monotonic() - begun, 3)
         seconds = run.seconds if run.recovery_seconds is None else run.recovery_seconds
         try:
             finished = Run(kind, outcome, seconds, run.name, run.manifest, problem)
-            run_log.record(settings, url or embedded_server.migration_url_of(live(settings)), finished)
+            run_log.record(
+                settings, url or embedded_server.resolve_migration_url(live_settings(settings)), finished
+            )
             run.recorded = True
-        except (FrontdeskError, *RAW_ERRORS) as error:
-            if outcome is not Outcome.FAILED:  # then the failure is told, which says more
-                click.echo(f"Warning: this run is not in the log: {from_driver(error).message}", err=True)
+        except (FrontdeskError, *DRIVER_ERRORS) as error:
+            if outcome is not RunOutcome.FAILED:  # then the failure is told, which says more
+                click.echo(
+                    f"Warning: this run is not in the log: {to_frontdesk_error(error).message}", err=True
+                )
 
 
-def checks(settings: Settings) -> Checks | None:
+def try_query_last_checks(settings: Settings) -> LastChecks | None:
     """The last check of each backup; None with a warning where the database cannot be asked."""
-    known = log(settings)
+    known = try_read_run_log(settings)
     return None if known is None else known[0]
 
 
-def log(settings: Settings) -> tuple[Checks, set[str]] | None:
+def try_read_run_log(settings: Settings) -> tuple[LastChecks, set[str]] | None:
     """The last check of each backup, and those that were restored; None with a warning as above."""
     try:
-        with fingerprint.connecting(settings, embedded_server.migration_url_of(live(settings))) as connection:
-            return run_log.checks(connection), run_log.restored(connection)
-    except (FrontdeskError, *RAW_ERRORS) as error:
-        click.echo(f"Warning: what was checked is not known: {from_driver(error).message}", err=True)
+        with fingerprint.open_connection(
+            settings, embedded_server.resolve_migration_url(live_settings(settings))
+        ) as connection:
+            return run_log.query_last_checks(connection), run_log.query_restored_names(connection)
+    except (FrontdeskError, *DRIVER_ERRORS) as error:
+        click.echo(f"Warning: what was checked is not known: {to_frontdesk_error(error).message}", err=True)
         return None
 
 
-def is_bad(entry: Entry, checked: Checks | None) -> bool:
+def is_bad(entry: Entry, checked: LastChecks | None) -> bool:
     """Whether its last check found the backup bad."""
-    return checked is not None and entry.name in checked and checked[entry.name][1] == Outcome.BAD
+    return checked is not None and entry.name in checked and checked[entry.name][1] == RunOutcome.BAD
 
 
-def entry_as_dict(entry: Entry, checked: Checks | None) -> dict[str, Any]:
+def entry_as_dict(entry: Entry, checked: LastChecks | None) -> dict[str, Any]:
     """One backup for programs; `last_check` is null where none is known."""
     last = (checked or {}).get(entry.name)
     return {
@@ -122,7 +128,7 @@ def entry_as_dict(entry: Entry, checked: Checks | None) -> dict[str, Any]:
     }
 
 
-def print_entries(entries: Sequence[Entry], checked: Checks | None) -> None:
+def print_entries(entries: Sequence[Entry], checked: LastChecks | None) -> None:
     """A table for people."""
     table = Table(box=None, pad_edge=False)
     for name in ("backup", "state", "size", "rows", "last check"):
@@ -133,7 +139,7 @@ def print_entries(entries: Sequence[Entry], checked: Checks | None) -> None:
             entry.name,
             f"[{COLOURS[entry.state]}]{entry.state}[/]"
             + (f": {escape(entry.problem)}" if entry.problem else ""),
-            size(entry.bytes),
+            format_size(entry.bytes),
             f"{entry.manifest.rows:,}" if entry.manifest else "",
             f"{last[0]} {last[2]:%Y-%m-%d %H:%M}: {last[1]}"
             if last
@@ -144,7 +150,7 @@ def print_entries(entries: Sequence[Entry], checked: Checks | None) -> None:
     console.screen().print(table)
 
 
-def restored_as_dict(restored: Restored) -> dict[str, Any]:
+def restored_as_dict(restored: BackupRestoreResult) -> dict[str, Any]:
     """What was restored, for programs; times in seconds."""
     return {
         "name": restored.manifest.name,
@@ -157,7 +163,7 @@ def restored_as_dict(restored: Restored) -> dict[str, Any]:
     }
 
 
-def restored_as_text(restored: Restored) -> str:
+def restored_as_text(restored: BackupRestoreResult) -> str:
     """The same for people."""
     return (
         f"{restored.manifest.rows:,} rows back in {restored.recovery_seconds:.1f} s,"
@@ -165,18 +171,18 @@ def restored_as_text(restored: Restored) -> str:
     )
 
 
-def print_verdict(name: str, done: str, problems: Sequence[str]) -> None:
+def print_result(name: str, summary: str, problems: Sequence[str]) -> None:
     """`name: good (…)`, or what is wrong, a line each."""
     screen = console.screen()
     if not problems:
-        screen.print(f"{name}: [green]good[/] ({escape(done)}).")
+        screen.print(f"{name}: [green]good[/] ({escape(summary)}).")
         return
     screen.print(f"{name}: [bold red]not good[/].")
     for problem in problems:
         screen.print(f"  {escape(problem)}")
 
 
-def size(count: int) -> str:
+def format_size(count: int) -> str:
     """`812 kB`, `1.3 GB`."""
     number, unit = float(count), "bytes"
     for larger in ("kB", "MB", "GB", "TB"):

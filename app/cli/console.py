@@ -13,17 +13,23 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from app.config import Settings
 from app.database import embedded_server
-from app.errors import RAW_ERRORS, ConfigurationError, FrontdeskError, InvalidInputError, from_driver
+from app.errors import (
+    DRIVER_ERRORS,
+    ConfigurationError,
+    FrontdeskError,
+    InvalidInputError,
+    to_frontdesk_error,
+)
 from app.frontdesk import Frontdesk
 from app.migrations import runner
 from app.observability import logs, sentry
 from app.observability.failure_reports import report
 
 # Other codes are answers to what the command was asked.
-FAILED = ("internal", "unavailable", "timeout")
+REPORTED_ERROR_CODES = ("internal", "unavailable", "timeout")
 
-SOMETHING_IS_WRONG = 1
-INTERRUPTED = 130
+EXIT_PROBLEMS_FOUND = 1
+EXIT_INTERRUPTED = 130
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead.")
 
@@ -40,7 +46,7 @@ class CouldNotRun(click.ClickException):
     exit_code = 3
 
 
-def failure(error: Exception) -> click.ClickException:
+def to_click_exception(error: Exception) -> click.ClickException:
     """The line and the exit code for an error; what is no answer but a failure is also reported."""
     if isinstance(error, (ConfigurationError, InvalidInputError)):
         return WrongUsage(error.message)
@@ -48,16 +54,16 @@ def failure(error: Exception) -> click.ClickException:
     command = (context and context.invoked_subcommand) or "frontdesk"
     if isinstance(error, CommandError):  # what the chain of migrations refuses with
         return CouldNotRun(" ".join(str(error).split()))
-    if isinstance(error, (FrontdeskError, *RAW_ERRORS)):
-        known = from_driver(error)
-        if known.code in FAILED:
+    if isinstance(error, (FrontdeskError, *DRIVER_ERRORS)):
+        known = to_frontdesk_error(error)
+        if known.code in REPORTED_ERROR_CODES:
             report(error, command, component="cli")
         return CouldNotRun(" ".join(known.message.split()))
     report(error, command, component="cli")
     return CouldNotRun(f"Unexpected {type(error).__name__}; `frontdesk --debug …` shows where it comes from.")
 
 
-class Number(click.FloatRange):
+class FiniteFloatRange(click.FloatRange):
     """A number in a range. "nan" is a number to Python, and below and above nothing."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
@@ -71,12 +77,12 @@ class Number(click.FloatRange):
 compare_reads_option = click.option(
     "--compare-reads",
     "compare_reads",
-    type=Number(0, 1),
+    type=FiniteFloatRange(0, 1),
     help="While a database is moved: share of reads that are made on the standby, too, and compared.",
 )
 
 
-def settings(compare_reads: float | None = None) -> Settings:
+def load_settings(compare_reads: float | None = None) -> Settings:
     """The settings, with Sentry started; every command calls it first. Raises ConfigurationError.
 
     `compare_reads` goes before TRANSFER_COMPARE_READS.
@@ -89,7 +95,7 @@ def settings(compare_reads: float | None = None) -> Settings:
     if context is not None and context.find_root().params.get("debug"):
         logs.configure(loaded)
     else:
-        logs.keep_quiet()
+        logs.disable_last_resort_handler()
     return loaded
 
 
@@ -99,11 +105,11 @@ def opened_desk(compare_reads: float | None = None) -> Iterator[Frontdesk]:
 
     The embedded database needs no deploy step: it is brought to head here.
     """
-    found = settings(compare_reads)
+    found = load_settings(compare_reads)
     with Frontdesk(found) as desk:
         desk.database.ping()
         if found.database_url is None:
-            runner.upgrade(embedded_server.migration_url_of(found))
+            runner.upgrade(embedded_server.resolve_migration_url(found))
         yield desk
 
 
@@ -119,10 +125,10 @@ def print_json(document: Any) -> None:
 
 
 @contextmanager
-def progress(what: str) -> Iterator[Callable[[int, int | None], None]]:
+def progress(label: str) -> Iterator[Callable[[int, int | None], None]]:
     """A bar on a terminal's stderr, nothing elsewhere; call what it yields with how many of how many."""
     screen = Console(stderr=True)
-    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn())
+    columns = (TextColumn(label), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as bar:
-        task = bar.add_task(what, total=None)
+        task = bar.add_task(label, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)

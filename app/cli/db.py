@@ -3,15 +3,15 @@
 import click
 
 from app.adoption import adopt, merge_duplicates, restore_archived
-from app.adoption.adopt import Finding
-from app.adoption.duplicate_groups import Merged
-from app.adoption.merge_duplicates import Deduplication
+from app.adoption.adopt import AdoptionReport
+from app.adoption.duplicate_groups import MergedGroup
+from app.adoption.merge_duplicates import DeduplicationReport
 from app.cli import console
 from app.database import embedded_server
 from app.migrations import runner
 from app.schemas.types import MAX_ID
 
-SHOWN = 20  # groups of a table that are listed for people
+MAX_PRINTED = 20  # groups of a table that are listed for people
 
 
 @click.group("db")
@@ -29,23 +29,23 @@ def adopt_command(yes: bool, as_json: bool) -> None:
     is stamped with the step that it matches, and `alembic upgrade head` finishes what is done in part.
     Exit code 1 when it differs: nothing is stamped then.
     """
-    url = embedded_server.migration_url_of(console.settings())
-    with runner.connecting(url) as engine:
+    url = embedded_server.resolve_migration_url(console.load_settings())
+    with runner.migration_engine(url) as engine:
         if yes:
-            with runner.one_deploy_at_a_time(engine, wait=False), engine.connect() as connection:
+            with runner.migration_lock(engine, wait=False), engine.connect() as connection:
                 finding = adopt.adopt(connection)
         else:
             with engine.connect() as connection:
-                finding = adopt.look(connection)
+                finding = adopt.inspect_schema(connection)
     if as_json:
         console.print_json(finding.as_dict())
     else:
         _print_finding(finding)
     if finding.state == "differs":
-        raise click.exceptions.Exit(console.SOMETHING_IS_WRONG)
+        raise click.exceptions.Exit(console.EXIT_PROBLEMS_FOUND)
 
 
-def _print_finding(finding: Finding) -> None:
+def _print_finding(finding: AdoptionReport) -> None:
     revision = finding.revision
     alike = f" (so does {', '.join(finding.same)}, which changes rows only)" if finding.same else ""
     said = {
@@ -65,10 +65,10 @@ def _print_finding(finding: Finding) -> None:
             click.echo(f"  {line}")
     if finding.left_alone:
         click.echo(f"Tables of others, left alone: {', '.join(finding.left_alone)}.")
-    click.echo(_advice(finding))
+    click.echo(_next_step(finding))
 
 
-def _advice(finding: Finding) -> str:
+def _next_step(finding: AdoptionReport) -> str:
     if finding.state == "differs":
         return "Nothing was changed. Change what differs, and look again."
     if finding.state == "empty" or (finding.state == "adopted" and finding.revision != runner.head()):
@@ -98,7 +98,7 @@ def dedupe_command(dry_run: bool, archive_ids: tuple[int, ...], as_json: bool) -
     transaction. Interrupted, it goes on when it is run again. Exit code 1 when groups are left, or a row
     cannot be brought back.
     """
-    url = embedded_server.migration_url_of(console.settings())
+    url = embedded_server.resolve_migration_url(console.load_settings())
     if archive_ids:
         _restore(url, archive_ids, dry_run, as_json)
         return
@@ -108,11 +108,11 @@ def dedupe_command(dry_run: bool, archive_ids: tuple[int, ...], as_json: bool) -
         console.print_json(result.as_dict())
     else:
         _print_deduplication(result)
-    if result.left:
-        raise click.exceptions.Exit(console.SOMETHING_IS_WRONG)
+    if result.remaining:
+        raise click.exceptions.Exit(console.EXIT_PROBLEMS_FOUND)
 
 
-def _print_deduplication(result: Deduplication) -> None:
+def _print_deduplication(result: DeduplicationReport) -> None:
     would = "would be " if result.is_dry_run else ""
     for table, counts in result.as_dict()["tables"].items():
         click.echo(
@@ -121,21 +121,21 @@ def _print_deduplication(result: Deduplication) -> None:
             f" {counts['repointed']:,} references {would}re-pointed"
         )
         of_table = [pair for pair in result.merged if pair[0].table == table]
-        for group, merged in of_table[:SHOWN]:
-            click.echo(f"  {group.shown}: {_what(merged)}")
-        if len(of_table) > SHOWN:
-            click.echo(f"  and {len(of_table) - SHOWN:,} more: --json shows all")
+        for group, merged in of_table[:MAX_PRINTED]:
+            click.echo(f"  {group.key_text}: {_describe_merge(merged)}")
+        if len(of_table) > MAX_PRINTED:
+            click.echo(f"  and {len(of_table) - MAX_PRINTED:,} more: --json shows all")
     for group, reason in result.failed.items():
         click.echo(f"{group}: left as they are, {reason}")
     if not result.merged and not result.failed:
         click.echo("There are no duplicates.")
     elif result.is_dry_run:
         click.echo("Nothing was changed. Without --dry-run this is done.")
-    elif result.left:
-        click.echo(f"{result.left:,} groups are left.")
+    elif result.remaining:
+        click.echo(f"{result.remaining:,} groups are left.")
 
 
-def _what(merged: Merged) -> str:
+def _describe_merge(merged: MergedGroup) -> str:
     said = [f"keeps {merged.kept_id}"]
     rows = (
         f"{row_id}" if number is None else f"{row_id} (as {number})"
@@ -162,4 +162,4 @@ def _restore(url: str, archive_ids: tuple[int, ...], dry_run: bool, as_json: boo
                 if outcome.left_out:
                     click.echo(f"  without {', '.join(outcome.left_out)}: the archive keeps them")
     if any(outcome.refused for outcome in outcomes):
-        raise click.exceptions.Exit(console.SOMETHING_IS_WRONG)
+        raise click.exceptions.Exit(console.EXIT_PROBLEMS_FOUND)

@@ -13,20 +13,22 @@ from rich.table import Table
 
 from app.cli import console
 from app.schemas.types import MAX_ID
-from app.yclients.importing.import_files import OnFinding, OnProgress, import_files
-from app.yclients.importing.summary import Finding, ImportSummary
-from app.yclients.mapping.entities import BY_NAME
+from app.yclients.importing.import_files import OnProblem, OnProgress, import_files
+from app.yclients.importing.summary import ImportProblem, ImportSummary
+from app.yclients.mapping.entities import KINDS_BY_NAME
 
-SHOWN = 20  # findings on the screen
+MAX_PRINTED = 20  # findings on the screen
 _COUNTS = ("rows", "inserted", "updated", "unchanged", "stale", "superseded", "rejected", "warnings")
-_WIDEST = 120  # characters of the widest table
+_TABLE_WIDTH_CHARS = 120  # characters of the widest table
 _ID = click.IntRange(1, MAX_ID)
 
 
 @click.command("import")
 @click.option("--company", "company_id", type=_ID, required=True, help="The company's YClients id.")
 @click.option(
-    "--kind", type=click.Choice(list(BY_NAME)), help="What the rows are, where that is not told by them."
+    "--kind",
+    type=click.Choice(list(KINDS_BY_NAME)),
+    help="What the rows are, where that is not told by them.",
 )
 @click.option(
     "--staff", "staff_id", type=_ID, help="Whose schedule it is, where the file's name does not say."
@@ -63,22 +65,22 @@ def import_command(
             desk,
             company_id,
             files,
-            kind=BY_NAME[kind] if kind else None,
+            kind=KINDS_BY_NAME[kind] if kind else None,
             staff_id=staff_id,
             on_progress=on_progress,
             dry_run=dry_run,
-            on_finding=on_finding,
+            on_problem=on_finding,
         )
     if as_json:
         console.print_json(summary.as_dict())
     else:
         _print(summary, rejects)
-    if not summary.is_well:
-        raise click.exceptions.Exit(console.SOMETHING_IS_WRONG)
+    if not summary.succeeded:
+        raise click.exceptions.Exit(console.EXIT_PROBLEMS_FOUND)
 
 
 @contextmanager
-def _rejects_file(path: Path | None, inputs: tuple[Path, ...]) -> Iterator[OnFinding | None]:
+def _rejects_file(path: Path | None, inputs: tuple[Path, ...]) -> Iterator[OnProblem | None]:
     if path is None:
         yield None
         return
@@ -90,7 +92,7 @@ def _rejects_file(path: Path | None, inputs: tuple[Path, ...]) -> Iterator[OnFin
         raise console.WrongUsage(f"Cannot write {path}: {error.strerror}.") from None
     with file:
 
-        def write(finding: Finding) -> None:
+        def write(finding: ImportProblem) -> None:
             file.write(json.dumps(finding.as_dict(), ensure_ascii=False, default=str) + "\n")
 
         yield write
@@ -116,13 +118,13 @@ def _print(summary: ImportSummary, rejects: Path | None) -> None:
         screen.print(f"Company {summary.company_id} was not known: made with default settings.")
     if summary.kinds:
         # On a narrow terminal a wrapped line is read more easily than a number cut short.
-        screen.print(_table(summary), width=max(screen.width, _WIDEST), crop=False)
+        screen.print(_table(summary), width=max(screen.width, _TABLE_WIDTH_CHARS), crop=False)
     for error in summary.broken:
         screen.print(escape(f"{error.message}; its rows before that were imported."), soft_wrap=True)
     _print_findings(summary, rejects, screen)
     if not summary.kinds:
         screen.print("The files hold no rows: nothing to import.")
-    elif not summary.changed:
+    elif not summary.has_changes:
         screen.print("Nothing changed.")
     if summary.is_dry_run:
         screen.print("Dry run: everything was rolled back.")
@@ -151,10 +153,10 @@ def _table(summary: ImportSummary) -> Table:
 
 def _print_findings(summary: ImportSummary, rejects: Path | None, screen: Console) -> None:
     """Rejected rows first: they are missing, where warnings are only incomplete."""
-    findings = sorted(summary.findings, key=lambda finding: not finding.is_rejected)
-    for finding in findings[:SHOWN]:
+    findings = sorted(summary.problems, key=lambda finding: not finding.is_rejected)
+    for finding in findings[:MAX_PRINTED]:
         screen.print(escape(str(finding)), soft_wrap=True)
-    more = sum(kind.rejected + kind.warnings for kind in summary.kinds.values()) - len(findings[:SHOWN])
+    more = sum(kind.rejected + kind.warnings for kind in summary.kinds.values()) - len(findings[:MAX_PRINTED])
     if more > 0:
         where = f"{rejects} has them" if rejects else "--rejects FILE writes them all"
         screen.print(escape(f"… and {more:,} more; {where}."))

@@ -22,12 +22,12 @@ from rich.text import Text
 from app.cli import console
 from app.frontdesk import Frontdesk
 from app.schemas.types import MAX_ID
-from app.yclients.mapping.entities import BY_NAME
+from app.yclients.mapping.entities import KINDS_BY_NAME
 from app.yclients.syncing import run as yclients_sync
-from app.yclients.syncing.status import RunStatus, sync_status
+from app.yclients.syncing.status import SyncRunStatus, sync_status
 from app.yclients.syncing.summary import SyncSummary
 
-SHOWN = 20  # faults on the screen
+MAX_PRINTED = 20  # faults on the screen
 _COUNTS = ("rows", "inserted", "updated", "unchanged")
 _RARE_COUNTS = ("stale", "superseded", "deleted", "rejected", "warnings")  # shown where there are any
 _ID = click.IntRange(1, MAX_ID)
@@ -42,8 +42,8 @@ def _kinds(context: click.Context, parameter: click.Parameter, given: tuple[str,
     """`--only a,b --only c`."""
     names = [name.strip() for each in given for name in each.split(",")]
     for name in names:
-        if name not in BY_NAME:
-            raise click.BadParameter(f"{name!r} is not one of {', '.join(BY_NAME)}.")
+        if name not in KINDS_BY_NAME:
+            raise click.BadParameter(f"{name!r} is not one of {', '.join(KINDS_BY_NAME)}.")
     return names or None
 
 
@@ -53,7 +53,7 @@ def _kinds(context: click.Context, parameter: click.Parameter, given: tuple[str,
 @click.option(
     "--since", help="Read the bookings changed since then: 2026-11-01, or with a time of the salon."
 )
-@click.option("--only", multiple=True, callback=_kinds, help=f"Some of: {', '.join(BY_NAME)}.")
+@click.option("--only", multiple=True, callback=_kinds, help=f"Some of: {', '.join(KINDS_BY_NAME)}.")
 @click.option("--dry-run", is_flag=True, help="Do everything and roll it back.")
 @console.json_option
 def yclients_command(
@@ -72,7 +72,7 @@ def yclients_command(
             desk,
             company_id,
             full=full,
-            since=_moment(desk, company_id, since) if since else None,
+            since=_parse_since(desk, company_id, since) if since else None,
             only=only,
             dry_run=dry_run,
             on_progress=on_progress,
@@ -81,17 +81,21 @@ def yclients_command(
         console.print_json(summary.as_dict())
     else:
         _print(summary)
-    if not summary.is_well:
-        raise click.exceptions.Exit(console.SOMETHING_IS_WRONG)
+    if not summary.succeeded:
+        raise click.exceptions.Exit(console.EXIT_PROBLEMS_FOUND)
 
 
-def _moment(desk: Frontdesk, company_id: int, written: str) -> datetime:
+def _parse_since(desk: Frontdesk, company_id: int, text: str) -> datetime:
     """A time; without an offset, of the salon's clock."""
     try:
-        moment = datetime.fromisoformat(written)
+        moment = datetime.fromisoformat(text)
     except ValueError:
         raise click.BadParameter("--since is a date or a time, as 2026-11-01 or 2026-11-01T10:00.") from None
-    return moment if moment.tzinfo else moment.replace(tzinfo=desk.units.scopes.get(company_id).timezone)
+    return (
+        moment
+        if moment.tzinfo
+        else moment.replace(tzinfo=desk.uow_factory.tenant_cache.get(company_id).timezone)
+    )
 
 
 class _Rate(ProgressColumn):
@@ -114,9 +118,9 @@ def _progress() -> Iterator[yclients_sync.OnProgress]:
     )
     screen = Console(stderr=True)
     with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as progress:
-        tasks = {name: progress.add_task(name, total=None, visible=False) for name in BY_NAME}
+        tasks = {name: progress.add_task(name, total=None, visible=False) for name in KINDS_BY_NAME}
 
-        def show(state: yclients_sync.Progress) -> None:
+        def show(state: yclients_sync.SyncProgress) -> None:
             progress.start_task(tasks[state.kind])
             progress.update(tasks[state.kind], completed=state.done, total=state.total, visible=True)
 
@@ -134,17 +138,17 @@ def _print(summary: SyncSummary) -> None:
         counts = (f"{vars(kind)[count]:,}" for count in (*_COUNTS, *rare))
         table.add_row(name, *counts, f"{kind.seconds:.1f}")
     screen.print(table)
-    for name, fault in summary.faults[:SHOWN]:
+    for name, fault in summary.problems[:MAX_PRINTED]:
         outcome = "rejected" if fault.is_rejected else "warning"
         key = ", ".join(map(str, fault.key or ())) or "without a key"
         reasons = "; ".join(f"{field}: {reason}" for field, reason in fault.reasons.items())
         screen.print(escape(f"{name} {key}: {outcome}: {reasons}"), soft_wrap=True)
-    more = sum(kind.rejected + kind.warnings for kind in summary.kinds.values()) - SHOWN
+    more = sum(kind.rejected + kind.warnings for kind in summary.kinds.values()) - MAX_PRINTED
     if more > 0:
         screen.print(f"… and {more:,} more.")
     for note in summary.notes:
         screen.print(escape(note), soft_wrap=True)
-    nothing = "" if summary.changed else " Nothing changed."
+    nothing = "" if summary.has_changes else " Nothing changed."
     screen.print(f"{summary.requests:,} requests in {summary.seconds:.1f} s.{nothing}")
     if summary.is_dry_run:
         screen.print("Dry run: everything was rolled back.")
@@ -164,11 +168,11 @@ def status_command(company_id: int | None, as_json: bool) -> None:
         console.print_json([status.as_dict() for statuses in found.values() for status in statuses])
     else:
         _print_status([status for statuses in found.values() for status in statuses])
-    if any(statuses and not statuses[0].state.is_well for statuses in found.values()):
-        raise click.exceptions.Exit(console.SOMETHING_IS_WRONG)
+    if any(statuses and not statuses[0].state.is_healthy for statuses in found.values()):
+        raise click.exceptions.Exit(console.EXIT_PROBLEMS_FOUND)
 
 
-def _print_status(statuses: list[RunStatus]) -> None:
+def _print_status(statuses: list[SyncRunStatus]) -> None:
     screen = console.screen()
     if not statuses:
         screen.print("No sync has run yet.")

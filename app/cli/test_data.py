@@ -40,7 +40,7 @@ def stats_command(company_id: int | None, as_json: bool) -> None:
 @click.option(
     "--limit",
     type=click.IntRange(1, 1_000_000),
-    default=test_data.LIMIT,
+    default=test_data.DEFAULT_LIMIT,
     show_default=True,
     help="Rows of each table at most.",
 )
@@ -56,13 +56,13 @@ def clean_command(company_id: int | None, yes: bool, dry_run: bool, limit: int, 
         result = test_data.clean(desk.database.live().settings, company_id, limit, dry_run=not yes)
     if as_json:
         console.print_json(
-            {"dry_run": not yes, "limit": limit, "deleted": result.deleted, "left": result.left}
+            {"dry_run": not yes, "limit": limit, "deleted": result.deleted, "left": result.remaining}
         )
         return
     done = "deleted" if yes else "would be deleted"
     for table, count in result.deleted.items():
         click.echo(f"{table}: {count:,} {done}")
-    for table, count in result.left.items():
+    for table, count in result.remaining.items():
         if count:
             click.echo(f"{table}: {count:,} left: over the limit, or with bookings that are no test data")
     if not yes:

@@ -23,14 +23,14 @@ from app.cli.transfer_data import (
     verify_command,
 )
 from app.errors import ConfigurationError
-from app.transfer.cutover.cutover import MAX_PAUSE, switch
+from app.transfer.cutover.cutover import MAX_PAUSE_SECONDS, change_live_side
 from app.transfer.cutover.report import Step
 from app.transfer.finish import finish
 from app.transfer.protocol.endpoints import SideName, Sides
-from app.transfer.protocol.stages import Stage, other_than
-from app.transfer.protocol.status import Status, status
-from app.transfer.relay.apply_cycle import Round
-from app.transfer.relay.relay import OnRound, drain, relay
+from app.transfer.protocol.stages import Stage, other_side
+from app.transfer.protocol.status import Status, read_status
+from app.transfer.relay.apply_cycle import CycleResult
+from app.transfer.relay.relay import OnCycle, drain, relay
 from app.transfer.start import start
 
 
@@ -53,8 +53,8 @@ def start_command(include: tuple[str, ...], leave_out: tuple[str, ...], dry_run:
 
     Writers wait for a moment, table by table. What is set up already stays as it is.
     """
-    settings = console.settings()
-    sides = Sides.of(settings)
+    settings = console.load_settings()
+    sides = Sides.from_settings(settings)
     if not settings.transfer_capture:
         raise ConfigurationError(
             "TRANSFER_CAPTURE is off: unset it to let changes be noted, and start again."
@@ -66,7 +66,7 @@ def start_command(include: tuple[str, ...], leave_out: tuple[str, ...], dry_run:
             screen.print(escape(step))
 
     found = start(sides, include, leave_out, dry_run=dry_run, on_step=say)
-    moved = [table.name for table in found.moved]
+    moved = [table.name for table in found.transfer_tables]
     if as_json:
         console.print_json({"dry_run": dry_run, "moved": moved, "left_out": list(found.left_out)})
     elif dry_run:
@@ -85,10 +85,10 @@ def relay_command(once: bool, dry_run: bool, as_json: bool) -> None:
     Run it beside the services, under whatever keeps it running. It waits for the copy, and for a server that
     is down; writers never wait for it.
     """
-    sides = Sides.of(console.settings())
+    sides = Sides.from_settings(console.load_settings())
     if once or dry_run:
         done = drain(sides, dry_run=dry_run)
-        changes, rows = done.marks, done.rows
+        changes, rows = done.entries, done.rows
     else:
         changes = rows = 0
         with _relay_progress() as on_round, _stopped_by_signals() as stop:
@@ -101,15 +101,15 @@ def relay_command(once: bool, dry_run: bool, as_json: bool) -> None:
 
 
 @contextmanager
-def _relay_progress() -> Iterator[OnRound]:
+def _relay_progress() -> Iterator[OnCycle]:
     """A line on a terminal's stderr, nothing elsewhere."""
     screen = Console(stderr=True)
     columns = (SpinnerColumn(), TextColumn("{task.description}"), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as progress:
         task = progress.add_task("relay", total=None)
 
-        def show(source: SideName, result: Round) -> None:
-            progress.update(task, description=f"{source} → {other_than(source)}", advance=result.marks)
+        def show(source: SideName, result: CycleResult) -> None:
+            progress.update(task, description=f"{source} → {other_side(source)}", advance=result.entries)
 
         yield show
 
@@ -128,17 +128,19 @@ def _stopped_by_signals() -> Iterator[Event]:
 
 _max_pause = click.option(
     "--max-pause",
-    type=console.Number(0.05, 60),
-    default=MAX_PAUSE,
+    type=console.FiniteFloatRange(0.05, 60),
+    default=MAX_PAUSE_SECONDS,
     show_default=True,
     help="Give up, with writes open again, when the pause would be longer. Seconds.",
 )
-_rehearse = click.option("--dry-run", is_flag=True, help="Rehearse: try each step, time it, take it back.")
+_dry_run_option = click.option(
+    "--dry-run", is_flag=True, help="Rehearse: try each step, time it, take it back."
+)
 
 
 @transfer_commands.command("cutover")
 @_max_pause
-@_rehearse
+@_dry_run_option
 @console.json_option
 def cutover_command(max_pause: float, dry_run: bool, as_json: bool) -> None:
     """Make primary the live side; legacy follows it from then on.
@@ -146,21 +148,21 @@ def cutover_command(max_pause: float, dry_run: bool, as_json: bool) -> None:
     Writes pause for a fraction of a second. Before the hand-over every failure opens legacy again; a command
     that was killed is run again, and goes on where it stood.
     """
-    _switch("primary", max_pause, dry_run, as_json)
+    _change_live_side("primary", max_pause, dry_run, as_json)
 
 
 @transfer_commands.command("rollback")
 @_max_pause
-@_rehearse
+@_dry_run_option
 @console.json_option
 def rollback_command(max_pause: float, dry_run: bool, as_json: bool) -> None:
     """Make legacy the live side again, with every write made since the cutover."""
-    _switch("legacy", max_pause, dry_run, as_json)
+    _change_live_side("legacy", max_pause, dry_run, as_json)
 
 
-def _switch(to: SideName, max_pause: float, dry_run: bool, as_json: bool) -> None:
-    settings = console.settings()
-    sides = Sides.of(settings)
+def _change_live_side(target: SideName, max_pause: float, dry_run: bool, as_json: bool) -> None:
+    settings = console.load_settings()
+    sides = Sides.from_settings(settings)
     if settings.transfer_pin is not None:
         raise ConfigurationError(
             f"TRANSFER_PIN keeps the services on {settings.transfer_pin}, whichever side is live:"
@@ -174,15 +176,15 @@ def _switch(to: SideName, max_pause: float, dry_run: bool, as_json: bool) -> Non
                 f"{step.seconds * 1000:8,.0f} ms  {escape(step.name)}  [dim]{escape(step.detail)}[/]"
             )
 
-    report = switch(sides, to, max_pause=max_pause, dry_run=dry_run, on_step=say)
+    report = change_live_side(sides, target, max_pause=max_pause, dry_run=dry_run, on_step=say)
     if as_json:
         console.print_json(report.as_dict())
     elif report.was_live:
-        screen.print(f"{to} is live already.")
+        screen.print(f"{target} is live already.")
     elif dry_run:
-        screen.print(f"Rehearsed: nothing stands in the way of making {to} live.")
+        screen.print(f"Rehearsed: nothing stands in the way of making {target} live.")
     else:
-        screen.print(f"{to} is live. Writes paused for {(report.pause or 0) * 1000:,.0f} ms.")
+        screen.print(f"{target} is live. Writes paused for {(report.pause or 0) * 1000:,.0f} ms.")
 
 
 @transfer_commands.command("finish")
@@ -194,7 +196,7 @@ def finish_command(force: bool, dry_run: bool, as_json: bool) -> None:
 
     After it there is no rollback. The side that is live stays so; before a cutover this gives the move up.
     """
-    sides = Sides.of(console.settings())
+    sides = Sides.from_settings(console.load_settings())
     done: list[str] = []
     finish(sides, force=force, dry_run=dry_run, on_step=done.append)
     if as_json:
@@ -212,7 +214,7 @@ def status_command(as_json: bool) -> None:
 
     Exit code 1 where something is in the way.
     """
-    found = status(Sides.of(console.settings()))
+    found = read_status(Sides.from_settings(console.load_settings()))
     if as_json:
         console.print_json(found.as_dict())
     else:
@@ -220,34 +222,37 @@ def status_command(as_json: bool) -> None:
     if found.stage is Stage.UNKNOWN:
         raise click.exceptions.Exit(console.CouldNotRun.exit_code)
     if found.in_the_way or found.stage is Stage.BROKEN:
-        raise click.exceptions.Exit(console.SOMETHING_IS_WRONG)
+        raise click.exceptions.Exit(console.EXIT_PROBLEMS_FOUND)
 
 
-def _print(found: Status) -> None:
+def _print(transfer_status: Status) -> None:
     screen = console.screen()
     table = Table(box=None, pad_edge=False, show_header=False)
-    for name, value in _lines(found):
+    for name, value in _lines(transfer_status):
         table.add_row(name, escape(value))
     screen.print(table)
-    for obstacle in found.in_the_way:
+    for obstacle in transfer_status.in_the_way:
         screen.print(f"[bold red]in the way[/] {escape(obstacle)}", soft_wrap=True)
-    screen.print(f"[bold]next[/] {escape(found.next)}", soft_wrap=True)
+    screen.print(f"[bold]next[/] {escape(transfer_status.next)}", soft_wrap=True)
 
 
-def _lines(found: Status) -> Iterator[tuple[str, str]]:
-    yield "stage", found.stage.value
-    yield "live", found.live or "nobody: writes wait"
-    for side, row in found.sides.items():
+def _lines(transfer_status: Status) -> Iterator[tuple[str, str]]:
+    yield "stage", transfer_status.stage.value
+    yield "live", transfer_status.live or "nobody: writes wait"
+    for side, row in transfer_status.sides.items():
         yield side, f"{row.state}, epoch {row.epoch}" if row else "no move"
-    if found.copied is not None:
-        yield "copied", f"{found.copied} of {found.tables} tables"
-    if found.marks is not None:
-        yield "waiting", f"{found.marks:,} keys, the oldest for {found.lag:.1f} s"
-    if found.last_round is not None:
-        yield "last relayed", f"{found.last_round:%Y-%m-%d %H:%M:%S} UTC, in {found.replay_seconds:.2f} s"
-    if found.verified_at is not None:
-        equal = "equal" if found.verified_equal else "DIFFERENT"
-        yield "verified", f"{found.verified_at:%Y-%m-%d %H:%M:%S} UTC: {equal}"
+    if transfer_status.copied is not None:
+        yield "copied", f"{transfer_status.copied} of {transfer_status.tables} tables"
+    if transfer_status.marks is not None:
+        yield "waiting", f"{transfer_status.marks:,} keys, the oldest for {transfer_status.lag:.1f} s"
+    if transfer_status.last_round is not None:
+        yield (
+            "last relayed",
+            f"{transfer_status.last_round:%Y-%m-%d %H:%M:%S} UTC, in {transfer_status.replay_seconds:.2f} s",
+        )
+    if transfer_status.verified_at is not None:
+        equal = "equal" if transfer_status.verified_equal else "DIFFERENT"
+        yield "verified", f"{transfer_status.verified_at:%Y-%m-%d %H:%M:%S} UTC: {equal}"
 
 
 transfer_commands.add_command(plan_command)

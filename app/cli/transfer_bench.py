@@ -24,25 +24,25 @@ from app.models import Base
 from app.transfer.protocol.endpoints import Side, Sides
 from app.transfer.protocol.tables import BENCH_SCHEMA
 
-COMPANY = 1
-CLIENTS = 5_000
-BATCH = 100  # clients upserted at once
-KEYS = 20  # of a session, read or written at once
-BENCH_LOCK = 0x46726F6E746634  # of whoever measures on a side; any number that nobody else uses
+COMPANY_ID = 1
+CLIENT_COUNT = 5_000
+ROWS_PER_UPSERT = 100  # clients upserted at once
+KEYS_PER_CALL = 20  # of a session, read or written at once
+BENCH_LOCK_KEY = 0x46726F6E746634  # of whoever measures on a side; any number that nobody else uses
 
 Operation = Callable[[Salon, int], Any]
 
 
 @dataclass
-class Measured:
+class OperationTimings:
     """One operation on one side; times in milliseconds."""
 
-    times: list[float] = field(default_factory=list)
+    durations_ms: list[float] = field(default_factory=list)
     errors: int = 0
 
     def percentile(self, percent: int) -> float | None:
         """The least time that `percent` of the calls did not exceed; None where all failed."""
-        ordered = sorted(self.times)
+        ordered = sorted(self.durations_ms)
         return ordered[min(len(ordered) - 1, len(ordered) * percent // 100)] if ordered else None
 
     def as_dict(self) -> dict[str, Any]:
@@ -52,12 +52,12 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class Line:
+class BenchResult:
     """One operation on both sides."""
 
     name: str
-    legacy: Measured
-    primary: Measured
+    legacy: OperationTimings
+    primary: OperationTimings
 
     @property
     def ratio(self) -> float | None:
@@ -82,9 +82,9 @@ def bench_command(ctx: click.Context, repeats: int, as_json: bool) -> None:
     It works in a schema of its own, with made-up rows that it removes again: nothing of the services is
     touched, and a move may be under way. Exit code 1 where calls failed.
     """
-    settings = console.settings()
+    settings = console.load_settings()
     with _progress(repeats) as on_round:
-        lines = measure(Sides.of(settings), settings, repeats, on_round)
+        lines = run_bench(Sides.from_settings(settings), settings, repeats, on_round)
     if as_json:
         operations = [
             {
@@ -99,46 +99,48 @@ def bench_command(ctx: click.Context, repeats: int, as_json: bool) -> None:
     else:
         _print(lines)
     if any(line.legacy.errors or line.primary.errors for line in lines):
-        ctx.exit(console.SOMETHING_IS_WRONG)
+        ctx.exit(console.EXIT_PROBLEMS_FOUND)
 
 
-def measure(
-    sides: Sides, settings: Settings, repeats: int, on_round: Callable[[], object] = lambda: None
-) -> list[Line]:
+def run_bench(
+    sides: Sides, settings: Settings, repeats: int, on_repeat: Callable[[], object] = lambda: None
+) -> list[BenchResult]:
     """Each operation on both sides in turn, `repeats` times. Raises UnavailableError, ConflictError."""
     with ExitStack() as stack:
         salons = [stack.enter_context(_salon(side, settings)) for side in sides]
-        lines = [Line(name, Measured(), Measured()) for name in OPERATIONS]
+        lines = [BenchResult(name, OperationTimings(), OperationTimings()) for name in OPERATIONS]
         for number in range(repeats + 1):
             for line, operation in zip(lines, OPERATIONS.values(), strict=True):
                 turns = list(zip(salons, (line.legacy, line.primary), strict=True))
                 for salon, measured in turns if number % 2 else reversed(turns):
-                    _call(operation, salon, number, measured if number else Measured())  # the first warms up
-            on_round()
+                    _call(
+                        operation, salon, number, measured if number else OperationTimings()
+                    )  # the first warms up
+            on_repeat()
     return lines
 
 
-def _call(operation: Operation, salon: Salon, number: int, measured: Measured) -> None:
+def _call(operation: Operation, salon: Salon, number: int, timings: OperationTimings) -> None:
     began = time.perf_counter()
     result = operation(salon, number)
     if result.success:
-        measured.times.append((time.perf_counter() - began) * 1000)
+        timings.durations_ms.append((time.perf_counter() - began) * 1000)
     else:
-        measured.errors += 1
+        timings.errors += 1
 
 
 @contextmanager
 def _salon(side: Side, settings: Settings) -> Iterator[Salon]:
     """A salon in a schema of its own on that side, with clients, bookings and a session."""
     with closing(side.connect()) as connection:
-        if connection.execute("SELECT pg_try_advisory_lock(%s)", (BENCH_LOCK,)).fetchone() != (True,):
+        if connection.execute("SELECT pg_try_advisory_lock(%s)", (BENCH_LOCK_KEY,)).fetchone() != (True,):
             raise ConflictError(f"Another bench is under way on {side.name}.")
         _drop(connection)  # what one that was killed has left
         connection.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(BENCH_SCHEMA)))
         try:
             with Frontdesk(_settings(side, settings)) as desk:
                 Base.metadata.create_all(desk.database.engine)
-                salon = desk.company(COMPANY)
+                salon = desk.company(COMPANY_ID)
                 _fill(salon)
                 connection.execute("ANALYZE")
                 yield salon
@@ -161,7 +163,7 @@ def _settings(side: Side, settings: Settings) -> Settings:
 
 def _fill(salon: Salon) -> None:
     salon.upsert_company({"title": "Bench"}).unwrap()
-    report = salon.upsert_clients(_client(number, 0) for number in range(CLIENTS)).unwrap()
+    report = salon.upsert_clients(_client(number, 0) for number in range(CLIENT_COUNT)).unwrap()
     start = datetime.now(UTC).replace(microsecond=0)
     bookings = [
         {
@@ -171,7 +173,7 @@ def _fill(salon: Salon) -> None:
             "starts_at": start + timedelta(hours=number),
             "ends_at": start + timedelta(hours=number + 1),
         }
-        for number in range(CLIENTS)
+        for number in range(CLIENT_COUNT)
     ]
     booked = salon.upsert_bookings(bookings).unwrap()
     if report.rejected or booked.rejected:
@@ -180,7 +182,7 @@ def _fill(salon: Salon) -> None:
 
 
 def _phone(number: int) -> str:
-    return f"+7968{number % CLIENTS:07}"
+    return f"+7968{number % CLIENT_COUNT:07}"
 
 
 def _client(number: int, visit: int) -> dict[str, Any]:
@@ -194,32 +196,37 @@ def _client(number: int, visit: int) -> dict[str, Any]:
 
 def _keys(number: int) -> dict[str, dict[str, Any]]:
     return {
-        "session": {f"{place}.0": {"registrationId": number, "ratchet": "x" * 500} for place in range(KEYS)}
+        "session": {
+            f"{place}.0": {"registrationId": number, "ratchet": "x" * 500} for place in range(KEYS_PER_CALL)
+        }
     }
 
 
 OPERATIONS: dict[str, Operation] = {
     "a client by phone": lambda salon, number: salon.get_client_by_phone(_phone(number * 7919)),
     "a client's appointments": lambda salon, number: salon.get_client_appointments(_phone(number % 1000)),
-    f"{BATCH} clients upserted": lambda salon, number: salon.upsert_clients(
-        [_client((number * BATCH + place) % CLIENTS, number) for place in range(BATCH)]
+    f"{ROWS_PER_UPSERT} clients upserted": lambda salon, number: salon.upsert_clients(
+        [
+            _client((number * ROWS_PER_UPSERT + place) % CLIENT_COUNT, number)
+            for place in range(ROWS_PER_UPSERT)
+        ]
     ),
     "a name search": lambda salon, number: salon.search_clients_by_name(f"ентка {number % 100}"),
-    f"{KEYS} session keys read": lambda salon, number: salon.whatsapp.get_keys(
-        "session", [f"{place}.0" for place in range(KEYS)]
+    f"{KEYS_PER_CALL} session keys read": lambda salon, number: salon.whatsapp.get_keys(
+        "session", [f"{place}.0" for place in range(KEYS_PER_CALL)]
     ),
-    f"{KEYS} session keys written": lambda salon, number: salon.whatsapp.set_keys(_keys(number)),
+    f"{KEYS_PER_CALL} session keys written": lambda salon, number: salon.whatsapp.set_keys(_keys(number)),
 }
 
 
-def _print(lines: list[Line]) -> None:
+def _print(results: list[BenchResult]) -> None:
     table = Table(box=None, pad_edge=False)
     table.add_column("\nmilliseconds")
     for side in ("legacy", "primary"):
         for name in (f"{side}\np50", "\np95", "\np99", "\nerrors"):
             table.add_column(name, justify="right")
     table.add_column("primary\nto legacy", justify="right")
-    for line in lines:
+    for line in results:
         cells = []
         for measured in (line.legacy, line.primary):
             figures = (measured.percentile(percent) for percent in (50, 95, 99))

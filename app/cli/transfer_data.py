@@ -11,15 +11,15 @@ from rich.table import Table
 
 from app.cli import console
 from app.transfer.copying import copy as copying
-from app.transfer.copying.progress import Report
+from app.transfer.copying.progress import CopyReport
 from app.transfer.planning import plan
-from app.transfer.planning.findings import Finding
+from app.transfer.planning.findings import PlanFinding
 from app.transfer.protocol.endpoints import Sides
-from app.transfer.protocol.stages import other_than
+from app.transfer.protocol.stages import other_side
 from app.transfer.verification import repair as repairing
 from app.transfer.verification import verify as verifying
 
-SHOWN = 20  # divergences on the screen
+MAX_PRINTED = 20  # divergences on the screen
 
 include_option = click.option(
     "--include", multiple=True, metavar="TABLE", help="Move this table outside Frontdesk's models, too."
@@ -44,44 +44,50 @@ def plan_command(
 
     It changes nothing. Exit codes: 0 ready, 1 something is in the way, 3 a side cannot be reached.
     """
-    settings = console.settings()
-    found = plan.make(Sides.of(settings), settings, include, leave_out)
+    settings = console.load_settings()
+    found = plan.make_plan(Sides.from_settings(settings), settings, include, leave_out)
     if as_json:
         console.print_json(found.as_dict())
     else:
         _print_plan(found)
-    if found.in_the_way:
-        ctx.exit(console.SOMETHING_IS_WRONG)
+    if found.blocking_findings:
+        ctx.exit(console.EXIT_PROBLEMS_FOUND)
 
 
-def _print_plan(found: plan.Plan) -> None:
+def _print_plan(transfer_plan: plan.Plan) -> None:
     screen = console.screen()
     sides = Table(box=None, pad_edge=False)
     for name in ("side", "PostgreSQL", "database", "role", "size"):
         sides.add_column(name, justify="right" if name == "size" else "left")
-    for side in found.sides:
-        sides.add_row(side.name, side.version, side.database, side.role, size(side.bytes))
+    for side in transfer_plan.sides:
+        sides.add_row(side.name, side.version, side.database, side.role, format_size(side.bytes))
     screen.print(sides)
     tables = Table(box=None, pad_edge=False)
     for name in ("\ntable", "\nrows, about", "\nsize", "with its\nindexes", "copied\nin about"):
         tables.add_column(name, justify="right" if name != "\ntable" else "left")
-    for table in found.tables:
+    for table in transfer_plan.tables:
         tables.add_row(
-            table.name, f"{table.rows:,}", size(table.bytes), size(table.total_bytes), duration(table.seconds)
+            table.name,
+            f"{table.rows:,}",
+            format_size(table.bytes),
+            format_size(table.total_bytes),
+            format_duration(table.seconds),
         )
     screen.print(tables)
-    if found.left_out:
-        screen.print(f"\nLeft out: {', '.join(found.left_out)}", markup=False)
-    _print_findings("Good to know", [each for each in found.findings if not each.in_the_way])
-    _print_findings("In the way", found.in_the_way)
-    if found.in_the_way:
-        screen.print(f"\n[bold red]{len(found.in_the_way)} in the way.[/]")
+    if transfer_plan.left_out:
+        screen.print(f"\nLeft out: {', '.join(transfer_plan.left_out)}", markup=False)
+    _print_findings("Good to know", [each for each in transfer_plan.findings if not each.in_the_way])
+    _print_findings("In the way", transfer_plan.blocking_findings)
+    if transfer_plan.blocking_findings:
+        screen.print(f"\n[bold red]{len(transfer_plan.blocking_findings)} in the way.[/]")
     else:
-        then = "The move has begun." if found.is_started else "Next: frontdesk transfer start"
-        screen.print(f"\n[green]Ready.[/] The copy takes about {duration(found.seconds)}. {then}")
+        then = "The move has begun." if transfer_plan.is_started else "Next: frontdesk transfer start"
+        screen.print(
+            f"\n[green]Ready.[/] The copy takes about {format_duration(transfer_plan.seconds)}. {then}"
+        )
 
 
-def _print_findings(title: str, findings: list[Finding]) -> None:
+def _print_findings(title: str, findings: list[PlanFinding]) -> None:
     if not findings:
         return
     table = Table(box=None, pad_edge=False, show_header=False, title=f"\n{title}", title_justify="left")
@@ -95,7 +101,7 @@ def _print_findings(title: str, findings: list[Finding]) -> None:
 
 @click.command("copy")
 @click.option(
-    "--jobs", type=click.IntRange(1, 16), default=copying.JOBS, help="Connections on each side (2)."
+    "--jobs", type=click.IntRange(1, 16), default=copying.DEFAULT_JOBS, help="Connections on each side (2)."
 )
 @click.option("--dry-run", is_flag=True, help="Say what is left to copy, and write nothing.")
 @console.json_option
@@ -104,7 +110,7 @@ def copy_command(jobs: int, dry_run: bool, as_json: bool) -> None:
 
     Killed or interrupted, the same command goes on where it was. What changes meanwhile waits for the relay.
     """
-    sides = Sides.of(console.settings())
+    sides = Sides.from_settings(console.load_settings())
     with _copy_progress() as on_progress:
         report = copying.copy(sides, jobs=jobs, dry_run=dry_run, on_progress=on_progress)
     if as_json:
@@ -120,7 +126,7 @@ def copy_command(jobs: int, dry_run: bool, as_json: bool) -> None:
         return
     if report.rows:
         rate = report.rows / report.seconds
-        screen.print(f"{report.rows:,} rows in {duration(report.seconds)}, {rate:,.0f} rows/s.")
+        screen.print(f"{report.rows:,} rows in {format_duration(report.seconds)}, {rate:,.0f} rows/s.")
     later = sum(table.left for table in report.tables)
     if later:
         screen.print(f"{later:,} rows had changed since an earlier run: the relay brings them.")
@@ -128,7 +134,7 @@ def copy_command(jobs: int, dry_run: bool, as_json: bool) -> None:
 
 
 @contextmanager
-def _copy_progress() -> Iterator[copying.OnProgress]:
+def _copy_progress() -> Iterator[copying.OnCopyProgress]:
     """A bar with rate and time left on a terminal's stderr, nothing elsewhere."""
     columns = (
         TextColumn("{task.description}"),
@@ -141,7 +147,7 @@ def _copy_progress() -> Iterator[copying.OnProgress]:
     with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as progress:
         task = progress.add_task("copying", total=None, rate="")
 
-        def show(report: Report) -> None:
+        def show(report: CopyReport) -> None:
             at_work = [table.name for table in report.tables if table.done and not table.finished]
             progress.update(
                 task,
@@ -163,7 +169,7 @@ def verify_command(ctx: click.Context, only: tuple[str, ...], as_json: bool) -> 
 
     Exit codes: 0 equal, 1 different (each row is named), 3 something could not be compared.
     """
-    sides = Sides.of(console.settings())
+    sides = Sides.from_settings(console.load_settings())
     with _verify_progress() as on_progress:
         report = verifying.verify(sides, only=only, on_progress=on_progress)
     if as_json:
@@ -171,14 +177,14 @@ def verify_command(ctx: click.Context, only: tuple[str, ...], as_json: bool) -> 
     else:
         _print_verification(report)
     if report.divergences:
-        ctx.exit(console.SOMETHING_IS_WRONG)
+        ctx.exit(console.EXIT_PROBLEMS_FOUND)
     if not report.is_compared:
         ctx.exit(console.CouldNotRun.exit_code)
 
 
-def _print_verification(report: verifying.Report) -> None:
+def _print_verification(report: verifying.VerificationReport) -> None:
     screen = console.screen()
-    standby = other_than(report.source)
+    standby = other_side(report.source)
     table = Table(box=None, pad_edge=False)
     for name in ("table", report.source, standby, "", "SHA-256"):
         table.add_column(name, justify="right" if name in (report.source, standby) else "left")
@@ -198,20 +204,22 @@ def _print_verification(report: verifying.Report) -> None:
         screen.print("[bold red]Different.[/] frontdesk transfer repair makes the standby equal again.")
     elif report.is_compared:
         rows = sum(each.source_rows for each in report.tables)
-        screen.print(f"[green]Equal.[/] {rows:,} rows on {report.source}, in {duration(report.seconds)}.")
+        screen.print(
+            f"[green]Equal.[/] {rows:,} rows on {report.source}, in {format_duration(report.seconds)}."
+        )
     else:
         screen.print("[bold yellow]Not everything could be compared.[/]")
 
 
 def _print_divergences(divergences: list[verifying.Divergence]) -> None:
     screen = console.screen()
-    for each in divergences[:SHOWN]:
+    for each in divergences[:MAX_PRINTED]:
         columns = f" in {', '.join(each.columns)}" if each.columns else ""
         screen.print(
             f"{each.table} ({', '.join(each.key)}): {each.kind}{columns}", markup=False, soft_wrap=True
         )
-    if len(divergences) > SHOWN:
-        screen.print(f"… and {len(divergences) - SHOWN:,} more; --json names them all.")
+    if len(divergences) > MAX_PRINTED:
+        screen.print(f"… and {len(divergences) - MAX_PRINTED:,} more; --json names them all.")
 
 
 @click.command("repair")
@@ -223,22 +231,24 @@ def repair_command(ctx: click.Context, dry_run: bool, as_json: bool) -> None:
 
     Exit codes: 0 equal now, 1 something differs still, 3 something could not be compared.
     """
-    sides = Sides.of(console.settings())
+    sides = Sides.from_settings(console.load_settings())
     with _verify_progress() as on_progress:
         result = repairing.repair(sides, dry_run=dry_run, on_progress=on_progress)
     if as_json:
         console.print_json(result.as_dict())
     else:
         _print_divergences(result.found)
-        strange = f", {result.strangers:,} changes of the standby's own" if result.strangers else ""
+        strange = (
+            f", {result.standby_changes:,} changes of the standby's own" if result.standby_changes else ""
+        )
         done = "Dry run: nothing was written." if dry_run else f"{len(result.remaining):,} differ still."
         console.screen().print(f"{len(result.found):,} rows differed{strange}. {done}")
-    if not result.is_well:
-        ctx.exit(console.SOMETHING_IS_WRONG)
+    if not result.succeeded:
+        ctx.exit(console.EXIT_PROBLEMS_FOUND)
 
 
 @contextmanager
-def _verify_progress() -> Iterator[verifying.OnProgress]:
+def _verify_progress() -> Iterator[verifying.OnVerifyProgress]:
     """A bar for the table at work on a terminal's stderr, nothing elsewhere."""
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     screen = Console(stderr=True)
@@ -251,7 +261,7 @@ def _verify_progress() -> Iterator[verifying.OnProgress]:
         yield show
 
 
-def size(count: float) -> str:
+def format_size(count: float) -> str:
     """Bytes as people read them: `12 kB`, `3.4 MB`."""
     for unit in ("B", "kB", "MB"):
         if count < 1000:
@@ -260,7 +270,7 @@ def size(count: float) -> str:
     return f"{count:,.1f} GB"
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """Seconds as people read them: `0.4 s`, `3 min`, `2.5 h`."""
     if seconds < 90:
         return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"

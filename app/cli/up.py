@@ -18,7 +18,7 @@ from app.frontdesk import Frontdesk
 from app.migrations import runner
 from app.observability import logs
 from app.web import create_app
-from app.web.serving.local_server import HOST, serve, take_port
+from app.web.serving.local_server import HOST, bind_port, serve
 from app.yclients import sample
 from app.yclients.importing.import_files import import_files
 
@@ -32,9 +32,9 @@ def up_command(port: int, compare_reads: float | None) -> None:
     Without DATABASE_URL it starts an embedded PostgreSQL that keeps its data under .frontdesk/.
     Ctrl-C stops everything.
     """
-    leave_if_told = _leave_on_sigterm()
-    settings = console.settings(compare_reads)
-    with take_port(port) as door:
+    leave_if_told = _exit_on_sigterm()
+    settings = console.load_settings(compare_reads)
+    with bind_port(port) as door:
         settings = _start_database(settings)
         leave_if_told()
         _migrate(settings)
@@ -45,11 +45,11 @@ def up_command(port: int, compare_reads: float | None) -> None:
         serve(
             lambda: create_app(Frontdesk(settings)),
             door,
-            when_ready=lambda: _say_addresses(f"http://{HOST}:{port}"),
+            when_ready=lambda: _print_addresses(f"http://{HOST}:{port}"),
         )
 
 
-def _leave_on_sigterm() -> Callable[[], None]:
+def _exit_on_sigterm() -> Callable[[], None]:
     """Until gunicorn takes over: leave through Python's own exit, which stops the embedded server.
 
     Returns what is to be called between steps: Python drops an exception of the handler where it comes in
@@ -61,26 +61,28 @@ def _leave_on_sigterm() -> Callable[[], None]:
         if told:
             sys.exit(128 + signal.SIGTERM)
 
-    def heed(*_: object) -> None:
+    def on_sigterm(*_: object) -> None:
         nonlocal told
         told = True
         leave()
 
-    signal.signal(signal.SIGTERM, heed)
+    signal.signal(signal.SIGTERM, on_sigterm)
     return leave
 
 
-def _say(step: str, text: str) -> None:
+def _print_step(step: str, text: str) -> None:
     click.echo(f"{step:<10}{text}")
 
 
 def _start_database(settings: Settings) -> Settings:
     """Settings with the URL of a database that answers."""
     embedded = settings.database_url is None
-    settings = settings.model_copy(update={"database_url": SecretStr(embedded_server.url_of(settings))})
+    settings = settings.model_copy(
+        update={"database_url": SecretStr(embedded_server.resolve_database_url(settings))}
+    )
     with Frontdesk(settings) as desk:
         desk.database.ping()
-    _say(
+    _print_step(
         "database",
         "embedded PostgreSQL, data under .frontdesk/" if embedded else "the one that DATABASE_URL names",
     )
@@ -91,11 +93,11 @@ def _migrate(settings: Settings) -> None:
     progress = logging.getLogger("alembic.frontdesk")  # says what it waits for
     progress.addHandler(logging.StreamHandler())
     progress.setLevel(logging.INFO)
-    upgrade = runner.upgrade(embedded_server.migration_url_of(settings))
+    upgrade = runner.upgrade(embedded_server.resolve_migration_url(settings))
     if upgrade.changed:
-        _say("schema", f"migrated from {upgrade.before or 'nothing'} to {upgrade.after}")
+        _print_step("schema", f"migrated from {upgrade.before or 'nothing'} to {upgrade.after}")
     else:
-        _say("schema", f"at head ({upgrade.after})")
+        _print_step("schema", f"at head ({upgrade.after})")
 
 
 def _load_sample(settings: Settings) -> None:
@@ -120,10 +122,10 @@ def _load_sample(settings: Settings) -> None:
     rows = ", ".join(
         f"{kind.as_dict()['rows']} {name.replace('_', ' ')}" for name, kind in summary.kinds.items()
     )
-    _say("sample", f"salon {sample.COMPANY_ID}: {rows}")
+    _print_step("sample", f"salon {sample.COMPANY_ID}: {rows}")
 
 
-def _say_addresses(address: str) -> None:
+def _print_addresses(address: str) -> None:
     click.echo(
         f"""
 Frontdesk is up.

@@ -8,15 +8,15 @@ import click
 from rich.table import Table
 
 from app.cli import console
-from app.errors import RAW_ERRORS, UnknownCompanyError, from_driver
+from app.errors import DRIVER_ERRORS, UnknownCompanyError, to_frontdesk_error
 from app.frontdesk import Frontdesk
-from app.observability.severity import Level
+from app.observability.severity import Severity
 from app.schemas.types import MAX_ID
 from app.whatsapp import cleanup, import_folder, import_legacy_tables, key_rotation
-from app.whatsapp.health import Overview, SalonHealth
-from app.whatsapp.health_monitor import observe
+from app.whatsapp.health import SalonHealth, WhatsAppHealth
+from app.whatsapp.health_monitor import check_health
 
-COLOURS = {Level.HEALTHY: "green", Level.WARNING: "yellow", Level.CRITICAL: "bold red"}
+COLOURS = {Severity.HEALTHY: "green", Severity.WARNING: "yellow", Severity.CRITICAL: "bold red"}
 
 _ID = click.IntRange(1, MAX_ID)
 _one_company = click.option("--company", "company_id", type=_ID, help="This company only (YClients id).")
@@ -38,9 +38,9 @@ def status_command(company_id: int | None, as_json: bool) -> None:
     """Show how the sessions are, and what to do; exit code 1 when one is critical."""
     with console.opened_desk() as desk:
         try:
-            seen = observe(desk.database, desk.settings, company_id)
-        except RAW_ERRORS as error:
-            raise from_driver(error) from error
+            seen = check_health(desk.database, desk.settings, company_id)
+        except DRIVER_ERRORS as error:
+            raise to_frontdesk_error(error) from error
     if company_id is not None and not seen.salons:
         raise UnknownCompanyError
     level = seen.level if company_id is None else seen.salons[company_id].level
@@ -48,14 +48,14 @@ def status_command(company_id: int | None, as_json: bool) -> None:
         console.print_json(seen.as_dict() if company_id is None else seen.salon_as_dict(company_id))
     else:
         _print_status(seen, seen.paired if company_id is None else list(seen.salons.values()))
-    if level is Level.CRITICAL:
-        raise click.exceptions.Exit(console.SOMETHING_IS_WRONG)
+    if level is Severity.CRITICAL:
+        raise click.exceptions.Exit(console.EXIT_PROBLEMS_FOUND)
 
 
-def _print_status(seen: Overview, salons: list[SalonHealth]) -> None:
+def _print_status(overview: WhatsAppHealth, salons: list[SalonHealth]) -> None:
     screen = console.screen()
     if not salons:
-        screen.print(seen.as_dict()["recommendation"], style=COLOURS[Level.CRITICAL])
+        screen.print(overview.as_dict()["recommendation"], style=COLOURS[Severity.CRITICAL])
         return
     table = Table(box=None, pad_edge=False)
     for name in ("company", "status", "keys", "expired", "sessions", "last write", "why, and what to do"):
@@ -68,7 +68,7 @@ def _print_status(seen: Overview, salons: list[SalonHealth]) -> None:
             f"{salon.expired:,}",
             f"{salon.sessions:,}",
             salon.last_write.strftime("%Y-%m-%d %H:%M") if salon.last_write else "never",
-            "\n".join(f"{finding.reason}. {finding.advice}" for finding in salon.findings),
+            "\n".join(f"{finding.reason}. {finding.remedy}" for finding in salon.problems),
         )
     screen.print(table)
 
@@ -89,7 +89,7 @@ def cleanup_command(company_id: int | None, types: tuple[str, ...], dry_run: boo
         console.print_json(result.as_dict())
         return
     screen = console.screen()
-    if result.is_elsewhere:
+    if result.is_skipped:
         screen.print("Another clean-up is under way: nothing was done here.")
         return
     what = "would be deleted" if dry_run else "deleted"
@@ -98,8 +98,10 @@ def cleanup_command(company_id: int | None, types: tuple[str, ...], dry_run: boo
         for name, count in result.before.items()
     ])  # fmt: skip
     screen.print(f"{result.deleted.total():,} keys {what}.")
-    if result.kept:
-        screen.print(f"{result.kept:,} expired keys are of protected types: only --type deletes those.")
+    if result.protected_expired:
+        screen.print(
+            f"{result.protected_expired:,} expired keys are of protected types: only --type deletes those."
+        )
 
 
 @whatsapp_commands.command("forget")
@@ -116,7 +118,7 @@ def forget_command(company_id: int, dry_run: bool, as_json: bool) -> None:
             there = salon.whatsapp.statistics().unwrap()
             credentials, keys = int(there.has_credentials), there.total
         else:
-            forgotten = salon.whatsapp.forget().unwrap()
+            forgotten = salon.whatsapp.delete_session().unwrap()
             credentials, keys = forgotten.credentials, forgotten.keys
     if as_json:
         console.print_json({"dry_run": dry_run, "credentials": credentials, "keys": keys})
@@ -156,7 +158,7 @@ def rotate_command(ctx: click.Context, dry_run: bool, as_json: bool) -> None:
         if result.unreadable:
             console.screen().print(f"{result.unreadable:,} cannot be decrypted with any of the keys.")
     if result.unreadable or result.changed:
-        ctx.exit(console.SOMETHING_IS_WRONG)
+        ctx.exit(console.EXIT_PROBLEMS_FOUND)
 
 
 @whatsapp_commands.command("import")
@@ -183,25 +185,25 @@ def import_command(
     if folder is not None and company_id is None:
         raise console.WrongUsage("Give --company: the folder does not say whose session it is.")
     with console.opened_desk() as desk:
-        sessions: Iterable[tuple[int, import_folder.Session]] = import_legacy_tables.read_tables(
+        sessions: Iterable[tuple[int, import_folder.ImportedSession]] = import_legacy_tables.read_tables(
             desk.settings, company_id
         )
         if folder is not None and company_id is not None:
             sessions = [(company_id, import_folder.read_folder(folder))]
-        outcomes = [_bring_in(desk, company, session, dry_run) for company, session in sessions]
+        outcomes = [_import_session(desk, company, session, dry_run) for company, session in sessions]
     if as_json:
         console.print_json({"dry_run": dry_run, "sessions": outcomes})
     else:
         _print_import(outcomes, dry_run)
     if not outcomes or any(outcome["error"] or outcome["skipped"] for outcome in outcomes):
-        ctx.exit(console.SOMETHING_IS_WRONG)
+        ctx.exit(console.EXIT_PROBLEMS_FOUND)
 
 
-def _bring_in(
-    desk: Frontdesk, company_id: int, session: import_folder.Session, dry_run: bool
+def _import_session(
+    desk: Frontdesk, company_id: int, session: import_folder.ImportedSession, dry_run: bool
 ) -> dict[str, Any]:
     salon = desk.company(company_id)
-    result = salon.whatsapp.bring_in(session.creds, session.keys, dry_run)
+    result = salon.whatsapp.import_session(session.creds, session.keys, dry_run)
     if result.error is not None and result.error.code in ("unavailable", "timeout", "internal"):
         raise result.error
     return {

@@ -1,5 +1,5 @@
 """The configuration: the environment, validated as a whole."""
 
-from app.config.settings import PROJECT_ROOT, Settings, environment_with
+from app.config.settings import PROJECT_ROOT, Settings, subprocess_environment
 
-__all__ = ["PROJECT_ROOT", "Settings", "environment_with"]
+__all__ = ["PROJECT_ROOT", "Settings", "subprocess_environment"]

@@ -9,10 +9,10 @@ from pydantic_core import PydanticCustomError
 _FORM = "is not a PostgreSQL URL like postgresql://user:password@host:5432/name (percent-encode the password)"
 _SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 _LARGEST_PORT = 65535
-_HERE = ("", "localhost", "::1")  # without a host libpq takes the machine's own socket
+_LOCAL_HOSTS = ("", "localhost", "::1")  # without a host libpq takes the machine's own socket
 
 
-def checked(given: str) -> str:
+def validate_database_url(given: str) -> str:
     """The URL as libpq takes it. Raises PydanticCustomError."""
     url = _plain(given)
     # The reason is dropped on purpose: libpq quotes the part it cannot read, which may be the password.
@@ -33,7 +33,7 @@ def checked(given: str) -> str:
     return url
 
 
-def are_one_database(*urls: Any) -> bool:
+def name_same_database(*urls: Any) -> bool:
     """Whether the URLs name one database; those that cannot be read are reported by their own check."""
     places = []
     for url in urls:
@@ -48,11 +48,11 @@ def are_one_database(*urls: Any) -> bool:
     return len(set(places)) == 1
 
 
-def is_open_to_others(url: str) -> bool:
+def is_remote_without_verification(url: str) -> bool:
     """Whether the way to the database leaves this machine and somebody on it could pose as the server."""
     parts = psycopg.conninfo.conninfo_to_dict(url)
     hosts = str(parts.get("host") or parts.get("hostaddr") or "").split(",")
-    is_remote = any(not (each.startswith(("/", "@", "127.")) or each in _HERE) for each in hosts)
+    is_remote = any(not (each.startswith(("/", "@", "127.")) or each in _LOCAL_HOSTS) for each in hosts)
     return is_remote and parts.get("sslmode") != "verify-full"
 
 

@@ -9,7 +9,7 @@ from pydantic_settings import SecretsSettingsSource
 
 
 @dataclass(frozen=True)
-class Unreadable:
+class UnreadableSecret:
     """What stands for the value of a file that is there and says nothing; for validation to name."""
 
     reason: str
@@ -28,11 +28,11 @@ class SecretFiles(SecretsSettingsSource):
         return path and _read(path), field_name, False
 
 
-def _read(path: Path) -> str | Unreadable:
+def _read(path: Path) -> str | UnreadableSecret:
     try:
         text = path.read_text("utf-8-sig").strip()
     except OSError as error:
-        return Unreadable(f"its file in SECRETS_DIR cannot be read ({error.strerror})")
+        return UnreadableSecret(f"its file in SECRETS_DIR cannot be read ({error.strerror})")
     except UnicodeDecodeError:
-        return Unreadable("its file in SECRETS_DIR is not text in UTF-8")
-    return text or Unreadable("its file in SECRETS_DIR is empty")
+        return UnreadableSecret("its file in SECRETS_DIR is not text in UTF-8")
+    return text or UnreadableSecret("its file in SECRETS_DIR is empty")

@@ -12,18 +12,18 @@ from pydantic.functional_validators import ModelWrapValidatorHandler
 from pydantic_core import InitErrorDetails, PydanticCustomError
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
-from app.config.database_urls import are_one_database, checked, is_open_to_others
-from app.config.secret_files import SecretFiles, Unreadable
+from app.config.database_urls import is_remote_without_verification, name_same_database, validate_database_url
+from app.config.secret_files import SecretFiles, UnreadableSecret
 from app.errors import ConfigurationError
 
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
-EMBEDDED_DATA = PROJECT_ROOT / ".frontdesk"
-DEVELOPMENT_BACKUPS = EMBEDDED_DATA / "backups"
+EMBEDDED_DATA_DIRECTORY = PROJECT_ROOT / ".frontdesk"
+DEVELOPMENT_BACKUP_DIRECTORY = EMBEDDED_DATA_DIRECTORY / "backups"
 
 # PostgreSQL counts its timeouts in 32 bits.
 Milliseconds = Annotated[int, Field(gt=0, le=2**31 - 1)]
 
-_LONGEST = 100 * 366  # days; what is counted in days or hours goes into dates
+_MAX_DAYS = 100 * 366  # days; what is counted in days or hours goes into dates
 
 # The first may not be greater than the second.
 _ORDERED = (
@@ -34,12 +34,12 @@ _ORDERED = (
 
 
 @dataclass(frozen=True)
-class Unsafe:
+class UnsafeSetting:
     """A setting that works and should not stay as it is."""
 
     setting: str
     reason: str
-    advice: str
+    remedy: str
 
 
 class Settings(BaseSettings):
@@ -86,11 +86,11 @@ class Settings(BaseSettings):
     whatsapp_expired_critical: int = Field(250, ge=1)
     whatsapp_expired_percent: int = Field(50, ge=1, le=100)
     whatsapp_min_sessions: int = Field(10, ge=0)
-    whatsapp_silent_warning: int = Field(24, ge=1, le=24 * _LONGEST)
-    whatsapp_silent_critical: int = Field(48, ge=1, le=24 * _LONGEST)
+    whatsapp_silent_warning: int = Field(24, ge=1, le=24 * _MAX_DAYS)
+    whatsapp_silent_critical: int = Field(48, ge=1, le=24 * _MAX_DAYS)
     backup_address: SecretStr | None = None
-    backup_max_hours: int = Field(26, ge=1, le=24 * _LONGEST)
-    backup_drill_max_days: int = Field(35, ge=1, le=_LONGEST)
+    backup_max_hours: int = Field(26, ge=1, le=24 * _MAX_DAYS)
+    backup_drill_max_days: int = Field(35, ge=1, le=_MAX_DAYS)
     yclients_base_url: str = Field("https://api.yclients.com/api/v1", pattern=r"^https?://")
     yclients_partner_token: SecretStr | None = None
     yclients_user_token: SecretStr | None = None
@@ -111,14 +111,14 @@ class Settings(BaseSettings):
 
     @field_validator("database_url", "legacy_database_url", "direct_database_url")
     @classmethod
-    def _is_a_postgresql_url(cls, value: SecretStr | None) -> SecretStr | None:
+    def _validate_database_url(cls, value: SecretStr | None) -> SecretStr | None:
         if value is None:
             return None
-        return SecretStr(checked(value.get_secret_value()))
+        return SecretStr(validate_database_url(value.get_secret_value()))
 
     @field_validator("health_token", "whatsapp_api_token", "yclients_webhook_secret")
     @classmethod
-    def _can_be_sent(cls, value: SecretStr | None) -> SecretStr | None:
+    def _validate_token(cls, value: SecretStr | None) -> SecretStr | None:
         if value is None:
             return None
         text = value.get_secret_value()
@@ -128,7 +128,7 @@ class Settings(BaseSettings):
 
     @field_validator("whatsapp_encryption_keys")
     @classmethod
-    def _are_fernet_keys(cls, value: SecretStr | None) -> SecretStr | None:
+    def _validate_fernet_keys(cls, value: SecretStr | None) -> SecretStr | None:
         for number, key in enumerate(value.get_secret_value().split(",") if value else (), 1):
             try:
                 Fernet(key.strip())
@@ -140,7 +140,7 @@ class Settings(BaseSettings):
 
     @field_validator("whatsapp_retention_days", mode="before")
     @classmethod
-    def _is_a_table_of_days(cls, value: Any) -> Any:
+    def _parse_retention_days(cls, value: Any) -> Any:
         if not isinstance(value, str):
             return value
         days: dict[str, int | None] = {}
@@ -153,7 +153,7 @@ class Settings(BaseSettings):
 
     @field_validator("test_phones", mode="before")
     @classmethod
-    def _are_phones(cls, value: Any) -> Any:
+    def _parse_test_phones(cls, value: Any) -> Any:
         from app.phones import to_e164  # takes a while to load, and few commands need it
 
         phones = []
@@ -169,18 +169,18 @@ class Settings(BaseSettings):
 
     @model_validator(mode="wrap")
     @classmethod
-    def _as_a_whole(cls, values: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+    def _validate_all(cls, values: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
         """Check what concerns several fields along with each field: one run names every problem."""
         given = values if isinstance(values, dict) else {}
         problems: list[InitErrorDetails] = [
             {"type": PydanticCustomError("setting", each.reason), "loc": (field,), "input": None}
             for field, each in given.items()
-            if isinstance(each, Unreadable)
+            if isinstance(each, UnreadableSecret)
         ]
         settings = None
         try:
             settings = handler(
-                {field: value for field, value in values.items() if not isinstance(value, Unreadable)}
+                {field: value for field, value in values.items() if not isinstance(value, UnreadableSecret)}
                 if isinstance(values, dict)
                 else values
             )
@@ -193,7 +193,7 @@ class Settings(BaseSettings):
                 }
                 for detail in error.errors(include_url=False, include_context=False, include_input=False)
             ]
-        for field, reason in _together(given):
+        for field, reason in _cross_field_problems(given):
             problems.append({"type": PydanticCustomError("setting", reason), "loc": (field,), "input": None})
         if problems or settings is None:
             raise ValidationError.from_exception_data(cls.__name__, problems, hide_input=True)
@@ -226,22 +226,23 @@ class Settings(BaseSettings):
     def is_production(self) -> bool:
         return self.environment == "production"
 
-    def warnings(self) -> list[Unsafe]:
+    def warnings(self) -> list[UnsafeSetting]:
         """What is unsafe in production, though it does not stop the service."""
         if not self.is_production:
             return []
         unsafe = [
-            Unsafe(
+            UnsafeSetting(
                 name.upper(),
                 "the database is on another host, and its certificate is not checked",
                 "Add sslmode=verify-full (and sslrootcert=system, or the provider's certificate) to the URL.",
             )
             for name in ("database_url", "direct_database_url", "legacy_database_url")
-            if (url := getattr(self, name)) is not None and is_open_to_others(url.get_secret_value())
+            if (url := getattr(self, name)) is not None
+            and is_remote_without_verification(url.get_secret_value())
         ]
         if self.whatsapp_encryption_keys is None:
             unsafe.append(
-                Unsafe(
+                UnsafeSetting(
                     "WHATSAPP_ENCRYPTION_KEYS",
                     "WhatsApp keys are stored unencrypted",
                     "Set a key, and encrypt what is stored with `frontdesk whatsapp rotate-keys`.",
@@ -249,11 +250,13 @@ class Settings(BaseSettings):
             )
         if self.health_token is None:
             unsafe.append(
-                Unsafe("HEALTH_TOKEN", "whoever reaches the health API sees its details", "Set a token.")
+                UnsafeSetting(
+                    "HEALTH_TOKEN", "whoever reaches the health API sees its details", "Set a token."
+                )
             )
         return unsafe
 
-    def backups_at(self) -> str:
+    def backup_storage(self) -> str:
         """The directory or fsspec address of the backups, which may hold a password.
 
         Raises ConfigurationError.
@@ -261,16 +264,16 @@ class Settings(BaseSettings):
         if self.backup_address is not None:
             return self.backup_address.get_secret_value()
         if self.environment == "development":
-            return str(DEVELOPMENT_BACKUPS)
+            return str(DEVELOPMENT_BACKUP_DIRECTORY)
         raise ConfigurationError("Where are the backups? Set BACKUP_ADDRESS, or give --at.")
 
 
-def environment_with(more: dict[str, str]) -> dict[str, str]:
+def subprocess_environment(extra: dict[str, str]) -> dict[str, str]:
     """Our environment with more in it, for a program that we start."""
-    return {**os.environ, **more}
+    return {**os.environ, **extra}
 
 
-def _together(given: dict[str, Any]) -> list[tuple[str, str]]:
+def _cross_field_problems(given: dict[str, Any]) -> list[tuple[str, str]]:
     """The rules that concern more than one setting, on the raw values."""
     problems = []
     if given.get("environment") == "production":
@@ -278,7 +281,7 @@ def _together(given: dict[str, Any]) -> list[tuple[str, str]]:
             problems.append(("database_url", "is required in production"))
         if not given.get("sentry_dsn") and not _is_off(given.get("sentry_enabled", True)):
             problems.append(("sentry_dsn", "is required in production, or SENTRY_ENABLED=false on purpose"))
-    problems += _of_a_move(given)
+    problems += _transfer_problems(given)
     if given.get("postgres_pooler") and not given.get("direct_database_url"):
         problems.append(("direct_database_url", "is required with POSTGRES_POOLER, for migrations and locks"))
     for low, high in _ORDERED:
@@ -291,7 +294,7 @@ def _together(given: dict[str, Any]) -> list[tuple[str, str]]:
     return problems
 
 
-def _of_a_move(given: dict[str, Any]) -> list[tuple[str, str]]:
+def _transfer_problems(given: dict[str, Any]) -> list[tuple[str, str]]:
     """The rules for two databases of which one is live."""
     legacy = given.get("legacy_database_url")
     pinned = bool(given.get("transfer_pin"))
@@ -302,7 +305,7 @@ def _of_a_move(given: dict[str, Any]) -> list[tuple[str, str]]:
         reason = "needs LEGACY_DATABASE_URL: without it there is one database, and nothing is moved"
         return [(name, reason) for name, is_set in asked.items() if is_set]
     problems = []
-    if are_one_database(legacy, given.get("database_url")):
+    if name_same_database(legacy, given.get("database_url")):
         problems.append(("legacy_database_url", "is the same database as DATABASE_URL"))
     if compares and pinned:
         reason = "cannot be used with TRANSFER_PIN: a pinned process never looks at the other side"

@@ -10,20 +10,20 @@ from app.data_layer.error_boundary import operation
 from app.data_layer.free_slots import FreeSlot, free_starts, local_day
 from app.data_layer.operations import (
     Operations,
-    a_date,
-    a_duration,
-    an_id,
-    an_instant,
-    ids_of,
-    optional_duration,
-    optional_id,
+    validate_date,
+    validate_duration,
+    validate_id,
+    validate_ids,
+    validate_instant,
+    validate_optional_duration,
+    validate_optional_id,
 )
 from app.data_layer.unit_of_work import UnitOfWork
 from app.errors import ConflictError, InvalidInputError, NotFoundError
 from app.models import Booking
 from app.repositories.batch_dedup import UpsertReport
 from app.schemas.rows import NEW_BOOKING, NEW_CLIENT
-from app.schemas.schema import Schema, Values
+from app.schemas.schema import RowSchema, Values
 
 
 class BookingOperations(Operations):
@@ -32,25 +32,27 @@ class BookingOperations(Operations):
     @operation(Booking)
     def get_bookings(self, start: datetime, end: datetime, staff_id: int | None = None) -> list[Booking]:
         """Bookings that start in [start, end), cancelled ones too, the earliest first."""
-        period = an_instant("start", start), an_instant("end", end)
+        period = validate_instant("start", start), validate_instant("end", end)
         if period[1] < period[0]:
             raise InvalidInputError(fields={"end": "is before start"})
-        return list(self._reading.bookings.between(*period, optional_id("staff_id", staff_id)))
+        return list(
+            self._read_only_repositories.bookings.between(*period, validate_optional_id("staff_id", staff_id))
+        )
 
     @operation(Booking)
     def get_booking(self, id: int) -> Booking | None:
         """The booking with *our* id."""
-        return self._reading.bookings.find_one(id=an_id("id", id))
+        return self._read_only_repositories.bookings.find_one(id=validate_id("id", id))
 
     @operation(Booking)
     def get_booking_by_id(self, id: int) -> Booking | None:
         """The booking with this YClients record id."""
-        return self._reading.bookings.find_by_ids([an_id("id", id)])[0]
+        return self._read_only_repositories.bookings.find_by_ids([validate_id("id", id)])[0]
 
     @operation(Booking)
     def get_bookings_by_ids(self, ids: Sequence[int]) -> list[Booking | None]:
         """Bookings by YClients record id, in the order of `ids`, None in the gaps."""
-        return self._reading.bookings.find_by_ids(ids_of("ids", ids))
+        return self._read_only_repositories.bookings.find_by_ids(validate_ids("ids", ids))
 
     @operation(Booking)
     def upsert_booking(self, data: Mapping[str, Any]) -> Booking:
@@ -70,11 +72,13 @@ class BookingOperations(Operations):
 
         Starts lie every `step` seconds from the beginning of each working interval.
         """
-        day = a_date("date", date)
-        length, every = a_duration("duration", duration), a_duration("step", step)
-        reading = self._reading
-        zone = reading.scope.timezone
-        hours = reading.staff_schedules.hours(day, *local_day(day, zone), optional_id("staff_id", staff_id))
+        day = validate_date("date", date)
+        length, every = validate_duration("duration", duration), validate_duration("step", step)
+        reading = self._read_only_repositories
+        zone = reading.tenant.timezone
+        hours = reading.staff_schedules.find_availability(
+            day, *local_day(day, zone), validate_optional_id("staff_id", staff_id)
+        )
         return [
             FreeSlot(member, start, start + timedelta(seconds=length))
             for member, intervals, taken in hours
@@ -95,9 +99,9 @@ class BookingOperations(Operations):
         Fails with `slot_taken` where the member of staff is busy. The same `yclients_record_id` again
         answers with the booking that is there.
         """
-        country = self._reading.scope.country
-        who = _validated(NEW_CLIENT, "client", client, self.company_id, country)
-        what = _validated(NEW_BOOKING, "booking", booking, self.company_id, country)
+        country = self._read_only_repositories.tenant.country
+        who = _validate(NEW_CLIENT, "client", client, self.company_id, country)
+        what = _validate(NEW_BOOKING, "booking", booking, self.company_id, country)
         services = what.pop("services", [])
         length = what.pop("duration", None)
         if length is not None:
@@ -112,25 +116,27 @@ class BookingOperations(Operations):
             pending = {} if record_id else {"pending_since": func.now()}
             booking_id = uow.bookings.add({**what, **pending}, services)
             uow.bookings.slots.reserve(booking_id, what["staff_id"], what["starts_at"], what["ends_at"])
-            uow.bookings.change(booking_id, {"client_id": uow.clients.find_or_create(who).yclients_id})
-            return _booking(uow, booking_id)
+            uow.bookings.update_columns(
+                booking_id, {"client_id": uow.clients.find_or_create(who).yclients_id}
+            )
+            return _find_booking(uow, booking_id)
 
         return self._transact(work)
 
     @operation(Booking)
     def confirm_booking(self, id: int, yclients_record_id: int, client_id: int | None = None) -> Booking:
         """Note the YClients ids of a booking made here, and of its client."""
-        booking_id, record_id = an_id("id", id), an_id("yclients_record_id", yclients_record_id)
-        yclients_client = optional_id("client_id", client_id)
+        booking_id, record_id = validate_id("id", id), validate_id("yclients_record_id", yclients_record_id)
+        yclients_client = validate_optional_id("client_id", client_id)
 
         def work(uow: UnitOfWork) -> Booking:
-            booking = _locked(uow, booking_id)
+            booking = _find_for_update(uow, booking_id)
             uow.bookings.confirm(booking, record_id)
             if yclients_client is not None:
-                uow.bookings.change(booking_id, {"client_id": yclients_client})
+                uow.bookings.update_columns(booking_id, {"client_id": yclients_client})
                 if booking.client_phone is not None:
-                    uow.clients.give_yclients_id(booking.client_phone, yclients_client)
-            return _booking(uow, booking_id)
+                    uow.clients.set_yclients_id(booking.client_phone, yclients_client)
+            return _find_booking(uow, booking_id)
 
         return self._transact(work)
 
@@ -142,11 +148,14 @@ class BookingOperations(Operations):
 
         Fails with `slot_taken`, `not_found`, and `conflict` for a booking that is cancelled.
         """
-        booking_id, start = an_id("id", id), an_instant("starts_at", starts_at)
-        member, length = optional_id("staff_id", staff_id), optional_duration("duration", duration)
+        booking_id, start = validate_id("id", id), validate_instant("starts_at", starts_at)
+        member, length = (
+            validate_optional_id("staff_id", staff_id),
+            validate_optional_duration("duration", duration),
+        )
 
         def work(uow: UnitOfWork) -> Booking:
-            booking = _locked(uow, booking_id)
+            booking = _find_for_update(uow, booking_id)
             if booking.status != "active" or booking.deleted_at is not None:
                 raise ConflictError("This booking is cancelled; make a new one.")
             staff = member or booking.staff_id
@@ -156,46 +165,48 @@ class BookingOperations(Operations):
             end = start + (timedelta(seconds=length) if length is not None else keep)
             uow.bookings.slots.reserve(booking_id, staff, start, end)
             moved = {"staff_id": staff, "starts_at": start, "ends_at": end}
-            uow.bookings.change(booking_id, {**moved, "pending_since": func.now(), "updated_at": func.now()})
-            return _booking(uow, booking_id)
+            uow.bookings.update_columns(
+                booking_id, {**moved, "pending_since": func.now(), "updated_at": func.now()}
+            )
+            return _find_booking(uow, booking_id)
 
         return self._transact(work)
 
     @operation(Booking)
     def cancel_booking(self, id: int) -> Booking:
         """Cancel a booking and give its slot back; a cancelled one stays as it is."""
-        booking_id = an_id("id", id)
+        booking_id = validate_id("id", id)
 
         def work(uow: UnitOfWork) -> Booking:
-            booking = _locked(uow, booking_id)
+            booking = _find_for_update(uow, booking_id)
             if booking.status == "cancelled":
                 return booking
             uow.bookings.slots.release(booking_id)
-            uow.bookings.change(
+            uow.bookings.update_columns(
                 booking_id,
                 {"status": "cancelled", "pending_since": func.now(), "updated_at": func.now()},
             )
-            return _booking(uow, booking_id)
+            return _find_booking(uow, booking_id)
 
         return self._transact(work)
 
 
-def _validated(schema: Schema, what: str, row: Any, company_id: int, country: str) -> Values:
+def _validate(schema: RowSchema, argument: str, row: Any, company_id: int, country: str) -> Values:
     try:
         return schema.validate(row, company_id, country)
     except InvalidInputError as error:
-        fields = {f"{what}.{field}": reason for field, reason in error.fields.items()}
+        fields = {f"{argument}.{field}": reason for field, reason in error.fields.items()}
         raise InvalidInputError(fields=fields) from None
 
 
-def _locked(uow: UnitOfWork, booking_id: int) -> Booking:
-    booking = uow.bookings.lock(booking_id)
+def _find_for_update(uow: UnitOfWork, booking_id: int) -> Booking:
+    booking = uow.bookings.find_for_update(booking_id)
     if booking is None:
         raise NotFoundError
     return booking
 
 
-def _booking(uow: UnitOfWork, booking_id: int) -> Booking:
+def _find_booking(uow: UnitOfWork, booking_id: int) -> Booking:
     booking = uow.bookings.find_one(id=booking_id)
     if booking is None:
         raise NotFoundError

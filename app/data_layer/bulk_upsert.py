@@ -3,22 +3,22 @@
 from collections.abc import Callable
 from typing import Any
 
-from app.data_layer.unit_of_work import Units
+from app.data_layer.unit_of_work import UnitOfWorkFactory
 from app.errors import ConflictError, InvalidInputError, SlotTakenError
 from app.repositories import Repositories
 from app.repositories.base import Repository
 from app.repositories.batch_dedup import UpsertReport
-from app.schemas.schema import Batch, Rejected
+from app.schemas.schema import Batch, RejectedRow
 
 # What a row can be at fault for: a constraint, an encoding, a deadlock that did not go away. Everything
 # else (no database, no such company, no time left) would meet every row alike and ends the call.
 ROW_ERRORS = (InvalidInputError, ConflictError, SlotTakenError)
 
 
-def bulk_upsert(
-    units: Units,
+def bulk_upsert_bisecting(
+    uow_factory: UnitOfWorkFactory,
     company_id: int,
-    repository: Callable[[Repositories], Repository[Any]],
+    select_repository: Callable[[Repositories], Repository[Any]],
     batch: Batch,
 ) -> UpsertReport:
     """Merge a validated batch; set aside the rows that the database refuses, each with its reason.
@@ -32,20 +32,24 @@ def bulk_upsert(
         if not part.rows:
             return UpsertReport()
         try:
-            return units.transact(company_id, lambda uow: repository(uow).merge_distinct(part))
+            return uow_factory.transact(company_id, lambda uow: select_repository(uow).merge_distinct(part))
         except ROW_ERRORS as error:
             if len(part.rows) == 1:
-                return UpsertReport(rejected=[_refused(part, error)])
-        halves = part.halves()
+                return UpsertReport(rejected=[_rejected_row(part, error)])
+        halves = part.split()
         landed = land(halves[0])
         landed.add(land(halves[1]))
         return landed
 
-    report = repository(units.reading(company_id)).fold(batch).merge(land)
+    report = (
+        select_repository(uow_factory.read_only_repositories(company_id))
+        .deduplicate(batch)
+        .merge_in_order(land)
+    )
     report.rejected.sort(key=lambda rejected: rejected.position)
     return report
 
 
-def _refused(part: Batch, error: InvalidInputError | ConflictError | SlotTakenError) -> Rejected:
+def _rejected_row(part: Batch, error: InvalidInputError | ConflictError | SlotTakenError) -> RejectedRow:
     reasons = getattr(error, "fields", None) or {"row": error.message}
-    return Rejected(part.positions[0], part.schema.readable_key(part.rows[0]), reasons)
+    return RejectedRow(part.positions[0], part.schema.readable_key(part.rows[0]), reasons)

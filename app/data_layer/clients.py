@@ -7,12 +7,12 @@ from typing import Any
 from app.data_layer.error_boundary import operation
 from app.data_layer.operations import (
     Operations,
-    a_limit,
-    a_part_of_a_name,
-    a_position,
-    an_id,
-    ids_of,
-    optional_instant,
+    validate_cursor,
+    validate_id,
+    validate_ids,
+    validate_limit,
+    validate_name_part,
+    validate_optional_instant,
 )
 from app.models import Booking, Client
 from app.repositories.batch_dedup import UpsertReport
@@ -24,30 +24,32 @@ class ClientOperations(Operations):
     @operation(Client)
     def get_client_by_phone(self, phone: str) -> Client | None:
         """The client with this phone, in any writing; of several the one that was here first."""
-        reading = self._reading
+        reading = self._read_only_repositories
         return reading.clients.find_by_phone(self._phone(reading, phone))
 
     @operation(Client)
     def get_client_by_id(self, id: int) -> Client | None:
         """The client with this YClients id; one deleted upstream has `deleted_at`."""
-        return self._reading.clients.find_by_ids([an_id("id", id)])[0]
+        return self._read_only_repositories.clients.find_by_ids([validate_id("id", id)])[0]
 
     @operation(Client)
     def get_clients_by_ids(self, ids: Sequence[int]) -> list[Client | None]:
         """Clients by YClients id, in the order of `ids`, None in the gaps."""
-        return self._reading.clients.find_by_ids(ids_of("ids", ids))
+        return self._read_only_repositories.clients.find_by_ids(validate_ids("ids", ids))
 
     @operation(Client)
     def get_clients(self, limit: int = 100, after: int | None = None) -> list[Client]:
         """A page of clients in the order of our `id`; `after` is the `id` of the last one seen."""
-        clients = self._reading.clients.page(a_limit("limit", limit), a_position("after", after))
+        clients = self._read_only_repositories.clients.page(
+            validate_limit("limit", limit), validate_cursor("after", after)
+        )
         return list(clients)
 
     @operation(Client)
     def search_clients_by_name(self, text: str, limit: int = 20) -> list[Client]:
         """Clients whose name, surname or patronymic contains `text`, whatever its case."""
-        part = a_part_of_a_name("text", text)
-        return list(self._reading.clients.search_by_name(part, a_limit("limit", limit)))
+        part = validate_name_part("text", text)
+        return list(self._read_only_repositories.clients.search_by_name(part, validate_limit("limit", limit)))
 
     @operation(Client)
     def upsert_client(self, data: Mapping[str, Any]) -> Client:
@@ -64,15 +66,21 @@ class ClientOperations(Operations):
         self, phone: str, start: datetime | None = None, end: datetime | None = None
     ) -> list[Booking]:
         """The client's bookings that start in [start, end), cancelled ones too, the earliest first."""
-        reading = self._reading
-        period = optional_instant("start", start), optional_instant("end", end)
-        return list(reading.bookings.of_client(self._phone(reading, phone), *period, include_cancelled=True))
+        reading = self._read_only_repositories
+        period = validate_optional_instant("start", start), validate_optional_instant("end", end)
+        return list(
+            reading.bookings.find_by_client_phone(
+                self._phone(reading, phone), *period, include_cancelled=True
+            )
+        )
 
     @operation(Booking)
     def get_upcoming_appointments(self, phone: str, now: datetime | None = None) -> list[Booking]:
         """The client's active bookings that start at `now` (the present) or later, the earliest first."""
-        reading = self._reading
-        start = optional_instant("now", now) or datetime.now(UTC)
+        reading = self._read_only_repositories
+        start = validate_optional_instant("now", now) or datetime.now(UTC)
         return list(
-            reading.bookings.of_client(self._phone(reading, phone), start, None, include_cancelled=False)
+            reading.bookings.find_by_client_phone(
+                self._phone(reading, phone), start, None, include_cancelled=False
+            )
         )

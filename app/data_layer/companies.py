@@ -14,7 +14,7 @@ class CompanyOperations(Operations):
     @operation(Company)
     def get_company(self) -> Company | None:
         """The company, or None where it is not known yet."""
-        return self._reading.companies.get()
+        return self._read_only_repositories.companies.get()
 
     @operation(Company)
     def upsert_company(self, data: Mapping[str, Any]) -> Company:

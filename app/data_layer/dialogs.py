@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from app.data_layer.error_boundary import operation
-from app.data_layer.operations import Operations, a_key
+from app.data_layer.operations import Operations, validate_key_text
 from app.errors import InvalidInputError
 from app.models import DialogContext
 
@@ -16,12 +16,18 @@ class DialogOperations(Operations):
     @operation(DialogContext)
     def get_dialog_context(self, user_id: str) -> DialogContext | None:
         """The dialogue of `user_id`, or None."""
-        return self._reading.dialog_contexts.of_user(a_key("user_id", user_id))
+        return self._read_only_repositories.dialog_contexts.find_by_user(
+            validate_key_text("user_id", user_id)
+        )
 
     @operation(DialogContext)
     def upsert_dialog_context(self, user_id: str, data: Mapping[str, Any]) -> DialogContext:
         """Write `stage`, `context` (JSON), `last_activity_at` (now, where absent)."""
         if not isinstance(data, Mapping):
             raise InvalidInputError(fields={"data": "must be a mapping"})
-        row = {"last_activity_at": datetime.now(UTC), **data, "user_id": a_key("user_id", user_id)}
+        row = {
+            "last_activity_at": datetime.now(UTC),
+            **data,
+            "user_id": validate_key_text("user_id", user_id),
+        }
         return self._transact(lambda uow: uow.dialog_contexts.upsert(row))

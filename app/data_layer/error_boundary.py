@@ -23,7 +23,14 @@ S = TypeVar("S")
 T = TypeVar("T")
 
 # Outcomes that a caller must expect; they are answers, not failures of the service.
-EXPECTED = (InvalidInputError, UnknownCompanyError, NotFoundError, SlotTakenError, ConflictError, FencedError)
+EXPECTED_ERRORS = (
+    InvalidInputError,
+    UnknownCompanyError,
+    NotFoundError,
+    SlotTakenError,
+    ConflictError,
+    FencedError,
+)
 
 
 def operation(
@@ -42,7 +49,7 @@ def operation(
             begun = operation_context.begin(company_id, method.__name__)
             try:
                 return Result(method(self, *args, **kwargs))
-            except EXPECTED as error:
+            except EXPECTED_ERRORS as error:
                 return Result(error=error)
             except Exception as error:  # noqa: BLE001 - the boundary: whatever it is, it is reported and answered
                 seconds = perf_counter() - began

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from zoneinfo import ZoneInfo
 
-Period = tuple[datetime, datetime]  # UTC, [start, end)
+TimeRange = tuple[datetime, datetime]  # UTC, [start, end)
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +17,7 @@ class FreeSlot:
     ends_at: datetime
 
 
-def local_day(day: date, zone: ZoneInfo) -> Period:
+def local_day(day: date, zone: ZoneInfo) -> TimeRange:
     """The salon's local day in UTC; 23 or 25 hours long where the clocks change."""
     return _instant(day, "00:00", zone), _instant(day, "24:00", zone)
 
@@ -26,7 +26,7 @@ def free_starts(
     day: date,
     zone: ZoneInfo,
     intervals: Iterable[Mapping[str, str]],
-    taken: Sequence[Period],
+    taken: Sequence[TimeRange],
     duration: timedelta,
     step: timedelta,
 ) -> list[datetime]:
@@ -41,9 +41,9 @@ def free_starts(
     return starts
 
 
-def _working_hours(day: date, zone: ZoneInfo, intervals: Iterable[Mapping[str, str]]) -> list[Period]:
+def _working_hours(day: date, zone: ZoneInfo, intervals: Iterable[Mapping[str, str]]) -> list[TimeRange]:
     """The intervals in UTC, in order, those that touch or overlap joined."""
-    joined: list[Period] = []
+    joined: list[TimeRange] = []
     for begin, end in sorted(
         (_instant(day, i["from"], zone), _instant(day, i["to"], zone)) for i in intervals
     ):

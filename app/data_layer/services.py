@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from app.data_layer.error_boundary import operation
-from app.data_layer.operations import Operations, a_flag, an_id, ids_of
+from app.data_layer.operations import Operations, validate_flag, validate_id, validate_ids
 from app.models import Service
 from app.repositories.batch_dedup import UpsertReport
 
@@ -15,23 +15,25 @@ class ServiceOperations(Operations):
     @operation(Service)
     def get_services(self, include_inactive: bool = False) -> list[Service]:
         """Services on offer, by weight and title; with `include_inactive` also the others."""
-        everything = a_flag("include_inactive", include_inactive)
-        return list(self._reading.services.price_list(everything))
+        everything = validate_flag("include_inactive", include_inactive)
+        return list(self._read_only_repositories.services.price_list(everything))
 
     @operation(Service)
     def get_service_by_id(self, id: int) -> Service | None:
         """The service with this YClients id."""
-        return self._reading.services.find_by_ids([an_id("id", id)])[0]
+        return self._read_only_repositories.services.find_by_ids([validate_id("id", id)])[0]
 
     @operation(Service)
     def get_services_by_ids(self, ids: Sequence[int]) -> list[Service | None]:
         """Services by YClients id, in the order of `ids`, None in the gaps."""
-        return self._reading.services.find_by_ids(ids_of("ids", ids))
+        return self._read_only_repositories.services.find_by_ids(validate_ids("ids", ids))
 
     @operation(Service)
     def get_services_by_category(self, category_id: int) -> list[Service]:
         """Services on offer of one category (YClients id)."""
-        return list(self._reading.services.in_category(an_id("category_id", category_id)))
+        return list(
+            self._read_only_repositories.services.in_category(validate_id("category_id", category_id))
+        )
 
     @operation(Service)
     def upsert_service(self, data: Mapping[str, Any]) -> Service:

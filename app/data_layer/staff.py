@@ -5,7 +5,14 @@ from datetime import date
 from typing import Any
 
 from app.data_layer.error_boundary import operation
-from app.data_layer.operations import Operations, a_date, a_flag, an_id, ids_of, optional_id
+from app.data_layer.operations import (
+    Operations,
+    validate_date,
+    validate_flag,
+    validate_id,
+    validate_ids,
+    validate_optional_id,
+)
 from app.errors import InvalidInputError
 from app.models import Staff, StaffSchedule
 from app.repositories.batch_dedup import UpsertReport
@@ -17,17 +24,19 @@ class StaffOperations(Operations):
     @operation(Staff)
     def get_staff(self, include_inactive: bool = False) -> list[Staff]:
         """Who works here, by weight and name; with `include_inactive` also who was fired."""
-        return list(self._reading.staff.team(a_flag("include_inactive", include_inactive)))
+        return list(
+            self._read_only_repositories.staff.find_staff(validate_flag("include_inactive", include_inactive))
+        )
 
     @operation(Staff)
     def get_staff_by_id(self, id: int) -> Staff | None:
         """The member of staff with this YClients id."""
-        return self._reading.staff.find_by_ids([an_id("id", id)])[0]
+        return self._read_only_repositories.staff.find_by_ids([validate_id("id", id)])[0]
 
     @operation(Staff)
     def get_staff_by_ids(self, ids: Sequence[int]) -> list[Staff | None]:
         """Staff by YClients id, in the order of `ids`, None in the gaps."""
-        return self._reading.staff.find_by_ids(ids_of("ids", ids))
+        return self._read_only_repositories.staff.find_by_ids(validate_ids("ids", ids))
 
     @operation(Staff)
     def upsert_staff(self, rows: Iterable[Mapping[str, Any]]) -> UpsertReport:
@@ -39,17 +48,19 @@ class StaffOperations(Operations):
         self, date_from: date, date_to: date, staff_id: int | None = None
     ) -> list[StaffSchedule]:
         """Schedules of the salon's local dates from `date_from` to `date_to`, both included."""
-        first, last = a_date("date_from", date_from), a_date("date_to", date_to)
+        first, last = validate_date("date_from", date_from), validate_date("date_to", date_to)
         if last < first:
             raise InvalidInputError(fields={"date_to": "is before date_from"})
-        schedules = self._reading.staff_schedules
-        return list(schedules.between(first, last, optional_id("staff_id", staff_id)))
+        schedules = self._read_only_repositories.staff_schedules
+        return list(schedules.between(first, last, validate_optional_id("staff_id", staff_id)))
 
     @operation(StaffSchedule)
     def get_staff_schedule(self, staff_id: int, date: date) -> StaffSchedule | None:
         """One member of staff's schedule on one local date, or None."""
-        day = a_date("date", date)
-        found = self._reading.staff_schedules.between(day, day, an_id("staff_id", staff_id))
+        day = validate_date("date", date)
+        found = self._read_only_repositories.staff_schedules.between(
+            day, day, validate_id("staff_id", staff_id)
+        )
         return found[0] if found else None
 
     @operation(StaffSchedule)

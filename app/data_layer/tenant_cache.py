@@ -8,37 +8,37 @@ import phonenumbers
 
 from app.database.query import PoolReader
 from app.models.company import DEFAULT_COUNTRY, DEFAULT_TIMEZONE, Company
-from app.repositories.base import Scope
+from app.repositories.base import Tenant
 from app.repositories.companies import CompanyRepository
 
 log = logging.getLogger(__name__)
 
-REMEMBERED = 60.0  # seconds; another process sees a changed country or time zone after that
+TENANT_CACHE_SECONDS = 60.0  # seconds; another process sees a changed country or time zone after that
 
 
-class Scopes:
+class TenantCache:
     """Looks scopes up by company."""
 
     def __init__(self, reader: PoolReader) -> None:
         self._reader = reader
-        self._known: dict[int, tuple[float, Scope]] = {}
+        self._known: dict[int, tuple[float, Tenant]] = {}
         self._warned: set[int] = set()
 
-    def get(self, company_id: int) -> Scope:
+    def get(self, company_id: int) -> Tenant:
         """The company's scope; the defaults (RU, Europe/Moscow) where the company is not known yet."""
         remembered = self._known.get(company_id)
         if remembered is not None and remembered[0] > time.monotonic():
             return remembered[1]
-        company = CompanyRepository(scope_of(company_id, None), self._reader).get()
-        scope = scope_of(company_id, company)
+        company = CompanyRepository(tenant_of(company_id, None), self._reader).get()
+        scope = tenant_of(company_id, company)
         if company is None:
             return scope
         if (scope.country, scope.timezone.key) != (company.country, company.timezone):
             self._warn_once(company_id)
-        self._known[company_id] = (time.monotonic() + REMEMBERED, scope)
+        self._known[company_id] = (time.monotonic() + TENANT_CACHE_SECONDS, scope)
         return scope
 
-    def forget(self, company_id: int) -> None:
+    def invalidate(self, company_id: int) -> None:
         """Look the company up again next time."""
         self._known.pop(company_id, None)
 
@@ -53,13 +53,13 @@ class Scopes:
             )
 
 
-def scope_of(company_id: int, company: Company | None) -> Scope:
+def tenant_of(company_id: int, company: Company | None) -> Tenant:
     """The company's scope; RU and Europe/Moscow where it is not known, or what it says is not."""
-    defaults = Scope(company_id, DEFAULT_COUNTRY, ZoneInfo(DEFAULT_TIMEZONE))
+    defaults = Tenant(company_id, DEFAULT_COUNTRY, ZoneInfo(DEFAULT_TIMEZONE))
     if company is None:
         return defaults
     is_known = company.country in phonenumbers.SUPPORTED_REGIONS
-    return Scope(
+    return Tenant(
         company_id,
         company.country if is_known else defaults.country,
         _zone(company.timezone) or defaults.timezone,

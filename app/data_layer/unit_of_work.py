@@ -11,28 +11,28 @@ from sqlalchemy.orm import Session, UOWTransaction
 from tenacity import Retrying, before_sleep_log, retry_if_exception_type, stop_after_attempt
 from tenacity.wait import wait_random_exponential
 
-from app.data_layer.tenant_cache import Scopes
-from app.database.connection import set_locally
+from app.data_layer.tenant_cache import TenantCache
+from app.database.connection import set_transaction_settings
 from app.database.database import Connection, Database
 from app.database.live_database import AnyDatabase
 from app.database.query import PoolReader, SessionReader
 from app.errors import (
-    RAW_ERRORS,
+    DRIVER_ERRORS,
     FencedError,
     FrontdeskError,
     InvalidInputError,
     RetryableConflictError,
-    from_driver,
+    to_frontdesk_error,
 )
 from app.observability import operation_context
 from app.repositories import Repositories
-from app.repositories.base import Scope
+from app.repositories.base import Tenant
 from app.schemas.types import MAX_ID
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-ATTEMPTS = 5
+MAX_TRANSACTION_ATTEMPTS = 5
 
 
 class UnitOfWork(Repositories):
@@ -42,22 +42,22 @@ class UnitOfWork(Repositories):
     Records stay readable after it.
     """
 
-    def __init__(self, database: Database, scope: Scope, scopes: Scopes) -> None:
+    def __init__(self, database: Database, tenant: Tenant, tenant_cache: TenantCache) -> None:
         self._database = database
-        self._scopes = scopes
+        self._tenant_cache = tenant_cache
         self.session = Session(database.engine, expire_on_commit=False, autoflush=False)
         event.listen(self.session, "before_flush", self._refuse_other_companies)
-        super().__init__(scope, SessionReader(self.session), self.session)
+        super().__init__(tenant, SessionReader(self.session), self.session)
 
     def __enter__(self) -> Self:
         settings = self._database.settings
         if settings.postgres_pooler:  # no connection options through a pooler in transaction mode
             try:
-                set_locally(self._driver, settings)
-            except RAW_ERRORS as error:
+                set_transaction_settings(self._driver, settings)
+            except DRIVER_ERRORS as error:
                 self._release()
-                raise from_driver(error) from error
-        self._begun = operation_context.begin(self.scope.company_id)
+                raise to_frontdesk_error(error) from error
+        self._context = operation_context.begin(self.tenant.company_id)
         return self
 
     def __exit__(
@@ -67,18 +67,18 @@ class UnitOfWork(Repositories):
             if error is None:
                 self._refuse_failed()
                 self.session.commit()
-        except RAW_ERRORS as failure:
-            raise self._known(failure) from failure
+        except DRIVER_ERRORS as failure:
+            raise self._convert_error(failure) from failure
         finally:
-            operation_context.end(self._begun)
+            operation_context.end(self._context)
             self._release()
             if self.companies.was_written:
-                self._scopes.forget(self.scope.company_id)
-        if isinstance(error, RAW_ERRORS):
-            raise self._known(error) from error
+                self._tenant_cache.invalidate(self.tenant.company_id)
+        if isinstance(error, DRIVER_ERRORS):
+            raise self._convert_error(error) from error
 
-    def _known(self, error: BaseException) -> FrontdeskError:
-        failure = from_driver(error)
+    def _convert_error(self, error: BaseException) -> FrontdeskError:
+        failure = to_frontdesk_error(error)
         # The next unit of work looks first where the live database is.
         self._database.is_fenced |= isinstance(failure, FencedError)
         return failure
@@ -87,7 +87,7 @@ class UnitOfWork(Repositories):
         """Roll back what was not committed, and give the connection back."""
         try:
             self.session.close()
-        except RAW_ERRORS:
+        except DRIVER_ERRORS:
             # Lost in a COPY, which SQLAlchemy does not see: there is nothing left to roll back.
             self.session.invalidate()
 
@@ -109,56 +109,56 @@ class UnitOfWork(Repositories):
 
     def _refuse_other_companies(self, session: Session, context: UOWTransaction, instances: Any) -> None:
         for record in (*session.new, *session.dirty, *session.deleted):
-            if record.company_id != self.scope.company_id:
+            if record.company_id != self.tenant.company_id:
                 raise InvalidInputError("A unit of work writes rows of its own company only.")
 
 
-class Units:
+class UnitOfWorkFactory:
     """Opens units of work on the live database, runs them again where that helps, lends lone reads."""
 
     def __init__(self, database: AnyDatabase, reader: PoolReader | None = None) -> None:
         self.database = database
         self._reader = reader or PoolReader(database)
-        self.scopes = Scopes(self._reader)
+        self.tenant_cache = TenantCache(self._reader)
 
     def open(self, company_id: int) -> UnitOfWork:
         """One transaction of one company, as a `with` block."""
-        scope = self._scope(company_id)
-        return UnitOfWork(self.database.live(), scope, self.scopes)
+        scope = self._tenant(company_id)
+        return UnitOfWork(self.database.live(), scope, self.tenant_cache)
 
-    def reading(self, company_id: int) -> Repositories:
+    def read_only_repositories(self, company_id: int) -> Repositories:
         """Repositories for lone reads: each method is one statement outside a transaction."""
-        return Repositories(self._scope(company_id), self._reader)
+        return Repositories(self._tenant(company_id), self._reader)
 
-    def transact(self, company_id: int, work: Callable[[UnitOfWork], T]) -> T:
-        """Run `work` in a unit of work; run it again after a deadlock or a serialization failure, and on
+    def transact(self, company_id: int, function: Callable[[UnitOfWork], T]) -> T:
+        """Run `function` in a unit of work; run it again after a deadlock or a serialization failure, and on
         the database that became live where this one is moved.
 
-        `work` may run several times, so it must not have effects outside the database.
+        `function` may run several times, so it must not have effects outside the database.
         """
-        scope = self._scope(company_id)
+        scope = self._tenant(company_id)
 
         def attempt(database: Database) -> T:
-            with UnitOfWork(database, scope, self.scopes) as uow:
-                return work(uow)
+            with UnitOfWork(database, scope, self.tenant_cache) as uow:
+                return function(uow)
 
         again = Retrying(
             retry=retry_if_exception_type(RetryableConflictError),
             wait=wait_random_exponential(multiplier=0.02, max=1),
-            stop=stop_after_attempt(ATTEMPTS),
+            stop=stop_after_attempt(MAX_TRANSACTION_ATTEMPTS),
             before_sleep=before_sleep_log(log, logging.INFO),
             reraise=True,
         )
-        return self.database.follow(lambda database: again(attempt, database))
+        return self.database.run_on_live(lambda database: again(attempt, database))
 
-    def _scope(self, company_id: int) -> Scope:
+    def _tenant(self, company_id: int) -> Tenant:
         try:
-            return self.scopes.get(checked_company_id(company_id))
-        except RAW_ERRORS as error:
-            raise from_driver(error) from error
+            return self.tenant_cache.get(validate_company_id(company_id))
+        except DRIVER_ERRORS as error:
+            raise to_frontdesk_error(error) from error
 
 
-def checked_company_id(company_id: int) -> int:
+def validate_company_id(company_id: int) -> int:
     """The id itself; raises InvalidInputError where it cannot be a YClients id."""
     if isinstance(company_id, bool) or not isinstance(company_id, int) or not 1 <= company_id <= MAX_ID:
         raise InvalidInputError(fields={"company_id": "must be a positive integer"})

@@ -27,7 +27,7 @@ from app.models import Base
 
 # Up to here one statement with parameters is quicker than making a temporary table, and it leaves
 # no dead rows in the catalog.
-SMALL = 50
+MAX_INLINE_ROWS = 50
 
 
 _COUNTS = "SELECT count(*) FILTER (WHERE inserted), count(*), array_agg(id) FILTER (WHERE underived)"
@@ -37,7 +37,7 @@ _OUTCOME = {
 }
 
 
-class Freshness(Enum):
+class OverwritePolicy(Enum):
     """Which rows may overwrite what is stored."""
 
     ALWAYS = "always"
@@ -46,12 +46,12 @@ class Freshness(Enum):
 
 
 @dataclass(frozen=True)
-class Target:
+class MergeTarget:
     """The model whose table rows are merged into, and its conflict key beside `company_id`."""
 
     model: type[Base]
     key: tuple[str, ...]
-    freshness: Freshness
+    overwrite_policy: OverwritePolicy
 
     @property
     def columns(self) -> Mapping[str, ColumnElement[Any]]:
@@ -60,34 +60,34 @@ class Target:
 
 
 @dataclass(frozen=True)
-class Derived:
-    """A column that is made of several others, of which the rows lack some (`missing`).
+class DerivedColumn:
+    """A column that is made of several others, of which the rows lack some (`missing_columns`).
 
     A stored row takes the new value only where all of those are NULL; the caller mends the rest
-    (`Merged.underived`).
+    (`Merged.underived_ids`).
     """
 
     column: str
-    missing: tuple[str, ...]
+    missing_columns: tuple[str, ...]
 
 
 @dataclass
-class Merged:
+class MergeResult:
     """What one merge did, in rows.
 
-    `underived` are the ids of rows whose derived column the caller has to mend. Where ids are asked for,
-    `written` are those of inserted and updated rows, `current` the id by key of every row that is not stale.
+    `underived_ids` are the ids of rows whose derived column the caller has to mend. Where ids are asked for,
+    `written_ids` are those of inserted and updated rows, `ids_by_key` the id by key of every row that is not stale.
     """
 
     inserted: int = 0
     updated: int = 0
     unchanged: int = 0
     stale: int = 0
-    written: list[int] = field(default_factory=list)
-    underived: list[int] = field(default_factory=list)
-    current: dict[tuple[Any, ...], int] = field(default_factory=dict)
+    written_ids: list[int] = field(default_factory=list)
+    underived_ids: list[int] = field(default_factory=list)
+    ids_by_key: dict[tuple[Any, ...], int] = field(default_factory=dict)
 
-    def add(self, other: "Merged") -> None:
+    def add(self, other: "MergeResult") -> None:
         """Add the counts of another merge."""
         self.inserted += other.inserted
         self.updated += other.updated
@@ -97,16 +97,16 @@ class Merged:
 
 def merge(
     connection: Connection,
-    target: Target,
+    target: MergeTarget,
     company_id: int,
     columns: tuple[str, ...],
     rows: Sequence[Sequence[Any]],
-    derived: Derived | None = None,
+    derived: DerivedColumn | None = None,
     want_ids: bool = False,
-) -> Merged:
+) -> MergeResult:
     """Insert or update rows of distinct keys (values in the order of `columns`) in the open transaction."""
     if not rows:
-        return Merged()
+        return MergeResult()
     # One order for all writers: two merges of the same rows seldom meet head-on, and a deadlock is retried.
     key_of = itemgetter(*map(columns.index, target.key)) if target.key else len
     rows = sorted(rows, key=key_of)
@@ -114,10 +114,14 @@ def merge(
     if jsonb:
         rows = [[Jsonb(v) if i in jsonb and v is not None else v for i, v in enumerate(row)] for row in rows]
     statements = _statements(target, columns, derived, want_ids)
-    if len(rows) > SMALL and not want_ids and _fill(connection, statements, company_id, rows):
-        return Merged(inserted=len(rows))
+    if (
+        len(rows) > MAX_INLINE_ROWS
+        and not want_ids
+        and _try_direct_copy(connection, statements, company_id, rows)
+    ):
+        return MergeResult(inserted=len(rows))
     with connection.cursor() as cursor:
-        if len(rows) <= SMALL:
+        if len(rows) <= MAX_INLINE_ROWS:
             source, merging = statements.values(len(rows)), statements.merge_values(len(rows))
             parameters = {f"v{n}": value for n, value in enumerate(v for row in rows for v in row)}
         else:
@@ -129,13 +133,13 @@ def merge(
         parameters["company_id"] = company_id
         cursor.execute(merging, parameters)
         inserted, written, underived, *ids = cursor.fetchone()  # type: ignore[misc] # an aggregate always answers
-        merged = Merged(inserted, written - inserted, underived=underived or [])
+        merged = MergeResult(inserted, written - inserted, underived_ids=underived or [])
         left = len(rows) - written
         if want_ids:
-            merged.written = ids[0] or []
+            merged.written_ids = ids[0] or []
             cursor.execute(statements.current(source), parameters)
-            merged.current = {tuple(key): row_id for row_id, *key in cursor.fetchall()}
-            merged.stale = len(rows) - len(merged.current)
+            merged.ids_by_key = {tuple(key): row_id for row_id, *key in cursor.fetchall()}
+            merged.stale = len(rows) - len(merged.ids_by_key)
         elif left and statements.can_find_stale:
             cursor.execute(statements.count_stale(source), parameters)
             merged.stale = cursor.fetchone()[0]  # type: ignore[index] # a count always answers
@@ -145,7 +149,7 @@ def merge(
     return merged
 
 
-def _fill(
+def _try_direct_copy(
     connection: Connection, statements: "_Statements", company_id: int, rows: Sequence[Sequence[Any]]
 ) -> bool:
     """Copy the rows into the table itself where the company has none there; tell whether they are in."""
@@ -163,7 +167,7 @@ def _fill(
 
 @lru_cache(maxsize=512)
 def _statements(
-    target: Target, columns: tuple[str, ...], derived: Derived | None, want_ids: bool
+    target: MergeTarget, columns: tuple[str, ...], derived: DerivedColumn | None, want_ids: bool
 ) -> "_Statements":
     return _Statements(target, columns, derived, want_ids)
 
@@ -172,7 +176,7 @@ class _Statements:
     """The SQL of a merge of these columns into this table."""
 
     def __init__(
-        self, target: Target, columns: tuple[str, ...], derived: Derived | None, want_ids: bool
+        self, target: MergeTarget, columns: tuple[str, ...], derived: DerivedColumn | None, want_ids: bool
     ) -> None:
         self._outcome = _OUTCOME[want_ids]
         self._target = target
@@ -201,8 +205,8 @@ class _Statements:
     def can_find_stale(self) -> bool:
         """Whether a row of these columns can be older than what is stored."""
         timed = "source_changed_at" in self._columns
-        return self._target.freshness is Freshness.NEWER_IF_PENDING or (
-            timed and self._target.freshness is Freshness.NOT_OLDER
+        return self._target.overwrite_policy is OverwritePolicy.NEWER_IF_PENDING or (
+            timed and self._target.overwrite_policy is OverwritePolicy.NOT_OLDER
         )
 
     def values(self, count: int) -> sql.Composable:
@@ -233,7 +237,7 @@ class _Statements:
             assignments=self._assignments("s"),
             stage=self.stage,
             same_key=self._same_key(),
-            fresh=self._fresh("s"),
+            fresh=self._may_overwrite("s"),
             differs=self._differs("s"),
             derived=self._derivable,
         )
@@ -271,7 +275,7 @@ class _Statements:
             ),
             conflict_key=sql.SQL(", ").join(map(sql.Identifier, ("company_id", *key))),
             assignments=self._assignments("excluded"),
-            fresh=self._fresh("excluded"),
+            fresh=self._may_overwrite("excluded"),
             differs=self._differs("excluded"),
             derived=self._derivable,
         )
@@ -281,14 +285,14 @@ class _Statements:
             sql.SQL("{} = {}").format(sql.Identifier(c), self._new_value(source, c)) for c in self._settable
         ]
         assignments.append(sql.SQL("updated_at = now()"))
-        if self._target.freshness is Freshness.NEWER_IF_PENDING:
+        if self._target.overwrite_policy is OverwritePolicy.NEWER_IF_PENDING:
             assignments.append(sql.SQL("pending_since = NULL"))
         return sql.SQL(", ").join(assignments)
 
     def count_stale(self, source: sql.Composable) -> sql.Composed:
         return sql.SQL(
             "SELECT count(*) FROM {source} JOIN {table} AS t ON {same_key} WHERE NOT {fresh}"
-        ).format(source=source, table=self._table, same_key=self._same_key(), fresh=self._fresh("s"))
+        ).format(source=source, table=self._table, same_key=self._same_key(), fresh=self._may_overwrite("s"))
 
     def current(self, source: sql.Composable) -> sql.Composed:
         return sql.SQL(
@@ -298,7 +302,7 @@ class _Statements:
             source=source,
             table=self._table,
             same_key=self._same_key(),
-            fresh=self._fresh("s"),
+            fresh=self._may_overwrite("s"),
         )
 
     def _same_key(self) -> sql.Composable:
@@ -321,7 +325,7 @@ class _Statements:
     @property
     def _derivable(self) -> sql.Composable:
         """True where the stored row has none of the parts that the rows lack."""
-        missing = self._derived.missing if self._derived is not None else ()
+        missing = self._derived.missing_columns if self._derived is not None else ()
         absent: list[sql.Composable] = [sql.SQL("{} IS NULL").format(sql.Identifier("t", c)) for c in missing]
         return sql.SQL(" AND ").join(absent) if absent else sql.SQL("true")
 
@@ -333,12 +337,12 @@ class _Statements:
             sql.SQL(", ").join(self._new_value(source, c) for c in self._settable),
         )
 
-    def _fresh(self, source: str) -> sql.Composable:
+    def _may_overwrite(self, source: str) -> sql.Composable:
         """True where the incoming row may overwrite the stored one; never NULL."""
-        freshness = self._target.freshness
-        if freshness is Freshness.ALWAYS:
+        freshness = self._target.overwrite_policy
+        if freshness is OverwritePolicy.ALWAYS:
             return sql.SQL("true")
-        pending = freshness is Freshness.NEWER_IF_PENDING
+        pending = freshness is OverwritePolicy.NEWER_IF_PENDING
         if "source_changed_at" not in self._columns:
             return sql.SQL("t.pending_since IS NULL") if pending else sql.SQL("true")
         ours, theirs = sql.SQL("t.source_changed_at"), sql.Identifier(source, "source_changed_at")

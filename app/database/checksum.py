@@ -11,9 +11,9 @@ from psycopg import sql
 
 from app.database.database import Connection
 
-BUCKET = 1_000  # rows; in one piece, the hashes of 33 million would exceed the gigabyte of one value
+BUCKET_ROWS = 1_000  # rows; in one piece, the hashes of 33 million would exceed the gigabyte of one value
 
-SESSION_SETTINGS = {
+CANONICAL_SETTINGS = {
     "TimeZone": "UTC",
     "DateStyle": "ISO, YMD",
     "IntervalStyle": "postgres",
@@ -24,7 +24,7 @@ SESSION_SETTINGS = {
     "search_path": "pg_catalog",  # values of types like regclass are written with their schema
 }
 
-_ROOT = sql.SQL("""
+_TABLE_HASH = sql.SQL("""
     SELECT coalesce(sum(rows), 0)::bigint,
         encode(sha256(coalesce(string_agg(hash, ''::bytea ORDER BY bucket), ''::bytea)), 'hex')
     FROM (
@@ -45,7 +45,7 @@ def use_canonical_form(connection: Connection) -> None:
     connection.execute(
         "SELECT set_config(name, value, false)"
         " FROM unnest(%(names)s::text[], %(values)s::text[]) AS setting (name, value)",
-        {"names": [*SESSION_SETTINGS], "values": [*SESSION_SETTINGS.values()]},
+        {"names": [*CANONICAL_SETTINGS], "values": [*CANONICAL_SETTINGS.values()]},
     )
 
 
@@ -58,13 +58,15 @@ def row_hash_sql(columns: Sequence[str], *alias: str) -> str:
     return f"sha256(convert_to(ROW({row})::text, 'UTF8'))"
 
 
-def root_sql(schema: str, table: str, columns: Sequence[str]) -> str:
+def table_hash_sql(schema: str, table: str, columns: Sequence[str]) -> str:
     """The query for a table's number of rows and its root (hex): one value for all that is in it.
 
     The rows' hashes in their own order, in buckets of BUCKET; the root is the SHA-256 of the buckets'. So
     neither a key nor a collation plays a part, and two equal rows are not one. Inheriting tables and
     partitions count for themselves.
     """
-    return _ROOT.format(
-        row_hash=sql.SQL(row_hash_sql(columns)), table=sql.Identifier(schema, table), size=sql.Literal(BUCKET)
+    return _TABLE_HASH.format(
+        row_hash=sql.SQL(row_hash_sql(columns)),
+        table=sql.Identifier(schema, table),
+        size=sql.Literal(BUCKET_ROWS),
     ).as_string(None)

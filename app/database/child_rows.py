@@ -17,16 +17,16 @@ def replace_children(
     columns: tuple[str, ...],
     parent: type[Base],
     parent_key: str,
-    parents: Sequence[int],
+    parent_keys: Sequence[int],
     rows: Sequence[Sequence[Any]],
 ) -> list[int]:
-    """Make the children of `parents` equal to `rows`; return the parents whose children changed.
+    """Make the children of `parent_keys` equal to `rows`; return the parents whose children changed.
 
     The first of `columns` refers to `parent_key` of the parent. Parents of changed children are locked,
     so that of two writers one waits.
     """
     table = model.__table__
-    parameters = {"company_id": company_id, "parents": list(parents)}
+    parameters = {"company_id": company_id, "parents": list(parent_keys)}
     names = sql.SQL(", ").join(map(sql.Identifier, columns))
     definitions = sql.SQL(", ").join(
         sql.SQL("{} {}").format(sql.Identifier(c), sql.SQL(table.columns[c].type.compile(dialect=DIALECT)))

@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 # Whatever the database is encoded in, and PGCLIENTENCODING says: other encodings have no letters for our own
 # statements, and from a database in SQL_ASCII psycopg would hand out bytes.
-UTF8 = "UTF8"
+CLIENT_ENCODING = "UTF8"
 
 # A network that swallows what is sent is noticed within half a minute, where TCP alone waits for hours: here,
 # and on the server, which keeps the locks, the transaction and the place of a client that is gone.
@@ -71,7 +71,7 @@ class DeadlineConnection(psycopg.Connection[Any]):
 
 
 @contextmanager
-def give_up_after(seconds: float, connection: psycopg.Connection[Any]) -> Iterator[None]:
+def query_timeout(seconds: float, connection: psycopg.Connection[Any]) -> Iterator[None]:
     """Let a connection of ours give up on a silent server so soon, for as long as the block takes."""
     assert isinstance(connection, DeadlineConnection)  # noqa: S101 - all that a pool of ours makes
     usual, connection.query_timeout = connection.query_timeout, seconds
@@ -94,7 +94,7 @@ def connect_directly(settings: Settings) -> psycopg.Connection[Any]:
     Raises psycopg's errors.
     """
     direct = settings.model_copy(update={"postgres_pooler": None})
-    parameters = connection_parameters(direct, embedded_server.migration_url_of(settings))
+    parameters = connection_parameters(direct, embedded_server.resolve_migration_url(settings))
     return connection_class(direct).connect(**parameters, autocommit=True)
 
 
@@ -102,28 +102,28 @@ def connection_parameters(settings: Settings, url: str) -> dict[str, Any]:
     """Keyword arguments for `psycopg.connect`: the URL's, and the session's settings as connection options.
 
     As options they cost no round trip. A pooler in transaction mode refuses them and prepared
-    statements: there every transaction begins with `set_locally`.
+    statements: there every transaction begins with `set_transaction_settings`.
     """
     parameters: dict[str, Any] = KEEPALIVES | psycopg.conninfo.conninfo_to_dict(url)
     parameters["application_name"] = settings.service_name
-    parameters["client_encoding"] = UTF8
+    parameters["client_encoding"] = CLIENT_ENCODING
     parameters.setdefault("connect_timeout", max(2, settings.postgres_connection_timeout // 1000))
     if settings.postgres_pooler:
         parameters["prepare_threshold"] = None
         return parameters
     wanted = session_settings(settings) | SERVER_KEEPALIVES
     ours = " ".join(f"-c {name}={value}" for name, value in wanted.items())
-    parameters["options"] = with_options(url, ours)
+    parameters["options"] = append_connection_options(url, ours)
     return parameters
 
 
-def with_options(url: str, ours: str) -> str:
+def append_connection_options(url: str, options: str) -> str:
     """Connection options: those of the URL (libpq), as `-c search_path=salons`, and after them ours."""
     given = psycopg.conninfo.conninfo_to_dict(url).get("options") or ""
-    return f"{given} {ours}".strip()
+    return f"{given} {options}".strip()
 
 
-def no_transaction_timeout(connection: psycopg.Connection[Any]) -> None:
+def disable_transaction_timeout(connection: psycopg.Connection[Any]) -> None:
     """Lift a limit that the server, the database or the role sets; servers before 17 know none.
 
     Not as a connection option, which those refuse.
@@ -143,7 +143,7 @@ def session_settings(settings: Settings) -> dict[str, str]:
     }
 
 
-def set_locally(connection: psycopg.Connection[Any], settings: Settings) -> None:
+def set_transaction_settings(connection: psycopg.Connection[Any], settings: Settings) -> None:
     """Give the transaction that is open, or begins with it, what `options` give a session."""
     values = session_settings(settings)
     connection.execute(

@@ -13,7 +13,7 @@ from app.errors import FencedError, UnavailableError
 
 log = logging.getLogger(__name__)
 
-PATIENCE = 2_000  # milliseconds for the check at start
+CHECK_TIMEOUT_MS = 2_000  # milliseconds for the check at start
 
 # Without special rights the server hides the kind of other people's sessions, so NULL counts as a client.
 _LIMITS = """
@@ -33,44 +33,44 @@ _LIMITS = """
 
 
 @dataclass(frozen=True)
-class Budget:
+class ConnectionBudget:
     """Connections, counted. `limit` is the least of what server, database and role allow."""
 
     services: int
     workers: int
-    each: int
+    connections_per_worker: int
     max_connections: int
     reserved: int
     limit: int
     held_by_others: int
 
     @property
-    def promised(self) -> int:
+    def max_demand(self) -> int:
         """What all services may open."""
-        return self.services * self.workers * self.each
+        return self.services * self.workers * self.connections_per_worker
 
     @property
-    def left(self) -> int:
+    def remaining(self) -> int:
         """What the server has left when all services have opened what they may; negative if too little."""
-        return self.limit - self.held_by_others - self.promised
+        return self.limit - self.held_by_others - self.max_demand
 
     @property
     def fits(self) -> bool:
         """Whether every service can open what it may."""
-        return self.left >= 0
+        return self.remaining >= 0
 
     def __str__(self) -> str:
         limits = f"max_connections {self.max_connections}, {self.reserved} reserved"
         if self.limit < self.max_connections - self.reserved:
             limits += f", {self.limit} for this role or database"
-        rest = f"{self.left} left" if self.fits else f"{-self.left} too many"
+        rest = f"{self.remaining} left" if self.fits else f"{-self.remaining} too many"
         return (
-            f"{self.services} services x {self.workers} workers x {self.each} connections = {self.promised};"
+            f"{self.services} services x {self.workers} workers x {self.connections_per_worker} connections = {self.max_demand};"
             f" others hold {self.held_by_others}; {limits}: {rest}"
         )
 
 
-def measure(connection: Connection, settings: Settings, workers: int = 1) -> Budget:
+def measure(connection: Connection, settings: Settings, workers: int = 1) -> ConnectionBudget:
     """Count against the live server. `workers` are the processes of each service."""
     row = connection.execute(_LIMITS).fetchone()
     assert row is not None, "an aggregate always answers"  # noqa: S101
@@ -78,10 +78,10 @@ def measure(connection: Connection, settings: Settings, workers: int = 1) -> Bud
     limits = [max_connections - reserved, *(each for each in (of_database, of_role) if each >= 0)]
     promised = settings.service_count * workers * settings.postgres_max_connections
     # Sessions of our role and database are the other services', as long as there are not too many.
-    return Budget(
+    return ConnectionBudget(
         services=settings.service_count,
         workers=workers,
-        each=settings.postgres_max_connections,
+        connections_per_worker=settings.postgres_max_connections,
         max_connections=max_connections,
         reserved=reserved,
         limit=min(limits),
@@ -89,12 +89,12 @@ def measure(connection: Connection, settings: Settings, workers: int = 1) -> Bud
     )
 
 
-def tell(database: AnyDatabase, workers: int = 1) -> None:
+def log_budget(database: AnyDatabase, workers: int = 1) -> None:
     """Log at start how the connections of all services fit the server."""
     if database.settings.postgres_pooler:
         return  # the server's connections are the pooler's; `frontdesk doctor` says more
     try:
-        with closing(database.connect_alone(PATIENCE)) as connection:
+        with closing(database.connect_outside_pool(CHECK_TIMEOUT_MS)) as connection:
             found = measure(connection, database.settings, workers)
     except psycopg.Error as error:
         log.warning("The connection budget could not be checked (%s)", error.sqlstate or "no connection")

@@ -16,10 +16,10 @@ from app.config import Settings
 from app.database.connection import (
     connection_class,
     connection_parameters,
-    give_up_after,
-    set_locally,
+    query_timeout,
+    set_transaction_settings,
 )
-from app.database.pool import Connection, WatchedPool
+from app.database.pool import Connection, MeasuredPool
 from app.errors import ClientDeadlineExceeded, FencedError, UnavailableError
 from app.observability import metrics
 
@@ -50,12 +50,12 @@ class Database:
             use_native_hstore=False,
         )
         # Threads do not survive a fork, nor may two processes share a socket: a child begins anew.
-        forget = weakref.WeakMethod(self._forget_pool)
+        forget = weakref.WeakMethod(self._replace_pool)
         os.register_at_fork(after_in_child=lambda: (method := forget()) and method())
 
-    def _new_pool(self) -> WatchedPool:
+    def _new_pool(self) -> MeasuredPool:
         settings = self.settings
-        return WatchedPool(
+        return MeasuredPool(
             kwargs=connection_parameters(settings, self._url),
             connection_class=connection_class(settings),
             min_size=settings.postgres_min_connections,
@@ -71,13 +71,13 @@ class Database:
             name=settings.service_name,
         )
 
-    def _forget_pool(self) -> object:
+    def _replace_pool(self) -> object:
         metrics.open_pools.discard(self._pool)
         self._pool = self._new_pool()
         return self._pool
 
     @property
-    def pool(self) -> WatchedPool:
+    def pool(self) -> MeasuredPool:
         """The pool of this process, opened when it is first used."""
         if self._pool.closed:
             self.open()
@@ -93,14 +93,14 @@ class Database:
         return self._pool.is_exhausted
 
     def live(self) -> Self:
-        """The database to work with: this one. `MovingDatabase` chooses."""
+        """The database to work with: this one. `LiveDatabase` chooses."""
         return self
 
-    def follow(self, attempt: Callable[["Database"], T]) -> T:
-        """Run what `MovingDatabase` runs again where the live database has changed; here it has not."""
+    def run_on_live(self, attempt: Callable[["Database"], T]) -> T:
+        """Run what `LiveDatabase` runs again where the live database has changed; here it has not."""
         return attempt(self)
 
-    def rest(self) -> None:
+    def close_pool(self) -> None:
         """Give every connection back until somebody needs one; those that are in use, when they are done.
 
         Who waits for one gets a FencedError: this database is not the one to wait for.
@@ -110,7 +110,7 @@ class Database:
             # Its workers may be connecting to a server that is gone; nobody waits for that.
             threading.Thread(target=resting.close, name="rest", daemon=True).start()
 
-    def _take(self, pool: WatchedPool) -> Connection:
+    def _acquire_connection(self, pool: MeasuredPool) -> Connection:
         try:
             return pool.getconn()
         except PoolClosed:
@@ -122,7 +122,7 @@ class Database:
         """A connection that is known to live: a unit of work cannot run its statements twice."""
         pool = self.pool
         while True:
-            connection = self._take(pool)
+            connection = self._acquire_connection(pool)
             try:
                 if connection.autocommit:
                     connection.autocommit = False
@@ -138,7 +138,7 @@ class Database:
     def autocommit(self) -> Iterator[Connection]:
         """A connection outside any transaction."""
         pool = self.pool
-        connection = self._take(pool)
+        connection = self._acquire_connection(pool)
         try:
             # Switching costs more than a look, and most connections come back as they went.
             if not connection.autocommit:
@@ -147,17 +147,17 @@ class Database:
         finally:
             pool.putconn(connection)
 
-    def read(self, statement: Callable[[Connection], T]) -> T:
+    def read(self, function: Callable[[Connection], T]) -> T:
         """Run a reading function in autocommit, without the round trip that checks the connection.
 
         Where the connection turns out to be lost, the pool checks all of its own and the function runs
         once more; so it must not write.
         """
         if self.settings.postgres_pooler:
-            statement = self._with_timeouts(statement)
+            function = self._with_session_settings(function)
         with self.autocommit() as connection:
             try:
-                return statement(connection)
+                return function(connection)
             except ClientDeadlineExceeded:
                 raise
             except psycopg.OperationalError:
@@ -165,57 +165,59 @@ class Database:
                     raise
         self.pool.check()
         with self.autocommit() as connection:
-            return statement(connection)
+            return function(connection)
 
-    def _with_timeouts(self, statement: Callable[[Connection], T]) -> Callable[[Connection], T]:
+    def _with_session_settings(self, function: Callable[[Connection], T]) -> Callable[[Connection], T]:
         """The same in a transaction that carries the session's settings, where a pooler refuses them."""
 
         def run(connection: Connection) -> T:
             with connection.transaction():
-                set_locally(connection, self.settings)
-                return statement(connection)
+                set_transaction_settings(connection, self.settings)
+                return function(connection)
 
         return run
 
-    def ask(self, question: Callable[[Connection], T], patience: int) -> T:
+    def query_with_timeout(self, function: Callable[[Connection], T], timeout_ms: int) -> T:
         """Ask something small, in autocommit: on a connection of the pool, or one of its own where the pool
         has none and may have more.
 
-        `patience`: milliseconds for the connection, and again for the answer; a pool that has none by then
+        `timeout_ms`: milliseconds for the connection, and again for the answer; a pool that has none by then
         does not stop it. Raises psycopg's errors.
         """
         pool = self._pool
         if not pool.closed and (pool.has_idle or pool.is_exhausted):
             with suppress(psycopg.OperationalError):  # stale or silent: a new connection knows more
-                connection = pool.getconn(patience / 1000)
+                connection = pool.getconn(timeout_ms / 1000)
                 try:
                     connection.autocommit = True
-                    with give_up_after(patience / 1000, connection):
-                        return question(connection)
+                    with query_timeout(timeout_ms / 1000, connection):
+                        return function(connection)
                 finally:
                     pool.putconn(connection)
-        with closing(self.connect_alone(patience)) as connection:
-            return question(connection)
+        with closing(self.connect_outside_pool(timeout_ms)) as connection:
+            return function(connection)
 
-    def connect_alone(self, patience: int | None = None) -> Connection:
+    def connect_outside_pool(self, timeout_ms: int | None = None) -> Connection:
         """A new connection that the pool knows nothing of; the caller closes it.
 
-        For checks, which a full pool must not blind. `patience`: milliseconds for anything on it
+        For checks, which a full pool must not blind. `timeout_ms`: milliseconds for anything on it
         (for connecting, libpq allows two seconds at least). Raises psycopg's errors.
         """
         settings = self.settings
-        if patience is not None:
+        if timeout_ms is not None:
             timeouts = ("statement", "lock", "query")
-            settings = settings.model_copy(update={f"postgres_{each}_timeout": patience for each in timeouts})
+            settings = settings.model_copy(
+                update={f"postgres_{each}_timeout": timeout_ms for each in timeouts}
+            )
         parameters = connection_parameters(settings, self._url)
-        if patience is not None:
-            parameters["connect_timeout"] = patience // 1000
+        if timeout_ms is not None:
+            parameters["connect_timeout"] = timeout_ms // 1000
         return connection_class(settings).connect(**parameters, autocommit=True)
 
     def ping(self) -> None:
         """Connect past the pool, at once. Raises UnavailableError in libpq's words: host, user and reason."""
         try:
-            self.connect_alone().close()
+            self.connect_outside_pool().close()
         except psycopg.OperationalError as error:
             raise UnavailableError(f"Cannot reach the database: {error}") from None
 

@@ -34,7 +34,7 @@ _SEQUENCES = """
 
 
 @dataclass(frozen=True)
-class Lag:
+class LaggingSequence:
     """A sequence whose next number is in its table already: the next insert fails."""
 
     sequence: str
@@ -53,7 +53,7 @@ def invalid_indexes(connection: Connection) -> list[tuple[str, str]]:
     return connection.execute(_INDEXES).fetchall()
 
 
-def lagging_sequences(connection: Connection) -> Iterator[Lag]:
+def lagging_sequences(connection: Connection) -> Iterator[LaggingSequence]:
     """Sequences that a copy of rows, or an insert with numbers of its own, has left behind."""
     for sequence, table, column, increment in connection.execute(_SEQUENCES).fetchall():
         row = connection.execute(
@@ -70,4 +70,4 @@ def lagging_sequences(connection: Connection) -> Iterator[Lag]:
         assert row is not None, "a sequence has one row"  # noqa: S101
         following, highest = row
         if highest is not None and highest >= following:
-            yield Lag(sequence, table, column, highest - following + 1)
+            yield LaggingSequence(sequence, table, column, highest - following + 1)

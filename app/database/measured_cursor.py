@@ -18,14 +18,16 @@ from psycopg.copy import Writer
 from psycopg.sql import Composable
 
 from app.observability import metrics, operation_context, sentry, slow_queries
-from app.observability.rate_limited_log import Sparingly
+from app.observability.rate_limited_log import RateLimitedLog
 
 log = logging.getLogger(__name__)
 
-SHORT = 2_000  # characters; longer texts differ with every number of rows and are not worth remembering
-KNOWN = 1_000  # texts whose kind is remembered: more than the service has of its own
+MAX_STATEMENT_CHARS = (
+    2_000  # characters; longer texts differ with every number of rows and are not worth remembering
+)
+MAX_CACHED_KINDS = 1_000  # texts whose kind is remembered: more than the service has of its own
 
-_known_kinds: dict[str | bytes, str] = {}
+_kind_cache: dict[str | bytes, str] = {}
 
 _FIRST_WORD = re.compile(r"(?:\s|\(|--[^\n]*\n|/\*.*?\*/)*(\w+)", re.DOTALL)
 _KINDS = {kind: kind for kind in ("SELECT", "INSERT", "UPDATE", "DELETE", "COPY")}
@@ -33,7 +35,7 @@ _WRITES = re.compile(r"\b(INSERT)\s+INTO|(?<!FOR\s)(?<!KEY\s)\b(UPDATE)\s|\b(DEL
 _LITERALS = re.compile(r"'(?:[^']|'')*'|\$(\w*)\$.*?\$\1\$|(?<![\w$])\d+(?:\.\d+)?\b", re.DOTALL)
 
 # On the way from whoever repeats a statement to the statement.
-_BETWEEN = (
+_SKIPPED_MODULES = (
     "app.database",
     "app.observability",
     "app.repositories",
@@ -64,7 +66,7 @@ class MeasuredCursor(psycopg.Cursor[Any]):
         try:
             return super().execute(query, params, prepare=prepare, binary=binary)
         except psycopg.Error:
-            metrics.QUERY_ERRORS.labels(kind_of(query)).inc()
+            metrics.QUERY_ERRORS.labels(statement_kind(query)).inc()
             raise
         finally:
             self._measure(query, began)
@@ -95,24 +97,24 @@ class MeasuredCursor(psycopg.Cursor[Any]):
         seconds = perf_counter() - began
         if not query:  # the pool's way to see whether a connection lives
             return
-        kind = _known_kinds.get(query) or kind_of(query)
+        kind = _kind_cache.get(query) or statement_kind(query)
         metrics.count_query(kind, seconds)
         present = operation_context.current()
         if present is not None:
             shape = hash(query)
-            times = present.repeated[shape] = present.repeated.get(shape, 0) + 1
-            if times == metrics.REPETITIONS:
-                _tell_of_repetition(query, present)
-        if sentry.is_tracing and (span := sentry.open_span()) is not None:
-            sentry.add_query(span, shown(query), seconds)
-        if seconds > metrics.SLOW:
+            times = present.statement_counts[shape] = present.statement_counts.get(shape, 0) + 1
+            if times == metrics.N_PLUS_ONE_THRESHOLD:
+                _log_repetition(query, present)
+        if sentry.is_tracing and (span := sentry.current_sampled_span()) is not None:
+            sentry.add_query_span(span, redact_statement(query), seconds)
+        if seconds > metrics.SLOW_QUERY_SECONDS:
             metrics.SLOW_QUERIES.labels(kind).inc()
             rows = self.rowcount if self.rowcount >= 0 else None
             company_id, operation = (present.company_id, present.operation) if present else (None, None)
-            slow_queries.remember(shown(query), kind, seconds, rows, company_id, operation)
+            slow_queries.record(redact_statement(query), kind, seconds, rows, company_id, operation)
 
 
-def kind_of(query: str | bytes) -> str:
+def statement_kind(query: str | bytes) -> str:
     """SELECT, INSERT, UPDATE, DELETE, COPY, or OTHER; of a WITH what it writes, INSERT before all."""
     text = _text(query)
     found = _FIRST_WORD.match(text)
@@ -121,32 +123,32 @@ def kind_of(query: str | bytes) -> str:
     if word == "WITH":
         writes = {name.upper() for match in _WRITES.finditer(text) for name in match.groups() if name}
         kind = next((kind for kind in ("INSERT", "UPDATE", "DELETE") if kind in writes), "SELECT")
-    if len(query) <= SHORT and len(_known_kinds) < KNOWN:
-        _known_kinds[query] = kind
+    if len(query) <= MAX_STATEMENT_CHARS and len(_kind_cache) < MAX_CACHED_KINDS:
+        _kind_cache[query] = kind
     return kind
 
 
-def shown(query: str | bytes) -> str:
+def redact_statement(query: str | bytes) -> str:
     """The statement as people may see it: placeholders for parameters, `?` for what is written in it."""
-    return " ".join(_LITERALS.sub("?", _text(query)).split())[:SHORT]
+    return " ".join(_LITERALS.sub("?", _text(query)).split())[:MAX_STATEMENT_CHARS]
 
 
 def _text(query: str | bytes) -> str:
     return query if isinstance(query, str) else query.decode(errors="replace")
 
 
-_repetitions = Sparingly(log)
+_repetition_log = RateLimitedLog(log)
 
 
-def _tell_of_repetition(query: str | bytes, present: operation_context.Work) -> None:
+def _log_repetition(query: str | bytes, context: operation_context.OperationContext) -> None:
     """An N+1: the statement runs once for each row where one statement for all rows would do."""
-    metrics.REPEATED.inc()
-    _repetitions.warn(
+    metrics.REPEATED_STATEMENTS.inc()
+    _repetition_log.warning(
         "N+1: the same statement for the %dth time in one unit of work (company %s), at %s: %s",
-        metrics.REPETITIONS,
-        present.company_id,
+        metrics.N_PLUS_ONE_THRESHOLD,
+        context.company_id,
         _caller(),
-        shown(query)[:600],
+        redact_statement(query)[:600],
     )
 
 
@@ -155,7 +157,7 @@ def _caller() -> str:
     frame = sys._getframe(1)
     while frame.f_back is not None:
         module = str(frame.f_globals.get("__name__", ""))
-        if not any(module == part or module.startswith(f"{part}.") for part in _BETWEEN):
+        if not any(module == part or module.startswith(f"{part}.") for part in _SKIPPED_MODULES):
             break
         frame = frame.f_back
     return f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}"

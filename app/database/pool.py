@@ -9,23 +9,23 @@ import psycopg
 from psycopg_pool import ConnectionPool, PoolTimeout
 
 from app.observability import metrics
-from app.observability.rate_limited_log import Sparingly
+from app.observability.rate_limited_log import RateLimitedLog
 
 log = logging.getLogger(__name__)
 
-HIGH = 0.8  # of the connections
-CALM = 0.5  # from here down an episode is over: around 80 % one flutters
+HIGH_USAGE_RATIO = 0.8  # of the connections
+NORMAL_USAGE_RATIO = 0.5  # from here down an episode is over: around 80 % one flutters
 
 Connection = psycopg.Connection[Any]
 
 
-class WatchedPool(ConnectionPool[Connection]):
+class MeasuredPool(ConnectionPool[Connection]):
     """A pool that knows how many of its connections are taken, and by how many they are awaited."""
 
     def __init__(self, **options: Any) -> None:
-        self._watch = threading.Lock()
+        self._usage_lock = threading.Lock()
         self._is_high = False
-        self._warning = Sparingly(log)
+        self._high_usage_log = RateLimitedLog(log)
         self.in_use = 0
         self.waiting = 0
         super().__init__(**options)
@@ -53,7 +53,7 @@ class WatchedPool(ConnectionPool[Connection]):
     def getconn(self, timeout: float | None = None) -> Connection:
         """Take a connection, for `putconn` to give back. Raises PoolTimeout."""
         # The parent's idle connections; `get_stats` copies a dictionary to tell their number.
-        began = None if self._pool else self._wait()
+        began = None if self._pool else self._begin_wait()
         try:
             connection = super().getconn(timeout)
         except PoolTimeout:
@@ -62,15 +62,15 @@ class WatchedPool(ConnectionPool[Connection]):
         finally:
             if began is not None:
                 self._end_wait(began)
-        with self._watch:
+        with self._usage_lock:
             self.in_use += 1
-            is_new = not self._is_high and self.in_use > HIGH * self.max_size
+            is_new = not self._is_high and self.in_use > HIGH_USAGE_RATIO * self.max_size
             self._is_high |= is_new
         if is_new:
-            metrics.POOL_FULL.inc()
-            self._warning.warn(
+            metrics.POOL_HIGH_EPISODES.inc()
+            self._high_usage_log.warning(
                 "The pool is above %d %%: %d of %d connections are in use, %d callers wait",
-                100 * HIGH,
+                100 * HIGH_USAGE_RATIO,
                 self.in_use,
                 self.max_size,
                 self.waiting,
@@ -80,18 +80,18 @@ class WatchedPool(ConnectionPool[Connection]):
     def putconn(self, conn: Connection) -> None:
         """Give a connection back."""
         # First, for whoever waits is woken by the pool and counts itself in.
-        with self._watch:
+        with self._usage_lock:
             self.in_use -= 1
-            if self.in_use <= CALM * self.max_size:
+            if self.in_use <= NORMAL_USAGE_RATIO * self.max_size:
                 self._is_high = False
         super().putconn(conn)
 
-    def _wait(self) -> float:
-        with self._watch:
+    def _begin_wait(self) -> float:
+        with self._usage_lock:
             self.waiting += 1
         return perf_counter()
 
     def _end_wait(self, began: float) -> None:
-        with self._watch:
+        with self._usage_lock:
             self.waiting -= 1
-        metrics.POOL_WAIT.observe(perf_counter() - began)
+        metrics.POOL_WAIT_SECONDS.observe(perf_counter() - began)

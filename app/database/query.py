@@ -31,7 +31,7 @@ class Query(Generic[M]):
         compiled = self.statement.compile(dialect=DIALECT, compile_kwargs={"render_postcompile": True})
         return str(compiled), dict(compiled.params)
 
-    def record(self, row: Sequence[Any]) -> M:
+    def build_record(self, row: Sequence[Any]) -> M:
         """A record with these values, bound to no session."""
         # Straight into its dictionary, as the ORM's own loader does: through the constructor every
         # attribute would be recorded as a change, which doubles the cost of a lookup.
@@ -40,7 +40,7 @@ class Query(Generic[M]):
         return record
 
 
-class Reader(Protocol):
+class QueryReader(Protocol):
     """Runs queries."""
 
     def all(self, query: Query[M], **parameters: Any) -> Sequence[M]:
@@ -78,7 +78,7 @@ class PoolReader:
 
     def all(self, query: Query[M], **parameters: Any) -> Sequence[M]:
         text, built_in = query.compiled
-        return [query.record(row) for row in self._fetch(text, {**built_in, **parameters}, query)]
+        return [query.build_record(row) for row in self._fetch(text, {**built_in, **parameters}, query)]
 
     def rows(self, text: LiteralString, **parameters: Any) -> Sequence[Sequence[Any]]:
         return self._fetch(text, parameters)

@@ -13,8 +13,10 @@ import psycopg
 from app.database.database import Connection, Database
 from app.errors import ConfigurationError, FencedError, UnavailableError
 
-Name = Literal["legacy", "primary"]
-PATIENCE = 1_000  # milliseconds for one side's answer (for connecting, libpq allows two seconds at least)
+SideName = Literal["legacy", "primary"]
+SIDE_QUERY_TIMEOUT_MS = (
+    1_000  # milliseconds for one side's answer (for connecting, libpq allows two seconds at least)
+)
 
 
 # A side that was closed for a cutover opens by itself when the time for that is over.
@@ -24,7 +26,7 @@ _ROW = """
 """
 
 
-class State(StrEnum):
+class SideState(StrEnum):
     """What one side says. The first three are the move's; without a move, what there is to be found."""
 
     OPEN = "open"
@@ -36,34 +38,34 @@ class State(StrEnum):
     UNREACHABLE = "unreachable"
 
     @property
-    def is_of_a_move(self) -> bool:
-        return self in (State.OPEN, State.CLOSING, State.STANDBY)
+    def is_in_transfer(self) -> bool:
+        return self in (SideState.OPEN, SideState.CLOSING, SideState.STANDBY)
 
     @property
-    def is_without_a_move(self) -> bool:
-        return self in (State.FILLED, State.EMPTY, State.FOREIGN)
+    def is_outside_transfer(self) -> bool:
+        return self in (SideState.FILLED, SideState.EMPTY, SideState.FOREIGN)
 
 
 @dataclass(frozen=True)
-class Side:
+class ObservedSide:
     """What one side says; the epoch counts where there is a move."""
 
-    state: State
+    state: SideState
     epoch: int = 0
 
 
-UNREACHABLE = Side(State.UNREACHABLE)
+UNREACHABLE_SIDE = ObservedSide(SideState.UNREACHABLE)
 
 
-def ask(database: Database) -> Side:
+def read_side(database: Database) -> ObservedSide:
     """Ask one side. Raises psycopg's errors, but none for a side that cannot be reached."""
     try:
-        return database.ask(_read, PATIENCE)
+        return database.query_with_timeout(_query_side, SIDE_QUERY_TIMEOUT_MS)
     except psycopg.OperationalError:
-        return UNREACHABLE
+        return UNREACHABLE_SIDE
 
 
-def _read(connection: Connection) -> Side:
+def _query_side(connection: Connection) -> ObservedSide:
     # Not the connection's own cursors: looking is nobody's query, and no caller's N+1.
     cursor: psycopg.Cursor[Any] = psycopg.Cursor(connection)
     try:
@@ -71,53 +73,53 @@ def _read(connection: Connection) -> Side:
     except psycopg.errors.UndefinedTable:
         row = None
     if row is not None:
-        return Side(State(row[0]), row[1])
+        return ObservedSide(SideState(row[0]), row[1])
     is_ours = cursor.execute(
         "SELECT to_regclass('alembic_version') IS NOT NULL AND to_regclass('companies') IS NOT NULL"
     ).fetchone()
     if is_ours != (True,):
-        return Side(State.FOREIGN)
+        return ObservedSide(SideState.FOREIGN)
     has_rows = cursor.execute("SELECT EXISTS (SELECT FROM companies)").fetchone()
-    return Side(State.FILLED if has_rows == (True,) else State.EMPTY)
+    return ObservedSide(SideState.FILLED if has_rows == (True,) else SideState.EMPTY)
 
 
-def live(legacy: Side, primary: Side) -> Name:
+def determine_live_side(legacy: ObservedSide, primary: ObservedSide) -> SideName:
     """Which side is live, where nothing else is known.
 
     Raises FencedError in the moment in which neither is, UnavailableError where the side that would know
     cannot be asked, ConfigurationError where nothing tells the sides apart.
     """
-    says_open: list[tuple[int, Name]] = []
-    if legacy.state is State.OPEN:
+    says_open: list[tuple[int, SideName]] = []
+    if legacy.state is SideState.OPEN:
         says_open.append((legacy.epoch, "legacy"))
-    if primary.state is State.OPEN:
+    if primary.state is SideState.OPEN:
         says_open.append((primary.epoch, "primary"))
     if says_open:  # of two, which only a restored backup can make of it, the later one
         return max(says_open)[1]
-    if legacy.state is State.CLOSING:
+    if legacy.state is SideState.CLOSING:
         return "legacy"
-    if primary.state is State.CLOSING:
+    if primary.state is SideState.CLOSING:
         return "primary"
-    if State.STANDBY in (legacy.state, primary.state):
-        return _beside_a_standby(legacy.state, primary.state)
-    if State.UNREACHABLE in (legacy.state, primary.state):
-        raise UnavailableError(_silent(legacy.state, primary.state))
-    return _without_a_move(legacy.state, primary.state)
+    if SideState.STANDBY in (legacy.state, primary.state):
+        return _live_beside_standby(legacy.state, primary.state)
+    if SideState.UNREACHABLE in (legacy.state, primary.state):
+        raise UnavailableError(_unreachable_message(legacy.state, primary.state))
+    return _live_without_transfer(legacy.state, primary.state)
 
 
-def _beside_a_standby(legacy: State, primary: State) -> Name:
+def _live_beside_standby(legacy: SideState, primary: SideState) -> SideName:
     """A standby has a live side, be it that its row is gone already or that it cannot be reached."""
     if legacy is primary:
         raise FencedError  # between handing over and opening, some milliseconds
-    return "primary" if legacy is State.STANDBY else "legacy"
+    return "primary" if legacy is SideState.STANDBY else "legacy"
 
 
-def _without_a_move(legacy: State, primary: State) -> Name:
-    if legacy is State.FOREIGN:
+def _live_without_transfer(legacy: SideState, primary: SideState) -> SideName:
+    if legacy is SideState.FOREIGN:
         return "primary"
-    if primary is not State.FILLED:
+    if primary is not SideState.FILLED:
         return "legacy"
-    if legacy is State.EMPTY:
+    if legacy is SideState.EMPTY:
         return "primary"
     raise ConfigurationError(
         "DATABASE_URL and LEGACY_DATABASE_URL both hold companies, and no move says which of them is live."
@@ -126,10 +128,10 @@ def _without_a_move(legacy: State, primary: State) -> Name:
     )
 
 
-def _silent(legacy: State, primary: State) -> str:
+def _unreachable_message(legacy: SideState, primary: SideState) -> str:
     names = [
         name
         for name, state in (("LEGACY_DATABASE_URL", legacy), ("DATABASE_URL", primary))
-        if state is State.UNREACHABLE
+        if state is SideState.UNREACHABLE
     ]
     return f"Which database is live is not known: {' and '.join(names)} cannot be reached."

@@ -23,14 +23,14 @@ from app.frontdesk import Frontdesk, Salon
 from app.models import Base
 
 CUSTOMERS = 50
-ACROSS = 10  # marks in a line
+MARKS_PER_LINE = 10  # marks in a line
 BOOKED, SLOT_TAKEN = "booked", "slot_taken"
 MARKS = {None: "·", BOOKED: "✔", SLOT_TAKEN: "✗"}
 STYLES = {None: "dim", BOOKED: "bold green", SLOT_TAKEN: "dim red"}
 
 
 @dataclass(frozen=True)
-class Race:
+class RaceResult:
     """How a race ended; `answers` counts them by code, `left_behind` rows that are not the winner's."""
 
     customers: int
@@ -68,22 +68,22 @@ def race_command(ctx: click.Context, as_json: bool) -> None:
         if desk.settings.is_production:
             raise InvalidInputError("A demo writes rows that nobody needs: it does not run in production.")
         with scratch_company(desk, "Demo: race for a slot") as salon:
-            race = run_race(desk, salon, CUSTOMERS) if as_json else _watch(desk, salon)
+            race = run_race(desk, salon, CUSTOMERS) if as_json else _run_race_with_display(desk, salon)
     if as_json:
         console.print_json(asdict(race) | {"won_by_one": race.is_won_by_one})
     else:
         _report(race)
     if not race.is_won_by_one:
-        ctx.exit(console.SOMETHING_IS_WRONG)
+        ctx.exit(console.EXIT_PROBLEMS_FOUND)
 
 
 def run_race(
     desk: Frontdesk, salon: DataLayer, customers: int, on_answer: Callable[[int, str], None] | None = None
-) -> Race:
+) -> RaceResult:
     """Let every customer, a thread each, ask for the same hour of the same member of staff at once."""
     start = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) + timedelta(days=1)
     salon.upsert_staff([{"yclients_id": 1, "name": "Olga"}]).unwrap()
-    before = _rows_of(desk, salon.company_id)
+    before = _count_rows(desk, salon.company_id)
     line = threading.Barrier(customers)
 
     def ask(number: int) -> tuple[int, str]:
@@ -101,11 +101,13 @@ def run_race(
             if on_answer is not None:
                 on_answer(number, answer)
     seconds = time.monotonic() - began
-    left = _rows_of(desk, salon.company_id) - before
-    return Race(customers, dict(answers), left - _rows_of_winners(answers[BOOKED]), round(seconds, 3))
+    left = _count_rows(desk, salon.company_id) - before
+    return RaceResult(
+        customers, dict(answers), left - _expected_row_count(answers[BOOKED]), round(seconds, 3)
+    )
 
 
-def _rows_of_winners(winners: int) -> int:
+def _expected_row_count(winners: int) -> int:
     return 3 * winners  # a client, a booking and its slot each
 
 
@@ -133,7 +135,7 @@ def remove_company(desk: Frontdesk, company_id: int) -> None:
             uow.session.execute(delete(table).where(table.c.company_id == company_id))
 
 
-def _rows_of(desk: Frontdesk, company_id: int) -> int:
+def _count_rows(desk: Frontdesk, company_id: int) -> int:
     with desk.unit_of_work(company_id) as uow:
         counts = [
             select(func.count()).select_from(table).where(table.c.company_id == company_id)
@@ -146,7 +148,7 @@ def _tenant_tables() -> list[Table]:
     return [table for table in Base.metadata.sorted_tables if "company_id" in table.c]
 
 
-def _watch(desk: Frontdesk, salon: DataLayer) -> Race:
+def _run_race_with_display(desk: Frontdesk, salon: DataLayer) -> RaceResult:
     """Draw the customers as their answers come in, on a terminal; elsewhere just run."""
     screen = console.screen()
     screen.print(f"{CUSTOMERS} customers ask for the same hour with Olga at the same moment.\n")
@@ -162,17 +164,17 @@ def _watch(desk: Frontdesk, salon: DataLayer) -> Race:
         return run_race(desk, salon, CUSTOMERS, draw)
 
 
-def _marks(known: dict[int, str]) -> Text:
+def _marks(answers: dict[int, str]) -> Text:
     text = Text()
     for number in range(CUSTOMERS):
-        answer = known.get(number)
+        answer = answers.get(number)
         text.append(f"  {MARKS.get(answer, '!')}", STYLES.get(answer, "bold yellow"))
-        if (number + 1) % ACROSS == 0:
+        if (number + 1) % MARKS_PER_LINE == 0:
             text.append("\n")
     return text
 
 
-def _report(race: Race) -> None:
+def _report(race: RaceResult) -> None:
     screen = console.screen()
     for answer, count in sorted(race.answers.items(), key=lambda each: each[1]):
         screen.print(f"{count:>4}  {answer}", style=STYLES.get(answer, "bold yellow"))

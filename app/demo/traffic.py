@@ -19,62 +19,74 @@ from app.cli import console
 from app.config import Settings
 from app.database import embedded_server
 from app.demo.commands import new_company, remove_company
-from app.demo.traffic_worker import CLIENTS, OK, SHARES, STAFF, TAKEN, Play, Told, client_row, play
+from app.demo.traffic_worker import (
+    CLIENT_COUNT,
+    OK,
+    OPERATION_WEIGHTS,
+    STAFF_COUNT,
+    TAKEN,
+    WorkerReport,
+    WorkerTask,
+    client_row,
+    run_worker,
+)
 from app.errors import InvalidInputError
 from app.frontdesk import Frontdesk
 
 WORKERS = 7
-RATE = 70.0  # operations a second, of all workers
+OPERATIONS_PER_SECOND = 70.0  # operations a second, of all workers
 URL = "http://127.0.0.1:8000"
-RECENT = 10.0  # seconds that the live figures look back
-KEPT = 100_000  # durations for the percentiles in the end
-PATIENCE = 30.0  # seconds for the workers to finish what they are at
-EXPECTED = (OK, TAKEN)
+RATE_WINDOW_SECONDS = 10.0  # seconds that the live figures look back
+MAX_KEPT = 100_000  # durations for the percentiles in the end
+STOP_TIMEOUT_SECONDS = 30.0  # seconds for the workers to finish what they are at
+EXPECTED_OUTCOMES = (OK, TAKEN)
 
 
 class Tally:
     """What all workers have told."""
 
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
+    def __init__(self, connection_limit: int) -> None:
+        self.connection_limit = connection_limit
         self.began = time.monotonic()
         self.outcomes: Counter[tuple[str, str]] = Counter()
-        self.times: dict[str, deque[float]] = {name: deque(maxlen=KEPT) for name in SHARES}
+        self.durations_ms: dict[str, deque[float]] = {
+            name: deque(maxlen=MAX_KEPT) for name in OPERATION_WEIGHTS
+        }
         self.recent: deque[tuple[float, Counter[str]]] = deque()
-        self.connections = self.peak = 0
-        self.workers: dict[int, Told] = {}
-        self.lost: list[int] = []
+        self.connections = self.peak_connections = 0
+        self.workers: dict[int, WorkerReport] = {}
+        self.lost_workers: list[int] = []
 
-    def add(self, number: int, told: Told) -> None:
+    def add(self, number: int, report: WorkerReport) -> None:
         """Take in what a worker says."""
-        self.outcomes += told.outcomes
-        for name, times in told.times.items():
-            self.times[name].extend(times)
+        self.outcomes += report.outcomes
+        for name, times in report.durations_ms.items():
+            self.durations_ms[name].extend(times)
         now = time.monotonic()
         counts: Counter[str] = Counter()
-        for (name, _), count in told.outcomes.items():
+        for (name, _), count in report.outcomes.items():
             counts[name] += count
         self.recent.append((now, counts))
-        while self.recent and now - self.recent[0][0] > RECENT:
+        while self.recent and now - self.recent[0][0] > RATE_WINDOW_SECONDS:
             self.recent.popleft()
-        if told.connections is not None:
-            self.connections = told.connections
-            self.peak = max(self.peak, told.connections)
-        self.workers[number] = told
+        if report.connections is not None:
+            self.connections = report.connections
+            self.peak_connections = max(self.peak_connections, report.connections)
+        self.workers[number] = report
 
     @property
     def errors(self) -> int:
         """Outcomes that must not be."""
-        return sum(count for (_, outcome), count in self.outcomes.items() if outcome not in EXPECTED)
+        return sum(count for (_, outcome), count in self.outcomes.items() if outcome not in EXPECTED_OUTCOMES)
 
     @property
-    def is_well(self) -> bool:
+    def succeeded(self) -> bool:
         """No error, no worker lost, never more connections than an installation may have."""
-        return not self.errors and not self.lost and self.peak <= self.limit
+        return not self.errors and not self.lost_workers and self.peak_connections <= self.connection_limit
 
     def rate(self, name: str) -> float:
         """Operations a second, of late."""
-        span = min(RECENT, max(1.0, time.monotonic() - self.began))
+        span = min(RATE_WINDOW_SECONDS, max(1.0, time.monotonic() - self.began))
         return sum(counts[name] for _, counts in self.recent) / span
 
     def as_dict(self) -> dict[str, Any]:
@@ -84,25 +96,31 @@ class Tally:
             "operations": {
                 name: {
                     "outcomes": {o: n for (each, o), n in sorted(self.outcomes.items()) if each == name},
-                    "p50_ms": _percentile(self.times[name], 0.5),
-                    "p95_ms": _percentile(self.times[name], 0.95),
+                    "p50_ms": _percentile(self.durations_ms[name], 0.5),
+                    "p95_ms": _percentile(self.durations_ms[name], 0.95),
                 }
-                for name in SHARES
+                for name in OPERATION_WEIGHTS
             },
             "errors": self.errors,
-            "connections": {"peak": self.peak, "limit": self.limit},
+            "connections": {"peak": self.peak_connections, "limit": self.connection_limit},
             "workers": {
-                number: {"memory": told.memory, "files": told.files}
+                number: {"memory": told.memory_bytes, "files": told.open_files}
                 for number, told in sorted(self.workers.items())
             },
-            "workers_lost": self.lost,
-            "well": self.is_well,
+            "workers_lost": self.lost_workers,
+            "well": self.succeeded,
         }
 
 
 @click.command("traffic")
-@click.option("--rate", type=console.Number(0.1, 10_000), default=RATE, show_default=True, help="Per second.")
-@click.option("--seconds", type=console.Number(1), help="How long; until Ctrl-C without.")
+@click.option(
+    "--rate",
+    type=console.FiniteFloatRange(0.1, 10_000),
+    default=OPERATIONS_PER_SECOND,
+    show_default=True,
+    help="Per second.",
+)
+@click.option("--seconds", type=console.FiniteFloatRange(1), help="How long; until Ctrl-C without.")
 @click.option("--url", default=URL, show_default=True, help="Session keys go there, if it answers.")
 @console.compare_reads_option
 @console.json_option
@@ -124,9 +142,9 @@ def traffic_command(
     with console.opened_desk(compare_reads) as desk:
         if desk.settings.is_production:
             raise InvalidInputError("A demo writes rows that nobody needs: it does not run in production.")
-        database_url = SecretStr(embedded_server.url_of(desk.settings))
+        database_url = SecretStr(embedded_server.resolve_database_url(desk.settings))
         settings = desk.settings.model_copy(update={"database_url": database_url})
-        company_id = _furnished_company(desk)
+        company_id = _create_traffic_company(desk)
     # The command itself holds no connection now: the workers may have all that there are to have.
     tally = Tally(WORKERS * settings.postgres_max_connections)
     with _sigterm_as_ctrl_c():
@@ -139,17 +157,19 @@ def traffic_command(
     if as_json:
         console.print_json(tally.as_dict())
     else:
-        _conclude(tally)
-    if not tally.is_well:
-        ctx.exit(console.SOMETHING_IS_WRONG)
+        _print_totals(tally)
+    if not tally.succeeded:
+        ctx.exit(console.EXIT_PROBLEMS_FOUND)
 
 
-def _furnished_company(desk: Frontdesk) -> int:
+def _create_traffic_company(desk: Frontdesk) -> int:
     """A company with what the workers expect to find."""
     salon = new_company(desk, "Demo: traffic")
     salon.upsert_company({"title": "Demo: traffic", "timezone": "Europe/Moscow", "country": "RU"}).unwrap()
-    salon.upsert_staff([{"yclients_id": n + 1, "name": f"Master {n + 1}"} for n in range(STAFF)]).unwrap()
-    salon.upsert_clients([client_row(number) for number in range(CLIENTS)]).unwrap()
+    salon.upsert_staff(
+        [{"yclients_id": n + 1, "name": f"Master {n + 1}"} for n in range(STAFF_COUNT)]
+    ).unwrap()
+    salon.upsert_clients([client_row(number) for number in range(CLIENT_COUNT)]).unwrap()
     salon.whatsapp.set_creds({"demo": True}, None).unwrap()
     salon.whatsapp.set_keys({"session": {f"{n}.0": {"counter": n} for n in range(20)}}).unwrap()
     return salon.company_id
@@ -171,10 +191,10 @@ class _Workers:
 
     def __init__(self, settings: Settings, company_id: int, rate: float, url: str | None) -> None:
         self._tasks = [
-            Play(settings, number + 1, company_id, rate / WORKERS, url) for number in range(WORKERS)
+            WorkerTask(settings, number + 1, company_id, rate / WORKERS, url) for number in range(WORKERS)
         ]
         self._processes: list[Any] = []
-        self.ends: dict[Connection, int] = {}
+        self.pipes: dict[Connection, int] = {}
 
     def __enter__(self) -> "_Workers":
         # Not forks of this process, whose threads and connections are none of theirs, but of one that has
@@ -183,24 +203,24 @@ class _Workers:
         context.set_forkserver_preload(["app.demo.traffic_worker"])
         for task in self._tasks:
             ours, theirs = context.Pipe()
-            process = context.Process(target=play, args=(task, theirs), name=f"worker {task.number}")
+            process = context.Process(target=run_worker, args=(task, theirs), name=f"worker {task.number}")
             process.start()
             theirs.close()
-            self.ends[ours] = task.number
+            self.pipes[ours] = task.number
             self._processes.append(process)
         return self
 
     def stop(self) -> None:
         """Let them finish what they are at."""
-        for end in self.ends:
+        for end in self.pipes:
             with suppress(BrokenPipeError, ConnectionResetError):  # one that is gone need not be stopped
                 end.send(None)
 
     def __exit__(self, *_: object) -> None:
-        for end in self.ends:
+        for end in self.pipes:
             end.close()
         for process in self._processes:
-            process.join(PATIENCE)
+            process.join(STOP_TIMEOUT_SECONDS)
             if process.is_alive():
                 process.kill()
                 process.join()
@@ -211,69 +231,71 @@ def _run(workers: _Workers, tally: Tally, seconds: float | None, url: str | None
     screen = console.screen()
     if not as_json:
         where = f"over {url}" if url else "through the data layer"
-        screen.print(f"{WORKERS} workers, {STAFF} masters, {CLIENTS} clients; session keys go {where}.\n")
+        screen.print(
+            f"{WORKERS} workers, {STAFF_COUNT} masters, {CLIENT_COUNT} clients; session keys go {where}.\n"
+        )
     shown = screen.is_terminal and not as_json
     with workers, Live(console=screen, auto_refresh=False) if shown else nullcontext() as live:
         with suppress(KeyboardInterrupt):  # the way to stop it
-            while len(tally.workers) + len(tally.lost) < WORKERS:
-                _listen(workers, tally, time.monotonic() + 0.2, live)
+            while len(tally.workers) + len(tally.lost_workers) < WORKERS:
+                _collect_reports(workers, tally, time.monotonic() + 0.2, live)
             tally.began = time.monotonic()
-            _listen(workers, tally, None if seconds is None else tally.began + seconds, live)
+            _collect_reports(workers, tally, None if seconds is None else tally.began + seconds, live)
         workers.stop()
-        _listen(workers, tally, time.monotonic() + PATIENCE, live, is_last=True)
+        _collect_reports(workers, tally, time.monotonic() + STOP_TIMEOUT_SECONDS, live, is_last=True)
 
 
-def _listen(
-    workers: _Workers, tally: Tally, end: float | None, live: Live | None, is_last: bool = False
+def _collect_reports(
+    workers: _Workers, tally: Tally, deadline: float | None, live: Live | None, is_last: bool = False
 ) -> None:
-    while workers.ends and (end is None or time.monotonic() < end):
-        for ready in wait([*workers.ends], timeout=0.2):
+    while workers.pipes and (deadline is None or time.monotonic() < deadline):
+        for ready in wait([*workers.pipes], timeout=0.2):
             assert isinstance(ready, Connection)  # noqa: S101 - nothing else is waited for
-            number = workers.ends[ready]
+            number = workers.pipes[ready]
             try:
                 tally.add(number, ready.recv())
             except (EOFError, ConnectionResetError):
                 ready.close()
-                del workers.ends[ready]
+                del workers.pipes[ready]
                 if not is_last:
-                    tally.lost.append(number)
+                    tally.lost_workers.append(number)
         if live is not None:
-            live.update(_picture(tally), refresh=True)
+            live.update(_totals_table(tally), refresh=True)
 
 
-def _picture(tally: Tally) -> Table:
+def _totals_table(tally: Tally) -> Table:
     table = Table(box=None, pad_edge=False)
     for name in ("", "a second", "all", "taken", "errors", "p50 ms", "p95 ms"):
         table.add_column(name, justify="right" if name else "left")
-    for name in SHARES:
+    for name in OPERATION_WEIGHTS:
         counts = {outcome: n for (each, outcome), n in tally.outcomes.items() if each == name}
-        wrong = sum(n for outcome, n in counts.items() if outcome not in EXPECTED)
+        wrong = sum(n for outcome, n in counts.items() if outcome not in EXPECTED_OUTCOMES)
         table.add_row(
             name,
             f"{tally.rate(name):.1f}",
             f"{sum(counts.values()):,}",
             f"{counts[TAKEN]:,}" if TAKEN in counts else "",
             f"{wrong:,}" if wrong else "",
-            *(f"{_percentile(tally.times[name], share) or 0:.1f}" for share in (0.5, 0.95)),
+            *(f"{_percentile(tally.durations_ms[name], share) or 0:.1f}" for share in (0.5, 0.95)),
         )
-    memory = sum(told.memory for told in tally.workers.values()) / 2**20
+    memory = sum(told.memory_bytes for told in tally.workers.values()) / 2**20
     table.caption = (
-        f"{time.monotonic() - tally.began:.0f} s; connections {tally.connections}, at most {tally.peak}"
-        f" of {tally.limit}; workers {len(tally.workers)}, {memory:.0f} MB"
+        f"{time.monotonic() - tally.began:.0f} s; connections {tally.connections}, at most {tally.peak_connections}"
+        f" of {tally.connection_limit}; workers {len(tally.workers)}, {memory:.0f} MB"
     )
     return table
 
 
-def _conclude(tally: Tally) -> None:
+def _print_totals(tally: Tally) -> None:
     screen = console.screen()
     if not screen.is_terminal:
-        screen.print(_picture(tally))
+        screen.print(_totals_table(tally))
     for (name, outcome), count in sorted(tally.outcomes.items()):
-        if outcome not in EXPECTED:
+        if outcome not in EXPECTED_OUTCOMES:
             screen.print(f"{count:,} {name}: {outcome}", style="bold red")
-    for number in tally.lost:
+    for number in tally.lost_workers:
         screen.print(f"worker {number} was lost", style="bold red")
-    if tally.is_well:
+    if tally.succeeded:
         screen.print("No error, and never more connections than allowed.", style="bold green")
 
 

@@ -17,22 +17,22 @@ import psutil
 
 from app.config import Settings
 from app.data_layer.result import Result
-from app.errors import RAW_ERRORS
+from app.errors import DRIVER_ERRORS
 from app.frontdesk import Frontdesk, Salon
 from app.observability import logs, sentry
 
-CLIENTS, STAFF = 500, 7
+CLIENT_COUNT, STAFF_COUNT = 500, 7
 DAYS, HOURS = 14, range(9, 21)
-NAME = "traffic"  # of the workers' sessions in pg_stat_activity: traffic-1, …
+SERVICE_NAME_PREFIX = "traffic"  # of the workers' sessions in pg_stat_activity: traffic-1, …
 THREADS = 3
-TELL_EVERY = 1.0  # seconds
-SHARES = {"reads": 60, "session keys": 20, "upserts": 10, "bookings": 10}  # in a hundred
+REPORT_INTERVAL_SECONDS = 1.0  # seconds
+OPERATION_WEIGHTS = {"reads": 60, "session keys": 20, "upserts": 10, "bookings": 10}  # in a hundred
 
 OK, TAKEN = "ok", "slot_taken"
 
 
 @dataclass(frozen=True)
-class Play:
+class WorkerTask:
     """What one worker is to do; `url` is where it asks for session keys, or None for the data layer."""
 
     settings: Settings
@@ -43,14 +43,14 @@ class Play:
 
 
 @dataclass
-class Told:
+class WorkerReport:
     """What happened since the last word: outcomes and milliseconds by operation; the process as it is."""
 
     outcomes: Counter[tuple[str, str]] = field(default_factory=Counter)
-    times: dict[str, list[float]] = field(default_factory=dict)
+    durations_ms: dict[str, list[float]] = field(default_factory=dict)
     connections: int | None = None  # of all workers, as the server counts them; the first worker asks
-    memory: int = 0  # bytes
-    files: int = 0  # open file handles
+    memory_bytes: int = 0  # bytes
+    open_files: int = 0  # open file handles
 
 
 def phone_of(number: int) -> str:
@@ -68,42 +68,42 @@ def client_row(number: int) -> dict[str, object]:
     }
 
 
-def play(task: Play, told: Connection) -> None:
+def run_worker(task: WorkerTask, pipe: Connection) -> None:
     """Run in a process of its own until the command says stop, or is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches everybody; the command decides
-    settings = task.settings.model_copy(update={"service_name": f"{NAME}-{task.number}"})
+    settings = task.settings.model_copy(update={"service_name": f"{SERVICE_NAME_PREFIX}-{task.number}"})
     sentry.initialise(settings)
-    logs.keep_quiet()
+    logs.disable_last_resort_handler()
     with Frontdesk(settings) as desk, httpx.Client(trust_env=False, timeout=10) as http:
-        worker = _Worker(task, desk, http)
-        told.send(worker.tell())  # it is there
+        worker = _TrafficWorker(task, desk, http)
+        pipe.send(worker.collect_report())  # it is there
         threads = [threading.Thread(target=worker.run) for _ in range(THREADS)]
         for thread in threads:
             thread.start()
         try:
-            while not told.poll(TELL_EVERY):
-                told.send(worker.tell())
+            while not pipe.poll(REPORT_INTERVAL_SECONDS):
+                pipe.send(worker.collect_report())
         except (BrokenPipeError, ConnectionResetError):
             pass  # the command was killed: there is nobody left to work for
         worker.stopping.set()
         for thread in threads:
             thread.join()
-        last = worker.tell()
+        last = worker.collect_report()
     try:
-        told.send(last)
+        pipe.send(last)
     except (BrokenPipeError, ConnectionResetError):
         return
 
 
-class _Worker:
-    def __init__(self, task: Play, desk: Frontdesk, http: httpx.Client) -> None:
+class _TrafficWorker:
+    def __init__(self, task: WorkerTask, desk: Frontdesk, http: httpx.Client) -> None:
         self.stopping = threading.Event()
         self._task = task
         self._desk = desk
         self._http = http
         self._salon: Salon = desk.company(task.company_id)
         self._lock = threading.Lock()
-        self._told = Told()
+        self._report = WorkerReport()
         self._process = psutil.Process(os.getpid())
         self._operations: dict[str, Callable[[], str]] = {
             "reads": self._read,
@@ -117,41 +117,42 @@ class _Worker:
         interval = THREADS / self._task.rate
         due = time.monotonic() + random.random() * interval
         while not self.stopping.wait(max(0.0, due - time.monotonic())):
-            (name,) = random.choices([*SHARES], [*SHARES.values()])
+            (name,) = random.choices([*OPERATION_WEIGHTS], [*OPERATION_WEIGHTS.values()])
             began = time.perf_counter()
             outcome = self._operations[name]()
             self._count(name, outcome, 1000 * (time.perf_counter() - began))
             due = max(due + interval, time.monotonic())
 
-    def tell(self) -> Told:
+    def collect_report(self) -> WorkerReport:
         """What happened since the last call."""
         connections = self._connections() if self._task.number == 1 else None
         with self._lock:
-            told, self._told = self._told, Told()
+            told, self._report = self._report, WorkerReport()
         told.connections = connections
-        told.memory = self._process.memory_info().rss
-        told.files = self._process.num_fds()
+        told.memory_bytes = self._process.memory_info().rss
+        told.open_files = self._process.num_fds()
         return told
 
     def _count(self, name: str, outcome: str, milliseconds: float) -> None:
         with self._lock:
-            self._told.outcomes[name, outcome] += 1
-            self._told.times.setdefault(name, []).append(milliseconds)
+            self._report.outcomes[name, outcome] += 1
+            self._report.durations_ms.setdefault(name, []).append(milliseconds)
 
     def _connections(self) -> int | None:
         """How many the server counts; None where it does not answer."""
         try:
             row = self._desk.database.read(
                 lambda connection: connection.execute(
-                    "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE %s", (f"{NAME}-%",)
+                    "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE %s",
+                    (f"{SERVICE_NAME_PREFIX}-%",),
                 ).fetchone()
             )
-        except RAW_ERRORS:
+        except DRIVER_ERRORS:
             return None
         return row and int(row[0])
 
     def _read(self) -> str:
-        salon, phone = self._salon, phone_of(random.randrange(CLIENTS))
+        salon, phone = self._salon, phone_of(random.randrange(CLIENT_COUNT))
         day = datetime.now(UTC).date() + timedelta(days=random.randrange(1, DAYS))
         reads: list[Callable[[], Result[Any]]] = [
             lambda: salon.get_client_by_phone(phone),
@@ -164,15 +165,15 @@ class _Worker:
         return _outcome(random.choice(reads)())
 
     def _upsert(self) -> str:
-        first = random.randrange(CLIENTS - 20)
+        first = random.randrange(CLIENT_COUNT - 20)
         return _outcome(self._salon.upsert_clients([client_row(first + n) for n in range(20)]))
 
     def _book(self) -> str:
         """Book an hour; every other booking is called off again, so there is always room."""
         day = datetime.now(UTC) + timedelta(days=random.randrange(1, DAYS))
         start = day.replace(hour=random.choice(HOURS), minute=0, second=0, microsecond=0)
-        staff_id = random.randrange(STAFF) + 1
-        client = client_row(random.randrange(CLIENTS))
+        staff_id = random.randrange(STAFF_COUNT) + 1
+        client = client_row(random.randrange(CLIENT_COUNT))
         booked = self._salon.create_booking(
             client, {"staff_id": staff_id, "starts_at": start, "duration": 3600}
         )

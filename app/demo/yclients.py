@@ -7,16 +7,16 @@ import threading
 import click
 
 from app.cli import console
-from app.demo.fake_yclients.salon import FIRST_CLIENT, Salon, Sizes
-from app.demo.fake_yclients.server import API, PARTNER_TOKEN, USER_TOKEN, StandIn, serving
+from app.demo.fake_yclients.salon import FIRST_CLIENT, FakeSalon, RowCounts
+from app.demo.fake_yclients.server import API, PARTNER_TOKEN, USER_TOKEN, FakeYClients, run_server
 from app.yclients.api.client import CLIENTS_PER_PAGE, RECORDS_PER_PAGE
-from app.yclients.api.rate_limit import time_needed
+from app.yclients.api.rate_limit import estimate_seconds
 
 COMPANY_ID = 962302
 
 
 def _size(name: str) -> int:
-    return int(getattr(Sizes(), name))
+    return int(getattr(RowCounts(), name))
 
 
 @click.command("yclients")
@@ -31,27 +31,27 @@ def demo_yclients_command(port: int, clients: int, staff: int, services: int, bo
     Sync with it from another terminal; what to type there is printed. Ctrl-C stops it, and it forgets
     everything.
     """
-    sizes = Sizes(clients=clients, staff=staff, services=services, records=bookings)
-    stand_in = StandIn(Salon(COMPANY_ID, sizes))
+    sizes = RowCounts(clients=clients, staff=staff, services=services, records=bookings)
+    stand_in = FakeYClients(FakeSalon(COMPANY_ID, sizes))
     try:
-        with serving(stand_in, port=port, on_answer=click.echo) as address:
-            _say_what_to_do(address, sizes)
+        with run_server(stand_in, port=port, on_answer=click.echo) as address:
+            _print_instructions(address, sizes)
             threading.Event().wait()
     except OSError:
         raise console.CouldNotRun(f"Port {port} is taken; choose another with --port.") from None
     except KeyboardInterrupt:
         click.echo(
-            f"\nStopped after {len(stand_in.requests):,} requests; {stand_in.refused:,} came too fast."
+            f"\nStopped after {len(stand_in.request_log):,} requests; {stand_in.rate_limited:,} came too fast."
         )
 
 
-def requests_needed(sizes: Sizes) -> int:
+def requests_needed(sizes: RowCounts) -> int:
     """How many a first sync sends: lists, pages (and one to see that there are no more), a schedule each."""
     pages = sizes.clients // CLIENTS_PER_PAGE + sizes.records // RECORDS_PER_PAGE + 2
     return 4 + pages + sizes.staff
 
 
-def _say_what_to_do(address: str, sizes: Sizes) -> None:
+def _print_instructions(address: str, sizes: RowCounts) -> None:
     frontdesk = "frontdesk" if shutil.which("frontdesk") else sys.argv[0]
     needed = requests_needed(sizes)
     control = address.removesuffix(API) + "/control"
@@ -66,7 +66,7 @@ In another terminal:
   export YCLIENTS_BASE_URL={address} YCLIENTS_PARTNER_TOKEN={PARTNER_TOKEN} YCLIENTS_USER_TOKEN={USER_TOKEN}
   {frontdesk} sync yclients --company {COMPANY_ID}
 
-The first sync needs about {needed:,} requests, which the limits stretch to {_span(time_needed(needed))}.
+The first sync needs about {needed:,} requests, which the limits stretch to {_span(estimate_seconds(needed))}.
 Then change something here, and sync again:
 
   {post} '{{"name": "Ариадна"}}' {control}/clients/{FIRST_CLIENT}

@@ -16,9 +16,9 @@ from app.database.connection import connect_directly
 from app.database.database import Connection
 from app.errors import ConfigurationError, UnknownCompanyError
 
-LIMIT = 100  # rows of each table
-PORTION = 500  # bookings or clients a transaction
-PREFIX = "[TEST"
+DEFAULT_LIMIT = 100  # rows of each table
+ROWS_PER_TRANSACTION = 500  # bookings or clients a transaction
+TEST_NAME_PREFIX = "[TEST"
 
 _NAME = {"clients": "name", "bookings": "client_name"}
 _PHONE = {"clients": "phone", "bookings": "client_phone"}
@@ -63,12 +63,12 @@ _COUNTS = """
 
 
 @dataclass
-class Cleaned:
+class DeletedTestData:
     """Rows deleted by table, or that would be; and those with both markers that are left."""
 
     is_dry_run: bool
     deleted: dict[str, int] = field(default_factory=lambda: dict.fromkeys(_TABLES, 0))
-    left: dict[str, int] = field(default_factory=dict)
+    remaining: dict[str, int] = field(default_factory=dict)
 
 
 def stats(settings: Settings, company_id: int | None = None) -> dict[str, dict[str, int]]:
@@ -78,14 +78,14 @@ def stats(settings: Settings, company_id: int | None = None) -> dict[str, dict[s
 
 
 def clean(
-    settings: Settings, company_id: int | None = None, limit: int = LIMIT, dry_run: bool = True
-) -> Cleaned:
+    settings: Settings, company_id: int | None = None, limit: int = DEFAULT_LIMIT, dry_run: bool = True
+) -> DeletedTestData:
     """Delete at most `limit` rows of each table, in short transactions; with `dry_run` only count them.
 
     Raises ConfigurationError without TEST_PHONES, UnknownCompanyError, and psycopg's errors: what was
     deleted before stays deleted.
     """
-    result = Cleaned(dry_run)
+    result = DeletedTestData(dry_run)
     with connect_directly(settings) as connection:
         parameters = _parameters(connection, settings, company_id)
         gone: list[tuple[int, int]] = []
@@ -100,7 +100,7 @@ def clean(
             pass
         left = _counts(connection, parameters)
     for table, counts in left.items():
-        result.left[table] = counts["marked"] - (result.deleted[table] if dry_run else 0)
+        result.remaining[table] = counts["marked"] - (result.deleted[table] if dry_run else 0)
     return result
 
 
@@ -117,22 +117,27 @@ def _parameters(connection: Connection, settings: Settings, company_id: int | No
         known = connection.execute("SELECT FROM companies WHERE company_id = %s", (company_id,)).fetchone()
         if known is None:
             raise UnknownCompanyError
-    return {"phones": list(settings.test_phones), "prefix": PREFIX, "company_id": company_id, **_START}
+    return {
+        "phones": list(settings.test_phones),
+        "prefix": TEST_NAME_PREFIX,
+        "company_id": company_id,
+        **_START,
+    }
 
 
 def _delete_bookings(
     connection: Connection,
     parameters: dict[str, Any],
-    result: Cleaned,
+    result: DeletedTestData,
     limit: int,
-    gone: list[tuple[int, int]],
+    deleted_keys: list[tuple[int, int]],
 ) -> bool:
-    """One transaction: a few bookings with their parts, added to `gone`. Returns False when all is done."""
+    """One transaction: a few bookings with their parts, added to `deleted_keys`. Returns False when all is done."""
     deleted = result.deleted
-    parameters["portion"] = min(PORTION, limit - deleted["bookings"])
+    parameters["portion"] = min(ROWS_PER_TRANSACTION, limit - deleted["bookings"])
     with connection.transaction():
         found = connection.execute(
-            sql.SQL(_BOOKINGS).format(marked=_marked("bookings"), lock=_lock(result)), parameters
+            sql.SQL(_BOOKINGS).format(marked=_marked("bookings"), lock=_lock_clause(result)), parameters
         ).fetchall()
         chosen = []
         for company_id, booking, services, slots in found:
@@ -150,14 +155,16 @@ def _delete_bookings(
                 ("bookings", "id"),
             ):
                 _delete(connection, table, column, chosen)
-    gone += chosen
+    deleted_keys += chosen
     return bool(found)
 
 
-def _delete_clients(connection: Connection, parameters: dict[str, Any], result: Cleaned, limit: int) -> bool:
-    parameters["portion"] = min(PORTION, limit - result.deleted["clients"])
+def _delete_clients(
+    connection: Connection, parameters: dict[str, Any], result: DeletedTestData, limit: int
+) -> bool:
+    parameters["portion"] = min(ROWS_PER_TRANSACTION, limit - result.deleted["clients"])
     statement = sql.SQL(_CLIENTS).format(
-        marked=_marked("clients"), without_bookings=sql.SQL(_WITHOUT_BOOKINGS), lock=_lock(result)
+        marked=_marked("clients"), without_bookings=sql.SQL(_WITHOUT_BOOKINGS), lock=_lock_clause(result)
     )
     with connection.transaction():
         chosen = connection.execute(statement, parameters).fetchall()
@@ -186,7 +193,7 @@ def _marked(table: str) -> sql.Composed:
     ).format(name=sql.Identifier(_NAME[table]), phone=sql.Identifier(_PHONE[table]))
 
 
-def _lock(result: Cleaned) -> sql.SQL:
+def _lock_clause(result: DeletedTestData) -> sql.SQL:
     return sql.SQL("" if result.is_dry_run else "FOR UPDATE")
 
 

@@ -14,9 +14,9 @@ from app.migrations import introspection
 from app.migrations.operations import bind, commit, execute
 from app.migrations.runner import MigrationRefused
 
-LISTED = 100  # row ids named in one refusal
-BATCH = 200  # rows per transaction of a backfill: who writes one of them waits for some 20 ms
-ROUNDS = 4  # of a backfill; each is shorter than the one before
+MAX_LISTED = 100  # row ids named in one refusal
+ROWS_PER_BATCH = 200  # rows per transaction of a backfill: who writes one of them waits for some 20 ms
+MAX_PASSES = 4  # of a backfill; each is shorter than the one before
 
 
 def archive(table: str, condition: str, reason: str, *, kept_id: str = "NULL", **values: object) -> int:
@@ -59,10 +59,12 @@ def refuse_rows(table: str, condition: str, reason: str) -> None:
         if introspection.has_column(table, "company_id")
         else "'id ' || id"
     )
-    rows = bind().exec_driver_sql(f"SELECT {name} FROM {table} WHERE {condition} ORDER BY id LIMIT {LISTED}")
+    rows = bind().exec_driver_sql(
+        f"SELECT {name} FROM {table} WHERE {condition} ORDER BY id LIMIT {MAX_LISTED}"
+    )
     report = [f"{table}: {row}: {reason}" for row in rows.scalars()]
-    if total > LISTED:
-        report.append(f"{table}: and {total - LISTED} rows more: {reason}")
+    if total > MAX_LISTED:
+        report.append(f"{table}: and {total - MAX_LISTED} rows more: {reason}")
     raise MigrationRefused(
         f"The older schema cannot hold {total} row(s) of {table} ({reason}); change or export them first.",
         tuple(report),
@@ -81,10 +83,10 @@ def batches(
     statement = text(
         f"SELECT company_id, id, {column} FROM {table}"
         f" WHERE (company_id, id) > (:company, :id) AND {condition} AND id > :seen ORDER BY company_id, id"
-        f" LIMIT {BATCH} {'FOR NO KEY UPDATE' if lock else ''}"
+        f" LIMIT {ROWS_PER_BATCH} {'FOR NO KEY UPDATE' if lock else ''}"
     )
     seen = -(2**63)
-    for _ in range(ROUNDS):
+    for _ in range(MAX_PASSES):
         newest = execute(f"SELECT coalesce(max(id), {seen}) FROM {table}").scalar_one()
         if newest <= seen:
             return

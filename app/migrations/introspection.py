@@ -9,7 +9,7 @@ from alembic import op
 from sqlalchemy import text
 
 # A constraint takes no index that sorts or compares in a way of its own.
-_SORTS_AS_USUAL = (
+_DEFAULT_ORDERING = (
     "0 = ALL (indoption::int2[]) AND NOT EXISTS ("
     "  SELECT FROM unnest(indclass::oid[], indcollation::oid[], indkey::int2[]) AS k (class, sorted, number)"
     "  JOIN pg_opclass ON pg_opclass.oid = class"
@@ -42,7 +42,7 @@ def has_table(table: str) -> bool:
     return op.get_bind().execute(text("SELECT to_regclass(:table)"), {"table": table}).scalar() is not None
 
 
-def constraint(table: str, name: str) -> bool | None:
+def is_constraint_validated(table: str, name: str) -> bool | None:
     """Return whether the constraint is validated, or None where there is none of that name."""
     validated: bool | None = (
         op.get_bind()
@@ -98,25 +98,25 @@ def indexes_on(
 
 
 @dataclass(frozen=True)
-class Uniqueness:
+class UniqueIndex:
     """A unique index on some columns, by its name and its constraint's (quoted where SQL asks for it).
 
-    `good`: it is all that a UNIQUE constraint on these columns, in this order, should be: finished, not
+    `is_usable`: it is all that a UNIQUE constraint on these columns, in this order, should be: finished, not
     deferrable (ON CONFLICT refuses those), of all rows, and rows with NULL are no duplicates.
     """
 
     index: str
     constraint: str | None
-    good: bool
+    is_usable: bool
 
 
-def uniqueness_of(table: str, columns: Sequence[str]) -> list[Uniqueness]:
+def unique_indexes_on(table: str, columns: Sequence[str]) -> list[UniqueIndex]:
     """Return the unique indexes, but the primary key, whose columns are these in any order."""
     rows = op.get_bind().execute(
         text(
             "SELECT indexrelid::regclass::text, quote_ident(conname), names = CAST(:columns AS text[])"
             " AND indisvalid AND indimmediate AND indpred IS NULL AND NOT indnullsnotdistinct"
-            f" AND indnkeyatts = indnatts AND {_SORTS_AS_USUAL} FROM pg_index"
+            f" AND indnkeyatts = indnatts AND {_DEFAULT_ORDERING} FROM pg_index"
             " LEFT JOIN pg_constraint ON conindid = indexrelid AND conrelid = indrelid AND contype = 'u'"
             " CROSS JOIN LATERAL (SELECT array_agg(attname::text ORDER BY place) AS names FROM"
             "  unnest(indkey[0:indnkeyatts - 1]) WITH ORDINALITY AS k(number, place)"
@@ -127,10 +127,10 @@ def uniqueness_of(table: str, columns: Sequence[str]) -> list[Uniqueness]:
         ),
         {"table": table, "columns": list(columns)},
     )
-    return [Uniqueness(*row) for row in rows]
+    return [UniqueIndex(*row) for row in rows]
 
 
-def index_fits(name: str, table: str, columns: Sequence[str], *, unique: bool) -> bool | None:
+def is_index_usable(name: str, table: str, columns: Sequence[str], *, unique: bool) -> bool | None:
     """Return whether the index of this name is finished and what is asked for; None where there is none."""
     fits: bool | None = (
         op.get_bind()
@@ -138,7 +138,7 @@ def index_fits(name: str, table: str, columns: Sequence[str], *, unique: bool) -
             text(
                 "SELECT indisvalid AND indrelid = to_regclass(:table) AND indisunique = :unique"
                 " AND indpred IS NULL AND indexprs IS NULL AND NOT indnullsnotdistinct"
-                f" AND indnkeyatts = indnatts AND {_SORTS_AS_USUAL}"
+                f" AND indnkeyatts = indnatts AND {_DEFAULT_ORDERING}"
                 " AND (SELECT array_agg(attname::text ORDER BY place)"
                 "  FROM unnest(indkey::int2[]) WITH ORDINALITY AS k(number, place)"
                 "  JOIN pg_attribute ON attrelid = indrelid AND attnum = number) = CAST(:columns AS text[])"

@@ -16,7 +16,7 @@ from alembic import context, op
 from sqlalchemy import Connection, CursorResult, text
 
 from app.migrations import introspection, schema_snapshot
-from app.migrations.introspection import Uniqueness
+from app.migrations.introspection import UniqueIndex
 from app.migrations.runner import MigrationRefused
 
 log = logging.getLogger("alembic.frontdesk")
@@ -24,7 +24,7 @@ log = logging.getLogger("alembic.frontdesk")
 # Nobody can read or write a table while it is rewritten. One with more rows than this, which takes longer
 # than a quarter of a second, is rewritten only on request.
 ROWS_REWRITTEN_PER_SECOND = 300_000
-REWRITE_ON_REQUEST = ROWS_REWRITTEN_PER_SECOND // 4
+MAX_UNREQUESTED_REWRITE_ROWS = ROWS_REWRITTEN_PER_SECOND // 4
 
 
 def option(name: str) -> str | None:
@@ -70,44 +70,44 @@ def build_index(table: str, name: str, columns: Sequence[str], *, unique: bool =
     one, and so would it one that somebody made otherwise under this name: such an index is dropped first,
     and validity is checked after. Raises IntegrityError for duplicates.
     """
-    if not introspection.index_fits(name, table, columns, unique=unique):
+    if not introspection.is_index_usable(name, table, columns, unique=unique):
         execute(f"DROP INDEX CONCURRENTLY IF EXISTS {name}")
         kind = "UNIQUE INDEX" if unique else "INDEX"
         execute(f"CREATE {kind} CONCURRENTLY IF NOT EXISTS {name} ON {table} ({', '.join(columns)})")
-    if not introspection.index_fits(name, table, columns, unique=unique):
+    if not introspection.is_index_usable(name, table, columns, unique=unique):
         raise MigrationRefused(f"Index {name} is not valid after its build; run the same command again.")
 
 
-def add_unique(table: str, name: str, columns: Sequence[str]) -> None:
+def add_unique_constraint(table: str, name: str, columns: Sequence[str]) -> None:
     """Add a UNIQUE constraint from a concurrent index; take over one of another name, drop any other.
 
     Until it is there, a constraint on the same columns in another order or otherwise made stays in force.
     Raises IntegrityError for duplicates.
     """
-    ours = _good_uniqueness(table, name, columns)
+    ours = _usable_unique_index(table, name, columns)
     if ours is None or name not in (ours.constraint, ours.index):
-        if introspection.constraint(table, name) is not None:
+        if introspection.is_constraint_validated(table, name) is not None:
             rename_constraint(table, name, f"{name}_old")
         else:
             drop_index(name, table)
     if ours is None:
         with outside_transaction():
             build_index(table, name, columns, unique=True)
-        ours = Uniqueness(name, None, good=True)
+        ours = UniqueIndex(name, None, is_usable=True)
     if ours.constraint is None:
         # PostgreSQL renames the index to the constraint's name.
         execute(f"ALTER TABLE {table} ADD CONSTRAINT {name} UNIQUE USING INDEX {ours.index}")
         commit()
     elif ours.constraint != name:
         rename_constraint(table, ours.constraint, name)
-    for each in introspection.uniqueness_of(table, columns):
+    for each in introspection.unique_indexes_on(table, columns):
         if each.constraint != name:
             drop_index(each.index, table, each.constraint)
 
 
-def _good_uniqueness(table: str, name: str, columns: Sequence[str]) -> Uniqueness | None:
+def _usable_unique_index(table: str, name: str, columns: Sequence[str]) -> UniqueIndex | None:
     """The one of this name if there is one, or else a constraint, or else an index."""
-    good = [each for each in introspection.uniqueness_of(table, columns) if each.good]
+    good = [each for each in introspection.unique_indexes_on(table, columns) if each.is_usable]
     good.sort(key=lambda each: (name not in (each.constraint, each.index), each.constraint is None))
     return good[0] if good else None
 
@@ -155,16 +155,16 @@ def drop_indexes_on(table: str, columns: Sequence[str], *, unique: bool | None =
         drop_index(name, table, constraint_name)
 
 
-def add_not_valid(table: str, name: str, definition: str) -> None:
+def add_not_valid_constraint(table: str, name: str, definition: str) -> None:
     """Add a CHECK or a foreign key for the rows to come, which is short: no row is looked at."""
-    if introspection.constraint(table, name) is None:
+    if introspection.is_constraint_validated(table, name) is None:
         execute(f"ALTER TABLE {table} ADD CONSTRAINT {name} {definition} NOT VALID")
         commit()
 
 
-def validate(table: str, name: str) -> None:
+def validate_constraint(table: str, name: str) -> None:
     """Check the rows that are there already, which stops nobody."""
-    if not introspection.constraint(table, name):
+    if not introspection.is_constraint_validated(table, name):
         with outside_transaction():
             execute(
                 "-- squawk-ignore prefer-robust-stmts -- outside a transaction, and harmless when repeated\n"
@@ -175,8 +175,8 @@ def validate(table: str, name: str) -> None:
 def set_not_null(table: str, column: str) -> None:
     """Forbid NULL; the validated CHECK spares the scan under the exclusive lock."""
     check = f"{table}_{column}_filled"
-    add_not_valid(table, check, f"CHECK ({column} IS NOT NULL)")
-    validate(table, check)
+    add_not_valid_constraint(table, check, f"CHECK ({column} IS NOT NULL)")
+    validate_constraint(table, check)
     execute(
         "-- squawk-ignore ban-drop-constraint -- NOT NULL says the same, in the same statement\n"
         f"ALTER TABLE {table} ALTER COLUMN {column} SET NOT NULL, DROP CONSTRAINT {check}"
@@ -196,14 +196,16 @@ def refuse_large_rewrite(connection: Connection, table: str) -> int:
         " ELSE pg_relation_size(oid) / 100 END::bigint FROM pg_class WHERE oid = to_regclass(:table)"
     )
     rows: int = connection.execute(estimate, {"table": table}).scalar() or 0
-    if rows >= REWRITE_ON_REQUEST:
+    if rows >= MAX_UNREQUESTED_REWRITE_ROWS:
         # Wide rows in a table that nobody analysed look like many: count as far as it matters.
-        counted = f"SELECT count(*) FROM (SELECT FROM {table} LIMIT {REWRITE_ON_REQUEST}) AS first_rows"
+        counted = (
+            f"SELECT count(*) FROM (SELECT FROM {table} LIMIT {MAX_UNREQUESTED_REWRITE_ROWS}) AS first_rows"
+        )
         found: int = connection.exec_driver_sql(counted).scalar_one()
-        rows = rows if found == REWRITE_ON_REQUEST else found
-    if rows >= REWRITE_ON_REQUEST and option("rewrite") != "yes":
+        rows = rows if found == MAX_UNREQUESTED_REWRITE_ROWS else found
+    if rows >= MAX_UNREQUESTED_REWRITE_ROWS and option("rewrite") != "yes":
         raise MigrationRefused(
-            f"Table {table} (about {rows:,} rows) must be rewritten: about {_seconds(rows)} s during which"
+            f"Table {table} (about {rows:,} rows) must be rewritten: about {_rewrite_seconds(rows)} s during which"
             " nobody can read or write it. At a quiet time: alembic -x rewrite=yes upgrade head"
         )
     return rows
@@ -211,21 +213,23 @@ def refuse_large_rewrite(connection: Connection, table: str) -> int:
 
 def refuse_dependents(connection: Connection, tables: Sequence[str]) -> None:
     """Refuse what would stop the chain half-way: what hangs on types and primary keys, and other owners."""
-    if not_ours := schema_snapshot.not_ours(connection, tables):
+    if not_ours := schema_snapshot.missing_privileges(connection, tables):
         raise MigrationRefused("The connecting role may not change everything:", tuple(not_ours))
     harmless = re.compile("trigger .* on (?!columns of )|row level security ")
-    found = [line for line in schema_snapshot.dependents(connection, tables) if not harmless.match(line)]
+    found = [
+        line for line in schema_snapshot.dependent_objects(connection, tables) if not harmless.match(line)
+    ]
     if found:
         raise MigrationRefused("Drop these until the upgrade is done:", tuple(found))
 
 
-def announce_rewrite(table: str) -> None:
+def log_rewrite(table: str) -> None:
     """Say how long the rewrite of a table, which comes next, stops everybody."""
     if rows := refuse_large_rewrite(bind(), table):
-        log.info("Rewriting %s (about %s rows): about %s s", table, f"{rows:,}", _seconds(rows))
+        log.info("Rewriting %s (about %s rows): about %s s", table, f"{rows:,}", _rewrite_seconds(rows))
 
 
-def after_rewrite(table: str) -> None:
+def commit_and_analyze(table: str) -> None:
     """Commit, and look at the rows anew: with the old type the planner's figures have gone.
 
     Without them it sorts the whole table for each batch to come, and for many a query of those at work.
@@ -235,5 +239,5 @@ def after_rewrite(table: str) -> None:
     commit()
 
 
-def _seconds(rows: int) -> int:
+def _rewrite_seconds(rows: int) -> int:
     return max(1, round(rows / ROWS_REWRITTEN_PER_SECOND))

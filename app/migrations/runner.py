@@ -20,7 +20,7 @@ from sqlalchemy import Connection, Engine, create_engine
 from sqlalchemy.exc import DBAPIError, PendingRollbackError
 from sqlalchemy.pool import NullPool
 
-from app.database.connection import UTF8, no_transaction_timeout, with_options
+from app.database.connection import CLIENT_ENCODING, append_connection_options, disable_transaction_timeout
 
 ALEMBIC_INI = Path(__file__).resolve().parents[2] / "alembic.ini"
 
@@ -33,11 +33,11 @@ LOCK_TIMEOUT_MS = 100
 LOCK_ATTEMPTS = 40
 LOCK_NOT_AVAILABLE = "55P03"
 DEADLOCK_DETECTED = "40P01"
-LONGEST_PAUSE = 2.0  # seconds
+MAX_RETRY_PAUSE_SECONDS = 2.0  # seconds
 
 # Any number will do that no other program takes an advisory lock on.
-ADVISORY_LOCK = 0x46726F6E74646573  # "Frontdes"
-POLL_INTERVAL = 0.2  # seconds
+MIGRATION_LOCK_KEY = 0x46726F6E74646573  # "Frontdes"
+LOCK_POLL_SECONDS = 0.2  # seconds
 
 # Nothing that a server or a role sets by default may cut a long build short or change a meaning.
 CONNECTION_OPTIONS = (
@@ -68,7 +68,7 @@ class SchemaState(Enum):
 
 
 @dataclass(frozen=True)
-class Upgrade:
+class UpgradeResult:
     """What `upgrade` did: the revisions before and after."""
 
     before: str | None
@@ -79,7 +79,7 @@ class Upgrade:
         return self.before != self.after
 
 
-def config(url: str | None = None, options: Mapping[str, str] | None = None) -> Config:
+def alembic_config(url: str | None = None, options: Mapping[str, str] | None = None) -> Config:
     """Return Alembic's configuration; `url` (libpq) instead of the environment's, `options` as `-x`."""
     result = Config(ALEMBIC_INI, cmd_opts=None)
     if url is not None:
@@ -89,19 +89,19 @@ def config(url: str | None = None, options: Mapping[str, str] | None = None) -> 
     return result
 
 
-def script() -> ScriptDirectory:
-    return ScriptDirectory.from_config(config())
+def script_directory() -> ScriptDirectory:
+    return ScriptDirectory.from_config(alembic_config())
 
 
 def head() -> str:
     """Return the newest revision that this code knows."""
-    revision = script().get_current_head()
+    revision = script_directory().get_current_head()
     if revision is None:
         raise CommandError("The chain of migrations is empty.")
     return revision
 
 
-def current(connection: Connection) -> str | None:
+def current_revision(connection: Connection) -> str | None:
     """Return the revision that the database is at; None where Alembic has not been."""
     if connection.exec_driver_sql("SELECT to_regclass('alembic_version')").scalar() is None:
         return None
@@ -109,12 +109,12 @@ def current(connection: Connection) -> str | None:
     return revision
 
 
-def state(connection: Connection) -> SchemaState:
+def schema_state(connection: Connection) -> SchemaState:
     """Compare the database's revision with the chain. Raises what the driver raises."""
-    return standing(current(connection))
+    return schema_state_at(current_revision(connection))
 
 
-def standing(revision: str | None) -> SchemaState:
+def schema_state_at(revision: str | None) -> SchemaState:
     """Tell where a database at `revision` stands."""
     if revision is None:
         return SchemaState.EMPTY
@@ -126,46 +126,46 @@ def standing(revision: str | None) -> SchemaState:
 @cache
 def revisions() -> tuple[str, ...]:
     """Return every revision that this code knows, the newest first; read from the files once."""
-    return tuple(each.revision for each in script().walk_revisions())
+    return tuple(each.revision for each in script_directory().walk_revisions())
 
 
-def is_known(scripts: ScriptDirectory, revision: str) -> bool:
+def is_known_revision(scripts: ScriptDirectory, revision: str) -> bool:
     return any(each.revision == revision for each in scripts.walk_revisions())
 
 
-def upgrade(url: str, revision: str = "head", options: Mapping[str, str] | None = None) -> Upgrade:
+def upgrade(url: str, revision: str = "head", options: Mapping[str, str] | None = None) -> UpgradeResult:
     """Bring the database at `url` (libpq) to `revision`; `options` as on the command line after `-x`.
 
     Raises MigrationRefused where rows or an unknown revision stand in the way, CommandError where
     the database cannot be reached or a statement failed.
     """
     before = _revision_at(url)
-    command.upgrade(config(url, options), revision)
-    return Upgrade(before, _revision_at(url))
+    command.upgrade(alembic_config(url, options), revision)
+    return UpgradeResult(before, _revision_at(url))
 
 
 def _revision_at(url: str) -> str | None:
-    with connecting(url) as engine, engine.connect() as connection:
-        return current(connection)
+    with migration_engine(url) as engine, engine.connect() as connection:
+        return current_revision(connection)
 
 
 @contextmanager
-def connecting(url: str) -> Iterator[Engine]:
+def migration_engine(url: str) -> Iterator[Engine]:
     """Yield an engine whose connections carry the options of a migration, one connection per use.
 
     libpq reads the URL itself: nothing to convert, every form that it knows works.
     """
 
     def connect() -> psycopg.Connection:
-        options = with_options(url, CONNECTION_OPTIONS)
+        options = append_connection_options(url, CONNECTION_OPTIONS)
         try:
             connection = psycopg.connect(
-                url, options=options, client_encoding=UTF8, application_name="frontdesk-migrations"
+                url, options=options, client_encoding=CLIENT_ENCODING, application_name="frontdesk-migrations"
             )
         except psycopg.OperationalError as error:
             # libpq's text names host, user and reason, never the password.
             raise CommandError(f"The database cannot be reached: {' '.join(str(error).split())}") from None
-        no_transaction_timeout(connection)
+        disable_transaction_timeout(connection)
         return connection
 
     engine = create_engine("postgresql+psycopg://", creator=connect, poolclass=NullPool, hide_parameters=True)
@@ -176,7 +176,7 @@ def connecting(url: str) -> Iterator[Engine]:
 
 
 @contextmanager
-def one_deploy_at_a_time(engine: Engine, *, wait: bool = True) -> Iterator[Connection]:
+def migration_lock(engine: Engine, *, wait: bool = True) -> Iterator[Connection]:
     """Hold the advisory lock of migrations on an autocommit connection, and yield that connection.
 
     It polls: a session that *waits* inside `pg_advisory_lock` holds a snapshot that the holder's
@@ -185,7 +185,7 @@ def one_deploy_at_a_time(engine: Engine, *, wait: bool = True) -> Iterator[Conne
     """
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         said = False
-        while not connection.exec_driver_sql(f"SELECT pg_try_advisory_lock({ADVISORY_LOCK})").scalar():
+        while not connection.exec_driver_sql(f"SELECT pg_try_advisory_lock({MIGRATION_LOCK_KEY})").scalar():
             if not wait:
                 raise CommandError(
                     "Another deploy or de-duplication is at work on this database; try again when it is done."
@@ -193,26 +193,26 @@ def one_deploy_at_a_time(engine: Engine, *, wait: bool = True) -> Iterator[Conne
             if not said:
                 log.info("Another deploy is migrating this database; waiting for it to finish")
                 said = True
-            time.sleep(POLL_INTERVAL)
+            time.sleep(LOCK_POLL_SECONDS)
         yield connection  # closing the connection frees the lock, kill -9 as well
 
 
-def with_lock_retries(
+def retry_on_lock_timeout(
     attempt: Callable[[], None],
-    progress: Callable[[], str | None],
+    read_revision: Callable[[], str | None],
     before_retry: Callable[[], None] = lambda: None,
 ) -> None:
     """Call `attempt` until no lock stands in its way; finished revisions are not repeated.
 
-    The count starts again whenever `progress` (the database's revision) has moved. Other errors of
+    The count starts again whenever `read_revision` (the database's revision) has moved. Other errors of
     the database become one line without the values that PostgreSQL adds to its messages.
     """
-    tried, at = 0, progress()
+    tried, at = 0, read_revision()
     while True:
         try:
             return attempt()
         except PendingRollbackError as error:  # what remains to be seen of a connection lost in autocommit
-            raise CommandError(f"The connection was lost. {_stands_at(progress())}") from error
+            raise CommandError(f"The connection was lost. {_resume_message(read_revision())}") from error
         except DBAPIError as error:
             sqlstate = getattr(error.orig, "sqlstate", None)
             primary = getattr(getattr(error.orig, "diag", None), "message_primary", None)
@@ -220,18 +220,18 @@ def with_lock_retries(
                 reason = (
                     f"A statement failed ({sqlstate}): {primary}" if primary else "The connection was lost"
                 )
-                raise CommandError(f"{reason}. {_stands_at(progress())}") from error
-            now_at = progress()
+                raise CommandError(f"{reason}. {_resume_message(read_revision())}") from error
+            now_at = read_revision()
             tried, at = (tried + 1, at) if now_at == at else (1, now_at)
             if tried >= LOCK_ATTEMPTS:
                 raise CommandError(
-                    f"Other sessions hold locks and do not let go (tried {tried} times). {_stands_at(at)}"
+                    f"Other sessions hold locks and do not let go (tried {tried} times). {_resume_message(at)}"
                 ) from error
-            pause = min(LONGEST_PAUSE, 0.05 * 2**tried) * random.uniform(0.5, 1.0)  # noqa: S311 - jitter
+            pause = min(MAX_RETRY_PAUSE_SECONDS, 0.05 * 2**tried) * random.uniform(0.5, 1.0)  # noqa: S311 - jitter
             log.info("A lock is taken (%s); trying again in %.1f s", primary, pause)
             time.sleep(pause)
             before_retry()
 
 
-def _stands_at(revision: str | None) -> str:
+def _resume_message(revision: str | None) -> str:
     return f"The database stands at revision {revision}; the same command goes on from there."

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 
 from sqlalchemy import Connection, text
 
-Shape = Mapping[str, str]
+SchemaSnapshot = Mapping[str, str]
 
 _COLUMNS = """
     SELECT 'column ' || relname || '.' || attname,
@@ -102,7 +102,7 @@ _DEPENDENTS = """
     ORDER BY 1
 """
 # Whoever may not change a table, or make one beside it, would be stopped in the middle of the chain.
-_NOT_OURS = """
+_MISSING_PRIVILEGES = """
     SELECT format('table %1$s belongs to %2$s: connect as its owner, or ALTER TABLE %1$I OWNER TO %3$I',
         relname, pg_get_userbyid(relowner), current_user)
     FROM pg_class
@@ -113,7 +113,7 @@ _NOT_OURS = """
     WHERE NOT has_schema_privilege(current_schema(), 'CREATE')
     ORDER BY 1
 """
-_MISPLACED = """
+_SEARCH_PATH_PROBLEMS = """
     SELECT format('schema %s has %s: let search_path begin with it if they are Frontdesk''s, or else leave it'
         ' out', nspname, string_agg(relname, ', ' ORDER BY relname))
     FROM unnest(CAST(:tables AS text[])) AS name
@@ -126,7 +126,7 @@ _MISPLACED = """
     ORDER BY 1
 """
 
-_TAKEN = """
+_INDEX_NAME_CONFLICTS = """
     SELECT format('index %s of %s has a name that the upgrade needs: ALTER INDEX %1$I RENAME TO ...',
         index.relname, of_table.relname)
     FROM pg_index JOIN pg_class AS index ON index.oid = indexrelid
@@ -141,32 +141,34 @@ def read(connection: Connection, tables: Iterable[str]) -> dict[str, str]:
     found: dict[str, list[str]] = {}
     for statement in (_COLUMNS, _CONSTRAINTS, _INDEXES):
         for entry, made in connection.execute(text(statement), {"tables": [*tables]}):
-            found.setdefault(entry, []).append(_plainly(made))
+            found.setdefault(entry, []).append(_normalise(made))
     return {entry: ", ".join(sorted(made)) for entry, made in sorted(found.items())}
 
 
-def dependents(connection: Connection, tables: Iterable[str]) -> list[str]:
+def dependent_objects(connection: Connection, tables: Iterable[str]) -> list[str]:
     """Views, triggers, foreign keys of other tables and the like, a line for each."""
     return list(connection.execute(text(_DEPENDENTS), {"tables": [*tables]}).scalars())
 
 
-def not_ours(connection: Connection, tables: Iterable[str]) -> list[str]:
+def missing_privileges(connection: Connection, tables: Iterable[str]) -> list[str]:
     """What the connecting role may not change, a line for each that says what to do."""
-    return list(connection.execute(text(_NOT_OURS), {"tables": [*tables]}).scalars())
+    return list(connection.execute(text(_MISSING_PRIVILEGES), {"tables": [*tables]}).scalars())
 
 
-def taken(connection: Connection, names: Iterable[str], tables: Iterable[str]) -> list[str]:
+def index_name_conflicts(connection: Connection, names: Iterable[str], tables: Iterable[str]) -> list[str]:
     """Indexes of these names that belong to other tables, a line for each."""
-    return list(connection.execute(text(_TAKEN), {"names": [*names], "tables": [*tables]}).scalars())
+    return list(
+        connection.execute(text(_INDEX_NAME_CONFLICTS), {"names": [*names], "tables": [*tables]}).scalars()
+    )
 
 
-def misplaced(connection: Connection, tables: Iterable[str]) -> list[str]:
+def search_path_problems(connection: Connection, tables: Iterable[str]) -> list[str]:
     """Tables that a name finds in another schema than the one where new ones go, a line for each schema."""
     names = [*tables, "alembic_version"]
-    return list(connection.execute(text(_MISPLACED), {"tables": names}).scalars())
+    return list(connection.execute(text(_SEARCH_PATH_PROBLEMS), {"tables": names}).scalars())
 
 
-def tables_there(connection: Connection) -> set[str]:
+def existing_tables(connection: Connection) -> set[str]:
     """The names of the tables in the current schema, but for Alembic's own."""
     names = connection.execute(
         text(
@@ -177,7 +179,7 @@ def tables_there(connection: Connection) -> set[str]:
     return set(names.scalars())
 
 
-def _plainly(made: str) -> str:
+def _normalise(made: str) -> str:
     """Write what is the same in the same way: sequences by any name, now() by its other name."""
     made = re.sub(r"nextval\('.*'::regclass\)", "the next of a sequence", made)
     return made.replace("CURRENT_TIMESTAMP", "now()")

@@ -3,7 +3,7 @@
 from sqlalchemy import BigInteger, Identity, func
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app.models.base import Base, BigId, Instant, Json
+from app.models.base import Base, BigInt, Json, TimestampTz
 
 
 class ArchivedRow(Base):
@@ -19,5 +19,5 @@ class ArchivedRow(Base):
     table_name: Mapped[str]
     row: Mapped[Json]
     reason: Mapped[str]
-    kept_id: Mapped[BigId | None]
-    archived_at: Mapped[Instant] = mapped_column(server_default=func.now())
+    kept_id: Mapped[BigInt | None]
+    archived_at: Mapped[TimestampTz] = mapped_column(server_default=func.now())

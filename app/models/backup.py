@@ -3,7 +3,7 @@
 from sqlalchemy import BigInteger, CheckConstraint, Double, Identity, Index, func
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app.models.base import Base, BigId, Instant
+from app.models.base import Base, BigInt, TimestampTz
 
 
 class BackupRun(Base):
@@ -23,10 +23,10 @@ class BackupRun(Base):
     id: Mapped[int] = mapped_column(BigInteger, Identity(always=False), primary_key=True)
     kind: Mapped[str]
     backup: Mapped[str | None]  # its name; NULL where none came to be
-    taken_at: Mapped[Instant | None]  # the moment that the backup shows
+    taken_at: Mapped[TimestampTz | None]  # the moment that the backup shows
     outcome: Mapped[str]
     problem: Mapped[str | None]
     seconds: Mapped[float] = mapped_column(Double)  # of a drill or a restore: until the data were back
-    rows: Mapped[BigId | None]
-    bytes: Mapped[BigId | None]  # of the dump
-    finished_at: Mapped[Instant] = mapped_column(server_default=func.now())
+    rows: Mapped[BigInt | None]
+    bytes: Mapped[BigInt | None]  # of the dump
+    finished_at: Mapped[TimestampTz] = mapped_column(server_default=func.now())

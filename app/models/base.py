@@ -29,12 +29,12 @@ NAMING_CONVENTION = {
     "pk": "pk_%(table_name)s",
 }
 
-BigId = Annotated[int, mapped_column(BigInteger)]
-Small = Annotated[int, mapped_column(Integer)]
+BigInt = Annotated[int, mapped_column(BigInteger)]
+Int = Annotated[int, mapped_column(Integer)]
 Money = Annotated[Decimal, mapped_column(Numeric(12, 2))]
 Percent = Annotated[Decimal, mapped_column(Numeric(5, 2))]
 Json = Annotated[Any, mapped_column(JSONB)]
-Instant = Annotated[datetime, mapped_column(DateTime(timezone=True))]
+TimestampTz = Annotated[datetime, mapped_column(DateTime(timezone=True))]
 
 
 class Base(DeclarativeBase):
@@ -48,15 +48,15 @@ class Base(DeclarativeBase):
         return f"{type(self).__name__}({keys})"
 
 
-class Stamped:
+class IdTimestampsMixin:
     """`id` beside the YClients ids, and when the row was made and last written."""
 
     id: Mapped[int] = mapped_column(BigInteger, Identity(always=False), sort_order=-10)
-    created_at: Mapped[Instant] = mapped_column(server_default=func.now(), sort_order=90)
-    updated_at: Mapped[Instant] = mapped_column(server_default=func.now(), sort_order=91)
+    created_at: Mapped[TimestampTz] = mapped_column(server_default=func.now(), sort_order=90)
+    updated_at: Mapped[TimestampTz] = mapped_column(server_default=func.now(), sort_order=91)
 
 
-class Tenant(Stamped):
+class TenantMixin(IdTimestampsMixin):
     """A row of one company: `(company_id, id)` is its primary key, and every UNIQUE has `company_id`."""
 
     company_id: Mapped[int] = mapped_column(
@@ -78,8 +78,8 @@ class Tenant(Stamped):
         return ()
 
 
-class Mirrored:
+class MirroredMixin:
     """A row that mirrors one of YClients: when it changed there, and when it was deleted there."""
 
-    source_changed_at: Mapped[Instant | None] = mapped_column(sort_order=92)
-    deleted_at: Mapped[Instant | None] = mapped_column(sort_order=93)
+    source_changed_at: Mapped[TimestampTz | None] = mapped_column(sort_order=92)
+    deleted_at: Mapped[TimestampTz | None] = mapped_column(sort_order=93)

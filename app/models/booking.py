@@ -14,13 +14,13 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import INT8RANGE, TSTZRANGE, ExcludeConstraint, Range
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app.models.base import Base, BigId, Instant, Mirrored, Money, Percent, Small, Tenant
-from app.models.client import ASSISTANT_ONLY, KNOWN_SOURCE
+from app.models.base import Base, BigInt, Int, MirroredMixin, Money, Percent, TenantMixin, TimestampTz
+from app.models.client import KNOWN_SOURCE, YCLIENTS_ID_CHECK
 
 NO_OVERLAP = "booking_slots_no_overlap"
 
 
-class Booking(Tenant, Mirrored, Base):
+class Booking(TenantMixin, MirroredMixin, Base):
     """A booking. `client_id`, `staff_id` are YClients ids that may be unknown here.
 
     `pending_since` is set while a change made here has not come back from YClients.
@@ -28,20 +28,20 @@ class Booking(Tenant, Mirrored, Base):
 
     __tablename__ = "bookings"
 
-    yclients_record_id: Mapped[BigId | None]
-    client_id: Mapped[BigId | None]
+    yclients_record_id: Mapped[BigInt | None]
+    client_id: Mapped[BigInt | None]
     client_phone: Mapped[str | None]  # E.164
     client_name: Mapped[str | None]
-    staff_id: Mapped[BigId | None]
-    starts_at: Mapped[Instant]
-    ends_at: Mapped[Instant]
+    staff_id: Mapped[BigInt | None]
+    starts_at: Mapped[TimestampTz]
+    ends_at: Mapped[TimestampTz]
     # 2 confirmed, 1 arrived, 0 waiting, -1 no-show
     attendance: Mapped[int] = mapped_column(SmallInteger, server_default=text("0"))
     status: Mapped[str] = mapped_column(server_default="active")
     comment: Mapped[str | None]
     price: Mapped[Money | None]
     source: Mapped[str] = mapped_column(server_default="yclients")
-    pending_since: Mapped[Instant | None]
+    pending_since: Mapped[TimestampTz | None]
 
     # Not a column: the booked services, filled in by the repository (one query for all bookings).
     services: "tuple[BookingService, ...]" = ()
@@ -50,7 +50,9 @@ class Booking(Tenant, Mirrored, Base):
     def constraints(cls) -> tuple[Any, ...]:
         return (
             UniqueConstraint("yclients_record_id", "company_id", name="bookings_yclients_company_unique"),
-            CheckConstraint(ASSISTANT_ONLY.format(column="yclients_record_id"), name="id_unless_assistant"),
+            CheckConstraint(
+                YCLIENTS_ID_CHECK.format(column="yclients_record_id"), name="id_unless_assistant"
+            ),
             CheckConstraint(KNOWN_SOURCE, name="source"),
             CheckConstraint("status IN ('active', 'cancelled')", name="status"),
             CheckConstraint("attendance BETWEEN -1 AND 2", name="attendance"),
@@ -62,10 +64,10 @@ class Booking(Tenant, Mirrored, Base):
         )
 
 
-class OwnedByBooking(Tenant):
+class BookingChildMixin(TenantMixin):
     """A row that lives and dies with its booking (`booking` is our own `bookings.id`)."""
 
-    booking: Mapped[BigId] = mapped_column(sort_order=-9)
+    booking: Mapped[BigInt] = mapped_column(sort_order=-9)
 
     @classmethod
     def constraints(cls) -> tuple[Any, ...]:
@@ -76,15 +78,15 @@ class OwnedByBooking(Tenant):
         )
 
 
-class BookingService(OwnedByBooking, Base):
+class BookingService(BookingChildMixin, Base):
     """One service as booked, at its position on the booking."""
 
     __tablename__ = "booking_services"
 
-    position: Mapped[Small]
-    service_id: Mapped[BigId]
+    position: Mapped[Int]
+    service_id: Mapped[BigInt]
     title: Mapped[str | None]
-    amount: Mapped[Small] = mapped_column(server_default=text("1"))
+    amount: Mapped[Int] = mapped_column(server_default=text("1"))
     cost: Mapped[Money | None]
     discount: Mapped[Percent | None]
 
@@ -97,7 +99,7 @@ class BookingService(OwnedByBooking, Base):
         )
 
 
-class BookingSlot(OwnedByBooking, Base):
+class BookingSlot(BookingChildMixin, Base):
     """The time that an active booking takes from its member of staff.
 
     `claim` is unbounded for a booking made here and `[id, id]` for one from YClients, so the one
@@ -107,7 +109,7 @@ class BookingSlot(OwnedByBooking, Base):
 
     __tablename__ = "booking_slots"
 
-    staff_id: Mapped[BigId]
+    staff_id: Mapped[BigInt]
     claim: Mapped[Range[int]] = mapped_column(INT8RANGE)
     during: Mapped[Range[Any]] = mapped_column(TSTZRANGE)
 

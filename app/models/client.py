@@ -6,19 +6,19 @@ from typing import Any
 from sqlalchemy import CheckConstraint, Index, UniqueConstraint, text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app.models.base import Base, BigId, Instant, Mirrored, Money, Percent, Small, Tenant
+from app.models.base import Base, BigInt, Int, MirroredMixin, Money, Percent, TenantMixin, TimestampTz
 
 # A row that has not reached YClients yet has no id there; only our own rows may be so.
-ASSISTANT_ONLY = "source = 'assistant' OR {column} IS NOT NULL"
+YCLIENTS_ID_CHECK = "source = 'assistant' OR {column} IS NOT NULL"
 KNOWN_SOURCE = "source IN ('yclients', 'assistant')"
 
 
-class Client(Tenant, Mirrored, Base):
+class Client(TenantMixin, MirroredMixin, Base):
     """A client. Two clients may share a phone; a new one has no `yclients_id` yet."""
 
     __tablename__ = "clients"
 
-    yclients_id: Mapped[BigId | None]
+    yclients_id: Mapped[BigInt | None]
     name: Mapped[str]
     surname: Mapped[str | None]
     patronymic: Mapped[str | None]
@@ -28,10 +28,10 @@ class Client(Tenant, Mirrored, Base):
     importance: Mapped[str | None]
     discount: Mapped[Percent | None]
     comment: Mapped[str | None]
-    visit_count: Mapped[Small] = mapped_column(server_default=text("0"))
+    visit_count: Mapped[Int] = mapped_column(server_default=text("0"))
     total_spent: Mapped[Money | None]
     balance: Mapped[Money | None]
-    last_visit_at: Mapped[Instant | None]
+    last_visit_at: Mapped[TimestampTz | None]
     source: Mapped[str] = mapped_column(server_default="yclients")
     # Case-folded by Python: under the C locale PostgreSQL's ILIKE does not fold Cyrillic.
     search_name: Mapped[str] = mapped_column(server_default="")
@@ -40,7 +40,7 @@ class Client(Tenant, Mirrored, Base):
     def constraints(cls) -> tuple[Any, ...]:
         return (
             UniqueConstraint("yclients_id", "company_id", name="clients_yclients_company_unique"),
-            CheckConstraint(ASSISTANT_ONLY.format(column="yclients_id"), name="id_unless_assistant"),
+            CheckConstraint(YCLIENTS_ID_CHECK.format(column="yclients_id"), name="id_unless_assistant"),
             CheckConstraint(KNOWN_SOURCE, name="source"),
             Index(None, "company_id", "phone"),
         )

@@ -3,13 +3,13 @@
 from sqlalchemy import BigInteger, true
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app.models.base import Base, Mirrored, Stamped
+from app.models.base import Base, IdTimestampsMixin, MirroredMixin
 
 DEFAULT_TIMEZONE = "Europe/Moscow"
 DEFAULT_COUNTRY = "RU"
 
 
-class Company(Stamped, Mirrored, Base):
+class Company(IdTimestampsMixin, MirroredMixin, Base):
     """A salon. `company_id` is the YClients id."""
 
     __tablename__ = "companies"

@@ -5,10 +5,10 @@ from typing import Any
 from sqlalchemy import UniqueConstraint, text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app.models.base import Base, Instant, Json, Tenant
+from app.models.base import Base, Json, TenantMixin, TimestampTz
 
 
-class DialogContext(Tenant, Base):
+class DialogContext(TenantMixin, Base):
     """The state of one person's dialogue with one salon."""
 
     __tablename__ = "dialog_contexts"
@@ -16,7 +16,7 @@ class DialogContext(Tenant, Base):
     user_id: Mapped[str]
     stage: Mapped[str | None]
     context: Mapped[Json] = mapped_column(server_default=text("'{}'"))
-    last_activity_at: Mapped[Instant | None]
+    last_activity_at: Mapped[TimestampTz | None]
 
     @classmethod
     def constraints(cls) -> tuple[Any, ...]:

@@ -5,36 +5,36 @@ from typing import Any
 from sqlalchemy import Index, UniqueConstraint, true
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app.models.base import Base, BigId, Mirrored, Money, Small, Tenant
+from app.models.base import Base, BigInt, Int, MirroredMixin, Money, TenantMixin
 
 
-class ServiceCategory(Tenant, Mirrored, Base):
+class ServiceCategory(TenantMixin, MirroredMixin, Base):
     """A group of services on the salon's price list."""
 
     __tablename__ = "service_categories"
 
-    yclients_id: Mapped[BigId]
+    yclients_id: Mapped[BigInt]
     title: Mapped[str]
-    weight: Mapped[Small | None]
+    weight: Mapped[Int | None]
 
     @classmethod
     def constraints(cls) -> tuple[Any, ...]:
         return (UniqueConstraint("yclients_id", "company_id"),)
 
 
-class Service(Tenant, Mirrored, Base):
+class Service(TenantMixin, MirroredMixin, Base):
     """A service. `duration` in seconds; `category_id` is a YClients id that may be unknown here."""
 
     __tablename__ = "services"
 
-    yclients_id: Mapped[BigId]
+    yclients_id: Mapped[BigInt]
     title: Mapped[str]
-    category_id: Mapped[BigId | None]
+    category_id: Mapped[BigInt | None]
     price_min: Mapped[Money | None]
     price_max: Mapped[Money | None]
-    duration: Mapped[Small | None]
+    duration: Mapped[Int | None]
     comment: Mapped[str | None]
-    weight: Mapped[Small | None]
+    weight: Mapped[Int | None]
     is_active: Mapped[bool] = mapped_column(server_default=true())
 
     @classmethod
@@ -45,14 +45,14 @@ class Service(Tenant, Mirrored, Base):
         )
 
 
-class ServiceStaff(Tenant, Base):
+class ServiceStaff(TenantMixin, Base):
     """One service performed by one member of staff; both YClients ids. `duration` in seconds."""
 
     __tablename__ = "service_staff"
 
-    service_id: Mapped[BigId]
-    staff_id: Mapped[BigId]
-    duration: Mapped[Small | None]
+    service_id: Mapped[BigInt]
+    staff_id: Mapped[BigInt]
+    duration: Mapped[Int | None]
 
     @classmethod
     def constraints(cls) -> tuple[Any, ...]:

@@ -7,20 +7,20 @@ from typing import Any
 from sqlalchemy import Numeric, UniqueConstraint, text, true
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app.models.base import Base, BigId, Json, Mirrored, Small, Tenant
+from app.models.base import Base, BigInt, Int, Json, MirroredMixin, TenantMixin
 
 
-class Staff(Tenant, Mirrored, Base):
+class Staff(TenantMixin, MirroredMixin, Base):
     """A member of staff."""
 
     __tablename__ = "staff"
 
-    yclients_id: Mapped[BigId]
+    yclients_id: Mapped[BigInt]
     name: Mapped[str]
     specialization: Mapped[str | None]
     position: Mapped[str | None]
     rating: Mapped[Decimal | None] = mapped_column(Numeric(3, 2))
-    weight: Mapped[Small | None]
+    weight: Mapped[Int | None]
     is_active: Mapped[bool] = mapped_column(server_default=true())  # not fired
     is_bookable: Mapped[bool] = mapped_column(server_default=true())  # not hidden
 
@@ -29,7 +29,7 @@ class Staff(Tenant, Mirrored, Base):
         return (UniqueConstraint("yclients_id", "company_id", name="staff_yclients_company_unique"),)
 
 
-class StaffSchedule(Tenant, Mirrored, Base):
+class StaffSchedule(TenantMixin, MirroredMixin, Base):
     """One staff member's working hours on one local date of the salon.
 
     `intervals`: `[{"from": "10:00", "to": "14:30"}, …]` in the salon's local time.
@@ -37,7 +37,7 @@ class StaffSchedule(Tenant, Mirrored, Base):
 
     __tablename__ = "staff_schedules"
 
-    staff_id: Mapped[BigId]
+    staff_id: Mapped[BigInt]
     date: Mapped[datetime.date]
     is_working: Mapped[bool] = mapped_column(server_default=true())
     intervals: Mapped[Json] = mapped_column(server_default=text("'[]'"))

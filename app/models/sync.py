@@ -5,10 +5,10 @@ from datetime import datetime
 from sqlalchemy import ARRAY, DateTime, func, text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app.models.base import Base, BigId, Instant, Json, Tenant
+from app.models.base import Base, BigInt, Json, TenantMixin, TimestampTz
 
 
-class SyncRun(Tenant, Base):
+class SyncRun(TenantMixin, Base):
     """One run of the sync of one company.
 
     Without `finished_at` it is under way, or its process was killed. `complete_until` is where the next
@@ -19,12 +19,12 @@ class SyncRun(Tenant, Base):
 
     mode: Mapped[str]  # full, incremental, since
     kinds: Mapped[Json]  # names of what was asked for
-    changed_after: Mapped[Instant | None]  # of bookings, those changed since then; NULL: all
-    started_at: Mapped[Instant] = mapped_column(server_default=func.now())
-    finished_at: Mapped[Instant | None]
-    complete_until: Mapped[Instant | None]
+    changed_after: Mapped[TimestampTz | None]  # of bookings, those changed since then; NULL: all
+    started_at: Mapped[TimestampTz] = mapped_column(server_default=func.now())
+    finished_at: Mapped[TimestampTz | None]
+    complete_until: Mapped[TimestampTz | None]
     counts: Mapped[Json] = mapped_column(server_default=text("'{}'"))  # by kind
-    requests: Mapped[BigId] = mapped_column(server_default=text("0"))
+    requests: Mapped[BigInt] = mapped_column(server_default=text("0"))
     error_code: Mapped[str | None]
     error_message: Mapped[str | None]
 
@@ -41,4 +41,4 @@ class RequestBudget(Base):
     granted: Mapped[list[datetime]] = mapped_column(
         ARRAY(DateTime(timezone=True)), server_default=text("'{}'")
     )
-    paused_until: Mapped[Instant | None]  # the API itself asked for a pause
+    paused_until: Mapped[TimestampTz | None]  # the API itself asked for a pause

@@ -5,10 +5,10 @@ from typing import Any
 from sqlalchemy import BigInteger, Index, LargeBinary, UniqueConstraint, text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app.models.base import Base, Instant, Tenant
+from app.models.base import Base, TenantMixin, TimestampTz
 
 
-class WhatsAppAuth(Tenant, Base):
+class WhatsAppAuth(TenantMixin, Base):
     """A salon's credentials. `version` grows with every write: changes are compare-and-swap."""
 
     __tablename__ = "whatsapp_auth"
@@ -21,7 +21,7 @@ class WhatsAppAuth(Tenant, Base):
         return (UniqueConstraint("company_id"),)
 
 
-class WhatsAppKey(Tenant, Base):
+class WhatsAppKey(TenantMixin, Base):
     """One Signal key. BYTEA because JSONB refuses NUL, lone surrogates and reorders keys."""
 
     __tablename__ = "whatsapp_keys"
@@ -29,7 +29,7 @@ class WhatsAppKey(Tenant, Base):
     key_type: Mapped[str]
     key_id: Mapped[str]
     value: Mapped[bytes] = mapped_column(LargeBinary)
-    expires_at: Mapped[Instant | None]
+    expires_at: Mapped[TimestampTz | None]
 
     @classmethod
     def constraints(cls) -> tuple[Any, ...]:
@@ -40,17 +40,17 @@ class WhatsAppKey(Tenant, Base):
         )
 
 
-class WhatsAppState(Tenant, Base):
+class WhatsAppState(TenantMixin, Base):
     """What is remembered of a salon's session beside its values."""
 
     __tablename__ = "whatsapp_states"
 
     owner: Mapped[str | None]  # the worker that holds the session
-    held_until: Mapped[Instant | None]
-    contested_at: Mapped[Instant | None]  # another worker tried to write while it was held
+    held_until: Mapped[TimestampTz | None]
+    contested_at: Mapped[TimestampTz | None]  # another worker tried to write while it was held
     contested_by: Mapped[str | None]
     most_sessions: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
-    critical_since: Mapped[Instant | None]  # so that an episode is reported once
+    critical_since: Mapped[TimestampTz | None]  # so that an episode is reported once
 
     @classmethod
     def constraints(cls) -> tuple[Any, ...]:

@@ -2,9 +2,9 @@
 
 import logging
 
-from app.errors import FrontdeskError, from_driver
+from app.errors import FrontdeskError, to_frontdesk_error
 from app.observability import metrics, sentry
-from app.observability.tracebacks import way
+from app.observability.tracebacks import format_traceback
 
 log = logging.getLogger(__name__)
 
@@ -23,16 +23,16 @@ def report(
     The log gets the kind of error and the way to it, never its text: a driver's text holds values.
     `seconds` is how long the operation ran.
     """
-    failure = from_driver(error)
-    if _is_told(error):
+    failure = to_frontdesk_error(error)
+    if _is_reported(error):
         return failure
-    _mark_as_told(error, failure)
+    _mark_as_reported(error, failure)
     kind = type(error.__cause__ or error).__name__
     log.error("%s failed for company %s: %s (%s)", operation, company_id, failure.message, kind)
     if failure.code == "internal":
-        log.error("The way to it:\n%s", way(error.__traceback__))
+        log.error("The way to it:\n%s", format_traceback(error.__traceback__))
     metrics.FAILURES.labels(component, failure.code).inc()
-    sentry.capture(
+    sentry.capture_exception(
         error,
         component=component,
         operation=operation,
@@ -44,13 +44,13 @@ def report(
     return failure
 
 
-_TOLD = "_frontdesk_told"
+_REPORTED_ATTRIBUTE = "_frontdesk_told"
 
 
-def _is_told(error: BaseException) -> bool:
-    return getattr(error, _TOLD, False) or getattr(error.__cause__, _TOLD, False)
+def _is_reported(error: BaseException) -> bool:
+    return getattr(error, _REPORTED_ATTRIBUTE, False) or getattr(error.__cause__, _REPORTED_ATTRIBUTE, False)
 
 
-def _mark_as_told(*errors: BaseException) -> None:
+def _mark_as_reported(*errors: BaseException) -> None:
     for error in errors:
-        setattr(error, _TOLD, True)
+        setattr(error, _REPORTED_ATTRIBUTE, True)

@@ -7,11 +7,11 @@ from typing import Any
 
 from app.config import Settings
 from app.observability import operation_context
-from app.observability.log_redaction import hide_secrets
-from app.observability.tracebacks import way
+from app.observability.log_redaction import secret_redaction_filter
+from app.observability.tracebacks import format_traceback
 
 # At INFO httpx logs each address with its query, which may hold a phone; the others are only many.
-_TOO_TALKATIVE = ("httpx", "httpcore", "psycopg.pool", "alembic.runtime.plugins")
+_VERBOSE_LOGGERS = ("httpx", "httpcore", "psycopg.pool", "alembic.runtime.plugins")
 
 
 def configure(settings: Settings) -> None:
@@ -25,14 +25,14 @@ def configure(settings: Settings) -> None:
         return
     handler = logging.StreamHandler()
     handler.setFormatter(formatter)
-    handler.addFilter(hide_secrets)
+    handler.addFilter(secret_redaction_filter)
     root.addHandler(handler)
     root.setLevel(logging.INFO)
-    for name in _TOO_TALKATIVE:
+    for name in _VERBOSE_LOGGERS:
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
-def keep_quiet() -> None:
+def disable_last_resort_handler() -> None:
     """Log nothing, where Python would write warnings to stderr by itself."""
     if not logging.getLogger().handlers:
         logging.getLogger().addHandler(logging.NullHandler())
@@ -43,7 +43,7 @@ class _Formatter(logging.Formatter):
 
     def formatException(self, ei: Any) -> str:  # noqa: N802 - logging's own name
         kind, _, trace = ei
-        return f"{way(trace)}\n{kind.__name__ if kind else ''}"
+        return f"{format_traceback(trace)}\n{kind.__name__ if kind else ''}"
 
 
 class JsonFormatter(_Formatter):

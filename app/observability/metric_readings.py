@@ -8,24 +8,24 @@ from dataclasses import dataclass
 from prometheus_client import REGISTRY, CollectorRegistry
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from app.observability.metrics import BOUNDS, GROWTH, QUERY_SECONDS, publish_pools
+from app.observability.metrics import BUCKET_BOUNDS, BUCKET_GROWTH, QUERY_SECONDS, update_pool_gauges
 
-SHARES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
+QUANTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
 
 
 @dataclass(frozen=True)
-class KindFigures:
+class QueryKindReading:
     """Statements of one kind: how many, and seconds in all."""
 
     count: int
-    seconds: float
+    total_seconds: float
 
 
 @dataclass(frozen=True)
-class QueryFigures:
+class QueryReadings:
     """Statements by kind, and percentiles of their durations in seconds (None before the first)."""
 
-    kinds: dict[str, KindFigures]
+    kinds: dict[str, QueryKindReading]
     percentiles: dict[str, float | None]
 
     @property
@@ -36,7 +36,7 @@ class QueryFigures:
 
 def registry() -> CollectorRegistry:
     """What `/metrics` shows, whichever worker answers."""
-    publish_pools()
+    update_pool_gauges()
     if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
         return REGISTRY
     shared = CollectorRegistry()
@@ -44,7 +44,7 @@ def registry() -> CollectorRegistry:
     return shared
 
 
-def query_figures() -> QueryFigures:
+def read_query_metrics() -> QueryReadings:
     """What happened to statements since the service started."""
     counts: dict[str, int] = {}
     seconds: dict[str, float] = {}
@@ -60,21 +60,21 @@ def query_figures() -> QueryFigures:
                 seconds[sample.labels["kind"]] = sample.value
             elif sample.name == f"{name}_bucket":
                 cumulative[float(sample.labels["le"])] += sample.value
-    kinds = {kind: KindFigures(counts[kind], seconds.get(kind, 0.0)) for kind in sorted(counts)}
-    return QueryFigures(
+    kinds = {kind: QueryKindReading(counts[kind], seconds.get(kind, 0.0)) for kind in sorted(counts)}
+    return QueryReadings(
         {kind: each for kind, each in kinds.items() if each.count},
-        {label: percentile(cumulative, share) for label, share in SHARES.items()},
+        {label: percentile(cumulative, share) for label, share in QUANTILES.items()},
     )
 
 
-def percentile(cumulative: dict[float, float], share: float) -> float | None:
-    """Seconds that `share` of the durations stay below, to within a tenth: the middle of a bucket.
+def percentile(cumulative: dict[float, float], quantile: float) -> float | None:
+    """Seconds that `quantile` of the durations stay below, to within a tenth: the middle of a bucket.
 
     `cumulative` holds how many durations are at most each bound.
     """
     total = cumulative.get(math.inf, 0)
     if not total:
         return None
-    rank = max(1.0, math.ceil(share * total))
+    rank = max(1.0, math.ceil(quantile * total))
     bound = next(bound for bound in sorted(cumulative) if cumulative[bound] >= rank)
-    return BOUNDS[-1] if bound == math.inf else bound / math.sqrt(GROWTH)
+    return BUCKET_BOUNDS[-1] if bound == math.inf else bound / math.sqrt(BUCKET_GROWTH)

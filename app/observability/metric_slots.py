@@ -9,28 +9,28 @@ import os
 from prometheus_client import values
 from prometheus_client.multiprocess import mark_process_dead
 
-_place: str | None = None
+_slot: str | None = None
 
 
-def take(place: str) -> None:
-    """Count in the files of `place` from now on; no other running process may have it."""
-    global _place
-    _place = place
+def use_slot(slot: str) -> None:
+    """Count in the files of `slot` from now on; no other running process may have it."""
+    global _slot
+    _slot = slot
 
 
-def leave(place: str) -> None:
-    """The process at `place` is gone: it has no connections any more; what it has counted stays counted."""
-    if _is_shared():
-        mark_process_dead(place)  # type: ignore[no-untyped-call] # has no annotations
+def release_slot(slot: str) -> None:
+    """The process at `slot` is gone: it has no connections any more; what it has counted stays counted."""
+    if _is_multiprocess():
+        mark_process_dead(slot)  # type: ignore[no-untyped-call] # has no annotations
 
 
-def _is_shared() -> bool:
+def _is_multiprocess() -> bool:
     return "PROMETHEUS_MULTIPROC_DIR" in os.environ
 
 
-def _own() -> str:
-    return _place or str(os.getpid())
+def _process_identifier() -> str:
+    return _slot or str(os.getpid())
 
 
-if _is_shared():  # before the first metric is made, so metrics.py imports this
-    values.ValueClass = values.MultiProcessValue(_own)  # type: ignore[no-untyped-call] # has no annotations
+if _is_multiprocess():  # before the first metric is made, so metrics.py imports this
+    values.ValueClass = values.MultiProcessValue(_process_identifier)  # type: ignore[no-untyped-call] # has no annotations

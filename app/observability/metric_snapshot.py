@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from app.observability import metrics
 from app.observability.metric_readings import percentile, registry
 
-Where = tuple[str, str]  # component and code of a failure
+FailureKey = tuple[str, str]  # component and code of a failure
 
 
 @dataclass(frozen=True)
-class Snapshot:
+class MetricSnapshot:
     """Queries since the service started, its failures, callers that waited for a connection, and its
     pool now; of all workers.
 
@@ -20,15 +20,15 @@ class Snapshot:
 
     buckets: Mapping[float, float]
     queries: float
-    failures: Mapping[Where, float]
+    failures: Mapping[FailureKey, float]
     pool_waits: int
     pool_max: int
     pool_in_use: int
     pool_waiting: int
 
-    def since(self, earlier: "Snapshot") -> "Snapshot":
+    def since(self, earlier: "MetricSnapshot") -> "MetricSnapshot":
         """What happened in between, with the pool as it is in this one."""
-        return Snapshot(
+        return MetricSnapshot(
             {bound: count - earlier.buckets.get(bound, 0) for bound, count in self.buckets.items()},
             self.queries - earlier.queries,
             {
@@ -42,15 +42,15 @@ class Snapshot:
             self.pool_waiting,
         )
 
-    def percentile(self, share: float) -> float | None:
+    def percentile(self, quantile: float) -> float | None:
         """Seconds; None where nothing was asked."""
-        return percentile(dict(self.buckets), share)
+        return percentile(dict(self.buckets), quantile)
 
 
-def take() -> Snapshot:
+def take_snapshot() -> MetricSnapshot:
     """Read the metrics."""
     buckets: defaultdict[float, float] = defaultdict(float)
-    failures: dict[Where, float] = {}
+    failures: dict[FailureKey, float] = {}
     plain: defaultdict[str, float] = defaultdict(float)
     for metric in registry().collect():
         for sample in metric.samples:
@@ -60,10 +60,13 @@ def take() -> Snapshot:
                 failures[sample.labels["component"], sample.labels["code"]] = sample.value
             elif not sample.labels:
                 plain[sample.name] = sample.value
-    return Snapshot(
+    return MetricSnapshot(
         buckets,
         max(buckets.values(), default=0),
         failures,
-        int(plain[f"{metrics.POOL_WAIT._name}_count"]),
-        *(int(plain[g._name]) for g in (metrics.POOL_MAX, metrics.POOL_IN_USE, metrics.POOL_WAITING)),
+        int(plain[f"{metrics.POOL_WAIT_SECONDS._name}_count"]),
+        *(
+            int(plain[g._name])
+            for g in (metrics.POOL_MAX_CONNECTIONS, metrics.POOL_IN_USE, metrics.POOL_WAITING_REQUESTS)
+        ),
     )

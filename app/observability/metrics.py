@@ -18,15 +18,15 @@ import app.observability.metric_slots  # noqa: F401 - decides where metrics are 
 
 log = logging.getLogger(__name__)
 
-SLOW = 1.0  # seconds
-SUMMARY_EVERY = 1_000  # queries
-REPETITIONS = 10  # of one statement in one unit of work
+SLOW_QUERY_SECONDS = 1.0  # seconds
+QUERIES_PER_SUMMARY = 1_000  # queries
+N_PLUS_ONE_THRESHOLD = 10  # of one statement in one unit of work
 
 # A fifth from bound to bound, 10 µs to an hour: the middle of a bucket is at most 9.6 % away from
 # any duration in it.
-GROWTH = 1.2
-FIRST = 0.00001  # seconds
-BOUNDS = tuple(float(f"{FIRST * GROWTH**n:.4g}") for n in range(110))
+BUCKET_GROWTH = 1.2
+FIRST_BOUND_SECONDS = 0.00001  # seconds
+BUCKET_BOUNDS = tuple(float(f"{FIRST_BOUND_SECONDS * BUCKET_GROWTH**n:.4g}") for n in range(110))
 
 
 class FineHistogram(Histogram):
@@ -42,14 +42,14 @@ QUERY_SECONDS = FineHistogram(
     "frontdesk_db_query_duration_seconds",
     "Time until the server had answered a statement, by its kind.",
     ["kind"],
-    buckets=BOUNDS,
+    buckets=BUCKET_BOUNDS,
 )
 QUERY_ERRORS = Counter("frontdesk_db_query_errors", "Statements that ended in an error.", ["kind"])
 SLOW_QUERIES = Counter("frontdesk_db_slow_queries", "Statements that took longer than a second.", ["kind"])
-REPEATED = Counter(
+REPEATED_STATEMENTS = Counter(
     "frontdesk_db_repeated_statements", "Units of work that ran one statement ten times (N+1)."
 )
-POOL_MAX = Gauge(
+POOL_MAX_CONNECTIONS = Gauge(
     "frontdesk_db_pool_max_connections", "Connections that may be open.", multiprocess_mode="livesum"
 )
 POOL_IN_USE = Gauge(
@@ -57,18 +57,18 @@ POOL_IN_USE = Gauge(
     "Connections that somebody works with.",
     multiprocess_mode="livesum",
 )
-POOL_WAITING = Gauge(
+POOL_WAITING_REQUESTS = Gauge(
     "frontdesk_db_pool_waiting_requests",
     "Callers that wait for a connection.",
     multiprocess_mode="livesum",
 )
-POOL_WAIT = Histogram(
+POOL_WAIT_SECONDS = Histogram(
     "frontdesk_db_pool_wait_seconds",
     "Time that callers waited who found no idle connection.",
     buckets=(0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10),
 )
 POOL_TIMEOUTS = Counter("frontdesk_db_pool_timeouts", "Callers that got no connection in time.")
-POOL_FULL = Counter("frontdesk_db_pool_high_episodes", "Times that the pool went above 80 %.")
+POOL_HIGH_EPISODES = Counter("frontdesk_db_pool_high_episodes", "Times that the pool went above 80 %.")
 FAILURES = Counter(
     "frontdesk_failures", "Failures that were reported, by where and what.", ["component", "code"]
 )
@@ -81,27 +81,27 @@ for component in ("data_layer", "whatsapp", "yclients", "web"):
 for kind in ("SELECT", "INSERT", "UPDATE", "DELETE", "COPY", "OTHER"):
     QUERY_ERRORS.labels(kind)
     SLOW_QUERIES.labels(kind)
-TRANSFER_KEYS = Gauge(
+TRANSFER_WAITING_KEYS = Gauge(
     "frontdesk_transfer_waiting_keys",
     "Keys that the standby of a move does not have yet.",
     multiprocess_mode="livemostrecent",
 )
-TRANSFER_LAG = Gauge(
+TRANSFER_LAG_SECONDS = Gauge(
     "frontdesk_transfer_lag_seconds",
     "Age of the oldest of them.",
     multiprocess_mode="livemostrecent",
 )
-TRANSFER_REPLAY = Gauge(
+TRANSFER_REPLAY_SECONDS = Gauge(
     "frontdesk_transfer_replay_seconds",
     "Time that the relay's last round took.",
     multiprocess_mode="livemostrecent",
 )
-TRANSFER_VERIFIED = Gauge(
+TRANSFER_VERIFIED_TIMESTAMP = Gauge(
     "frontdesk_transfer_verified_timestamp_seconds",
     "When both sides were compared last.",
     multiprocess_mode="livemostrecent",
 )
-TRANSFER_EQUAL = Gauge(
+TRANSFER_VERIFIED_EQUAL = Gauge(
     "frontdesk_transfer_verified_equal",
     "Whether they were equal (1) or not (0).",
     multiprocess_mode="livemostrecent",
@@ -114,19 +114,19 @@ READS_NOT_COMPARED = Counter(
 )
 
 
-BACKUP_TIME = Gauge(
+BACKUP_TIMESTAMP = Gauge(
     "frontdesk_backup_timestamp_seconds",
     "When the newest good backup was taken, in seconds since 1970; 0: there is none.",
     multiprocess_mode="livemostrecent",
 )
-DRILL_TIME = Gauge(
+BACKUP_DRILL_TIMESTAMP = Gauge(
     "frontdesk_backup_drill_timestamp_seconds",
     "When a backup was last restored for a try and found good, in seconds since 1970; 0: never.",
     multiprocess_mode="livemostrecent",
 )
 
 
-class Pool(Protocol):
+class PoolUsage(Protocol):
     """What the gauges tell of a pool."""
 
     in_use: int
@@ -138,16 +138,16 @@ class Pool(Protocol):
         ...
 
 
-open_pools: WeakSet[Pool] = WeakSet()
+open_pools: WeakSet[PoolUsage] = WeakSet()
 
-_POOL_GAUGES: dict[Gauge, Callable[[Pool], int]] = {
-    POOL_MAX: lambda pool: pool.max_size,
+_POOL_GAUGES: dict[Gauge, Callable[[PoolUsage], int]] = {
+    POOL_MAX_CONNECTIONS: lambda pool: pool.max_size,
     POOL_IN_USE: lambda pool: pool.in_use,
-    POOL_WAITING: lambda pool: pool.waiting,
+    POOL_WAITING_REQUESTS: lambda pool: pool.waiting,
 }
 
 
-def publish_pools() -> None:
+def update_pool_gauges() -> None:
     """Bring the pools' gauges up to date; every query would pay for it otherwise.
 
     Whoever reads the metrics calls it. Workers that share theirs also call it every few seconds, for the
@@ -157,13 +157,13 @@ def publish_pools() -> None:
         gauge.set(sum(figure(pool) for pool in list(open_pools)))
 
 
-def _serve(gauge: Gauge, figure: Callable[[Pool], int]) -> None:
+def _set_gauge_function(gauge: Gauge, figure: Callable[[PoolUsage], int]) -> None:
     """For a program that serves prometheus_client's own registry: it asks when it is read."""
     gauge.set_function(lambda: sum(figure(pool) for pool in list(open_pools)))
 
 
 for each in _POOL_GAUGES.items():
-    _serve(*each)
+    _set_gauge_function(*each)
 
 
 class _Queries:
@@ -182,13 +182,13 @@ class _Queries:
             child = self._children[kind] = QUERY_SECONDS.labels(kind)
         child.observe(seconds)
         self._recent.append((kind, seconds))
-        if len(self._recent) >= SUMMARY_EVERY:
-            self._tell()
+        if len(self._recent) >= QUERIES_PER_SUMMARY:
+            self._log_summary()
 
-    def _tell(self) -> None:
+    def _log_summary(self) -> None:
         with self._lock:
             recent = self._recent
-            if len(recent) < SUMMARY_EVERY:  # another thread was first
+            if len(recent) < QUERIES_PER_SUMMARY:  # another thread was first
                 return
             self._recent = []
             self._total += len(recent)
@@ -202,8 +202,8 @@ class _Queries:
             len(times),
             ", ".join(f"{kind} {number}" for kind, number in kinds.most_common()),
             *(1000 * times[int(share * (len(times) - 1))] for share in (0.5, 0.95, 0.99, 1)),
-            sum(time > SLOW for time in times),
-            SLOW,
+            sum(time > SLOW_QUERY_SECONDS for time in times),
+            SLOW_QUERY_SECONDS,
         )
 
 

@@ -20,26 +20,26 @@ from app.config import Settings
 
 log = logging.getLogger(__name__)
 
-TAGS = ("service", "component", "operation", "table", "backend", "company_id", "duration_ms", "code")
-QUERY = "db"  # spans whose description is a statement, redacted by measured_cursor.py
+ALLOWED_TAGS = ("service", "component", "operation", "table", "backend", "company_id", "duration_ms", "code")
+QUERY_SPAN_OP = "db"  # spans whose description is a statement, redacted by measured_cursor.py
 
-_KEPT = (
+_ALLOWED_EVENT_FIELDS = (
     *("event_id", "type", "level", "platform", "timestamp", "start_timestamp", "sdk", "modules"),
     *("release", "environment", "server_name", "transaction", "transaction_info"),
 )
-_KEPT_OF_SPAN = (
+_ALLOWED_SPAN_FIELDS = (
     *("trace_id", "span_id", "parent_span_id", "same_process_as_parent", "op", "origin", "status"),
     *("start_timestamp", "timestamp"),
 )
-_KEPT_OF_FRAME = ("filename", "abs_path", "module", "function", "lineno", "in_app")
+_ALLOWED_FRAME_FIELDS = ("filename", "abs_path", "module", "function", "lineno", "in_app")
 
 # Probes come every few seconds; their traces say nothing and cost money.
-NOT_TRACED = ("/health", "/metrics", "/status")
+UNTRACED_PATHS = ("/health", "/metrics", "/status")
 
 is_tracing = False
-ONE_DATABASE = "postgresql"
-backend = ONE_DATABASE  # while a database is moved, the side that this process works on: legacy or primary
-_started: tuple[tuple[object, ...], Any] | None = None
+DEFAULT_BACKEND = "postgresql"
+backend = DEFAULT_BACKEND  # while a database is moved, the side that this process works on: legacy or primary
+_initialised_with: tuple[tuple[object, ...], Any] | None = None
 
 
 def initialise(settings: Settings) -> None:
@@ -47,10 +47,14 @@ def initialise(settings: Settings) -> None:
 
     It replaces a Sentry that the program has started for itself: that one would send phones and names.
     """
-    global is_tracing, _started
+    global is_tracing, _initialised_with
     if settings.sentry_dsn is None or not settings.sentry_enabled:
         return
-    if _started is not None and _started[0] == _of(settings) and is_started():
+    if (
+        _initialised_with is not None
+        and _initialised_with[0] == _sentry_settings(settings)
+        and is_initialised()
+    ):
         return
     try:
         sentry_sdk.init(
@@ -73,8 +77,8 @@ def initialise(settings: Settings) -> None:
             ],
             # It sees the statements of sessions only; ours are measured where all of them go through.
             disabled_integrations=[SqlalchemyIntegration()],
-            before_send=_only_what_may_go,
-            before_send_transaction=_only_what_may_go,
+            before_send=_filter_event,
+            before_send_transaction=_filter_event,
         )
     except ValueError:  # BadDsn, a port that is none
         # A salon's bookings do not wait for a typing error in a monitoring address.
@@ -82,10 +86,10 @@ def initialise(settings: Settings) -> None:
         return
     sentry_sdk.get_global_scope().set_tag("service", settings.service_name)
     is_tracing = settings.sentry_traces_sample_rate > 0
-    _started = _of(settings), sentry_sdk.get_client()
+    _initialised_with = _sentry_settings(settings), sentry_sdk.get_client()
 
 
-def _of(settings: Settings) -> tuple[object, ...]:
+def _sentry_settings(settings: Settings) -> tuple[object, ...]:
     """What of the settings is Sentry's business."""
     return (
         settings.sentry_dsn,
@@ -96,40 +100,40 @@ def _of(settings: Settings) -> tuple[object, ...]:
     )
 
 
-def is_started() -> bool:
+def is_initialised() -> bool:
     """Whether failures are sent."""
-    return _started is not None and _started[1] is sentry_sdk.get_client()
+    return _initialised_with is not None and _initialised_with[1] is sentry_sdk.get_client()
 
 
-def capture(error: BaseException, **tags: Any) -> None:
+def capture_exception(error: BaseException, **tags: Any) -> None:
     """Send one event. Without a DSN this does nothing."""
     with sentry_sdk.new_scope() as scope:
         _tag(scope, tags)
         scope.capture_exception(error)
 
 
-def message(text: str, **tags: Any) -> None:
+def capture_message(text: str, **tags: Any) -> None:
     """Send what is no exception but somebody should see. `text` holds nothing personal."""
     with sentry_sdk.new_scope() as scope:
         _tag(scope, tags)
-        scope.set_extra(_OURS, text)
+        scope.set_extra(_MESSAGE_KEY, text)
         scope.capture_message(text, level="error")
 
 
-def open_span() -> Span | None:
+def current_sampled_span() -> Span | None:
     """The span that a query belongs to, where its trace is kept."""
     span = sentry_sdk.get_current_span()
     return span if span is not None and span.sampled else None
 
 
-def add_query(span: Span, statement: str, seconds: float) -> None:
+def add_query_span(span: Span, statement: str, seconds: float) -> None:
     """Add a query that has just ended; `statement` without a value."""
     end = datetime.now(UTC)
     start = end - timedelta(seconds=seconds)
-    span.start_child(op=QUERY, name=statement, start_timestamp=start).finish(end_timestamp=end)
+    span.start_child(op=QUERY_SPAN_OP, name=statement, start_timestamp=start).finish(end_timestamp=end)
 
 
-_OURS = "frontdesk_message"
+_MESSAGE_KEY = "frontdesk_message"
 
 
 def _tag(scope: sentry_sdk.Scope, tags: dict[str, Any]) -> None:
@@ -148,17 +152,17 @@ def _release() -> str | None:
 def _sampler(rate: float) -> Callable[[dict[str, Any]], float]:
     def share(context: dict[str, Any]) -> float:
         path = (context.get("wsgi_environ") or {}).get("PATH_INFO", "")
-        return 0.0 if path.startswith(NOT_TRACED) else rate
+        return 0.0 if path.startswith(UNTRACED_PATHS) else rate
 
     return share
 
 
-def _only_what_may_go(event: Any, hint: Any) -> Any:
+def _filter_event(event: Any, hint: Any) -> Any:
     """An event or a transaction with what is known to hold nothing personal."""
-    kept = {name: event[name] for name in _KEPT if name in event}
+    kept = {name: event[name] for name in _ALLOWED_EVENT_FIELDS if name in event}
     if event.get("transaction_info", {}).get("source") == "url":  # an address may hold anything
         kept["transaction"] = "unknown"
-    kept["tags"] = {name: value for name, value in (event.get("tags") or {}).items() if name in TAGS}
+    kept["tags"] = {name: value for name, value in (event.get("tags") or {}).items() if name in ALLOWED_TAGS}
     contexts = event.get("contexts", {})
     kept["contexts"] = {"trace": _span(contexts["trace"])} if "trace" in contexts else {}
     if "runtime" in contexts:
@@ -167,7 +171,7 @@ def _only_what_may_go(event: Any, hint: Any) -> Any:
         kept["spans"] = [_span(span) for span in event["spans"]]
     if "method" in (request := event.get("request", {})):
         kept["request"] = {"method": request["method"]}
-    if (text := event.get("extra", {}).get(_OURS)) is not None:
+    if (text := event.get("extra", {}).get(_MESSAGE_KEY)) is not None:
         kept["message"] = text
     if "exception" in event:
         kept["exception"] = {"values": [_exception(each) for each in event["exception"]["values"]]}
@@ -175,8 +179,8 @@ def _only_what_may_go(event: Any, hint: Any) -> Any:
 
 
 def _span(span: dict[str, Any]) -> dict[str, Any]:
-    kept = {name: span[name] for name in _KEPT_OF_SPAN if name in span}
-    if span.get("op") == QUERY and "description" in span:
+    kept = {name: span[name] for name in _ALLOWED_SPAN_FIELDS if name in span}
+    if span.get("op") == QUERY_SPAN_OP and "description" in span:
         kept["description"] = span["description"]
     return kept
 
@@ -192,6 +196,8 @@ def _exception(exception: dict[str, Any]) -> dict[str, Any]:
         "value": exception.get("value", "") if module.startswith("app.") else "",
         "mechanism": {name: mechanism[name] for name in ("type", "handled") if name in mechanism},
         "stacktrace": {
-            "frames": [{name: frame[name] for name in _KEPT_OF_FRAME if name in frame} for frame in frames]
+            "frames": [
+                {name: frame[name] for name in _ALLOWED_FRAME_FIELDS if name in frame} for frame in frames
+            ]
         },
     }

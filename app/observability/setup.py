@@ -8,7 +8,7 @@ from app.observability import logs, sentry
 log = logging.getLogger(__name__)
 
 
-def start(settings: Settings) -> None:
+def start_observability(settings: Settings) -> None:
     """Sentry before anything else, then the log, and in it what the settings leave unsafe."""
     sentry.initialise(settings)
     logs.configure(settings)

@@ -3,7 +3,7 @@
 from enum import IntEnum
 
 
-class Level(IntEnum):
+class Severity(IntEnum):
     """The greater, the worse."""
 
     HEALTHY = 0

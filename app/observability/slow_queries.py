@@ -11,7 +11,7 @@ from pathlib import Path
 
 log = logging.getLogger(__name__)
 
-KEPT = 50
+MAX_KEPT = 50
 FILE = "slow_queries.json"
 
 
@@ -28,10 +28,10 @@ class SlowQuery:
     operation: str | None
 
 
-_own: deque[SlowQuery] = deque(maxlen=KEPT)
+_own: deque[SlowQuery] = deque(maxlen=MAX_KEPT)
 
 
-def remember(
+def record(
     text: str, kind: str, seconds: float, rows: int | None, company_id: int | None, operation: str | None
 ) -> None:
     """Keep a slow query, and tell the log."""
@@ -53,7 +53,7 @@ def remember(
             log.warning("The slow query could not be shared with the other workers: %s", error.strerror)
 
 
-def last() -> list[SlowQuery]:
+def recent() -> list[SlowQuery]:
     """At most KEPT, the newest first."""
     path = _shared()
     kept = list(_own) if path is None else _read(path)
@@ -76,7 +76,7 @@ def _add(path: Path, query: SlowQuery) -> None:
     """Replace the file as a whole: a reader sees the old one or the new one, after a kill -9 as well."""
     with path.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        kept = [*_read(path), query][-KEPT:]
+        kept = [*_read(path), query][-MAX_KEPT:]
         new = path.with_suffix(f".{os.getpid()}")
         new.write_text(json.dumps([asdict(each) for each in kept]))
         new.replace(path)

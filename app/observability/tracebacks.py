@@ -4,7 +4,7 @@ import traceback
 from types import TracebackType
 
 
-def way(trace: TracebackType | None) -> str:
+def format_traceback(tb: TracebackType | None) -> str:
     """A line for each call, without the source: it may quote a phone or a name, in a script say."""
-    calls = traceback.extract_tb(trace)
+    calls = traceback.extract_tb(tb)
     return "\n".join(f"  {call.filename}:{call.lineno} in {call.name}" for call in calls)

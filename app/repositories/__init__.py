@@ -2,8 +2,8 @@
 
 from sqlalchemy.orm import Session
 
-from app.database.query import Reader
-from app.repositories.base import Scope
+from app.database.query import QueryReader
+from app.repositories.base import Tenant
 from app.repositories.bookings import BookingRepository
 from app.repositories.clients import ClientRepository
 from app.repositories.companies import CompanyRepository
@@ -16,15 +16,15 @@ from app.repositories.whatsapp import WhatsAppAuthRepository, WhatsAppKeyReposit
 class Repositories:
     """All repositories of one company. Without a session they only read."""
 
-    def __init__(self, scope: Scope, reader: Reader, session: Session | None = None) -> None:
-        self.scope = scope
-        self.companies = CompanyRepository(scope, reader, session)
-        self.clients = ClientRepository(scope, reader, session)
-        self.service_categories = ServiceCategoryRepository(scope, reader, session)
-        self.services = ServiceRepository(scope, reader, session)
-        self.staff = StaffRepository(scope, reader, session)
-        self.staff_schedules = StaffScheduleRepository(scope, reader, session)
-        self.bookings = BookingRepository(scope, reader, session)
-        self.dialog_contexts = DialogContextRepository(scope, reader, session)
-        self.whatsapp_auth = WhatsAppAuthRepository(scope, reader, session)
-        self.whatsapp_keys = WhatsAppKeyRepository(scope, reader, session)
+    def __init__(self, tenant: Tenant, reader: QueryReader, session: Session | None = None) -> None:
+        self.tenant = tenant
+        self.companies = CompanyRepository(tenant, reader, session)
+        self.clients = ClientRepository(tenant, reader, session)
+        self.service_categories = ServiceCategoryRepository(tenant, reader, session)
+        self.services = ServiceRepository(tenant, reader, session)
+        self.staff = StaffRepository(tenant, reader, session)
+        self.staff_schedules = StaffScheduleRepository(tenant, reader, session)
+        self.bookings = BookingRepository(tenant, reader, session)
+        self.dialog_contexts = DialogContextRepository(tenant, reader, session)
+        self.whatsapp_auth = WhatsAppAuthRepository(tenant, reader, session)
+        self.whatsapp_keys = WhatsAppKeyRepository(tenant, reader, session)

@@ -21,21 +21,21 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Session
 
-from app.database.bulk_merge import Merged, Target, merge
+from app.database.bulk_merge import MergeResult, MergeTarget, merge
 from app.database.child_rows import replace_children
 from app.database.database import Connection
 from app.database.filters import conditions, ordering
-from app.database.query import Query, Reader
+from app.database.query import Query, QueryReader
 from app.errors import InvalidInputError
 from app.models import Base
-from app.repositories.batch_dedup import Folded, UpsertReport, fold
-from app.schemas.schema import Batch, Schema, Values
+from app.repositories.batch_dedup import DistinctBatch, UpsertReport, deduplicate
+from app.schemas.schema import Batch, RowSchema, Values
 
 M = TypeVar("M", bound=Base)
 
 
 @dataclass(frozen=True)
-class Scope:
+class Tenant:
     """The company that everything is bound to, and how to read its phones and its clock."""
 
     company_id: int
@@ -43,7 +43,7 @@ class Scope:
     timezone: ZoneInfo
 
 
-def scoped(statement: Select[M]) -> Select[M]:
+def filtered_by_company(statement: Select[M]) -> Select[M]:
     """The statement, bound to the parameter `company_id` on the model that it selects."""
     model: Any = statement.column_descriptions[0]["entity"]
     return statement.where(model.company_id == bindparam("company_id"))
@@ -56,22 +56,22 @@ class Repository(Generic[M]):
     """
 
     model: ClassVar[type[Any]]
-    schema: ClassVar[Schema]
-    target: ClassVar[Target]
+    schema: ClassVar[RowSchema]
+    target: ClassVar[MergeTarget]
     # One column tells a company's rows apart: the YClients id, or our own where the key has several.
-    _identity: ClassVar[str]
+    _id_column: ClassVar[str]
     _by_keys: ClassVar[Query[Any]]  # by that column; compiled once
 
     def __init_subclass__(cls) -> None:
         if not hasattr(cls, "target"):  # a base of several repositories, not one itself
             return
-        cls._identity = cls.target.key[0] if len(cls.target.key) == 1 else "id"
-        column = getattr(cls.model, cls._identity)
+        cls._id_column = cls.target.key[0] if len(cls.target.key) == 1 else "id"
+        column = getattr(cls.model, cls._id_column)
         keys = bindparam("keys", type_=ARRAY(column.type))
-        cls._by_keys = Query(scoped(select(cls.model)).where(column == any_(keys)))
+        cls._by_keys = Query(filtered_by_company(select(cls.model)).where(column == any_(keys)))
 
-    def __init__(self, scope: Scope, reader: Reader, session: Session | None = None) -> None:
-        self.scope = scope
+    def __init__(self, tenant: Tenant, reader: QueryReader, session: Session | None = None) -> None:
+        self.tenant = tenant
         self._reader = reader
         self._session = session
 
@@ -92,7 +92,7 @@ class Repository(Generic[M]):
     ) -> list[M]:
         """Rows that meet all filters: `find_many(visit_count__gte=3, order_by="-name", limit=10)`."""
         statement = (
-            scoped(select(self.model))
+            filtered_by_company(select(self.model))
             .where(*conditions(self.model, filters))
             .order_by(*ordering(self.model, order_by))
             .limit(limit)
@@ -105,7 +105,7 @@ class Repository(Generic[M]):
 
         None stands in the gaps.
         """
-        found = {getattr(row, self._identity): row for row in self._read(self._by_keys, keys=list(ids))}
+        found = {getattr(row, self._id_column): row for row in self._read(self._by_keys, keys=list(ids))}
         return [found.get(i) for i in ids]
 
     def count(self, **filters: Any) -> int:
@@ -120,16 +120,16 @@ class Repository(Generic[M]):
 
         Raises InvalidInputError, UnknownCompanyError.
         """
-        values = self.schema.validate(data, self.scope.company_id, self.scope.country)
+        values = self.schema.validate(data, self.tenant.company_id, self.tenant.country)
         key = {name: values[name] for name in self.target.key}
-        self._merge([values])
+        self._merge_rows([values])
         row = self.find_one(**key)
         assert row is not None, "a merged row can be read back in its own transaction"  # noqa: S101
         return row
 
     def validate(self, rows: Iterable[Any]) -> Batch:
         """Check rows before the database sees them."""
-        return self.schema.validate_all(rows, self.scope.company_id, self.scope.country)
+        return self.schema.validate_all(rows, self.tenant.company_id, self.tenant.country)
 
     def bulk_upsert(self, rows: Iterable[Mapping[str, Any]] | Batch) -> UpsertReport:
         """Insert or update many rows, checked here unless `validate` has checked them already.
@@ -137,20 +137,20 @@ class Repository(Generic[M]):
         Rejected rows do not stop the others.
         """
         batch = rows if isinstance(rows, Batch) else self.validate(rows)
-        return self.fold(batch).merge(self.merge_distinct)
+        return self.deduplicate(batch).merge_in_order(self.merge_distinct)
 
-    def fold(self, batch: Batch) -> Folded:
+    def deduplicate(self, batch: Batch) -> DistinctBatch:
         """The checked rows without two of one key."""
-        return fold(batch, self.target.key)
+        return deduplicate(batch, self.target.key)
 
     def merge_distinct(self, batch: Batch) -> UpsertReport:
         """Merge checked rows of which no two have the same key."""
         if batch.schema is not self.schema:
             raise TypeError("this batch was validated as rows of another kind")
-        if batch.company_id != self.scope.company_id:
+        if batch.company_id != self.tenant.company_id:
             raise InvalidInputError(fields={"company_id": "names another company"})
         report = UpsertReport()
-        report.add(self._merge(batch.rows))
+        report.add(self._merge_rows(batch.rows))
         return report
 
     def delete(self, **filters: Any) -> int:
@@ -176,29 +176,29 @@ class Repository(Generic[M]):
         return connection
 
     def _where(self, filters: Mapping[str, Any]) -> list[ColumnElement[bool]]:
-        return [self.model.company_id == self.scope.company_id, *conditions(self.model, filters)]
+        return [self.model.company_id == self.tenant.company_id, *conditions(self.model, filters)]
 
     def _read(self, query: Query[M], **parameters: Any) -> Sequence[M]:
-        return self._reader.all(query, company_id=self.scope.company_id, **parameters)
+        return self._reader.all(query, company_id=self.tenant.company_id, **parameters)
 
-    def _merge(self, rows: list[Values]) -> Merged:
+    def _merge_rows(self, rows: list[Values]) -> MergeResult:
         """Merge rows with distinct keys: one statement for each set of columns that occurs among them."""
         groups: dict[frozenset[str], list[Values]] = {}
         for row in rows:
             groups.setdefault(frozenset(row), []).append(row)
-        total = Merged()
+        total = MergeResult()
         for names, group in groups.items():
-            total.add(self._merge_group(names, group))
+            total.add(self._merge_uniform_rows(names, group))
         return total
 
-    def _merge_group(self, names: frozenset[str], rows: list[Values]) -> Merged:
+    def _merge_uniform_rows(self, names: frozenset[str], rows: list[Values]) -> MergeResult:
         """Merge rows that all have the same columns."""
         columns = self._columns(names)
         # A company may come with its title alone, and of one column itemgetter makes no tuple.
         values = (
             [*map(itemgetter(*columns), rows)] if len(columns) > 1 else [(row[columns[0]],) for row in rows]
         )
-        return merge(self._connection, self.target, self.scope.company_id, columns, values)
+        return merge(self._connection, self.target, self.tenant.company_id, columns, values)
 
     def _columns(self, names: frozenset[str]) -> tuple[str, ...]:
         """The columns among `names`, in the order of the table."""
@@ -206,7 +206,7 @@ class Repository(Generic[M]):
 
     def _replace_children(
         self,
-        merged: Merged,
+        merged: MergeResult,
         child: type[Base],
         columns: tuple[str, ...],
         parent_key: str,
@@ -217,17 +217,17 @@ class Repository(Generic[M]):
         changed = replace_children(
             self._connection,
             child,
-            self.scope.company_id,
+            self.tenant.company_id,
             columns,
             self.model,
             parent_key,
             list(parents),
             rows,
         )
-        touched = {parents[key] for key in changed} - set(merged.written)
+        touched = {parents[key] for key in changed} - set(merged.written_ids)
         if touched:
             ids = literal(list(touched), ARRAY(BigInteger))
-            where = (self.model.company_id == self.scope.company_id, self.model.id == any_(ids))
+            where = (self.model.company_id == self.tenant.company_id, self.model.id == any_(ids))
             self._open_session.execute(update(self.model).where(*where).values(updated_at=func.now()))
             merged.updated += len(touched)
             merged.unchanged -= len(touched)

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import Any
 
-from app.database.bulk_merge import Merged
-from app.schemas.schema import Batch, Rejected, Values
+from app.database.bulk_merge import MergeResult
+from app.schemas.schema import Batch, RejectedRow, Values
 
 
 @dataclass
@@ -18,9 +18,9 @@ class UpsertReport:
     unchanged: int = 0
     stale: int = 0  # older than what is stored
     superseded: int = 0  # a later row of the same batch has its key
-    rejected: list[Rejected] = field(default_factory=list)
+    rejected: list[RejectedRow] = field(default_factory=list)
 
-    def add(self, other: "UpsertReport | Merged") -> None:
+    def add(self, other: "UpsertReport | MergeResult") -> None:
         """Add the counts of another report."""
         self.inserted += other.inserted
         self.updated += other.updated
@@ -38,7 +38,7 @@ class UpsertReport:
 
 
 @dataclass
-class Folded:
+class DistinctBatch:
     """A batch without two rows of one key, to be merged as if its rows were written one after the other.
 
     Nearly always there is one round. A row that the next of its key does not replace for certain (it has
@@ -46,18 +46,18 @@ class Folded:
     `report` counts the rows that are gone: superseded, stale within the batch, rejected before.
     """
 
-    rounds: list[Batch]
+    batches: list[Batch]
     report: UpsertReport
 
-    def merge(self, merge_round: Callable[[Batch], UpsertReport]) -> UpsertReport:
+    def merge_in_order(self, merge_round: Callable[[Batch], UpsertReport]) -> UpsertReport:
         """Merge the rounds in their order. Every row of a round before the last counts as superseded."""
         inserted_before = 0
-        for early in self.rounds[:-1]:
+        for early in self.batches[:-1]:
             merged = merge_round(early)
             inserted_before += merged.inserted
             self.report.rejected += merged.rejected
             self.report.superseded -= len(merged.rejected)
-        last = merge_round(self.rounds[-1])
+        last = merge_round(self.batches[-1])
         # What a round before inserted, the last one found there: for the caller it is new all the same.
         # Or the last row of its key was too old to be written, and the one before it stays.
         found = min(inserted_before, last.updated + last.unchanged)
@@ -70,7 +70,7 @@ class Folded:
         return self.report
 
 
-def fold(batch: Batch, key: tuple[str, ...]) -> Folded:
+def deduplicate(batch: Batch, key: tuple[str, ...]) -> DistinctBatch:
     """Fold the rows that have the same `key`."""
     report = UpsertReport(rejected=list(batch.rejected))
     latest: dict[Any, tuple[int, Values]] = {}
@@ -88,10 +88,10 @@ def fold(batch: Batch, key: tuple[str, ...]) -> Folded:
             if (theirs is None) != (ours is None) or not earlier[1].keys() <= row.keys():
                 before.setdefault(row_key, []).append(earlier)
         latest[row_key] = position, row
-    rounds = [batch.empty() for _ in range(max(map(len, before.values()), default=0) + 1)]
+    rounds = [batch.new_empty() for _ in range(max(map(len, before.values()), default=0) + 1)]
     for rows in before.values():
         for number, (position, row) in enumerate(rows):
             rounds[number].add(position, row)
     for position, row in latest.values():
         rounds[-1].add(position, row)
-    return Folded(rounds, report)
+    return DistinctBatch(rounds, report)

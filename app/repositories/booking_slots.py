@@ -14,7 +14,7 @@ _PARTS = {
     "holds_time": sql.SQL("b.status = 'active' AND b.deleted_at IS NULL AND b.staff_id IS NOT NULL"),
     "during": sql.SQL("tstzrange(b.starts_at, b.ends_at)"),
 }
-_DROP_CHANGED = sql.SQL(
+_DELETE_OUTDATED = sql.SQL(
     """
     DELETE FROM booking_slots AS s USING bookings AS b
     WHERE s.company_id = %(company_id)s AND s.booking = ANY(%(bookings)s)
@@ -22,7 +22,7 @@ _DROP_CHANGED = sql.SQL(
       AND NOT ({holds_time} AND b.staff_id = s.staff_id AND {during} = s.during)
     """
 ).format(**_PARTS)
-_NARROW_OURS = sql.SQL(
+_NARROW_LOCAL_CLAIMS = sql.SQL(
     """
     UPDATE booking_slots AS ours SET claim = int8range(ours.booking, ours.booking, '[]'), updated_at = now()
     FROM bookings AS b
@@ -57,27 +57,27 @@ _ADD_MISSING = sql.SQL(
 ).format(**_PARTS)
 # Each round waits for the transactions that were in the way of the last one; more than a few rounds
 # mean that somebody fills the same hours as fast as we do.
-ROUNDS = 10
+MAX_INSERT_ATTEMPTS = 10
 # Bookings in one statement. For a company that ANALYZE has not seen PostgreSQL may go through all of them
 # for each of them.
-AT_ONCE = 10_000
+BOOKINGS_PER_STATEMENT = 10_000
 
 
-class Slots:
+class BookingSlots:
     """Slots of one company's bookings, inside a unit of work."""
 
     def __init__(self, connection: Connection, company_id: int) -> None:
         self._connection = connection
         self._company_id = company_id
 
-    def reserve(self, booking: int, staff_id: int, starts_at: datetime, ends_at: datetime) -> None:
+    def reserve(self, booking_id: int, staff_id: int, starts_at: datetime, ends_at: datetime) -> None:
         """Take the time for a booking made here, in place of the slot it may hold.
 
         The claim is unbounded: it overlaps every other. Waits for a transaction that is taking the same
         time; raises SlotTakenError where the time is taken. ON CONFLICT spares concurrent inserts the
         deadlock that a plain INSERT runs into under an exclusion constraint.
         """
-        self.release(booking)
+        self.release(booking_id)
         taken = self._connection.execute(
             """
             INSERT INTO booking_slots (company_id, booking, staff_id, claim, during)
@@ -87,7 +87,7 @@ class Slots:
             """,
             {
                 "company_id": self._company_id,
-                "booking": booking,
+                "booking": booking_id,
                 "staff_id": staff_id,
                 "starts_at": starts_at,
                 "ends_at": ends_at,
@@ -96,26 +96,26 @@ class Slots:
         if not taken.rowcount:
             raise SlotTakenError
 
-    def release(self, booking: int) -> None:
+    def release(self, booking_id: int) -> None:
         """Give the time back."""
         self._connection.execute(
-            "DELETE FROM booking_slots WHERE company_id = %s AND booking = %s", (self._company_id, booking)
+            "DELETE FROM booking_slots WHERE company_id = %s AND booking = %s", (self._company_id, booking_id)
         )
 
-    def mirror(self, bookings: Sequence[int]) -> None:
+    def mirror(self, booking_ids: Sequence[int]) -> None:
         """Bring the slots of these bookings, just written from YClients, in line with their rows.
 
         Theirs is recorded whatever it overlaps: it claims only itself, and one of ours in its way is
         narrowed to itself first. Both go on blocking new bookings, whose claim is unbounded.
         """
-        for first in range(0, len(bookings), AT_ONCE):
-            self._mirror(bookings[first : first + AT_ONCE])
+        for first in range(0, len(booking_ids), BOOKINGS_PER_STATEMENT):
+            self._mirror(booking_ids[first : first + BOOKINGS_PER_STATEMENT])
 
-    def _mirror(self, bookings: Sequence[int]) -> None:
-        parameters: dict[str, Any] = {"company_id": self._company_id, "bookings": list(bookings)}
-        self._connection.execute(_DROP_CHANGED, parameters)
-        for _ in range(ROUNDS):
-            self._connection.execute(_NARROW_OURS, parameters)
+    def _mirror(self, booking_ids: Sequence[int]) -> None:
+        parameters: dict[str, Any] = {"company_id": self._company_id, "bookings": list(booking_ids)}
+        self._connection.execute(_DELETE_OUTDATED, parameters)
+        for _ in range(MAX_INSERT_ATTEMPTS):
+            self._connection.execute(_NARROW_LOCAL_CLAIMS, parameters)
             left = self._connection.execute(_ADD_MISSING, parameters).fetchone()
             if left is not None and left[0] == 0:
                 return

@@ -20,12 +20,12 @@ from sqlalchemy import (
     update,
 )
 
-from app.database.bulk_merge import Freshness, Merged, Target, merge
+from app.database.bulk_merge import MergeResult, MergeTarget, OverwritePolicy, merge
 from app.database.query import Query
 from app.errors import ConflictError, InvalidInputError
 from app.models import Booking, BookingService, BookingSlot, Client
-from app.repositories.base import Repository, scoped
-from app.repositories.booking_slots import Slots
+from app.repositories.base import Repository, filtered_by_company
+from app.repositories.booking_slots import BookingSlots
 from app.schemas import rows as schemas
 from app.schemas.schema import Values
 
@@ -36,7 +36,11 @@ _phone = bindparam("phone", type_=Text)
 _staff_id = bindparam("staff_id", type_=BigInteger)
 _start = bindparam("start", type_=DateTime(timezone=True))
 _end = bindparam("end", type_=DateTime(timezone=True))
-_present = scoped(select(Booking)).where(Booking.deleted_at.is_(None)).order_by(Booking.starts_at, Booking.id)
+_present = (
+    filtered_by_company(select(Booking))
+    .where(Booking.deleted_at.is_(None))
+    .order_by(Booking.starts_at, Booking.id)
+)
 _BETWEEN = Query(
     _present.where(
         Booking.starts_at >= _start,
@@ -61,7 +65,7 @@ _OF_CLIENT = Query(
     )
 )
 _SERVICES = Query(
-    scoped(select(BookingService))
+    filtered_by_company(select(BookingService))
     .where(BookingService.booking == any_(bindparam("bookings", type_=ARRAY(BigInteger))))
     .order_by(BookingService.booking, BookingService.position)
 )
@@ -72,12 +76,12 @@ class BookingRepository(Repository[Booking]):
 
     model = Booking
     schema = schemas.BOOKING
-    target = Target(Booking, ("yclients_record_id",), Freshness.NEWER_IF_PENDING)
+    target = MergeTarget(Booking, ("yclients_record_id",), OverwritePolicy.NEWER_IF_PENDING)
 
     @property
-    def slots(self) -> Slots:
+    def slots(self) -> BookingSlots:
         """The slots of this company's bookings."""
-        return Slots(self._connection, self.scope.company_id)
+        return BookingSlots(self._connection, self.tenant.company_id)
 
     # Reading
 
@@ -85,15 +89,15 @@ class BookingRepository(Repository[Booking]):
         """Bookings that start in [start, end)."""
         return self._read(_BETWEEN, start=start, end=end, staff_id=staff_id)
 
-    def of_client(
+    def find_by_client_phone(
         self, phone: str, start: datetime | None, end: datetime | None, include_cancelled: bool
     ) -> Sequence[Booking]:
         """Bookings of the clients with this phone that start in [start, end)."""
         return self._read(_OF_CLIENT, phone=phone, start=start, end=end, include_cancelled=include_cancelled)
 
-    def lock(self, booking_id: int) -> Booking | None:
+    def find_for_update(self, booking_id: int) -> Booking | None:
         """The booking with *our* id, locked until the end of the unit of work."""
-        query = Query(scoped(select(Booking)).where(Booking.id == booking_id).with_for_update())
+        query = Query(filtered_by_company(select(Booking)).where(Booking.id == booking_id).with_for_update())
         found = self._read(query)
         return found[0] if found else None
 
@@ -102,7 +106,7 @@ class BookingRepository(Repository[Booking]):
         if bookings:
             booked: dict[int, list[BookingService]] = {}
             ids = [booking.id for booking in bookings]
-            for service in self._reader.all(_SERVICES, company_id=self.scope.company_id, bookings=ids):
+            for service in self._reader.all(_SERVICES, company_id=self.tenant.company_id, bookings=ids):
                 booked.setdefault(service.booking, []).append(service)
             for booking in bookings:
                 booking.services = tuple(booked.get(booking.id, ()))
@@ -112,23 +116,25 @@ class BookingRepository(Repository[Booking]):
 
     def add(self, values: Values, services: Sequence[Values]) -> int:
         """Insert a booking made here, without its slot; return its id."""
-        booking = Booking(company_id=self.scope.company_id, source="assistant", **values)
+        booking = Booking(company_id=self.tenant.company_id, source="assistant", **values)
         self._open_session.add(booking)
         self._open_session.flush()
         self._open_session.add_all(
-            BookingService(company_id=self.scope.company_id, booking=booking.id, position=position, **service)
+            BookingService(
+                company_id=self.tenant.company_id, booking=booking.id, position=position, **service
+            )
             for position, service in enumerate(services)
         )
         self._open_session.flush()
         return booking.id
 
-    def change(self, booking_id: int, values: Mapping[str, Any]) -> None:
+    def update_columns(self, booking_id: int, values: Mapping[str, Any]) -> None:
         """Write columns of the booking with *our* id; its company is not one of them."""
         if "company_id" in values:
             raise InvalidInputError(fields={"company_id": "cannot be changed"})
         self._open_session.execute(
             update(Booking)
-            .where(Booking.company_id == self.scope.company_id, Booking.id == booking_id)
+            .where(Booking.company_id == self.tenant.company_id, Booking.id == booking_id)
             .values(**values)
         )
 
@@ -137,7 +143,7 @@ class BookingRepository(Repository[Booking]):
         for child in (BookingSlot, BookingService):
             doomed = select(Booking.id).where(*self._where(filters))
             self._open_session.execute(
-                delete(child).where(child.company_id == self.scope.company_id, child.booking.in_(doomed))
+                delete(child).where(child.company_id == self.tenant.company_id, child.booking.in_(doomed))
             )
         return super().delete(**filters)
 
@@ -171,13 +177,13 @@ class BookingRepository(Repository[Booking]):
                 )
                 if getattr(mirrored, name) is not None
             }
-        self.change(booking.id, values)
+        self.update_columns(booking.id, values)
 
-    def _merge(self, rows: list[Values]) -> Merged:
-        self._confirm_ours(rows)
-        return super()._merge([{k: v for k, v in row.items() if k != "id"} for row in rows])
+    def _merge_rows(self, rows: list[Values]) -> MergeResult:
+        self._confirm_local_bookings(rows)
+        return super()._merge_rows([{k: v for k, v in row.items() if k != "id"} for row in rows])
 
-    def _confirm_ours(self, rows: list[Values]) -> None:
+    def _confirm_local_bookings(self, rows: list[Values]) -> None:
         """Records that carry our id confirm our bookings. An id that is none of ours means nothing."""
         record_by_id = {row["id"]: row["yclients_record_id"] for row in rows if row.get("id")}
         if not record_by_id:
@@ -186,17 +192,17 @@ class BookingRepository(Repository[Booking]):
             id__in=list(record_by_id), source="assistant", yclients_record_id=None, order_by="id"
         )
         for candidate in open_ids:
-            booking = self.lock(candidate.id)
+            booking = self.find_for_update(candidate.id)
             if booking is not None and booking.yclients_record_id is None:
                 self.confirm(booking, record_by_id[booking.id])
 
-    def _merge_group(self, names: frozenset[str], rows: list[Values]) -> Merged:
+    def _merge_uniform_rows(self, names: frozenset[str], rows: list[Values]) -> MergeResult:
         columns = self._columns(names)
         values = [*map(itemgetter(*columns), rows)]
         with_services = "services" in names
-        merged = merge(self._connection, self.target, self.scope.company_id, columns, values, want_ids=True)
+        merged = merge(self._connection, self.target, self.tenant.company_id, columns, values, want_ids=True)
         if with_services:
-            ids = {record_id: row_id for (record_id,), row_id in merged.current.items()}
+            ids = {record_id: row_id for (record_id,), row_id in merged.ids_by_key.items()}
             self._replace_children(
                 merged,
                 BookingService,
@@ -218,6 +224,6 @@ class BookingRepository(Repository[Booking]):
                     for position, service in enumerate(row["services"])
                 ],
             )
-        if merged.written:
-            self.slots.mirror(merged.written)
+        if merged.written_ids:
+            self.slots.mirror(merged.written_ids)
         return merged

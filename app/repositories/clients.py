@@ -5,17 +5,17 @@ from operator import itemgetter
 
 from sqlalchemy import ARRAY, BigInteger, any_, bindparam, func, literal, select
 
-from app.database.bulk_merge import Derived, Freshness, Merged, Target, merge
+from app.database.bulk_merge import DerivedColumn, MergeResult, MergeTarget, OverwritePolicy, merge
 from app.database.query import Query
 from app.models import Client
-from app.repositories.base import scoped
+from app.repositories.base import filtered_by_company
 from app.repositories.mirrored_rows import MirroredRepository
 from app.schemas import rows as schemas
 from app.schemas.schema import Values
-from app.text import fold, search_name
+from app.text import fold_case, search_name
 
 _NAME_PARTS = ("name", "surname", "patronymic")
-_present = scoped(select(Client)).where(Client.deleted_at.is_(None))
+_present = filtered_by_company(select(Client)).where(Client.deleted_at.is_(None))
 # Two clients may share a phone: the one that was here first answers.
 _BY_PHONE = Query(_present.where(Client.phone == bindparam("phone")).order_by(Client.id).limit(1))
 _BY_NAME = Query(
@@ -31,7 +31,7 @@ class ClientRepository(MirroredRepository[Client]):
 
     model = Client
     schema = schemas.CLIENT
-    target = Target(Client, ("yclients_id",), Freshness.NOT_OLDER)
+    target = MergeTarget(Client, ("yclients_id",), OverwritePolicy.NOT_OLDER)
 
     def find_by_phone(self, phone: str) -> Client | None:
         """The client with this E.164 phone who was here first."""
@@ -40,7 +40,7 @@ class ClientRepository(MirroredRepository[Client]):
 
     def search_by_name(self, text: str, limit: int) -> Sequence[Client]:
         """Clients whose name contains `text`, whatever its case; `%` and `_` are themselves."""
-        literal = fold(text.strip()).replace("\\", r"\\").replace("%", r"\%").replace("_", r"\_")
+        literal = fold_case(text.strip()).replace("\\", r"\\").replace("%", r"\%").replace("_", r"\_")
         return self._read(_BY_NAME, pattern=f"%{literal}%", limit=limit)
 
     def page(self, limit: int, after: int | None) -> Sequence[Client]:
@@ -53,19 +53,19 @@ class ClientRepository(MirroredRepository[Client]):
         One at a time for one phone, so that two first bookings do not make two clients. An existing
         client is left as YClients knows it.
         """
-        lock = func.hashtextextended(f"client {self.scope.company_id} {values['phone']}", 0)
+        lock = func.hashtextextended(f"client {self.tenant.company_id} {values['phone']}", 0)
         self._open_session.execute(select(func.pg_advisory_xact_lock(lock)))
         yclients_id = values.get("yclients_id")
         if yclients_id is None:
             client = self.find_by_phone(values["phone"])
         else:
-            self.give_yclients_id(values["phone"], yclients_id)
+            self.set_yclients_id(values["phone"], yclients_id)
             client = self.find_one(yclients_id=yclients_id)
         if client is None:
             names = [values.get(part) for part in _NAME_PARTS]
             client = Client(
                 **{"source": "assistant", **values},
-                company_id=self.scope.company_id,
+                company_id=self.tenant.company_id,
                 search_name=search_name(*names),
             )
             self._open_session.add(client)
@@ -73,13 +73,13 @@ class ClientRepository(MirroredRepository[Client]):
             self._open_session.refresh(client)
         return client
 
-    def give_yclients_id(self, phone: str, yclients_id: int) -> None:
+    def set_yclients_id(self, phone: str, yclients_id: int) -> None:
         """Tell our own client with this phone its YClients id, unless another row has that id already."""
-        self._adopt([{"yclients_id": yclients_id, "phone": phone}])
+        self._set_yclients_ids_by_phone([{"yclients_id": yclients_id, "phone": phone}])
 
-    def _merge_group(self, names: frozenset[str], rows: list[Values]) -> Merged:
+    def _merge_uniform_rows(self, names: frozenset[str], rows: list[Values]) -> MergeResult:
         if "phone" in names:
-            self._adopt(rows)
+            self._set_yclients_ids_by_phone(rows)
         columns = self._columns(names)
         values = [
             (*row_values, search_name(*map(row.get, _NAME_PARTS)))
@@ -87,25 +87,25 @@ class ClientRepository(MirroredRepository[Client]):
         ]
         # Without all its parts in the row, the folded name of a stored client is made of ours and theirs.
         missing = tuple(part for part in _NAME_PARTS if part not in names)
-        derived = Derived("search_name", missing) if missing else None
+        derived = DerivedColumn("search_name", missing) if missing else None
         merged = merge(
             self._connection,
             self.target,
-            self.scope.company_id,
+            self.tenant.company_id,
             (*columns, "search_name"),
             values,
             derived=derived,
         )
-        if merged.underived:
-            self._fold_names(merged.underived)
+        if merged.underived_ids:
+            self._recompute_search_names(merged.underived_ids)
         return merged
 
-    def _fold_names(self, ids: list[int]) -> None:
+    def _recompute_search_names(self, ids: list[int]) -> None:
         """Make the folded names of these clients anew, of the parts that are stored."""
         parts = [getattr(Client, part) for part in _NAME_PARTS]
         rows = self._open_session.execute(
             select(Client.id, Client.search_name, *parts).where(
-                Client.company_id == self.scope.company_id,
+                Client.company_id == self.tenant.company_id,
                 Client.id == any_(literal(ids, ARRAY(BigInteger))),
             )
         )
@@ -117,15 +117,15 @@ class ClientRepository(MirroredRepository[Client]):
                 FROM unnest(%(ids)s::bigint[], %(names)s::text[]) AS folded (id, name)
                 WHERE clients.company_id = %(company_id)s AND clients.id = folded.id
                 """,
-                {"company_id": self.scope.company_id, "ids": list(names), "names": list(names.values())},
+                {"company_id": self.tenant.company_id, "ids": list(names), "names": list(names.values())},
             )
 
-    def _adopt(self, rows: list[Values]) -> None:
+    def _set_yclients_ids_by_phone(self, rows: list[Values]) -> None:
         """A client made here who comes back from YClients with an id keeps its row: no second one is made."""
         ours = self._open_session.execute(
             select(Client.phone, Client.id)
             .where(
-                Client.company_id == self.scope.company_id,
+                Client.company_id == self.tenant.company_id,
                 Client.yclients_id.is_(None),
                 Client.phone.is_not(None),
                 Client.deleted_at.is_(None),
@@ -150,7 +150,7 @@ class ClientRepository(MirroredRepository[Client]):
             )
             """,
             {
-                "company_id": self.scope.company_id,
+                "company_id": self.tenant.company_id,
                 "ids": list(pairs),
                 "yclients_ids": list(pairs.values()),
             },

@@ -2,14 +2,14 @@
 
 from sqlalchemy import select
 
-from app.database.bulk_merge import Freshness, Merged, Target
+from app.database.bulk_merge import MergeResult, MergeTarget, OverwritePolicy
 from app.database.query import Query
 from app.models import Company
-from app.repositories.base import Repository, scoped
+from app.repositories.base import Repository, filtered_by_company
 from app.schemas import rows as schemas
 from app.schemas.schema import Values
 
-_ONE = Query(scoped(select(Company)))
+_ONE = Query(filtered_by_company(select(Company)))
 
 
 class CompanyRepository(Repository[Company]):
@@ -17,7 +17,7 @@ class CompanyRepository(Repository[Company]):
 
     model = Company
     schema = schemas.COMPANY
-    target = Target(Company, (), Freshness.NOT_OLDER)
+    target = MergeTarget(Company, (), OverwritePolicy.NOT_OLDER)
     was_written = False  # the country and the time zone that others remember may be old then
 
     def get(self) -> Company | None:
@@ -25,6 +25,6 @@ class CompanyRepository(Repository[Company]):
         found = self._read(_ONE)
         return found[0] if found else None
 
-    def _merge(self, rows: list[Values]) -> Merged:
+    def _merge_rows(self, rows: list[Values]) -> MergeResult:
         self.was_written = True
-        return super()._merge(rows)
+        return super()._merge_rows(rows)

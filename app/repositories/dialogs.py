@@ -1,6 +1,6 @@
 """Dialogue contexts, one for each person who writes to the salon."""
 
-from app.database.bulk_merge import Freshness, Target
+from app.database.bulk_merge import MergeTarget, OverwritePolicy
 from app.models import DialogContext
 from app.repositories.base import Repository
 from app.schemas import rows as schemas
@@ -11,9 +11,9 @@ class DialogContextRepository(Repository[DialogContext]):
 
     model = DialogContext
     schema = schemas.DIALOG
-    target = Target(DialogContext, ("user_id",), Freshness.ALWAYS)
+    target = MergeTarget(DialogContext, ("user_id",), OverwritePolicy.ALWAYS)
 
-    def of_user(self, user_id: str) -> DialogContext | None:
+    def find_by_user(self, user_id: str) -> DialogContext | None:
         """The dialogue with this person."""
         found = self._read(self._by_keys, keys=[user_id])
         return found[0] if found else None

@@ -15,27 +15,29 @@ M = TypeVar("M", bound=Base)
 class MirroredRepository(Repository[M]):
     """A repository whose rows can be compared with a complete list of YClients."""
 
-    def known_keys(self, before: datetime, **filters: Any) -> dict[tuple[Any, ...], int]:
-        """Our id by key of the rows that YClients should have, last written before `before`.
+    def find_ids_by_key(self, updated_before: datetime, **filters: Any) -> dict[tuple[Any, ...], int]:
+        """Our id by key of the rows that YClients should have, last written before `updated_before`.
 
         Those without a YClients id have not reached it yet; later writes may have crossed its list.
         """
         key = [getattr(self.model, name) for name in self.target.key]
-        statement = select(self.model.id, *key).where(*self._standing(before), *self._where(filters))
+        statement = select(self.model.id, *key).where(
+            *self._not_deleted_conditions(updated_before), *self._where(filters)
+        )
         rows = self._open_session.execute(statement.where(*(column.is_not(None) for column in key)))
         return {tuple(values): row_id for row_id, *values in rows}
 
-    def mark_deleted(self, ids: Collection[int], before: datetime) -> int:
+    def mark_deleted(self, ids: Collection[int], updated_before: datetime) -> int:
         """Mark the rows with these ids (ours) as deleted upstream; return how many.
 
-        What was written since `before` is left as it is.
+        What was written since `updated_before` is left as it is.
         """
         marked = self._open_session.execute(
             update(self.model)
             .where(
-                self.model.company_id == self.scope.company_id,
+                self.model.company_id == self.tenant.company_id,
                 self.model.id == any_(literal(list(ids), ARRAY(BigInteger))),
-                *self._standing(before),
+                *self._not_deleted_conditions(updated_before),
             )
             .values(deleted_at=func.now(), updated_at=func.now())
             .returning(self.model.id),
@@ -43,5 +45,5 @@ class MirroredRepository(Repository[M]):
         )
         return len(marked.all())
 
-    def _standing(self, before: datetime) -> list[ColumnElement[bool]]:
+    def _not_deleted_conditions(self, before: datetime) -> list[ColumnElement[bool]]:
         return [self.model.deleted_at.is_(None), self.model.updated_at < before]

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from app.database.database import Connection
 
 
-class ServerFigures(NamedTuple):
+class ServerStatistics(NamedTuple):
     """PostgreSQL as a whole; `commits` and `rollbacks` of this database since its statistics began."""
 
     version: str
@@ -19,17 +19,17 @@ class ServerFigures(NamedTuple):
     is_read_only: bool
 
 
-class Sessions(NamedTuple):
-    """The connections of one program to this database; `oldest` is its longest open transaction's begin."""
+class ProgramConnections(NamedTuple):
+    """The connections of one program to this database; `oldest_transaction_start` is its longest open transaction's begin."""
 
     program: str
     total: int
     active: int
     in_transaction: int
-    oldest: datetime | None
+    oldest_transaction_start: datetime | None
 
 
-class LastRun(NamedTuple):
+class LastSyncRun(NamedTuple):
     """A company's newest sync, and when the last one before or at it ended well."""
 
     company_id: int
@@ -40,7 +40,7 @@ class LastRun(NamedTuple):
     last_success: datetime | None
 
 
-def server(connection: Connection) -> ServerFigures:
+def read_server_statistics(connection: Connection) -> ServerStatistics:
     """The server's own figures; its connections are those of all databases and programs."""
     row = connection.execute(
         "SELECT current_setting('server_version'),"
@@ -51,7 +51,7 @@ def server(connection: Connection) -> ServerFigures:
         " FROM pg_stat_database WHERE datname = current_database()"
     ).fetchone()
     assert row is not None  # noqa: S101 - the database that one is connected to has a row
-    return ServerFigures(*row)
+    return ServerStatistics(*row)
 
 
 def is_read_only(connection: Connection) -> bool:
@@ -59,7 +59,7 @@ def is_read_only(connection: Connection) -> bool:
     return bool(connection.execute("SHOW transaction_read_only").fetchone() == ("on",))
 
 
-def sessions(connection: Connection) -> Sequence[Sessions]:
+def read_connections(connection: Connection) -> Sequence[ProgramConnections]:
     """Who is connected to this database, the most connections first; not the asking connection."""
     rows = connection.execute(
         "SELECT COALESCE(NULLIF(application_name, ''), '(no name)') AS program, count(*),"
@@ -68,10 +68,10 @@ def sessions(connection: Connection) -> Sequence[Sessions]:
         " FROM pg_stat_activity WHERE datname = current_database() AND backend_type = 'client backend'"
         " AND pid <> pg_backend_pid() GROUP BY program ORDER BY count(*) DESC, program"
     )
-    return [Sessions(*row) for row in rows]
+    return [ProgramConnections(*row) for row in rows]
 
 
-def last_runs(connection: Connection) -> Sequence[LastRun]:
+def read_last_sync_runs(connection: Connection) -> Sequence[LastSyncRun]:
     """The newest sync of every company that has one."""
     rows = connection.execute(
         "SELECT c.company_id, run.mode, run.started_at, run.finished_at, run.error_code, well.finished_at"
@@ -82,4 +82,4 @@ def last_runs(connection: Connection) -> Sequence[LastRun]:
         " AND r.finished_at IS NOT NULL AND r.error_code IS NULL ORDER BY r.id DESC LIMIT 1) AS well ON true"
         " ORDER BY c.company_id"
     )
-    return [LastRun(*row) for row in rows]
+    return [LastSyncRun(*row) for row in rows]

@@ -6,21 +6,21 @@ from typing import Any, LiteralString
 
 from sqlalchemy import BigInteger, and_, bindparam, or_, select
 
-from app.database.bulk_merge import Freshness, Target
+from app.database.bulk_merge import MergeTarget, OverwritePolicy
 from app.database.query import Query
 from app.models import Staff, StaffSchedule
-from app.repositories.base import scoped
+from app.repositories.base import filtered_by_company
 from app.repositories.mirrored_rows import MirroredRepository
 from app.schemas import rows as schemas
 
-_ALL = Query(
-    scoped(select(Staff))
+_ALL_STAFF = Query(
+    filtered_by_company(select(Staff))
     .where(Staff.deleted_at.is_(None), or_(Staff.is_active, bindparam("include_inactive")))
     .order_by(Staff.weight.desc().nulls_last(), Staff.name, Staff.id)
 )
 _staff_id = bindparam("staff_id", type_=BigInteger)
 _SCHEDULES = Query(
-    scoped(select(StaffSchedule))
+    filtered_by_company(select(StaffSchedule))
     .where(
         StaffSchedule.deleted_at.is_(None),
         and_(StaffSchedule.date >= bindparam("first"), StaffSchedule.date <= bindparam("last")),
@@ -30,7 +30,7 @@ _SCHEDULES = Query(
 )
 
 
-_HOURS: LiteralString = """
+_AVAILABILITY_SQL: LiteralString = """
     SELECT s.staff_id, s.intervals, ARRAY(
         SELECT busy.during FROM booking_slots AS busy
         WHERE int8range(busy.company_id, busy.company_id, '[]') = int8range(s.company_id, s.company_id, '[]')
@@ -52,11 +52,11 @@ class StaffRepository(MirroredRepository[Staff]):
 
     model = Staff
     schema = schemas.STAFF
-    target = Target(Staff, ("yclients_id",), Freshness.NOT_OLDER)
+    target = MergeTarget(Staff, ("yclients_id",), OverwritePolicy.NOT_OLDER)
 
-    def team(self, include_inactive: bool = False) -> Sequence[Staff]:
+    def find_staff(self, include_inactive: bool = False) -> Sequence[Staff]:
         """Who works here; with `include_inactive` also who was fired."""
-        return self._read(_ALL, include_inactive=include_inactive)
+        return self._read(_ALL_STAFF, include_inactive=include_inactive)
 
 
 class StaffScheduleRepository(MirroredRepository[StaffSchedule]):
@@ -64,13 +64,13 @@ class StaffScheduleRepository(MirroredRepository[StaffSchedule]):
 
     model = StaffSchedule
     schema = schemas.STAFF_SCHEDULE
-    target = Target(StaffSchedule, ("staff_id", "date"), Freshness.NOT_OLDER)
+    target = MergeTarget(StaffSchedule, ("staff_id", "date"), OverwritePolicy.NOT_OLDER)
 
     def between(self, first: date, last: date, staff_id: int | None = None) -> Sequence[StaffSchedule]:
         """Schedules from `first` to `last`, both included, of one member of staff or of all."""
         return self._read(_SCHEDULES, first=first, last=last, staff_id=staff_id)
 
-    def hours(
+    def find_availability(
         self, day: date, start: datetime, end: datetime, staff_id: int | None = None
     ) -> Sequence[Sequence[Any]]:
         """Staff id, working intervals and taken time ranges of everyone who works and can be booked on `day`.
@@ -79,5 +79,10 @@ class StaffScheduleRepository(MirroredRepository[StaffSchedule]):
         PostgreSQL needs to use the index.
         """
         return self._reader.rows(
-            _HOURS, company_id=self.scope.company_id, day=day, start=start, end=end, staff_id=staff_id
+            _AVAILABILITY_SQL,
+            company_id=self.tenant.company_id,
+            day=day,
+            start=start,
+            end=end,
+            staff_id=staff_id,
         )

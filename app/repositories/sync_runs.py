@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 from app.models import SyncRun
 
 
-class SyncRuns:
+class SyncRunLog:
     """One company's runs, inside a unit of work."""
 
     def __init__(self, session: Session, company_id: int) -> None:

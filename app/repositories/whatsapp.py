@@ -7,12 +7,12 @@ from typing import Any
 from sqlalchemy import ARRAY, Text, delete, func, literal, select, tuple_, update
 from sqlalchemy.dialects.postgresql import insert
 
-from app.database.bulk_merge import Freshness, Target, merge
+from app.database.bulk_merge import MergeTarget, OverwritePolicy, merge
 from app.models import WhatsAppAuth, WhatsAppKey
 from app.repositories.base import Repository
 from app.schemas import rows as schemas
 
-Stored = tuple[str, str, bytes, datetime | None]  # key_type, key_id, value, expires_at
+StoredKey = tuple[str, str, bytes, datetime | None]  # key_type, key_id, value, expires_at
 
 _COLUMNS = ("key_type", "key_id", "value", "expires_at")
 
@@ -22,19 +22,19 @@ class WhatsAppAuthRepository(Repository[WhatsAppAuth]):
 
     model = WhatsAppAuth
     schema = schemas.WHATSAPP_AUTH
-    target = Target(WhatsAppAuth, (), Freshness.ALWAYS)
+    target = MergeTarget(WhatsAppAuth, (), OverwritePolicy.ALWAYS)
 
-    def add(self, creds: bytes) -> bool:
+    def insert_first(self, creds: bytes) -> bool:
         """Insert the first credentials, as version 1; False where there are some already."""
         statement = (
             insert(WhatsAppAuth)
-            .values(company_id=self.scope.company_id, creds=creds)
+            .values(company_id=self.tenant.company_id, creds=creds)
             .on_conflict_do_nothing(index_elements=["company_id"])
             .returning(WhatsAppAuth.id)
         )
         return self._open_session.scalar(statement) is not None
 
-    def replace(self, creds: bytes, version: int) -> bool:
+    def replace_version(self, creds: bytes, version: int) -> bool:
         """Write the next version; False where `version` is not what is stored."""
         statement = (
             update(WhatsAppAuth)
@@ -50,14 +50,14 @@ class WhatsAppKeyRepository(Repository[WhatsAppKey]):
 
     model = WhatsAppKey
     schema = schemas.WHATSAPP_KEY
-    target = Target(WhatsAppKey, ("key_type", "key_id"), Freshness.ALWAYS)
+    target = MergeTarget(WhatsAppKey, ("key_type", "key_id"), OverwritePolicy.ALWAYS)
 
     def values(self, key_type: str, ids: Sequence[str]) -> dict[str, bytes]:
         """Stored values by id, in one statement; missing ids are absent, expired rows are not hidden."""
         found: Any = self._reader.rows(
             "SELECT key_id, value FROM whatsapp_keys WHERE company_id = %(company_id)s"
             " AND key_type = %(key_type)s AND key_id = ANY(%(ids)s::text[])",
-            company_id=self.scope.company_id,
+            company_id=self.tenant.company_id,
             key_type=key_type,
             ids=list(ids),
         )
@@ -68,16 +68,16 @@ class WhatsAppKeyRepository(Repository[WhatsAppKey]):
         return self._reader.rows(
             "SELECT key_type, count(*), count(*) FILTER (WHERE expires_at < now()), max(updated_at)"
             " FROM whatsapp_keys WHERE company_id = %(company_id)s GROUP BY key_type ORDER BY key_type",
-            company_id=self.scope.company_id,
+            company_id=self.tenant.company_id,
         )
 
-    def write(self, rows: Sequence[Stored], gone: Sequence[tuple[str, str]]) -> None:
+    def write(self, rows: Sequence[StoredKey], gone: Sequence[tuple[str, str]]) -> None:
         """Write `rows` and delete `gone` (type and id). No key may be in both, or twice."""
         if gone:
             # Two writers that delete and write the same keys meet in one order: that of the merge.
             self._lock([*gone, *(row[:2] for row in rows)])
             self._open_session.execute(delete(WhatsAppKey).where(*self._of(gone)))
-        merge(self._connection, self.target, self.scope.company_id, _COLUMNS, rows)
+        merge(self._connection, self.target, self.tenant.company_id, _COLUMNS, rows)
 
     def _lock(self, keys: Sequence[tuple[str, str]]) -> None:
         key = WhatsAppKey.key_type, WhatsAppKey.key_id

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from app.database.database import Connection
 
 
-class Counted(NamedTuple):
+class KeyCount(NamedTuple):
     """Keys of one type of one company; `expired` are those past their expiry, whatever that means."""
 
     company_id: int
@@ -22,7 +22,7 @@ class Counted(NamedTuple):
     last_write: datetime
 
 
-class Known(NamedTuple):
+class SessionState(NamedTuple):
     """What there is of a company's session beside its keys; `paired_at` is NULL without credentials."""
 
     company_id: int
@@ -34,7 +34,7 @@ class Known(NamedTuple):
     critical_since: datetime | None
 
 
-def count_keys(connection: Connection, company_id: int | None = None) -> Sequence[Counted]:
+def count_keys(connection: Connection, company_id: int | None = None) -> Sequence[KeyCount]:
     """Counts by company and type, from an index alone."""
     rows = connection.execute(
         "SELECT company_id, key_type, count(*), count(*) FILTER (WHERE expires_at < now()), max(updated_at)"
@@ -44,10 +44,10 @@ def count_keys(connection: Connection, company_id: int | None = None) -> Sequenc
         # With a plan of its own for each value: the condition then costs nothing, or finds the index.
         prepare=False,
     )
-    return [Counted(*row) for row in rows]
+    return [KeyCount(*row) for row in rows]
 
 
-def companies(connection: Connection, company_id: int | None = None) -> Sequence[Known]:
+def read_session_states(connection: Connection, company_id: int | None = None) -> Sequence[SessionState]:
     """Every company, paired or not."""
     rows = connection.execute(
         "SELECT c.company_id, a.updated_at, s.owner, s.contested_at, s.contested_by,"
@@ -58,10 +58,10 @@ def companies(connection: Connection, company_id: int | None = None) -> Sequence
         {"company": company_id},
         prepare=False,
     )
-    return [Known(*row) for row in rows]
+    return [SessionState(*row) for row in rows]
 
 
-def note_most_sessions(connection: Connection, most: Mapping[int, int]) -> None:
+def record_max_sessions(connection: Connection, most: Mapping[int, int]) -> None:
     """Remember how many sessions companies have, where they never had more."""
     if most:
         connection.execute(
@@ -74,7 +74,7 @@ def note_most_sessions(connection: Connection, most: Mapping[int, int]) -> None:
         )
 
 
-def begin_episodes(connection: Connection, company_ids: Sequence[int]) -> list[int]:
+def mark_critical(connection: Connection, company_ids: Sequence[int]) -> list[int]:
     """Note that these companies are critical; return those of which nobody had noted it."""
     if not company_ids:
         return []
@@ -88,7 +88,7 @@ def begin_episodes(connection: Connection, company_ids: Sequence[int]) -> list[i
     return [company_id for (company_id,) in rows]
 
 
-def end_episodes(connection: Connection, company_ids: Sequence[int]) -> None:
+def clear_critical(connection: Connection, company_ids: Sequence[int]) -> None:
     """Note that these companies are critical no longer."""
     if company_ids:
         connection.execute(
@@ -98,32 +98,36 @@ def end_episodes(connection: Connection, company_ids: Sequence[int]) -> None:
         )
 
 
-def count_due(connection: Connection, due: "Due", company_id: int | None = None) -> dict[str, int]:
+def count_deletable(
+    connection: Connection, criteria: "DeletionCriteria", company_id: int | None = None
+) -> dict[str, int]:
     """How many keys of each type clean-up would delete."""
     rows: Any = connection.execute(
-        f"SELECT key_type, count(*) FROM whatsapp_keys WHERE {_DUE}"
+        f"SELECT key_type, count(*) FROM whatsapp_keys WHERE {_IS_DELETABLE}"
         " AND (%(company)s::bigint IS NULL OR company_id = %(company)s) GROUP BY key_type",
-        {**due._asdict(), "company": company_id},
+        {**criteria._asdict(), "company": company_id},
         prepare=False,
     )
     return dict(rows)
 
 
-def delete_due(connection: Connection, due: "Due", company_id: int, limit: int) -> list[str]:
+def delete_batch(
+    connection: Connection, criteria: "DeletionCriteria", company_id: int, limit: int
+) -> list[str]:
     """Delete at most `limit` due keys of a company; return the type of each.
 
     A key that a worker is writing just now is left alone, and so nobody waits for anybody.
     """
     rows: Any = connection.execute(
         "DELETE FROM whatsapp_keys WHERE ctid = ANY(ARRAY("
-        f"SELECT ctid FROM whatsapp_keys WHERE company_id = %(company)s AND {_DUE}"
+        f"SELECT ctid FROM whatsapp_keys WHERE company_id = %(company)s AND {_IS_DELETABLE}"
         " LIMIT %(limit)s FOR UPDATE SKIP LOCKED)) RETURNING key_type",
-        {**due._asdict(), "company": company_id, "limit": limit},
+        {**criteria._asdict(), "company": company_id, "limit": limit},
     )
     return [key_type for (key_type,) in rows]
 
 
-class Due(NamedTuple):
+class DeletionCriteria(NamedTuple):
     """What clean-up may delete: types that go by expiry, types that go by idleness, and how long ago."""
 
     by_expiry: list[str]
@@ -132,7 +136,7 @@ class Due(NamedTuple):
     idle: timedelta
 
 
-_DUE = (
+_IS_DELETABLE = (
     "((key_type = ANY(%(by_expiry)s::text[]) AND expires_at < now() - %(grace)s)"
     " OR (key_type = ANY(%(by_idleness)s::text[]) AND updated_at < now() - %(idle)s))"
 )

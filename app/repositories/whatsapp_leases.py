@@ -9,14 +9,14 @@ from sqlalchemy.orm import Session
 from app.models import WhatsAppKey, WhatsAppState
 
 
-class WhatsAppStates:
+class WhatsAppLeases:
     """One company's row, inside a unit of work."""
 
     def __init__(self, session: Session, company_id: int) -> None:
         self._session = session
         self._company_id = company_id
 
-    def take(self, owner: str, lease: timedelta) -> str | None:
+    def take_lease(self, owner: str, lease: timedelta) -> str | None:
         """Make `owner` the one that holds the session, whoever held it; return who that was until now."""
         before = self._session.scalars(
             select(WhatsAppState.owner).where(
@@ -33,7 +33,7 @@ class WhatsAppStates:
         )
         return before
 
-    def hold(self, owner: str, lease: timedelta) -> bool:
+    def renew_lease(self, owner: str, lease: timedelta) -> bool:
         """Hold the session for another while; False where another worker holds it."""
         held = {"owner": owner, "held_until": func.now() + lease, "updated_at": func.now()}
         statement = (
@@ -52,7 +52,7 @@ class WhatsAppStates:
         )
         return self._session.scalar(statement) is not None
 
-    def contest(self, owner: str) -> None:
+    def record_conflict(self, owner: str) -> None:
         """Note that `owner` tried to write while another worker held the session."""
         self._session.execute(
             update(WhatsAppState)
@@ -60,7 +60,7 @@ class WhatsAppStates:
             .values(contested_at=func.now(), contested_by=owner, updated_at=func.now())
         )
 
-    def release(self, owner: str) -> None:
+    def release_lease(self, owner: str) -> None:
         """Let the session go, if it is `owner` who holds it."""
         self._session.execute(
             update(WhatsAppState)
@@ -68,7 +68,7 @@ class WhatsAppStates:
             .values(owner=None, held_until=None, updated_at=func.now())
         )
 
-    def remember_sessions(self) -> None:
+    def record_max_sessions(self) -> None:
         """Note how many sessions there are, where there were never more: some are about to be deleted."""
         sessions = (
             select(WhatsAppKey.company_id, func.count().label("most_sessions"))

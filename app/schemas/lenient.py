@@ -5,11 +5,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from app.errors import InvalidInputError
-from app.schemas.schema import Schema, Values
+from app.schemas.schema import RowSchema, Values
 
 
 def validate_lenient(
-    schema: Schema, row: Any, company_id: int, country: str = "RU"
+    schema: RowSchema, row: Any, company_id: int, country: str = "RU"
 ) -> tuple[Values, dict[str, str]]:
     """The validated row, and by field the reasons why something was left out of it.
 
@@ -32,23 +32,25 @@ def validate_lenient(
                     field.startswith(f"{known}.") or known.startswith(f"{field}.") for known in reasons
                 ):
                     reasons.setdefault(field, reason)
-            row = _without(dict(row), error.fields, attempts)
+            row = _remove_fields(dict(row), error.fields, attempts)
 
 
-def _optional(schema: Schema, row: Mapping[str, Any], field: str) -> bool:
+def _optional(schema: RowSchema, row: Mapping[str, Any], field: str) -> bool:
     name = field.partition(".")[0]
     return name in row and name not in schema.required and name != "company_id"
 
 
-def _without(row: dict[str, Any], fields: Mapping[str, str], attempts: Mapping[str, int]) -> dict[str, Any]:
+def _remove_fields(
+    row: dict[str, Any], fields: Mapping[str, str], attempts: Mapping[str, int]
+) -> dict[str, Any]:
     # Each place once, and from the last item of a list to its first: leaving one out renumbers the next.
-    places = {_place(field.split("."), attempts[field]) for field in fields}
-    for path, leave_out in sorted(places, key=_in_order, reverse=True):
-        row = _changed(row, path, leave_out)
+    places = {_removal(field.split("."), attempts[field]) for field in fields}
+    for path, leave_out in sorted(places, key=_removal_order, reverse=True):
+        row = _apply_removal(row, path, leave_out)
     return row
 
 
-def _place(path: list[str], attempt: int) -> tuple[tuple[str, ...], bool]:
+def _removal(path: list[str], attempt: int) -> tuple[tuple[str, ...], bool]:
     """What is to go at this attempt, and whether it is left out; it becomes None otherwise.
 
     Items of lists go all at the same attempt: the numbers in the reasons stay those of the row given.
@@ -61,11 +63,11 @@ def _place(path: list[str], attempt: int) -> tuple[tuple[str, ...], bool]:
     return tuple(path[:1]), True
 
 
-def _in_order(place: tuple[tuple[str, ...], bool]) -> list[tuple[int, str]]:
+def _removal_order(place: tuple[tuple[str, ...], bool]) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdecimal() else (0, part) for part in place[0]]
 
 
-def _changed(container: Any, path: tuple[str, ...], leave_out: bool) -> Any:
+def _apply_removal(container: Any, path: tuple[str, ...], leave_out: bool) -> Any:
     """A copy of `container` in which what `path` leads to is None, or left out."""
     if not isinstance(container, (dict, list)):
         return None  # pydantic looked into a value of another type
@@ -74,7 +76,9 @@ def _changed(container: Any, path: tuple[str, ...], leave_out: bool) -> Any:
     if isinstance(copy, list) and name >= len(copy):
         return copy  # left out already, with what contained it
     if len(path) > 1:
-        copy[name] = _changed(copy.get(name) if isinstance(copy, dict) else copy[name], path[1:], leave_out)
+        copy[name] = _apply_removal(
+            copy.get(name) if isinstance(copy, dict) else copy[name], path[1:], leave_out
+        )
     elif leave_out and isinstance(copy, dict):
         copy.pop(name, None)
     elif leave_out:

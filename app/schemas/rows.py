@@ -5,26 +5,26 @@ from typing import Annotated, Any, Literal, Required
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, StringConstraints, with_config
 from typing_extensions import TypedDict  # typing's own lacks what pydantic needs before 3.12
 
-from app.schemas.schema import Schema, Values
+from app.schemas.schema import RowSchema, Values
 from app.schemas.types import (
+    AwareInstant,
     Balance,
     Count,
     Country,
     Date,
-    Duration,
+    DurationSeconds,
     Email,
     Id,
-    Instant,
     Integer,
     JsonObject,
-    Key,
-    Line,
+    KeyText,
+    LongText,
     Name,
     Percent,
     Phone,
     Price,
     Rating,
-    Text,
+    ShortText,
     Timezone,
 )
 
@@ -37,29 +37,29 @@ class CompanyRow(TypedDict, total=False):
     title: Required[Name]
     timezone: Timezone
     country: Country
-    phone: Line | None
-    address: Text | None
+    phone: ShortText | None
+    address: LongText | None
     is_active: bool
-    source_changed_at: Instant | None
-    deleted_at: Instant | None
+    source_changed_at: AwareInstant | None
+    deleted_at: AwareInstant | None
 
 
 class _ClientFields(TypedDict, total=False):
     name: Required[Name]
-    surname: Line | None
-    patronymic: Line | None
+    surname: ShortText | None
+    patronymic: ShortText | None
     email: Email | None
     birth_date: Date | None
-    importance: Line | None
+    importance: ShortText | None
     discount: Percent | None
-    comment: Text | None
+    comment: LongText | None
     visit_count: Count
     total_spent: Price | None
     balance: Balance | None
-    last_visit_at: Instant | None
+    last_visit_at: AwareInstant | None
     source: Source
-    source_changed_at: Instant | None
-    deleted_at: Instant | None
+    source_changed_at: AwareInstant | None
+    deleted_at: AwareInstant | None
 
 
 @_strict_keys
@@ -81,14 +81,14 @@ class ServiceCategoryRow(TypedDict, total=False):
     yclients_id: Required[Id]
     title: Required[Name]
     weight: Integer | None
-    source_changed_at: Instant | None
-    deleted_at: Instant | None
+    source_changed_at: AwareInstant | None
+    deleted_at: AwareInstant | None
 
 
 @_strict_keys
 class PerformerRow(TypedDict, total=False):
     staff_id: Required[Id]
-    duration: Duration | None
+    duration: DurationSeconds | None
 
 
 @_strict_keys
@@ -98,12 +98,12 @@ class ServiceRow(TypedDict, total=False):
     category_id: Id | None
     price_min: Price | None
     price_max: Price | None
-    duration: Duration | None
-    comment: Text | None
+    duration: DurationSeconds | None
+    comment: LongText | None
     weight: Integer | None
     is_active: bool
-    source_changed_at: Instant | None
-    deleted_at: Instant | None
+    source_changed_at: AwareInstant | None
+    deleted_at: AwareInstant | None
     staff: list[PerformerRow]  # who performs it: rows of `service_staff`
 
 
@@ -111,21 +111,21 @@ class ServiceRow(TypedDict, total=False):
 class StaffRow(TypedDict, total=False):
     yclients_id: Required[Id]
     name: Required[Name]
-    specialization: Line | None
-    position: Line | None
+    specialization: ShortText | None
+    position: ShortText | None
     rating: Rating | None
     weight: Integer | None
     is_active: bool
     is_bookable: bool
-    source_changed_at: Instant | None
-    deleted_at: Instant | None
+    source_changed_at: AwareInstant | None
+    deleted_at: AwareInstant | None
 
 
 _Clock = Annotated[str, StringConstraints(pattern=r"^([01]\d|2[0-3]):[0-5]\d$|^24:00$")]
 Interval = TypedDict("Interval", {"from": _Clock, "to": _Clock})
 
 
-def _in_order(intervals: list[Any]) -> list[Any]:
+def _validate_intervals(intervals: list[Any]) -> list[Any]:
     if any(interval["from"] >= interval["to"] for interval in intervals):
         raise ValueError("an interval ends before it starts")
     return sorted(intervals, key=lambda interval: interval["from"])
@@ -136,15 +136,15 @@ class StaffScheduleRow(TypedDict, total=False):
     staff_id: Required[Id]
     date: Required[Date]
     is_working: bool
-    intervals: Annotated[list[Interval], AfterValidator(_in_order)]
-    source_changed_at: Instant | None
-    deleted_at: Instant | None
+    intervals: Annotated[list[Interval], AfterValidator(_validate_intervals)]
+    source_changed_at: AwareInstant | None
+    deleted_at: AwareInstant | None
 
 
 @_strict_keys
 class BookedServiceRow(TypedDict, total=False):
     service_id: Required[Id]
-    title: Line | None
+    title: ShortText | None
     amount: Count
     cost: Price | None
     discount: Percent | None
@@ -165,17 +165,17 @@ class BookingRow(TypedDict, total=False):
     yclients_record_id: Required[Id]
     client_id: Id | None
     client_phone: Phone | None
-    client_name: Line | None
+    client_name: ShortText | None
     staff_id: Id | None
-    starts_at: Required[Instant]
-    ends_at: Required[Instant]
+    starts_at: Required[AwareInstant]
+    ends_at: Required[AwareInstant]
     attendance: Literal[-1, 0, 1, 2]
     status: Literal["active", "cancelled"]
-    comment: Text | None
+    comment: LongText | None
     price: Price | None
     source: Source
-    source_changed_at: Instant | None
-    deleted_at: Instant | None
+    source_changed_at: AwareInstant | None
+    deleted_at: AwareInstant | None
     services: list[BookedService]
 
 
@@ -184,21 +184,21 @@ class NewBookingRow(TypedDict, total=False):
     """The booking of `create_booking`: `ends_at` or `duration` (seconds)."""
 
     staff_id: Required[Id]
-    starts_at: Required[Instant]
-    ends_at: Instant
-    duration: Duration
+    starts_at: Required[AwareInstant]
+    ends_at: AwareInstant
+    duration: DurationSeconds
     services: list[BookedService]
-    comment: Text | None
+    comment: LongText | None
     price: Price | None
     yclients_record_id: Id | None
 
 
 @_strict_keys
 class DialogRow(TypedDict, total=False):
-    user_id: Required[Key]
-    stage: Line | None
+    user_id: Required[KeyText]
+    stage: ShortText | None
     context: JsonObject
-    last_activity_at: Instant | None
+    last_activity_at: AwareInstant | None
 
 
 @_strict_keys
@@ -209,10 +209,10 @@ class WhatsAppAuthRow(TypedDict, total=False):
 
 @_strict_keys
 class WhatsAppKeyRow(TypedDict, total=False):
-    key_type: Required[Key]
-    key_id: Required[Key]
+    key_type: Required[KeyText]
+    key_id: Required[KeyText]
     value: Required[bytes]
-    expires_at: Instant | None
+    expires_at: AwareInstant | None
 
 
 def _prices_in_order(row: Values) -> dict[str, str]:
@@ -224,21 +224,21 @@ def _times_in_order(row: Values) -> dict[str, str]:
     return {} if row["ends_at"] > row["starts_at"] else {"ends_at": "is not after starts_at"}
 
 
-def _one_end(row: Values) -> dict[str, str]:
+def _check_end(row: Values) -> dict[str, str]:
     if ("ends_at" in row) == ("duration" in row):
         return {"duration": "give either ends_at or duration"}
     return _times_in_order(row) if "ends_at" in row else {}
 
 
-COMPANY = Schema(CompanyRow)
-CLIENT = Schema(ClientRow, key=("yclients_id",))
-NEW_CLIENT = Schema(NewClientRow)
-SERVICE_CATEGORY = Schema(ServiceCategoryRow, key=("yclients_id",))
-SERVICE = Schema(ServiceRow, key=("yclients_id",), check=_prices_in_order)
-STAFF = Schema(StaffRow, key=("yclients_id",))
-STAFF_SCHEDULE = Schema(StaffScheduleRow, key=("staff_id", "date"))
-BOOKING = Schema(BookingRow, key=("yclients_record_id",), check=_times_in_order)
-NEW_BOOKING = Schema(NewBookingRow, check=_one_end)
-DIALOG = Schema(DialogRow, key=("user_id",))
-WHATSAPP_AUTH = Schema(WhatsAppAuthRow)
-WHATSAPP_KEY = Schema(WhatsAppKeyRow, key=("key_type", "key_id"))
+COMPANY = RowSchema(CompanyRow)
+CLIENT = RowSchema(ClientRow, key=("yclients_id",))
+NEW_CLIENT = RowSchema(NewClientRow)
+SERVICE_CATEGORY = RowSchema(ServiceCategoryRow, key=("yclients_id",))
+SERVICE = RowSchema(ServiceRow, key=("yclients_id",), check=_prices_in_order)
+STAFF = RowSchema(StaffRow, key=("yclients_id",))
+STAFF_SCHEDULE = RowSchema(StaffScheduleRow, key=("staff_id", "date"))
+BOOKING = RowSchema(BookingRow, key=("yclients_record_id",), check=_times_in_order)
+NEW_BOOKING = RowSchema(NewBookingRow, check=_check_end)
+DIALOG = RowSchema(DialogRow, key=("user_id",))
+WHATSAPP_AUTH = RowSchema(WhatsAppAuthRow)
+WHATSAPP_KEY = RowSchema(WhatsAppKeyRow, key=("key_type", "key_id"))

@@ -33,22 +33,22 @@ _REASONS = {
     "datetime_parsing": "is not a time",
     "datetime_from_date_parsing": "is not a time",
 }
-MAX_REASON = 200
+MAX_REASON_CHARS = 200
 
 Values = dict[str, Any]
-Key = tuple[int | str | date, ...]
+RowKey = tuple[int | str | date, ...]
 
 
 @dataclass(frozen=True)
-class Rejected:
+class RejectedRow:
     """A row that was set aside. `position` counts from 0; `key` is what it gave as its key, if readable."""
 
     position: int
-    key: Key | None
+    key: RowKey | None
     errors: Mapping[str, str]
 
 
-class Schema:
+class RowSchema:
     """One kind of row: its fields, its key, and a check of the row as a whole."""
 
     def __init__(
@@ -76,7 +76,7 @@ class Schema:
         try:
             values = self._adapter.validate_python(row, context={"country": country})
         except ValidationError as error:
-            raise InvalidInputError(fields=reasons(error)) from None
+            raise InvalidInputError(fields=reasons_by_field(error)) from None
         if self._check is not None and (wrong := self._check(values)):
             raise InvalidInputError(fields=wrong)
         return values
@@ -93,10 +93,10 @@ class Schema:
             try:
                 batch.add(position, self.validate(row, company_id, country))
             except InvalidInputError as error:
-                batch.rejected.append(Rejected(position, self.readable_key(row), error.fields))
+                batch.rejected.append(RejectedRow(position, self.readable_key(row), error.fields))
         return batch
 
-    def readable_key(self, row: Any) -> Key | None:
+    def readable_key(self, row: Any) -> RowKey | None:
         """The row's key where it has one that is fit to be shown."""
         if not isinstance(row, Mapping):
             return None
@@ -109,22 +109,22 @@ class Schema:
 class Batch:
     """Rows that `schema` has checked for one company, with the positions that they were given at."""
 
-    schema: Schema
+    schema: RowSchema
     company_id: int
     rows: list[Values] = field(default_factory=list)
     positions: list[int] = field(default_factory=list)
-    rejected: list[Rejected] = field(default_factory=list)
+    rejected: list[RejectedRow] = field(default_factory=list)
 
     def add(self, position: int, row: Values) -> None:
         """Add a checked row."""
         self.positions.append(position)
         self.rows.append(row)
 
-    def empty(self) -> "Batch":
+    def new_empty(self) -> "Batch":
         """A batch of the same kind without rows."""
         return Batch(self.schema, self.company_id)
 
-    def halves(self) -> "tuple[Batch, Batch]":
+    def split(self) -> "tuple[Batch, Batch]":
         """The first and the second half of the good rows; each lands or fails by itself."""
         middle = len(self.rows) // 2
         return self._part(slice(None, middle)), self._part(slice(middle, None))
@@ -133,11 +133,11 @@ class Batch:
         return Batch(self.schema, self.company_id, self.rows[of], self.positions[of])
 
 
-def reasons(error: ValidationError) -> dict[str, str]:
+def reasons_by_field(error: ValidationError) -> dict[str, str]:
     """Reasons by field (`services.0.cost`); never with the value itself."""
     found: dict[str, str] = {}
     for detail in error.errors(include_url=False, include_input=False):
         field = ".".join(str(part)[:64] for part in detail["loc"]) or "row"
         message = str(detail.get("ctx", {}).get("error") or detail["msg"])
-        found.setdefault(field, _REASONS.get(detail["type"], message)[:MAX_REASON])
+        found.setdefault(field, _REASONS.get(detail["type"], message)[:MAX_REASON_CHARS])
     return found

@@ -15,7 +15,7 @@ from app.phones import to_e164
 # int8range(n, n, '[]') ends at n + 1, which must fit a BIGINT too.
 MAX_ID = 2**63 - 2
 MAX_INTEGER = 2**31 - 1
-EARLIEST, LATEST = date(1900, 1, 1), date(2200, 1, 1)
+MIN_DATE, DATE_LIMIT = date(1900, 1, 1), date(2200, 1, 1)
 NO_NUL = r"^[^\x00]*$"
 _EMAIL = re.compile(r"[^@\s]+@[^@\s]+")
 _NUMBER = re.compile(r"\s*[-+]?[\d.]+\s*")
@@ -46,15 +46,15 @@ def _email(value: str) -> str:
 
 
 def _within_years(value: date) -> date:
-    if not EARLIEST <= value < LATEST:
-        raise ValueError(f"must be between {EARLIEST.year} and {LATEST.year - 1}")
+    if not MIN_DATE <= value < DATE_LIMIT:
+        raise ValueError(f"must be between {MIN_DATE.year} and {DATE_LIMIT.year - 1}")
     return value
 
 
 def _utc(value: datetime) -> datetime:
     # Checked first: the first and the last hours that Python knows have no UTC.
-    if not EARLIEST.year <= value.year < LATEST.year:
-        raise ValueError(f"must be between {EARLIEST.year} and {LATEST.year - 1}")
+    if not MIN_DATE.year <= value.year < DATE_LIMIT.year:
+        raise ValueError(f"must be between {MIN_DATE.year} and {DATE_LIMIT.year - 1}")
     return value.astimezone(UTC)
 
 
@@ -93,13 +93,13 @@ _Whole = Annotated[int, BeforeValidator(_not_bool)]
 Id = Annotated[_Whole, Field(ge=1, le=MAX_ID)]
 Integer = Annotated[_Whole, Field(ge=-MAX_INTEGER, le=MAX_INTEGER)]
 Count = Annotated[_Whole, Field(ge=0, le=MAX_INTEGER)]
-Limit = Annotated[_Whole, Field(ge=1, le=100_000)]
-Position = Annotated[_Whole, Field(ge=0, le=MAX_ID)]
-Duration = Annotated[_Whole, Field(gt=0, le=7 * 24 * 3600)]  # seconds
+PageLimit = Annotated[_Whole, Field(ge=1, le=100_000)]
+NonNegativeInteger = Annotated[_Whole, Field(ge=0, le=MAX_ID)]
+DurationSeconds = Annotated[_Whole, Field(gt=0, le=7 * 24 * 3600)]  # seconds
 Name = Annotated[str, _text(255, minimum=1)]
-Line = Annotated[str, _text(255)]
-Text = Annotated[str, _text(100_000)]
-Key = Annotated[str, StringConstraints(min_length=1, max_length=255, pattern=NO_NUL)]
+ShortText = Annotated[str, _text(255)]
+LongText = Annotated[str, _text(100_000)]
+KeyText = Annotated[str, StringConstraints(min_length=1, max_length=255, pattern=NO_NUL)]
 Phone = Annotated[str, AfterValidator(_phone)]
 Email = Annotated[str, _text(255), AfterValidator(_email)]
 Price = Annotated[Decimal, Field(ge=0, max_digits=12, decimal_places=2)]
@@ -107,7 +107,7 @@ Balance = Annotated[Decimal, Field(max_digits=12, decimal_places=2)]
 Percent = Annotated[Decimal, Field(ge=0, le=100, max_digits=5, decimal_places=2)]
 Rating = Annotated[Decimal, Field(ge=0, le=5, max_digits=3, decimal_places=2)]
 Date = Annotated[date, BeforeValidator(_not_a_number), AfterValidator(_within_years)]
-Instant = Annotated[AwareDatetime, BeforeValidator(_not_a_number), AfterValidator(_utc)]
+AwareInstant = Annotated[AwareDatetime, BeforeValidator(_not_a_number), AfterValidator(_utc)]
 Timezone = Annotated[str, AfterValidator(_timezone)]
 Country = Annotated[str, AfterValidator(_country)]
 JsonObject = Annotated[dict[str, Any], AfterValidator(_storable_json)]

@@ -7,11 +7,11 @@ import psycopg
 
 from app.errors import ConflictError, UnavailableError
 from app.transfer.protocol import change_capture, control_schema
-from app.transfer.protocol.endpoints import APPLICATION, Side, SideName, Sides
+from app.transfer.protocol.endpoints import APPLICATION_NAME, Side, SideName, Sides
 from app.transfer.protocol.lock_retries import LOCK_TIMEOUT, with_lock_retries
-from app.transfer.protocol.stages import Stage, look_at, stage_of
+from app.transfer.protocol.stages import Stage, read_side_rows, stage_of
 from app.transfer.protocol.tables import SCHEMA
-from app.transfer.relay.apply_cycle import is_drained
+from app.transfer.relay.apply_cycle import is_change_log_empty
 
 OnStep = Callable[[str], object]
 
@@ -44,7 +44,7 @@ def finish(
                     raise
                 on_step(f"{side.name}: cannot be reached, left as it is")
         if not force:
-            _refuse({side.name: connection for side, connection in reachable})
+            _require_finishable({side.name: connection for side, connection in reachable})
         for side, connection in reachable:
             _remove(side, connection, dry_run, on_step)
     finally:
@@ -52,19 +52,19 @@ def finish(
             connection.close()
 
 
-def _refuse(connections: dict[SideName, psycopg.Connection[Any]]) -> None:
-    rows = look_at(connections)
+def _require_finishable(connections: dict[SideName, psycopg.Connection[Any]]) -> None:
+    rows = read_side_rows(connections)
     stage = stage_of(rows["legacy"], rows["primary"])
     if stage in (Stage.CLOSING, Stage.HANDED_OVER, Stage.BROKEN):
         raise ConflictError(f"The move is {stage.value}: `frontdesk transfer status` says what to do.")
     if stage is not Stage.CUT_OVER:
         return
-    if not is_drained(connections["legacy"]):
+    if not is_change_log_empty(connections["legacy"]):
         raise ConflictError(
             "Changes were made on legacy that primary does not have: `frontdesk transfer verify`,"
             " and `frontdesk transfer repair`; or --force, to leave them behind."
         )
-    sessions = connections["legacy"].execute(_SESSIONS, {"ours": APPLICATION}).fetchall()
+    sessions = connections["legacy"].execute(_SESSIONS, {"ours": APPLICATION_NAME}).fetchall()
     if sessions:
         listed = ", ".join(f"{name} ({count})" for name, count in sessions)
         raise ConflictError(
@@ -75,10 +75,10 @@ def _refuse(connections: dict[SideName, psycopg.Connection[Any]]) -> None:
 
 
 def _remove(side: Side, connection: psycopg.Connection[Any], dry_run: bool, on_step: OnStep) -> None:
-    if not control_schema.remains(connection):
+    if not control_schema.has_leftovers(connection):
         on_step(f"{side.name}: nothing is left")
         return
-    tables = change_capture.captured_tables(connection)
+    tables = change_capture.tables_with_triggers(connection)
     if not dry_run:
         connection.execute("SELECT pg_catalog.set_config('lock_timeout', %s, false)", (LOCK_TIMEOUT,))
         with_lock_retries(connection, lambda: change_capture.drop_triggers(connection))

@@ -10,9 +10,9 @@ from app.errors import ConflictError
 from app.transfer.planning import plan
 from app.transfer.planning.plan import Plan
 from app.transfer.protocol import change_capture, control_schema, journal
-from app.transfer.protocol.endpoints import Side, Sides, refuse_same_database
+from app.transfer.protocol.endpoints import Side, Sides, require_different_databases
 from app.transfer.protocol.lock_retries import LOCK_TIMEOUT, with_lock_retries
-from app.transfer.protocol.tables import SCHEMA, Table
+from app.transfer.protocol.tables import SCHEMA, TableInfo
 
 OnStep = Callable[[str], object]
 
@@ -32,24 +32,24 @@ def start(
     bears.
     """
     with closing(sides.legacy.connect()) as legacy, closing(sides.primary.connect()) as primary:
-        refuse_same_database(legacy, primary)
-        found = plan.examine(legacy, primary, None, include, leave_out)
-        _refuse(found)
+        require_different_databases(legacy, primary)
+        found = plan.make_plan_on_sessions(legacy, primary, None, include, leave_out)
+        _require_ready(found)
         if dry_run:
             return found
         # Legacy first: without a row it would be live all the same, and a primary alone must not be.
         for side, connection in ((sides.legacy, legacy), (sides.primary, primary)):
             connection.execute("SELECT pg_catalog.set_config('lock_timeout', %s, false)", (LOCK_TIMEOUT,))
-            _set_up(side, connection, found.moved, on_step)
-        journal.note(legacy, "start", tables=len(found.moved), left_out=list(found.left_out))
+            _set_up(side, connection, found.transfer_tables, on_step)
+        journal.record(legacy, "start", tables=len(found.transfer_tables), left_out=list(found.left_out))
     return found
 
 
-def _refuse(found: Plan) -> None:
-    if not found.in_the_way:
+def _require_ready(transfer_plan: Plan) -> None:
+    if not transfer_plan.blocking_findings:
         return
-    first = found.in_the_way[0]
-    others = len(found.in_the_way) - 1
+    first = transfer_plan.blocking_findings[0]
+    others = len(transfer_plan.blocking_findings) - 1
     more = f" (and {others} more)" if others else ""
     raise ConflictError(
         f"In the way: {first.kind} {first.name} on {first.side}: {first.problem}{more}."
@@ -58,7 +58,7 @@ def _refuse(found: Plan) -> None:
 
 
 def _set_up(
-    side: Side, connection: psycopg.Connection[Any], tables: Sequence[Table], on_step: OnStep
+    side: Side, connection: psycopg.Connection[Any], tables: Sequence[TableInfo], on_step: OnStep
 ) -> None:
     on_step(f"{side.name}: schema {SCHEMA}")
     with_lock_retries(connection, lambda: control_schema.create(connection, list(tables)))

@@ -4,14 +4,14 @@ from flask import Flask
 
 from app.config import Settings
 from app.frontdesk import Frontdesk
-from app.observability.setup import start
+from app.observability.setup import start_observability
 from app.web.health.metrics_routes import metrics_routes
 from app.web.health.openapi import openapi_routes
 from app.web.health.routes import Health
 from app.web.routes.webhooks import webhook_routes
 from app.web.routes.whatsapp import whatsapp_routes
-from app.web.serving.load_shedding import admit
-from app.web.serving.request_hooks import Application, watch_requests
+from app.web.serving.load_shedding import shed_load
+from app.web.serving.request_hooks import Application, register_request_hooks
 from app.web.status_page.page import StatusPage
 
 
@@ -22,7 +22,7 @@ def create_app(desk: Frontdesk | None = None) -> Flask:
     """
     if desk is None:
         settings = Settings.load()
-        start(settings)
+        start_observability(settings)
         desk = Frontdesk(settings)
     app = Application(__name__, static_folder=None)
     app.json.sort_keys = False  # type: ignore[attr-defined] # of the default provider, which this is
@@ -36,6 +36,6 @@ def create_app(desk: Frontdesk | None = None) -> Flask:
         app.register_blueprint(webhook_routes(desk, secret))
     app.register_blueprint(metrics_routes(desk.settings))
     app.register_blueprint(openapi_routes())
-    watch_requests(app)
-    app.wsgi_app = admit(app.wsgi_app)  # type: ignore[method-assign,assignment] # Flask's own way
+    register_request_hooks(app)
+    app.wsgi_app = shed_load(app.wsgi_app)  # type: ignore[method-assign,assignment] # Flask's own way
     return app

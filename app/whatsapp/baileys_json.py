@@ -20,7 +20,7 @@ from app.errors import InvalidInputError
 MAX_DEPTH = 100
 
 
-def canonical(value: Any, depth: int = MAX_DEPTH) -> Any:
+def normalise_buffers(value: Any, depth: int = MAX_DEPTH) -> Any:
     """The value with every buffer in base64; the very same object where there is nothing to change.
 
     `bytes` count as a buffer too. Raises InvalidInputError where it is nested deeper than `depth`.
@@ -40,18 +40,18 @@ def canonical(value: Any, depth: int = MAX_DEPTH) -> Any:
 def encode(value: Any) -> bytes:
     """Compact JSON, with every buffer in base64. Raises InvalidInputError for what JSON does not have."""
     try:
-        return _encoder.encode(canonical(value)).encode()
+        return _encoder.encode(normalise_buffers(value)).encode()
     except (TypeError, ValueError):
         raise InvalidInputError("A value is not JSON (NaN, infinity, or no JSON type).") from None
 
 
 def decode(text: bytes) -> Any:
     """The value of JSON text, with every buffer in base64. Raises InvalidInputError where it is none."""
-    value = parse(text)
-    return canonical(value) if _OTHER_WRITINGS.search(text) else value
+    value = parse_json(text)
+    return normalise_buffers(value) if _NON_CANONICAL_BUFFER.search(text) else value
 
 
-def parse(text: bytes) -> Any:
+def parse_json(text: bytes) -> Any:
     """What JSON text says, as it stands. Raises InvalidInputError; never with a part of the text."""
     try:
         return _decoder.decode(text.decode())
@@ -70,7 +70,7 @@ _encoder = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
 _decoder = json.JSONDecoder(parse_constant=_refuse)
 
 # What is stored here has neither; looking for them is quicker than walking through the value.
-_OTHER_WRITINGS = re.compile(rb'"data"\s*:\s*\[|"0"\s*:')
+_NON_CANONICAL_BUFFER = re.compile(rb'"data"\s*:\s*\[|"0"\s*:')
 
 
 def _changed(value: Any, items: Any, copy: Any, depth: int) -> Any:
@@ -81,7 +81,7 @@ def _changed(value: Any, items: Any, copy: Any, depth: int) -> Any:
     for key, item in items:
         if isinstance(item, str):  # most of what there is
             continue
-        new = canonical(item, depth - 1)
+        new = normalise_buffers(item, depth - 1)
         if new is not item:
             if result is value:
                 result = copy(value)

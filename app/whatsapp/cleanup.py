@@ -9,43 +9,43 @@ from typing import Any
 from app.config import Settings
 from app.database.connection import connect_directly
 from app.database.database import Connection
-from app.errors import RAW_ERRORS, UnknownCompanyError, from_driver
+from app.errors import DRIVER_ERRORS, UnknownCompanyError, to_frontdesk_error
 from app.observability.failure_reports import report
 from app.repositories import whatsapp_all_companies as overview
-from app.whatsapp.retention import GRACE, IDLE, PROTECTED, Retention
+from app.whatsapp.retention import DELETION_GRACE_PERIOD, IDLE_PERIOD, PROTECTED_TYPES, Retention
 
-BATCH = 500  # keys a transaction: a worker that writes one of them waits a few milliseconds
-ADVISORY_LOCK = 0x4664576173686564  # any number that nothing else here locks
-Progress = Callable[[int, int], None]  # companies done, companies
+KEYS_PER_TRANSACTION = 500  # keys a transaction: a worker that writes one of them waits a few milliseconds
+CLEANUP_LOCK_KEY = 0x4664576173686564  # any number that nothing else here locks
+OnProgress = Callable[[int, int], None]  # companies done, companies
 
 
 @dataclass
-class CleanUp:
+class CleanupResult:
     """Keys by type: how many there were, are due (or were deleted), and are left.
 
-    `is_elsewhere`: another run was under way, and this one did nothing. `kept` are expired keys of
+    `is_skipped`: another run was under way, and this one did nothing. `protected_expired` are expired keys of
     protected types that the operator did not name.
     """
 
     is_dry_run: bool
-    is_elsewhere: bool = False
+    is_skipped: bool = False
     before: Mapping[str, int] = field(default_factory=dict)
     deleted: Counter[str] = field(default_factory=Counter)
     after: Mapping[str, int] = field(default_factory=dict)
-    kept: int = 0
+    protected_expired: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
         what = "due" if self.is_dry_run else "deleted"
         return {
-            "ran": not self.is_elsewhere,
+            "ran": not self.is_skipped,
             "dry_run": self.is_dry_run,
             "types": {
                 name: {"before": count, what: self.deleted[name], "after": self.after.get(name, 0)}
                 for name, count in self.before.items()
             },
             what: self.deleted.total(),
-            "protected_expired": self.kept,
+            "protected_expired": self.protected_expired,
         }
 
 
@@ -54,22 +54,22 @@ def clean_up(
     company_id: int | None = None,
     types: Iterable[str] = (),
     dry_run: bool = False,
-    on_progress: Progress = lambda done, total: None,
-) -> CleanUp:
+    on_progress: OnProgress = lambda done, total: None,
+) -> CleanupResult:
     """Clean all companies up, or one; a failure is reported and raised as a FrontdeskError.
 
     `types` are the only ones to look at, and protected ones are looked at only then. What was deleted
     before a failure stays deleted.
     """
-    result = CleanUp(dry_run)
+    result = CleanupResult(dry_run)
     try:
-        with connect_directly(settings) as connection, _alone(connection, dry_run) as is_alone:
+        with connect_directly(settings) as connection, _single_instance(connection, dry_run) as is_alone:
             if is_alone:
                 _run(connection, settings, company_id, frozenset(types), result, on_progress)
-            result.is_elsewhere = not is_alone
-    except RAW_ERRORS as error:
+            result.is_skipped = not is_alone
+    except DRIVER_ERRORS as error:
         report(error, "cleanup", company_id, component="whatsapp")
-        raise from_driver(error) from error
+        raise to_frontdesk_error(error) from error
     return result
 
 
@@ -77,34 +77,34 @@ def _run(
     connection: Connection,
     settings: Settings,
     company_id: int | None,
-    named: frozenset[str],
-    result: CleanUp,
-    on_progress: Progress,
+    requested_types: frozenset[str],
+    result: CleanupResult,
+    on_progress: OnProgress,
 ) -> None:
-    if company_id is not None and not overview.companies(connection, company_id):
+    if company_id is not None and not overview.read_session_states(connection, company_id):
         raise UnknownCompanyError
-    retention = Retention.of(settings)
+    retention = Retention.from_settings(settings)
     counted = overview.count_keys(connection, company_id)
     result.before = result.after = _by_type(counted)
-    cleaned = [name for name in result.before if retention.is_cleaned(name, named)]
-    result.kept = sum(
+    cleaned = [name for name in result.before if retention.is_deletable(name, requested_types)]
+    result.protected_expired = sum(
         each.expired
         for each in counted
-        if each.key_type in PROTECTED - set(cleaned) and retention.expires(each.key_type)
+        if each.key_type in PROTECTED_TYPES - set(cleaned) and retention.has_expiry(each.key_type)
     )
-    due = overview.Due(
-        by_expiry=[name for name in cleaned if not retention.by_idleness(name)],
-        grace=GRACE,
-        by_idleness=[name for name in cleaned if retention.by_idleness(name)],
-        idle=IDLE,
+    due = overview.DeletionCriteria(
+        by_expiry=[name for name in cleaned if not retention.is_deleted_by_idleness(name)],
+        grace=DELETION_GRACE_PERIOD,
+        by_idleness=[name for name in cleaned if retention.is_deleted_by_idleness(name)],
+        idle=IDLE_PERIOD,
     )
     if result.is_dry_run:
-        result.deleted.update(overview.count_due(connection, due, company_id))
+        result.deleted.update(overview.count_deletable(connection, due, company_id))
         result.after = {name: count - result.deleted[name] for name, count in result.before.items()}
         return
     if "session" in cleaned:
         sessions = {each.company_id: each.total for each in counted if each.key_type == "session"}
-        overview.note_most_sessions(connection, sessions)
+        overview.record_max_sessions(connection, sessions)
     worth = sorted(
         {
             each.company_id
@@ -113,31 +113,31 @@ def _run(
         }
     )
     for number, company in enumerate(worth, 1):
-        while batch := overview.delete_due(connection, due, company, BATCH):
+        while batch := overview.delete_batch(connection, due, company, KEYS_PER_TRANSACTION):
             result.deleted.update(batch)
-            if len(batch) < BATCH:
+            if len(batch) < KEYS_PER_TRANSACTION:
                 break
         on_progress(number, len(worth))
     result.after = _by_type(overview.count_keys(connection, company_id))
 
 
 @contextmanager
-def _alone(connection: Connection, dry_run: bool) -> Iterator[bool]:
+def _single_instance(connection: Connection, dry_run: bool) -> Iterator[bool]:
     """Whether this is the only run; the server frees the lock of a process that dies."""
     if dry_run:
         yield True
         return
-    row = connection.execute("SELECT pg_try_advisory_lock(%s)", (ADVISORY_LOCK,)).fetchone()
+    row = connection.execute("SELECT pg_try_advisory_lock(%s)", (CLEANUP_LOCK_KEY,)).fetchone()
     is_alone = bool(row and row[0])
     try:
         yield is_alone
     finally:
         # Closing the connection would end the lock, too, but only a moment after.
         if is_alone and not connection.closed:
-            connection.execute("SELECT pg_advisory_unlock(%s)", (ADVISORY_LOCK,))
+            connection.execute("SELECT pg_advisory_unlock(%s)", (CLEANUP_LOCK_KEY,))
 
 
-def _by_type(counted: Iterable[overview.Counted]) -> dict[str, int]:
+def _by_type(counted: Iterable[overview.KeyCount]) -> dict[str, int]:
     counts: Counter[str] = Counter()
     for each in counted:
         counts[each.key_type] += each.total

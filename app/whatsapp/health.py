@@ -7,12 +7,12 @@ from functools import cached_property
 from typing import Any
 
 from app.config import Settings
-from app.observability.severity import Level
-from app.repositories.whatsapp_all_companies import Known
-from app.whatsapp.session_store import TypeStatistics
+from app.observability.severity import Severity
+from app.repositories.whatsapp_all_companies import SessionState
+from app.whatsapp.session_store import KeyTypeStatistics
 
-CONTEST_REMEMBERED = timedelta(hours=1)
-LISTED = 20  # salons in one document
+CONFLICT_WARNING_PERIOD = timedelta(hours=1)
+MAX_LISTED = 20  # salons in one document
 
 
 @dataclass(frozen=True)
@@ -27,40 +27,40 @@ class Thresholds:
     silent_critical: int
 
     @classmethod
-    def of(cls, settings: Settings) -> "Thresholds":
+    def from_settings(cls, settings: Settings) -> "Thresholds":
         """By WHATSAPP_EXPIRED_WARNING and its neighbours."""
         return cls(**{name: getattr(settings, f"whatsapp_{name}") for name in cls.__dataclass_fields__})
 
 
 @dataclass(frozen=True)
-class Finding:
+class SessionProblem:
     """One thing that is not as it should be."""
 
-    level: Level
+    level: Severity
     reason: str
-    advice: str
+    remedy: str
 
 
 @dataclass(frozen=True)
 class SalonHealth:
     """One salon's session. A salon without credentials and keys is not paired: nobody expects one of it."""
 
-    known: Known
-    keys: Mapping[str, TypeStatistics]
+    state: SessionState
+    keys: Mapping[str, KeyTypeStatistics]
     last_write: datetime | None
-    findings: tuple[Finding, ...]
+    problems: tuple[SessionProblem, ...]
 
     @property
     def company_id(self) -> int:
-        return self.known.company_id
+        return self.state.company_id
 
     @property
     def is_paired(self) -> bool:
-        return self.known.paired_at is not None or bool(self.keys)
+        return self.state.paired_at is not None or bool(self.keys)
 
     @cached_property
-    def level(self) -> Level:
-        return max((finding.level for finding in self.findings), default=Level.HEALTHY)
+    def level(self) -> Severity:
+        return max((finding.level for finding in self.problems), default=Severity.HEALTHY)
 
     @property
     def total(self) -> int:
@@ -79,60 +79,64 @@ class SalonHealth:
         return {
             "company_id": self.company_id,
             "status": str(self.level),
-            "auth_records": int(self.known.paired_at is not None),
+            "auth_records": int(self.state.paired_at is not None),
             "total_keys": self.total,
             "expired_keys": self.expired,
             "keys_by_type": _as_dict(self.keys),
             "last_write": iso(self.last_write),
-            "worker": self.known.owner,
-            "reasons": [finding.reason for finding in self.findings],
-            "recommendation": " ".join(finding.advice for finding in self.findings) or "Nothing to do.",
+            "worker": self.state.owner,
+            "reasons": [finding.reason for finding in self.problems],
+            "recommendation": " ".join(finding.remedy for finding in self.problems) or "Nothing to do.",
         }
 
 
-def judge(
-    known: Known, keys: Mapping[str, TypeStatistics], last: datetime | None, limits: Thresholds, now: datetime
+def assess_session(
+    state: SessionState,
+    keys: Mapping[str, KeyTypeStatistics],
+    last: datetime | None,
+    limits: Thresholds,
+    now: datetime,
 ) -> SalonHealth:
     """Compare a salon's figures with the thresholds."""
-    plain = SalonHealth(known, keys, last, ())
-    return SalonHealth(known, keys, last, tuple(_findings(plain, limits, now)))
+    plain = SalonHealth(state, keys, last, ())
+    return SalonHealth(state, keys, last, tuple(_find_problems(plain, limits, now)))
 
 
-def _findings(salon: SalonHealth, limits: Thresholds, now: datetime) -> Iterable[Finding]:
+def _find_problems(salon: SalonHealth, limits: Thresholds, now: datetime) -> Iterable[SessionProblem]:
     """All that is wrong, the worst first."""
-    company_id, known, expired = salon.company_id, salon.known, salon.expired
+    company_id, known, expired = salon.company_id, salon.state, salon.expired
     clean = f"Run `frontdesk whatsapp cleanup --company {company_id}`."
     if known.paired_at is None:
         advice = "Pair the salon's phone with its worker"
         if salon.keys:
             advice += f", or `frontdesk whatsapp forget --company {company_id}` if it is gone"
-        yield Finding(Level.CRITICAL, "no credentials", f"{advice}.")
+        yield SessionProblem(Severity.CRITICAL, "no credentials", f"{advice}.")
     if expired >= limits.expired_critical:
-        yield Finding(Level.CRITICAL, f"{expired} expired keys", clean)
+        yield SessionProblem(Severity.CRITICAL, f"{expired} expired keys", clean)
     last = salon.last_write or known.paired_at
     silent = (now - last).total_seconds() / 3600 if last is not None else 0.0
     if silent >= limits.silent_warning:
-        level = Level.CRITICAL if silent >= limits.silent_critical else Level.WARNING
+        level = Severity.CRITICAL if silent >= limits.silent_critical else Severity.WARNING
         advice = "See that the worker runs and is connected to WhatsApp."
-        yield Finding(level, f"no key written for {int(silent)} hours", advice)
+        yield SessionProblem(level, f"no key written for {int(silent)} hours", advice)
     if limits.expired_warning <= expired < limits.expired_critical:
-        yield Finding(Level.WARNING, f"{expired} expired keys", clean)
+        yield SessionProblem(Severity.WARNING, f"{expired} expired keys", clean)
     if expired * 100 > salon.total * limits.expired_percent:
-        yield Finding(Level.WARNING, f"{expired} of {salon.total} keys are expired", clean)
+        yield SessionProblem(Severity.WARNING, f"{expired} of {salon.total} keys are expired", clean)
     if salon.sessions < limits.min_sessions <= known.most_sessions:
         reason = f"{salon.sessions} sessions where there were {known.most_sessions}"
         advice = "Conversations were lost: look for what deletes sessions, and in the worker's log."
-        yield Finding(Level.WARNING, reason, advice)
-    if known.contested_at is not None and now - known.contested_at < CONTEST_REMEMBERED:
+        yield SessionProblem(Severity.WARNING, reason, advice)
+    if known.contested_at is not None and now - known.contested_at < CONFLICT_WARNING_PERIOD:
         reason = f"two workers hold the session: {known.owner} and {known.contested_by}"
-        yield Finding(Level.WARNING, reason, "Stop one of them.")
+        yield SessionProblem(Severity.WARNING, reason, "Stop one of them.")
 
 
 @dataclass(frozen=True)
-class Overview:
+class WhatsAppHealth:
     """The sessions of all salons; as bad as the worst of those that are paired."""
 
-    at: datetime
+    checked_at: datetime
     thresholds: Thresholds
     salons: Mapping[int, SalonHealth]
 
@@ -143,28 +147,30 @@ class Overview:
         return sorted(paired, key=lambda salon: (-salon.level, salon.company_id))
 
     @property
-    def level(self) -> Level:
-        return max((salon.level for salon in self.paired), default=Level.CRITICAL)
+    def level(self) -> Severity:
+        return max((salon.level for salon in self.paired), default=Severity.CRITICAL)
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON; at most the LISTED worst salons that are not healthy one by one."""
         paired = self.paired
-        wrong = [salon for salon in paired if salon.level is not Level.HEALTHY]
-        by_type: dict[str, TypeStatistics] = {}
+        wrong = [salon for salon in paired if salon.level is not Severity.HEALTHY]
+        by_type: dict[str, KeyTypeStatistics] = {}
         for salon in paired:
             for key_type, each in salon.keys.items():
-                before = by_type.get(key_type, TypeStatistics(0, 0))
-                by_type[key_type] = TypeStatistics(before.total + each.total, before.expired + each.expired)
+                before = by_type.get(key_type, KeyTypeStatistics(0, 0))
+                by_type[key_type] = KeyTypeStatistics(
+                    before.total + each.total, before.expired + each.expired
+                )
         return {
             "status": str(self.level),
-            "auth_records": sum(salon.known.paired_at is not None for salon in paired),
+            "auth_records": sum(salon.state.paired_at is not None for salon in paired),
             "total_keys": sum(each.total for each in by_type.values()),
             "expired_keys": sum(each.expired for each in by_type.values()),
             **self.times(),
             "keys_by_type": _as_dict(dict(sorted(by_type.items()))),
             "last_write": iso(max((s.last_write for s in paired if s.last_write), default=None)),
-            "salons": {str(level): sum(s.level is level for s in paired) for level in Level},
-            "attention": [_brief(salon) for salon in wrong[:LISTED]],
+            "salons": {str(level): sum(s.level is level for s in paired) for level in Severity},
+            "attention": [_brief(salon) for salon in wrong[:MAX_LISTED]],
             "recommendation": self._recommendation(wrong),
         }
 
@@ -176,7 +182,7 @@ class Overview:
         """When it was looked at, and what it was compared with."""
         limits = self.thresholds
         thresholds = {"warning": limits.expired_warning, "critical": limits.expired_critical}
-        return {"thresholds": thresholds, "last_check": iso(self.at)}
+        return {"thresholds": thresholds, "last_check": iso(self.checked_at)}
 
     def _recommendation(self, wrong: list[SalonHealth]) -> str:
         if not self.paired:
@@ -197,5 +203,5 @@ def _brief(salon: SalonHealth) -> dict[str, Any]:
     return {name: document[name] for name in names}
 
 
-def _as_dict(keys: Mapping[str, TypeStatistics]) -> dict[str, dict[str, int]]:
+def _as_dict(keys: Mapping[str, KeyTypeStatistics]) -> dict[str, dict[str, int]]:
     return {name: {"total": each.total, "expired": each.expired} for name, each in keys.items()}

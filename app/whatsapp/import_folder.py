@@ -9,7 +9,7 @@ from app.errors import InvalidInputError
 from app.whatsapp import baileys_json
 
 # The longer names first: a type's name may be the beginning of another's.
-TYPES = (
+KEY_TYPES = (
     "app-state-sync-version",
     "app-state-sync-key",
     "sender-key-memory",
@@ -25,7 +25,7 @@ CREDS = "creds.json"
 
 
 @dataclass
-class Session:
+class ImportedSession:
     """A whole session. `skipped` counts the values by type that cannot be read."""
 
     creds: dict[str, Any]
@@ -40,7 +40,7 @@ class Session:
             self.skipped[key_type] = self.skipped.get(key_type, 0) + 1
 
 
-def read_folder(folder: Path) -> Session:
+def read_folder(folder: Path) -> ImportedSession:
     """Read all of it. Files that are no value of a session are left alone.
 
     Raises InvalidInputError without readable credentials. File names hold phones: no error shows them.
@@ -53,17 +53,17 @@ def read_folder(folder: Path) -> Session:
         raise InvalidInputError(f"{CREDS}: {error.message}") from None
     if not isinstance(creds, dict):
         raise InvalidInputError(f"{CREDS} is not an object with fields.")
-    session = Session(creds)
+    session = ImportedSession(creds)
     for file in sorted(folder.glob("*.json")):
-        found = key_of(file.stem)
+        found = parse_key_name(file.stem)
         if found is not None:
             session.add(*found, file.read_bytes())
     return session
 
 
-def key_of(stem: str) -> tuple[str, str] | None:
+def parse_key_name(stem: str) -> tuple[str, str] | None:
     """Type and id from a file's name without `.json`; Baileys writes `/` as `__` and `:` as `-` there."""
-    for key_type in TYPES:
+    for key_type in KEY_TYPES:
         name = stem.removeprefix(f"{key_type}-")
         if name == stem:
             continue

@@ -6,16 +6,16 @@ import psycopg
 from psycopg import sql
 
 from app.config import Settings
-from app.database.connection import UTF8
+from app.database.connection import CLIENT_ENCODING
 from app.errors import ConfigurationError, InvalidInputError, UnavailableError
 from app.whatsapp import baileys_json
-from app.whatsapp.import_folder import Session
+from app.whatsapp.import_folder import ImportedSession
 
 # One salon's rows, whatever the writing of its number: '0962302', ' 962302'.
-_OF = " FROM {} WHERE trim(company_id::text) ~ '^0*{}$'"
+_FROM_COMPANY = " FROM {} WHERE trim(company_id::text) ~ '^0*{}$'"
 
 
-def read_tables(settings: Settings, company_id: int | None = None) -> Iterator[tuple[int, Session]]:
+def read_tables(settings: Settings, company_id: int | None = None) -> Iterator[tuple[int, ImportedSession]]:
     """Each company of LEGACY_DATABASE_URL that has credentials, and its session; or one company's.
 
     Raises ConfigurationError, UnavailableError, InvalidInputError where there are no such tables.
@@ -24,7 +24,9 @@ def read_tables(settings: Settings, company_id: int | None = None) -> Iterator[t
         raise ConfigurationError("LEGACY_DATABASE_URL: is required, to read the first system's tables")
     try:
         with psycopg.connect(
-            settings.legacy_database_url.get_secret_value(), connect_timeout=10, client_encoding=UTF8
+            settings.legacy_database_url.get_secret_value(),
+            connect_timeout=10,
+            client_encoding=CLIENT_ENCODING,
         ) as connection:
             connection.read_only = True
             for company in _companies(connection) if company_id is None else [company_id]:
@@ -45,8 +47,10 @@ def _companies(connection: psycopg.Connection) -> list[int]:
     return [company for (company,) in rows if company > 0]
 
 
-def _read(connection: psycopg.Connection, company: int) -> Session | None:
-    table = sql.SQL("SELECT creds::text" + _OF).format(sql.Identifier("whatsapp_auth"), sql.SQL(str(company)))
+def _read(connection: psycopg.Connection, company: int) -> ImportedSession | None:
+    table = sql.SQL("SELECT creds::text" + _FROM_COMPANY).format(
+        sql.Identifier("whatsapp_auth"), sql.SQL(str(company))
+    )
     found = connection.execute(table).fetchall()
     if not found:
         return None
@@ -55,8 +59,8 @@ def _read(connection: psycopg.Connection, company: int) -> Session | None:
     creds = baileys_json.decode(found[0][0].encode())
     if not isinstance(creds, dict):
         raise InvalidInputError(f"The credentials of company {company} are not an object with fields.")
-    session = Session(creds)
-    keys = sql.SQL("SELECT key_type, key_id, value::text" + _OF).format(
+    session = ImportedSession(creds)
+    keys = sql.SQL("SELECT key_type, key_id, value::text" + _FROM_COMPANY).format(
         sql.Identifier("whatsapp_keys"), sql.SQL(str(company))
     )
     for key_type, key_id, value in connection.execute(keys):

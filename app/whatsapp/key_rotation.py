@@ -9,13 +9,13 @@ from psycopg import sql
 from app.config import Settings
 from app.database.connection import connect_directly
 from app.database.database import Connection
-from app.errors import RAW_ERRORS, ConfigurationError, from_driver
-from app.whatsapp.encryption import Vault
+from app.errors import DRIVER_ERRORS, ConfigurationError, to_frontdesk_error
+from app.whatsapp.encryption import Cipher
 from app.whatsapp.errors import UnreadableValueError
 
-BATCH = 500
-TABLES = (("whatsapp_auth", "creds"), ("whatsapp_keys", "value"))
-Progress = Callable[[int], None]  # values looked at
+VALUES_PER_TRANSACTION = 500
+ENCRYPTED_COLUMNS = (("whatsapp_auth", "creds"), ("whatsapp_keys", "value"))
+OnProgress = Callable[[int], None]  # values looked at
 
 
 @dataclass
@@ -33,34 +33,34 @@ class Rotation:
 
 
 def rotate_keys(
-    settings: Settings, dry_run: bool = False, on_progress: Progress = lambda done: None
+    settings: Settings, dry_run: bool = False, on_progress: OnProgress = lambda done: None
 ) -> Rotation:
     """Encrypt every value with the first of WHATSAPP_ENCRYPTION_KEYS, plain ones too.
 
     What it has done is done: a value that the first key reads is not touched again. A value that a
     worker writes meanwhile is left to that worker. Raises ConfigurationError, FrontdeskError.
     """
-    vault = Vault.of(settings)
-    if vault.is_open:
+    vault = Cipher.from_settings(settings)
+    if vault.is_disabled:
         raise ConfigurationError("WHATSAPP_ENCRYPTION_KEYS: is required, with the new key in front")
     result = Rotation()
     try:
         with connect_directly(settings) as connection:
-            for table, column in TABLES:
+            for table, column in ENCRYPTED_COLUMNS:
                 _rotate(connection, vault, table, column, dry_run, result, on_progress)
-    except RAW_ERRORS as error:
-        raise from_driver(error) from error
+    except DRIVER_ERRORS as error:
+        raise to_frontdesk_error(error) from error
     return result
 
 
 def _rotate(
     connection: Connection,
-    vault: Vault,
+    cipher: Cipher,
     table: str,
     column: str,
     dry_run: bool,
     result: Rotation,
-    on_progress: Progress,
+    on_progress: OnProgress,
 ) -> None:
     names = {"table": sql.Identifier(table), "column": sql.Identifier(column)}
     page = sql.SQL(
@@ -74,15 +74,15 @@ def _rotate(
         " WHERE t.company_id = n.company_id AND t.id = n.id AND t.{column} = n.old"
     ).format(**names)
     last = (0, 0)
-    while rows := connection.execute(page, (*last, BATCH)).fetchall():
+    while rows := connection.execute(page, (*last, VALUES_PER_TRANSACTION)).fetchall():
         last = rows[-1][:2]
         changes = []
         for company_id, row_id, stored in rows:
-            if vault.is_current(stored):
+            if cipher.is_current(stored):
                 result.current += 1
                 continue
             try:
-                changes.append((company_id, row_id, stored, vault.lock(vault.unlock(stored))))
+                changes.append((company_id, row_id, stored, cipher.encrypt(cipher.decrypt(stored))))
             except UnreadableValueError:
                 result.unreadable += 1
         if changes:

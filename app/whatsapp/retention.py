@@ -11,14 +11,14 @@ from datetime import datetime, timedelta
 
 from app.config import Settings
 
-GRACE = timedelta(days=7)  # between the expiry of a key and its deletion
-IDLE = timedelta(days=180)  # unused for so long, a conversation is over; it is deleted on request only
+DELETION_GRACE_PERIOD = timedelta(days=7)  # between the expiry of a key and its deletion
+IDLE_PERIOD = timedelta(days=180)  # unused for so long, a conversation is over; it is deleted on request only
 
 # Idleness tells something about these, because every message rewrites them.
 REWRITTEN_IN_USE = frozenset({"session", "sender-key"})
 
 # Never deleted unless the operator names the type.
-PROTECTED = REWRITTEN_IN_USE | {
+PROTECTED_TYPES = REWRITTEN_IN_USE | {
     "pre-key",
     "identity-key",
     "app-state-sync-key",
@@ -27,11 +27,11 @@ PROTECTED = REWRITTEN_IN_USE | {
 }
 
 # Days by type, and for all other types; None is never.
-SAFE: Mapping[str, int | None] = {"tctoken": 28, "device-list": 14, "sender-key-memory": 14}
-CLASSIC: Mapping[str, int | None] = {"lid-mapping": 7, "pre-key": 7, "session": 7}
+SAFE_DAYS: Mapping[str, int | None] = {"tctoken": 28, "device-list": 14, "sender-key-memory": 14}
+CLASSIC_DAYS: Mapping[str, int | None] = {"lid-mapping": 7, "pre-key": 7, "session": 7}
 _PROFILES: Mapping[str, tuple[Mapping[str, int | None], int | None]] = {
-    "safe": (SAFE, None),
-    "classic": (CLASSIC, 14),
+    "safe": (SAFE_DAYS, None),
+    "classic": (CLASSIC_DAYS, 14),
 }
 
 
@@ -40,21 +40,21 @@ class Retention:
     """The profile with the installation's own settings over it."""
 
     profile: str
-    own: Mapping[str, int | None]
+    overrides: Mapping[str, int | None]
 
     @classmethod
-    def of(cls, settings: Settings) -> "Retention":
+    def from_settings(cls, settings: Settings) -> "Retention":
         """By WHATSAPP_RETENTION and WHATSAPP_RETENTION_DAYS."""
         return cls(settings.whatsapp_retention, settings.whatsapp_retention_days)
 
     def days(self, key_type: str) -> int | None:
         """After how many days a key of this type expires; None is never."""
-        if key_type in self.own:
-            return self.own[key_type]
+        if key_type in self.overrides:
+            return self.overrides[key_type]
         by_type, otherwise = _PROFILES[self.profile]
         return by_type.get(key_type, otherwise)
 
-    def expires(self, key_type: str) -> bool:
+    def has_expiry(self, key_type: str) -> bool:
         """Whether age means anything for this type. The first system gave every row an expiry."""
         return self.days(key_type) is not None
 
@@ -63,10 +63,14 @@ class Retention:
         days = self.days(key_type)
         return None if days is None else now + timedelta(days=days)
 
-    def is_cleaned(self, key_type: str, named: frozenset[str]) -> bool:
-        """Whether clean-up may delete keys of this type; `named` are those that the operator asked for."""
-        return key_type in named if named else key_type not in PROTECTED and self.expires(key_type)
+    def is_deletable(self, key_type: str, requested_types: frozenset[str]) -> bool:
+        """Whether clean-up may delete keys of this type; `requested_types` are those that the operator asked for."""
+        return (
+            key_type in requested_types
+            if requested_types
+            else key_type not in PROTECTED_TYPES and self.has_expiry(key_type)
+        )
 
-    def by_idleness(self, key_type: str) -> bool:
+    def is_deleted_by_idleness(self, key_type: str) -> bool:
         """Whether clean-up goes by the time since the last use and not by the expiry."""
-        return key_type in REWRITTEN_IN_USE and not self.expires(key_type)
+        return key_type in REWRITTEN_IN_USE and not self.has_expiry(key_type)

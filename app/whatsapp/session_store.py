@@ -6,25 +6,25 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
 from app.data_layer.error_boundary import operation
-from app.data_layer.operations import Argument, Operations
-from app.data_layer.unit_of_work import UnitOfWork, Units
+from app.data_layer.operations import ArgumentValidator, Operations
+from app.data_layer.unit_of_work import UnitOfWork, UnitOfWorkFactory
 from app.errors import InvalidInputError, UnknownCompanyError
 from app.models import WhatsAppAuth, WhatsAppKey, WhatsAppState
-from app.repositories.whatsapp import Stored
-from app.repositories.whatsapp_leases import WhatsAppStates
-from app.schemas.types import Key, Position
+from app.repositories.whatsapp import StoredKey
+from app.repositories.whatsapp_leases import WhatsAppLeases
+from app.schemas.types import KeyText, NonNegativeInteger
 from app.whatsapp import baileys_json
-from app.whatsapp.encryption import Vault
+from app.whatsapp.encryption import Cipher
 from app.whatsapp.errors import SessionHeldError, StaleCredentialsError
 from app.whatsapp.retention import Retention
 
 T = TypeVar("T")
 
-LEASE = timedelta(seconds=60)  # every write of the worker renews it
-LONGEST_NAME = 255
+LEASE_DURATION = timedelta(seconds=60)  # every write of the worker renews it
+MAX_NAME_CHARS = 255
 
-a_version = Argument(Position | None)
-an_owner = Argument(Key)
+validate_version = ArgumentValidator(NonNegativeInteger | None)
+validate_owner = ArgumentValidator(KeyText)
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Lease:
 
 
 @dataclass(frozen=True)
-class TypeStatistics:
+class KeyTypeStatistics:
     """Keys of one type. Only types that expire by the present retention have expired ones."""
 
     total: int
@@ -53,11 +53,11 @@ class TypeStatistics:
 
 
 @dataclass(frozen=True)
-class Statistics:
+class SessionStatistics:
     """How much there is of a session."""
 
     has_credentials: bool
-    keys: Mapping[str, TypeStatistics]
+    keys: Mapping[str, KeyTypeStatistics]
     last_write: datetime | None
 
     @property
@@ -70,7 +70,7 @@ class Statistics:
 
 
 @dataclass(frozen=True)
-class Forgotten:
+class DeletedCounts:
     """How many rows are gone."""
 
     credentials: int
@@ -85,18 +85,20 @@ class SessionStore(Operations):
     that writes; without it the write takes no part in the lease.
     """
 
-    def __init__(self, units: Units, company_id: int, vault: Vault, retention: Retention) -> None:
-        super().__init__(units, company_id)
-        self._vault = vault
+    def __init__(
+        self, uow_factory: UnitOfWorkFactory, company_id: int, cipher: Cipher, retention: Retention
+    ) -> None:
+        super().__init__(uow_factory, company_id)
+        self._cipher = cipher
         self._retention = retention
 
     @operation(WhatsAppAuth, "whatsapp")
     def get_creds(self) -> Credentials | None:
         """The credentials, or None where the salon was never paired, or logged out."""
-        row = self._reading.whatsapp_auth.find_one()
+        row = self._read_only_repositories.whatsapp_auth.find_one()
         if row is None:
-            return self._nothing(None)
-        return Credentials(baileys_json.decode(self._vault.unlock(row.creds)), row.version)
+            return self._empty_result(None)
+        return Credentials(baileys_json.decode(self._cipher.decrypt(row.creds)), row.version)
 
     @operation(WhatsAppAuth, "whatsapp")
     def set_creds(self, creds: Mapping[str, Any], version: int | None, owner: str | None = None) -> int:
@@ -106,27 +108,29 @@ class SessionStore(Operations):
         """
         if not isinstance(creds, Mapping):
             raise InvalidInputError(fields={"creds": "is not an object with fields"})
-        stored = self._vault.lock(baileys_json.encode(dict(creds)))
-        version = a_version("version", version)
+        stored = self._cipher.encrypt(baileys_json.encode(dict(creds)))
+        version = validate_version("version", version)
 
         def work(uow: UnitOfWork) -> int:
             auth = uow.whatsapp_auth
-            if not (auth.add(stored) if version is None else auth.replace(stored, version)):
-                self._known(uow)
+            if not (auth.insert_first(stored) if version is None else auth.replace_version(stored, version)):
+                self._require_company(uow)
                 raise StaleCredentialsError
             return (version or 0) + 1
 
-        return self._write(work, owner)
+        return self._write_with_lease(work, owner)
 
     @operation(WhatsAppKey, "whatsapp")
     def get_keys(self, key_type: str, ids: Iterable[str]) -> dict[str, Any]:
         """Values by id, in one statement; ids that are not there are absent."""
         if isinstance(ids, (str, bytes, Mapping)) or not isinstance(ids, Iterable):
             raise InvalidInputError(fields={"ids": "is not a list"})
-        wanted = [_name("ids", each) for each in ids]
-        found = self._reading.whatsapp_keys.values(_name("type", key_type), wanted)
-        unlock = self._vault.unlock
-        return {key: baileys_json.decode(unlock(value)) for key, value in found.items()} or self._nothing({})
+        wanted = [_validate_name("ids", each) for each in ids]
+        found = self._read_only_repositories.whatsapp_keys.values(_validate_name("type", key_type), wanted)
+        unlock = self._cipher.decrypt
+        return {
+            key: baileys_json.decode(unlock(value)) for key, value in found.items()
+        } or self._empty_result({})
 
     @operation(WhatsAppKey, "whatsapp")
     def set_keys(self, data: Mapping[str, Mapping[str, Any]], owner: str | None = None) -> None:
@@ -138,65 +142,67 @@ class SessionStore(Operations):
 
         def work(uow: UnitOfWork) -> None:
             if any(key_type == "session" for key_type, _ in gone):
-                WhatsAppStates(uow.session, self.company_id).remember_sessions()
+                WhatsAppLeases(uow.session, self.company_id).record_max_sessions()
             uow.whatsapp_keys.write(rows, gone)
             if not rows:
-                self._known(uow)
+                self._require_company(uow)
 
-        self._write(work, owner)
+        self._write_with_lease(work, owner)
 
     @operation(WhatsAppKey, "whatsapp")
-    def statistics(self) -> Statistics:
+    def statistics(self) -> SessionStatistics:
         """Counts by type, and when a key was written last."""
-        counted = self._reading.whatsapp_keys.count_by_type()
-        return Statistics(
-            has_credentials=self._reading.whatsapp_auth.find_one() is not None,
+        counted = self._read_only_repositories.whatsapp_keys.count_by_type()
+        return SessionStatistics(
+            has_credentials=self._read_only_repositories.whatsapp_auth.find_one() is not None,
             keys={
-                key_type: TypeStatistics(total, expired if self._retention.expires(key_type) else 0)
+                key_type: KeyTypeStatistics(total, expired if self._retention.has_expiry(key_type) else 0)
                 for key_type, total, expired, _ in counted
             },
             last_write=max((last for *_, last in counted), default=None),
         )
 
     @operation(WhatsAppAuth, "whatsapp")
-    def forget(self) -> Forgotten:
+    def delete_session(self) -> DeletedCounts:
         """Log out: delete credentials, keys and what is remembered of them."""
 
-        def work(uow: UnitOfWork) -> Forgotten:
-            self._known(uow)
+        def work(uow: UnitOfWork) -> DeletedCounts:
+            self._require_company(uow)
             here = {"company_id": self.company_id}
             keys = uow.whatsapp_keys.delete(**here)
-            WhatsAppStates(uow.session, self.company_id).delete()
-            return Forgotten(uow.whatsapp_auth.delete(**here), keys)
+            WhatsAppLeases(uow.session, self.company_id).delete()
+            return DeletedCounts(uow.whatsapp_auth.delete(**here), keys)
 
         return self._transact(work)
 
     @operation(WhatsAppState, "whatsapp")
-    def hold(self, owner: str) -> Lease:
+    def take_lease(self, owner: str) -> Lease:
         """Take the session for the worker `owner`, as WhatsApp does: the newest connection wins.
 
         The worker that held it gets a SessionHeldError for its next write, and health tells of it.
         """
-        owner = an_owner("owner", owner)
-        before = self._transact(lambda uow: WhatsAppStates(uow.session, self.company_id).take(owner, LEASE))
-        return Lease(owner, int(LEASE.total_seconds()), before)
+        owner = validate_owner("owner", owner)
+        before = self._transact(
+            lambda uow: WhatsAppLeases(uow.session, self.company_id).take_lease(owner, LEASE_DURATION)
+        )
+        return Lease(owner, int(LEASE_DURATION.total_seconds()), before)
 
     @operation(WhatsAppState, "whatsapp")
-    def release(self, owner: str) -> None:
+    def release_lease(self, owner: str) -> None:
         """Let the session go, where it is `owner` who holds it."""
-        owner = an_owner("owner", owner)
-        self._transact(lambda uow: WhatsAppStates(uow.session, self.company_id).release(owner))
+        owner = validate_owner("owner", owner)
+        self._transact(lambda uow: WhatsAppLeases(uow.session, self.company_id).release_lease(owner))
 
     @operation(WhatsAppAuth, "whatsapp")
-    def bring_in(
+    def import_session(
         self, creds: Mapping[str, Any], data: Mapping[str, Mapping[str, Any]], dry_run: bool = False
     ) -> None:
         """Write a whole session from elsewhere; a company that has one already keeps it (a conflict)."""
-        stored = self._vault.lock(baileys_json.encode(dict(creds)))
+        stored = self._cipher.encrypt(baileys_json.encode(dict(creds)))
         rows, _ = self._rows(data)
 
         def work(uow: UnitOfWork) -> None:
-            if not uow.whatsapp_auth.add(stored):
+            if not uow.whatsapp_auth.insert_first(stored):
                 raise StaleCredentialsError("This company has a session already: forget it first.")
             uow.whatsapp_keys.write(rows, ())
             if dry_run:
@@ -204,60 +210,62 @@ class SessionStore(Operations):
 
         self._transact(work)
 
-    def _rows(self, data: Any) -> tuple[list[Stored], list[tuple[str, str]]]:
+    def _rows(self, data: Any) -> tuple[list[StoredKey], list[tuple[str, str]]]:
         """What is to be written, in the order of its keys, and what is to be deleted."""
         if not isinstance(data, Mapping) or not all(isinstance(each, Mapping) for each in data.values()):
             raise InvalidInputError(fields={"data": "is not like {type: {id: value}}"})
         now = datetime.now(UTC)
-        rows: list[Stored] = []
+        rows: list[StoredKey] = []
         gone: list[tuple[str, str]] = []
-        for key_type in sorted(_name("type", each) for each in data):
+        for key_type in sorted(_validate_name("type", each) for each in data):
             expires_at = self._retention.expires_at(key_type, now)
             values = data[key_type]
-            for key_id in sorted(_name("id", each) for each in values):
+            for key_id in sorted(_validate_name("id", each) for each in values):
                 if values[key_id] is None:
                     gone.append((key_type, key_id))
                 else:
-                    value = self._vault.lock(baileys_json.encode(values[key_id]))
+                    value = self._cipher.encrypt(baileys_json.encode(values[key_id]))
                     rows.append((key_type, key_id, value, expires_at))
         return rows, gone
 
-    def _write(self, work: Callable[[UnitOfWork], T], owner: str | None) -> T:
+    def _write_with_lease(self, function: Callable[[UnitOfWork], T], owner: str | None) -> T:
         """Run a write for the worker that holds the session."""
         if owner is None:
-            return self._transact(work)
-        owner = an_owner("owner", owner)
+            return self._transact(function)
+        owner = validate_owner("owner", owner)
 
         def held(uow: UnitOfWork) -> T:
-            if not WhatsAppStates(uow.session, self.company_id).hold(owner, LEASE):
+            if not WhatsAppLeases(uow.session, self.company_id).renew_lease(owner, LEASE_DURATION):
                 raise SessionHeldError
-            return work(uow)
+            return function(uow)
 
         try:
             return self._transact(held)
         except SessionHeldError:
-            self._transact(lambda uow: WhatsAppStates(uow.session, self.company_id).contest(owner))
+            self._transact(lambda uow: WhatsAppLeases(uow.session, self.company_id).record_conflict(owner))
             raise
 
-    def _nothing(self, answer: T) -> T:
+    def _empty_result(self, answer: T) -> T:
         """`answer` for a company that has nothing stored; UnknownCompanyError for one that cannot have."""
-        if self._reading.companies.get() is None:
+        if self._read_only_repositories.companies.get() is None:
             raise UnknownCompanyError
         return answer
 
     @staticmethod
-    def _known(uow: UnitOfWork) -> None:
+    def _require_company(uow: UnitOfWork) -> None:
         if uow.companies.get() is None:
             raise UnknownCompanyError
 
 
-def _name(what: str, name: Any) -> str:
+def _validate_name(field_name: str, name: Any) -> str:
     """A type or an id. The error does not show it: ids hold phones."""
-    if isinstance(name, str) and 1 <= len(name) <= LONGEST_NAME and "\0" not in name:
+    if isinstance(name, str) and 1 <= len(name) <= MAX_NAME_CHARS and "\0" not in name:
         try:
             name.encode()
         except UnicodeEncodeError:
             pass
         else:
             return name
-    raise InvalidInputError(fields={what: f"must be text of 1 to {LONGEST_NAME} characters without NUL"})
+    raise InvalidInputError(
+        fields={field_name: f"must be text of 1 to {MAX_NAME_CHARS} characters without NUL"}
+    )

@@ -41,7 +41,7 @@ class ForbiddenError(RefusedError):
     YClients settings, and see that the salon has connected the integration."""
 
 
-class UnknownToYClientsError(RefusedError):
+class YClientsNotFoundError(RefusedError):
     """YClients knows no such salon, or nothing at this address (404): check the company id and
     YCLIENTS_BASE_URL."""
 

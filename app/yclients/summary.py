@@ -5,7 +5,7 @@ from typing import Any
 
 from app.repositories.batch_dedup import UpsertReport
 
-KEPT = 100  # findings that the summary itself remembers, of however many
+MAX_KEPT = 100  # findings that the summary itself remembers, of however many
 
 
 @dataclass

@@ -13,7 +13,7 @@ from app.frontdesk import Frontdesk
 from app.repositories import Repositories
 from app.schemas.schema import Values
 from app.schemas.types import MAX_ID
-from app.yclients.ingest import Intake
+from app.yclients.ingest import Ingest
 from app.yclients.mapping.entities import (
     BOOKINGS,
     CLIENTS,
@@ -21,13 +21,13 @@ from app.yclients.mapping.entities import (
     SERVICE_CATEGORIES,
     SERVICES,
     STAFF,
-    Kind,
+    EntityKind,
 )
 from app.yclients.mapping.values import integer
 
 log = logging.getLogger(__name__)
 
-RESOURCES = {
+KINDS_BY_RESOURCE = {
     "company": COMPANY,
     "service_category": SERVICE_CATEGORIES,
     "service": SERVICES,
@@ -35,11 +35,11 @@ RESOURCES = {
     "client": CLIENTS,
     "record": BOOKINGS,
 }
-MOMENT = timedelta(microseconds=1)  # what a timestamp of PostgreSQL can tell apart
+ONE_MICROSECOND = timedelta(microseconds=1)  # what a timestamp of PostgreSQL can tell apart
 STATUSES = ("create", "update", "delete")
 
 
-class Outcome(Enum):
+class EventOutcome(Enum):
     """What became of an event."""
 
     INSERTED = "inserted"
@@ -53,7 +53,7 @@ class Outcome(Enum):
 
 
 @dataclass(frozen=True)
-class Event:
+class WebhookEvent:
     """One notice: `resource` and `status` as they were sent, `data` the row as it is now, perhaps."""
 
     company_id: int
@@ -63,7 +63,7 @@ class Event:
     data: Any
 
     @classmethod
-    def of(cls, document: Any) -> "Event":
+    def parse(cls, document: Any) -> "WebhookEvent":
         """Read `{company_id, resource, resource_id, status, data}`. Raises InvalidInputError."""
         if not isinstance(document, Mapping):
             raise InvalidInputError("The body must be an object.")
@@ -85,49 +85,49 @@ class Event:
         return row_id
 
 
-def take_event(desk: Frontdesk, event: Event) -> Outcome:
+def handle_event(desk: Frontdesk, event: WebhookEvent) -> EventOutcome:
     """Store what the event tells; the same event again changes nothing, an older one neither.
 
     Raises InvalidInputError for an id that is none, and FrontdeskError.
     """
-    kind = RESOURCES.get(event.resource)
+    kind = KINDS_BY_RESOURCE.get(event.resource)
     if kind is None:
-        return Outcome.UNKNOWN_RESOURCE
+        return EventOutcome.UNKNOWN_RESOURCE
     if event.status not in STATUSES:
-        return Outcome.UNKNOWN_STATUS
+        return EventOutcome.UNKNOWN_STATUS
     row_id = event.row_id
-    intake = Intake(desk, event.company_id)
+    intake = Ingest(desk, event.company_id)
     if not intake.is_known:
-        return Outcome.UNKNOWN_COMPANY
+        return EventOutcome.UNKNOWN_COMPANY
     payload = event.data if isinstance(event.data, Mapping) else {}
     if kind is COMPANY and row_id != event.company_id:
-        return Outcome.REJECTED
+        return EventOutcome.REJECTED
     if integer(payload.get("id")) not in (None, row_id):
-        return Outcome.REJECTED
+        return EventOutcome.REJECTED
     mapped = kind.map_payload({**payload, "id": row_id}, intake.context())
     if event.status == "delete":
-        deleted = intake.transact(lambda uow: _deleted(uow, kind, row_id, mapped.row))
+        deleted = intake.transact(lambda uow: _deleted_row(uow, kind, row_id, mapped.row))
         if deleted is None:
-            return Outcome.UNCHANGED
+            return EventOutcome.UNCHANGED
         return _store(intake, kind, deleted, {})
     return _store(intake, kind, {"deleted_at": None, **mapped.row}, mapped.warnings)
 
 
-def _store(intake: Intake, kind: Kind, row: Values, warnings: Mapping[str, str]) -> Outcome:
-    batch = intake.new_batch(kind)
-    fault = intake.take_row(kind, batch, 0, row, warnings)
+def _store(ingest: Ingest, kind: EntityKind, row: Values, warnings: Mapping[str, str]) -> EventOutcome:
+    batch = ingest.new_batch(kind)
+    fault = ingest.add_row(kind, batch, 0, row, warnings)
     if fault is not None:
         how = "rejected" if fault.is_rejected else "stored in part"
         reasons = "; ".join(f"{field}: {reason}" for field, reason in fault.reasons.items())
-        log.warning("Webhook of company %s, %s %s: %s", intake.company_id, kind, how, reasons)
-    report = intake.land(kind, batch)
-    for outcome in (Outcome.INSERTED, Outcome.UPDATED, Outcome.UNCHANGED, Outcome.STALE):
+        log.warning("Webhook of company %s, %s %s: %s", ingest.company_id, kind, how, reasons)
+    report = ingest.merge_chunk(kind, batch)
+    for outcome in (EventOutcome.INSERTED, EventOutcome.UPDATED, EventOutcome.UNCHANGED, EventOutcome.STALE):
         if getattr(report, outcome.value):
             return outcome
-    return Outcome.REJECTED
+    return EventOutcome.REJECTED
 
 
-def _deleted(uow: UnitOfWork, kind: Kind, row_id: int, row: Values) -> Values | None:
+def _deleted_row(uow: UnitOfWork, kind: EntityKind, row_id: int, row: Values) -> Values | None:
     """The row as deleted; None where it is so already.
 
     The event may bring no row, so ours lends what a row must have. A row that is not here yet is stored as
@@ -141,12 +141,12 @@ def _deleted(uow: UnitOfWork, kind: Kind, row_id: int, row: Values) -> Values | 
     # A moment after the last change, which may have the same time and come again. By our clock, where
     # YClients does not say when that was.
     changed_at = row.get("source_changed_at")
-    moment = changed_at + MOMENT if isinstance(changed_at, datetime) else datetime.now(UTC)
+    moment = changed_at + ONE_MICROSECOND if isinstance(changed_at, datetime) else datetime.now(UTC)
     cancelled = {"status": "cancelled"} if kind is BOOKINGS else {}
     return {**row, **cancelled, "source_changed_at": moment, "deleted_at": moment}
 
 
-def _stored(uow: Repositories, kind: Kind, row_id: int) -> Any:
-    repository = kind.repository(uow)
+def _stored(uow: Repositories, kind: EntityKind, row_id: int) -> Any:
+    repository = kind.select_repository(uow)
     key = dict.fromkeys(kind.schema.key, row_id)
     return repository.find_one(**key)

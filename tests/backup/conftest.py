@@ -55,7 +55,7 @@ def prepared(new_database: Callable[[], str], tmp_path_factory: pytest.TempPathF
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DATABASE_URL", url)
         patch.setenv("BACKUP_ADDRESS", str(folder))
-        return Prepared(folder, make(run), url)
+        return Prepared(folder, create_backup(run_backup_command), url)
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ def address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "backups"
 
 
-def run(*arguments: str) -> Result:
+def run_backup_command(*arguments: str) -> Result:
     """Run `frontdesk backup …`."""
     return CliRunner().invoke(main, ["backup", *arguments])
 
@@ -88,17 +88,17 @@ def run(*arguments: str) -> Result:
 @pytest.fixture
 def backup(address: Path) -> Backup:
     """Runs `frontdesk backup …`, with `address`, and with the database of `source` or `shared`."""
-    return run
+    return run_backup_command
 
 
 @pytest.fixture
 def made(prepared: Prepared, shared: str, address: Path) -> str:
     """The name of a backup that was made: a copy of the prepared one, with a name that no log knows."""
     address.mkdir()
-    return copied(prepared, address, f"{prepared.name[:-4]}{next(_numbers):04x}")
+    return copy_backup(prepared, address, f"{prepared.name[:-4]}{next(_numbers):04x}")
 
 
-def copied(prepared: Prepared, address: Path, name: str) -> str:
+def copy_backup(prepared: Prepared, address: Path, name: str) -> str:
     """The prepared backup under another name."""
     manifest = Manifest.from_bytes((prepared.folder / f"{prepared.name}.json").read_bytes())
     (address / f"{name}.json").write_bytes(manifest.model_copy(update={"name": name}).to_bytes())
@@ -113,7 +113,7 @@ def replace(server_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         major = connection.info.server_version // 10_000
 
     def replace(name: str, script: str, version: str | None = None) -> None:
-        real = pg_programs.find(name, major)
+        real = pg_programs.find_program(name, major)
         fake = tmp_path / "bin" / name
         fake.parent.mkdir()
         says = f'[ "$1" = --version ] && echo "{name} (PostgreSQL) {version or real.version}" && exit\n'
@@ -124,11 +124,11 @@ def replace(server_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     return replace
 
 
-def make(backup: Backup) -> str:
-    return str(answer(backup("create", "--json"))["name"])
+def create_backup(backup: Backup) -> str:
+    return str(parse_json_output(backup("create", "--json"))["name"])
 
 
-def answer(result: Result, exit_code: int = 0) -> dict[str, Any]:
+def parse_json_output(result: Result, exit_code: int = 0) -> dict[str, Any]:
     """The JSON document of a command that left with this code."""
     assert result.exit_code == exit_code, result.output
     found: dict[str, Any] = json.loads(result.stdout)

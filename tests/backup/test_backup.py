@@ -10,8 +10,8 @@ import psycopg
 import pytest
 
 from app.backup import run_log
-from tests.backup.conftest import Backup, answer, make
-from tests.moves import Move
+from tests.backup.conftest import Backup, create_backup, parse_json_output
+from tests.moves import FakeTransfer
 from tests.processes import wait_until
 from tests.servers import execute, url_of
 
@@ -39,7 +39,7 @@ def scratches(server_url: str) -> set[str]:
 
 
 def test_a_backup_says_what_is_in_it(backup: Backup, shared: str, address: Path) -> None:
-    made = answer(backup("create", "--json"))
+    made = parse_json_output(backup("create", "--json"))
     manifest = json.loads((address / f"{made['name']}.json").read_text())
     tables = {table["name"]: table["rows"] for table in manifest["tables"]}
     assert tables["public.clients"] == 2000
@@ -53,19 +53,19 @@ def test_a_backup_says_what_is_in_it(backup: Backup, shared: str, address: Path)
 
 
 def test_verify_and_drill_find_a_backup_good(backup: Backup, made: str, server_url: str) -> None:
-    assert answer(backup("verify", "--json"))["good"] is True
-    drilled = answer(backup("drill", "--json"))
+    assert parse_json_output(backup("verify", "--json"))["good"] is True
+    drilled = parse_json_output(backup("drill", "--json"))
     assert (drilled["name"], drilled["good"], drilled["problems"]) == (made, True, [])
     assert drilled["recovery_seconds"] > 0
     wait_until(lambda: not scratches(server_url))  # another worker's may be there for a moment
-    (listed,) = answer(backup("list", "--json"))["backups"]
+    (listed,) = parse_json_output(backup("list", "--json"))["backups"]
     assert listed["last_check"]["kind"] == "drill"
 
 
 def test_every_row_comes_back(backup: Backup, made: str, shared: str, empty: str) -> None:
-    assert answer(backup("restore", "--into", empty, "--dry-run", "--json"))["dry_run"] is True
+    assert parse_json_output(backup("restore", "--into", empty, "--dry-run", "--json"))["dry_run"] is True
     assert value(empty, "SELECT count(*) FROM pg_tables WHERE schemaname = 'public'") == 0
-    restored = answer(backup("restore", "--into", empty, "--json"))
+    restored = parse_json_output(backup("restore", "--into", empty, "--json"))
     assert (restored["name"], restored["good"], restored["missing_roles"]) == (made, True, [])
     rows = "SELECT md5(string_agg(c::text, ',' ORDER BY id)) FROM clients AS c"
     assert value(empty, rows) == value(shared, rows)
@@ -104,8 +104,8 @@ def test_owners_and_grants_stay_where_their_roles_exist(
     execute(source, "GRANT SELECT ON clients TO reader")
     granted = "SELECT has_table_privilege('reader', 'clients', 'SELECT')"
     try:
-        make(backup)
-        answer(backup("restore", "--into", empty, "--json"))
+        create_backup(backup)
+        parse_json_output(backup("restore", "--into", empty, "--json"))
         assert value(empty, granted) is True
         execute(empty, "DROP OWNED BY reader")
     finally:
@@ -118,10 +118,10 @@ def test_a_server_without_those_roles_still_gets_the_rows(
 ) -> None:
     execute(server_url, "CREATE ROLE gone")
     execute(source, "ALTER TABLE staff OWNER TO gone")
-    make(backup)
+    create_backup(backup)
     execute(source, "REASSIGN OWNED BY gone TO CURRENT_USER")
     execute(server_url, "DROP ROLE gone")
-    assert answer(backup("restore", "--into", empty, "--json"))["missing_roles"] == ["gone"]
+    assert parse_json_output(backup("restore", "--into", empty, "--json"))["missing_roles"] == ["gone"]
 
 
 def test_writers_work_on_and_the_backup_shows_one_moment(backup: Backup, source: str, address: Path) -> None:
@@ -138,15 +138,15 @@ def test_writers_work_on_and_the_backup_shows_one_moment(backup: Backup, source:
     writer = threading.Thread(target=write)
     writer.start()
     try:
-        made = make(backup)
+        made = create_backup(backup)
     finally:
         stop.set()
         writer.join()
     manifest = json.loads((address / f"{made}.json").read_text())
     (rows,) = [table["rows"] for table in manifest["tables"] if table["name"] == "public.clients"]
     assert value(source, f"SELECT count(*) > {rows} FROM clients"), "rows were added after the snapshot"
-    assert answer(backup("verify", "--json"))["good"] is True
-    assert answer(backup("drill", "--json"))["good"] is True
+    assert parse_json_output(backup("verify", "--json"))["good"] is True
+    assert parse_json_output(backup("drill", "--json"))["good"] is True
 
 
 def test_a_drill_without_the_right_to_create_a_database_takes_an_embedded_server(
@@ -158,7 +158,7 @@ def test_a_drill_without_the_right_to_create_a_database_takes_an_embedded_server
         monkeypatch.setenv(
             "DATABASE_URL", f"{shared}&user=plain" if "?" in shared else f"{shared}?user=plain"
         )
-        drilled = answer(backup("drill", "--json"))
+        drilled = parse_json_output(backup("drill", "--json"))
     finally:
         execute(shared, "DROP OWNED BY plain")
         execute(server_url, "DROP ROLE plain")
@@ -170,7 +170,7 @@ def test_a_scratch_that_a_killed_drill_left_goes_with_the_next(
 ) -> None:
     left = "frontdesk_drill_0123456789ab"
     execute(server_url, f"CREATE DATABASE {left}")
-    answer(backup("drill", "--json"))
+    parse_json_output(backup("drill", "--json"))
     assert left not in scratches(server_url)
 
 
@@ -179,7 +179,7 @@ def test_another_drill_s_scratch_is_left_alone(backup: Backup, made: str, server
     execute(server_url, f"CREATE DATABASE {others}")
     try:
         with psycopg.connect(url_of(server_url, others)):
-            answer(backup("drill", "--json"))
+            parse_json_output(backup("drill", "--json"))
             assert others in scratches(server_url)
     finally:
         execute(server_url, f"DROP DATABASE IF EXISTS {others} WITH (FORCE)")
@@ -198,29 +198,29 @@ def test_other_schemas_names_and_tables_are_in_it(backup: Backup, source: str) -
         "INSERT INTO nothing DEFAULT VALUES",
         "CREATE UNLOGGED TABLE fast AS SELECT 1 AS one",
     )
-    make(backup)
-    assert answer(backup("verify", "--json"))["problems"] == []
-    assert answer(backup("drill", "--json"))["problems"] == []
+    create_backup(backup)
+    assert parse_json_output(backup("verify", "--json"))["problems"] == []
+    assert parse_json_output(backup("drill", "--json"))["problems"] == []
 
 
 def test_the_log_knows_the_age_and_forgets_what_turned_out_bad(
     backup: Backup, source: str, address: Path
 ) -> None:
-    def last() -> run_log.Backups:
+    def last() -> run_log.BackupSummary:
         with psycopg.connect(source, autocommit=True) as connection:
-            return run_log.last(connection)
+            return run_log.query_summary(connection)
 
     assert last() == (None, None, None)
-    make(backup)
+    create_backup(backup)
     first = last().taken_at
     assert first is not None
     assert last().drilled_at is None
-    answer(backup("drill", "--json"))
+    parse_json_output(backup("drill", "--json"))
     assert last().drilled_at is not None
-    newer = make(backup)
+    newer = create_backup(backup)
     assert last().taken_at > first
     (address / f"{newer}.dump").write_bytes(b"")
-    assert answer(backup("verify", "--json"), 1)["good"] is False
+    assert parse_json_output(backup("verify", "--json"), 1)["good"] is False
     assert last().taken_at == first
 
 
@@ -229,8 +229,8 @@ def test_a_backup_is_checked_also_while_the_database_is_away(
 ) -> None:
     monkeypatch.setenv("DATABASE_URL", "postgresql://127.0.0.1:1/none")
     verified, listed = backup("verify", "--json"), backup("list", "--json")
-    assert (answer(verified)["good"], answer(verified)["recorded"]) == (True, False)
-    assert answer(listed)["backups"][0]["name"] == made
+    assert (parse_json_output(verified)["good"], parse_json_output(verified)["recorded"]) == (True, False)
+    assert parse_json_output(listed)["backups"][0]["name"] == made
     assert "Warning: this run is not in the log" in verified.stderr
     assert "Warning: what was checked is not known" in listed.stderr
 
@@ -244,13 +244,13 @@ def test_while_a_database_is_moved_the_live_side_is_backed_up(
 ) -> None:
     monkeypatch.setenv("LEGACY_DATABASE_URL", source)
     monkeypatch.setenv("DATABASE_URL", new_database())
-    Move(legacy=source, primary=os.environ["DATABASE_URL"]).start()
-    made = answer(backup("create", "--json"))
+    FakeTransfer(legacy=source, primary=os.environ["DATABASE_URL"]).start()
+    made = parse_json_output(backup("create", "--json"))
     manifest = json.loads((address / f"{made['name']}.json").read_text())
     assert manifest["database"] == value(source, "SELECT current_database()")
     assert made["recorded"] is True
     assert value(source, "SELECT backup FROM backup_runs") == made["name"]
-    assert answer(backup("drill", "--json"))["good"] is True
+    assert parse_json_output(backup("drill", "--json"))["good"] is True
 
 
 def test_a_role_that_may_not_read_everything_is_told_what_it_lacks(

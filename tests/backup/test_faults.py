@@ -15,12 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.backup import catalogue, pg_programs
-from app.backup.dump_stream import intact
+from app.backup.dump_stream import verify_checksum
 from app.backup.errors import BackupError, DamagedBackup
 from app.backup.manifest import Manifest
-from app.backup.storage import Place
+from app.backup.storage import Storage
 from app.backup.verify import verify
-from tests.backup.conftest import Backup, Replace, answer, make
+from tests.backup.conftest import Backup, Replace, create_backup, parse_json_output
 from tests.e2e.conftest import CALL
 from tests.processes import Process, wait_until
 from tests.servers import execute, url_of
@@ -32,8 +32,8 @@ def nothing(*_: object) -> None:
 
 def is_noticed(backup: Backup) -> str:
     """Verify and drill both say that the newest backup is not good; return why."""
-    verified = answer(backup("verify", "--json"), 1)
-    drilled = answer(backup("drill", "--json"), 1)
+    verified = parse_json_output(backup("verify", "--json"), 1)
+    drilled = parse_json_output(backup("drill", "--json"), 1)
     assert (verified["good"], drilled["good"]) == (False, False)
     return str(verified["problems"])
 
@@ -43,7 +43,7 @@ def test_a_truncated_dump(backup: Backup, made: str, address: Path, share: float
     dump = address / f"{made}.dump"
     os.truncate(dump, int(dump.stat().st_size * share))
     assert "bytes instead of" in is_noticed(backup)
-    assert answer(backup("list", "--json"), 1)["backups"][0]["state"] == "damaged"
+    assert parse_json_output(backup("list", "--json"), 1)["backups"][0]["state"] == "damaged"
     assert backup("restore").exit_code == 3
 
 
@@ -56,7 +56,7 @@ def test_a_truncated_dump_that_was_filled_up_again(backup: Backup, made: str, ad
 
 
 def test_one_flipped_bit_anywhere_in_the_dump(made: str, address: Path) -> None:
-    place, dump = Place(str(address)), address / f"{made}.dump"
+    place, dump = Storage(str(address)), address / f"{made}.dump"
     whole = dump.read_bytes()
 
     @settings(max_examples=60)
@@ -65,15 +65,15 @@ def test_one_flipped_bit_anywhere_in_the_dump(made: str, address: Path) -> None:
         with dump.open("r+b") as file:
             file.seek(position)
             file.write(bytes([whole[position] ^ (1 << bit)]))
-        entry = catalogue.entry(place, made)
+        entry = catalogue.find_backup(place, made)
         with pytest.raises(DamagedBackup):
-            intact(place, entry, nothing)
+            verify_checksum(place, entry, nothing)
         if position % 20 == 0:  # it starts a program
             assert "SHA-256" in verify(place, entry, nothing)[0]
         dump.write_bytes(whole)
 
     flip()
-    assert verify(place, catalogue.entry(place, made), nothing) == ()
+    assert verify(place, catalogue.find_backup(place, made), nothing) == ()
 
 
 def test_another_byte_anywhere_in_the_manifest(made: str, address: Path) -> None:
@@ -105,7 +105,7 @@ def test_a_missing_dump(backup: Backup, made: str, address: Path) -> None:
 
 
 def test_another_backup_s_files_under_this_name(backup: Backup, made: str, address: Path) -> None:
-    newer = make(backup)
+    newer = create_backup(backup)
     for kind in ("dump", "json"):
         shutil.copy(address / f"{made}.{kind}", address / f"{newer}.{kind}")
     assert f"the manifest is that of {made}" in is_noticed(backup)
@@ -143,7 +143,7 @@ def test_a_killed_backup_is_none(
     finally:
         process.end()
     assert "it has no manifest" in is_noticed(backup)
-    assert answer(backup("list", "--json"), 1)["backups"][0]["state"] == "unfinished"
+    assert parse_json_output(backup("list", "--json"), 1)["backups"][0]["state"] == "unfinished"
     assert "None of the backups" in backup("prune", "--keep", "1").stderr
 
 
@@ -179,20 +179,20 @@ def test_a_full_disk(backup: Backup, made: str, address: Path) -> None:
     assert failed.exit_code == 3
     assert "File too large" in failed.stderr
     assert sorted(address.iterdir()) == before
-    assert answer(backup("verify", "--json"))["name"] == made
+    assert parse_json_output(backup("verify", "--json"))["name"] == made
 
 
 def test_a_disk_that_is_full_when_the_manifest_comes(
     backup: Backup, shared: str, address: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write = Place.writing
+    write = Storage.open_for_writing
 
-    def full(self: Place, name: str) -> AbstractContextManager[Any]:
+    def full(self: Storage, name: str) -> AbstractContextManager[Any]:
         if name.endswith(".json"):
             raise BackupError("No space left on device.")
         return write(self, name)
 
-    monkeypatch.setattr(Place, "writing", full)
+    monkeypatch.setattr(Storage, "open_for_writing", full)
     assert "No space left" in backup("create").stderr
     assert list(address.iterdir()) == []
 
@@ -207,17 +207,17 @@ def test_a_disk_that_is_full_when_the_manifest_comes(
 def test_rows_that_changed_between_the_manifest_and_the_dump(
     backup: Backup, source: str, monkeypatch: pytest.MonkeyPatch, change: str, by_verify: bool
 ) -> None:
-    run = pg_programs.running
+    run = pg_programs.run_program
 
     def without_snapshot(program: Any, *arguments: str, **options: Any) -> Any:
         if program.path.name == "pg_dump":
             execute(source, change)
         return run(program, *(each for each in arguments if "snapshot" not in each), **options)
 
-    monkeypatch.setattr(pg_programs, "running", without_snapshot)
-    make(backup)
-    assert answer(backup("verify", "--json"), int(by_verify))["good"] is not by_verify
-    (problem,) = answer(backup("drill", "--json"), 1)["problems"]
+    monkeypatch.setattr(pg_programs, "run_program", without_snapshot)
+    create_backup(backup)
+    assert parse_json_output(backup("verify", "--json"), int(by_verify))["good"] is not by_verify
+    (problem,) = parse_json_output(backup("drill", "--json"), 1)["problems"]
     assert problem.startswith("public.clients: ")
 
 
@@ -237,15 +237,15 @@ def test_a_restore_that_fails_leaves_the_database_empty(
         monkeypatch.setenv("PATH", path)
         assert failed.exit_code == 3
         assert "end of file" in failed.stderr
-        assert answer(backup("restore", "--into", url, "--json"))["good"] is True
+        assert parse_json_output(backup("restore", "--into", url, "--json"))["good"] is True
     finally:
         execute(server_url, "DROP DATABASE half WITH (FORCE)")
 
 
 def test_a_program_that_is_not_there_is_named() -> None:
     with pytest.raises(BackupError, match=r"pg_dump of PostgreSQL 99 or newer is needed; found: .*18\.\d.*"):
-        pg_programs.find("pg_dump", 99)
+        pg_programs.find_program("pg_dump", 99)
 
 
 def test_the_oldest_program_that_will_do_is_taken() -> None:
-    assert [pg_programs.find("pg_restore", each).major for each in (16, 17, 18)] == [16, 18, 18]
+    assert [pg_programs.find_program("pg_restore", each).major for each in (16, 17, 18)] == [16, 18, 18]

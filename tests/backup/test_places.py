@@ -8,8 +8,8 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from app.backup.errors import BackupError
-from app.backup.storage import Place
-from tests.backup.conftest import Backup, Replace, answer, make
+from app.backup.storage import Storage
+from tests.backup.conftest import Backup, Replace, create_backup, parse_json_output
 
 
 @pytest.fixture(scope="module")
@@ -43,22 +43,22 @@ def uploads(bucket: Any) -> list[Any]:
 
 
 def test_a_backup_in_object_storage_is_as_good(backup: Backup, place: str, bucket: Any) -> None:
-    first, second = make(backup), make(backup)
-    assert answer(backup("verify", "--json"))["good"] is True
-    assert answer(backup("drill", "--json"))["good"] is True
-    pruned = answer(backup("prune", "--keep", "1", "--json"))
+    first, second = create_backup(backup), create_backup(backup)
+    assert parse_json_output(backup("verify", "--json"))["good"] is True
+    assert parse_json_output(backup("drill", "--json"))["good"] is True
+    pruned = parse_json_output(backup("prune", "--keep", "1", "--json"))
     assert (pruned["deleted"], pruned["kept"], pruned["proven"]) == ([first], [second], second)
-    listed = answer(backup("list", "--json"))
+    listed = parse_json_output(backup("list", "--json"))
     assert (listed["at"], [each["name"] for each in listed["backups"]]) == (place, [second])
 
 
 def test_a_flipped_byte_in_object_storage(backup: Backup, place: str, bucket: Any) -> None:
-    made = make(backup)
+    made = create_backup(backup)
     stored = bucket.Object(f"{place.removeprefix('s3://salons/')}/{made}.dump")
     content = bytearray(stored.get()["Body"].read())
     content[len(content) // 2] ^= 1
     stored.put(Body=bytes(content))
-    assert "SHA-256" in answer(backup("verify", "--json"), 1)["problems"][0]
+    assert "SHA-256" in parse_json_output(backup("verify", "--json"), 1)["problems"][0]
 
 
 def test_an_upload_that_fails_leaves_nothing(
@@ -75,7 +75,7 @@ def test_an_upload_in_several_parts_is_whole_or_not_there(place: str, bucket: An
     piece = bytes(range(256)) * 4096
 
     def write(times: int) -> None:
-        with Place(place).writing("large") as file:
+        with Storage(place).open_for_writing("large") as file:
             for _ in range(times):
                 file.write(piece)
             if times < 60:
@@ -85,7 +85,7 @@ def test_an_upload_in_several_parts_is_whole_or_not_there(place: str, bucket: An
         write(55)
     assert uploads(bucket) == []
     write(60)
-    assert Place(place).sizes() == {"large": 60 * len(piece)}
+    assert Storage(place).file_sizes() == {"large": 60 * len(piece)}
 
 
 def test_a_bucket_that_does_not_exist_is_named(bucket: Any, shared: str, backup: Backup) -> None:

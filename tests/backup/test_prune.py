@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from app.backup import catalogue, prune
 from app.backup.errors import BackupError
-from app.backup.storage import Place
-from tests.backup.conftest import Backup, Prepared, answer, copied
+from app.backup.storage import Storage
+from tests.backup.conftest import Backup, Prepared, copy_backup, parse_json_output
 from tests.servers import execute
 
 Old = Callable[..., str]
@@ -26,7 +26,7 @@ def nothing(*_: object) -> None:
 def of_days_ago(prepared: Prepared, address: Path, days: float) -> str:
     """The prepared backup as if it had been made so many days ago."""
     then = datetime.now(UTC) - timedelta(days=days, minutes=1)
-    return copied(prepared, address, f"frontdesk-{then:%Y%m%dT%H%M%SZ}-{next(_numbers):04x}")
+    return copy_backup(prepared, address, f"frontdesk-{then:%Y%m%dT%H%M%SZ}-{next(_numbers):04x}")
 
 
 @pytest.fixture
@@ -48,11 +48,11 @@ def test_a_backup_goes_when_neither_rule_keeps_it(
     backup: Backup, made: str, old: Old, rules: tuple[str, ...], kept: int
 ) -> None:
     names = [made, old(1), old(3), old(5)]
-    planned = answer(backup("prune", *rules, "--dry-run", "--json"))
+    planned = parse_json_output(backup("prune", *rules, "--dry-run", "--json"))
     assert (planned["kept"], planned["deleted"]) == (names[:kept], names[kept:])
-    assert len(answer(backup("list", "--json"))["backups"]) == 4
-    assert answer(backup("prune", *rules, "--json"))["deleted"] == names[kept:]
-    assert [each["name"] for each in answer(backup("list", "--json"))["backups"]] == names[:kept]
+    assert len(parse_json_output(backup("list", "--json"))["backups"]) == 4
+    assert parse_json_output(backup("prune", *rules, "--json"))["deleted"] == names[kept:]
+    assert [each["name"] for each in parse_json_output(backup("list", "--json"))["backups"]] == names[:kept]
 
 
 def test_the_last_good_one_stays_when_all_newer_ones_are_bad(
@@ -62,9 +62,9 @@ def test_the_last_good_one_stays_when_all_newer_ones_are_bad(
     content = bytearray((address / f"{made}.dump").read_bytes())
     content[-100] ^= 1
     (address / f"{made}.dump").write_bytes(content)
-    pruned = answer(backup("prune", "--keep", "1", "--days", "1", "--json"))
+    pruned = parse_json_output(backup("prune", "--keep", "1", "--days", "1", "--json"))
     assert (pruned["kept"], pruned["proven"], pruned["deleted"]) == ([made, good], good, [older])
-    assert answer(backup("verify", good, "--json"))["good"] is True
+    assert parse_json_output(backup("verify", good, "--json"))["good"] is True
 
 
 def test_what_is_unfinished_stays_until_a_good_one_is_newer(
@@ -75,7 +75,7 @@ def test_what_is_unfinished_stays_until_a_good_one_is_newer(
     (address / f"{fresh}.dump").rename(address / f"{fresh}.dump.part")
     (address / f"{fresh}.json").unlink()
     (address / "notes.txt").write_text("not ours")
-    assert answer(backup("prune", "--keep", "1", "--json"))["deleted"] == [abandoned]
+    assert parse_json_output(backup("prune", "--keep", "1", "--json"))["deleted"] == [abandoned]
     assert (address / "notes.txt").exists()
 
 
@@ -92,12 +92,12 @@ def test_nothing_is_deleted_where_none_is_good(backup: Backup, made: str, old: O
 def test_the_last_that_was_restored_stays_until_a_newer_one_was(backup: Backup, made: str, old: Old) -> None:
     """What is readable may still not come back: rows that an index should have refused, say."""
     restored, older = old(40), old(50)
-    answer(backup("drill", older, "--json"))
-    answer(backup("drill", restored, "--json"))
-    pruned = answer(backup("prune", "--keep", "1", "--json"))
+    parse_json_output(backup("drill", older, "--json"))
+    parse_json_output(backup("drill", restored, "--json"))
+    pruned = parse_json_output(backup("prune", "--keep", "1", "--json"))
     assert (pruned["kept"], pruned["deleted"]) == ([made, restored], [older])
-    answer(backup("drill", "--json"))
-    assert answer(backup("prune", "--keep", "1", "--json"))["deleted"] == [restored]
+    parse_json_output(backup("drill", "--json"))
+    assert parse_json_output(backup("prune", "--keep", "1", "--json"))["deleted"] == [restored]
 
 
 def test_one_that_a_drill_found_bad_proves_nothing(
@@ -108,7 +108,7 @@ def test_one_that_a_drill_found_bad_proves_nothing(
         prepared.url,
         f"INSERT INTO backup_runs (kind, backup, outcome, seconds) VALUES ('drill', '{made}', 'bad', 1)",
     )
-    pruned = answer(backup("prune", "--keep", "1", "--json"))
+    pruned = parse_json_output(backup("prune", "--keep", "1", "--json"))
     assert (pruned["kept"], pruned["proven"], pruned["deleted"]) == ([made, good], good, [older])
 
 
@@ -118,18 +118,18 @@ def test_without_the_log_it_says_so_and_goes_by_what_it_reads(
     older = old(1)
     monkeypatch.setenv("DATABASE_URL", "postgresql://127.0.0.1:1/none")
     pruned = backup("prune", "--keep", "1", "--json")
-    assert answer(pruned)["deleted"] == [older]
+    assert parse_json_output(pruned)["deleted"] == [older]
     assert "Warning: what was checked is not known" in pruned.stderr
 
 
 def test_two_at_once_are_in_nobody_s_way(made: str, old: Old, address: Path) -> None:
-    older, place = old(1), Place(str(address))
-    plans = [prune.plan(place, 1, None, nothing) for _ in range(2)]
+    older, place = old(1), Storage(str(address))
+    plans = [prune.plan_prune(place, 1, None, nothing) for _ in range(2)]
     for planned in plans:
         for entry in planned.deleted:
-            prune.delete(place, entry)
+            prune.delete_backup(place, entry)
     assert [entry.name for entry in plans[1].deleted] == [older]
-    assert [entry.name for entry in catalogue.entries(place)] == [made]
+    assert [entry.name for entry in catalogue.list_backups(place)] == [made]
 
 
 def test_whatever_the_rules_and_the_damage_a_good_one_is_left(prepared: Prepared, tmp_path: Path) -> None:
@@ -149,14 +149,14 @@ def test_whatever_the_rules_and_the_damage_a_good_one_is_left(prepared: Prepared
             if not good:
                 with (there / f"{name}.dump").open("r+b") as file:
                     file.write(b"X")
-        place = Place(str(there))
+        place = Storage(str(there))
         try:
-            planned = prune.plan(place, keep, days, nothing)
+            planned = prune.plan_prune(place, keep, days, nothing)
         except BackupError:
             assert not any(whole.values())
             return
         newest = max(name for name, good in whole.items() if good)
         assert newest in {entry.name for entry in planned.kept}
-        assert len(planned.kept) + len(planned.deleted) == len(catalogue.entries(place))
+        assert len(planned.kept) + len(planned.deleted) == len(catalogue.list_backups(place))
 
     prune_some()

@@ -4,7 +4,7 @@ import tracemalloc
 
 import pytest
 
-from tests.backup.conftest import Backup, answer
+from tests.backup.conftest import Backup, parse_json_output
 from tests.servers import execute
 
 BOOKINGS = """
@@ -23,9 +23,9 @@ def test_a_drill_of_a_million_rows(backup: Backup, source: str) -> None:
     execute(source, BOOKINGS)
     tracemalloc.start()
     try:
-        made = answer(backup("create", "--json"))
-        verified = answer(backup("verify", "--json"))
-        drilled = answer(backup("drill", "--json"))
+        made = parse_json_output(backup("create", "--json"))
+        verified = parse_json_output(backup("verify", "--json"))
+        drilled = parse_json_output(backup("drill", "--json"))
         most = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()

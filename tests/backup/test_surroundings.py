@@ -9,8 +9,8 @@ import pytest
 
 from app.backup import pg_programs, restore
 from app.backup.errors import BackupError
-from app.backup.storage import Place
-from tests.backup.conftest import Backup, Replace, answer, make
+from app.backup.storage import Storage
+from tests.backup.conftest import Backup, Replace, create_backup, parse_json_output
 from tests.servers import execute
 
 
@@ -30,20 +30,20 @@ def test_large_objects_are_compared_too(
     problem: str,
 ) -> None:
     execute(source, "SELECT lo_from_bytea(0, convert_to(repeat('ab', 1000000), 'UTF8'))")
-    make(backup)
-    assert answer(backup("verify", "--json"))["problems"] == []
-    assert answer(backup("drill", "--json"))["problems"] == []
-    run = pg_programs.running
+    create_backup(backup)
+    assert parse_json_output(backup("verify", "--json"))["problems"] == []
+    assert parse_json_output(backup("drill", "--json"))["problems"] == []
+    run = pg_programs.run_program
 
     def after_a_change(program: Any, *arguments: str, **options: Any) -> Any:
         if program.path.name == "pg_dump":
             execute(source, f"SELECT {change} FROM pg_largeobject_metadata")
         return run(program, *(each for each in arguments if "snapshot" not in each), **options)
 
-    monkeypatch.setattr(pg_programs, "running", after_a_change)
-    make(backup)
-    assert answer(backup("verify", "--json"), int(by_verify))["good"] is not by_verify
-    assert answer(backup("drill", "--json"), 1)["problems"] == [problem]
+    monkeypatch.setattr(pg_programs, "run_program", after_a_change)
+    create_backup(backup)
+    assert parse_json_output(backup("verify", "--json"), int(by_verify))["good"] is not by_verify
+    assert parse_json_output(backup("drill", "--json"), 1)["problems"] == [problem]
 
 
 def test_rows_that_an_extension_has_dumped_are_no_mistake(backup: Backup, source: str) -> None:
@@ -55,8 +55,8 @@ def test_rows_that_an_extension_has_dumped_are_no_mistake(backup: Backup, source
         "UPDATE pg_extension SET extconfig = ARRAY['settings_of_it'::regclass::oid], extcondition = '{\"\"}'"
         " WHERE extname = 'plpgsql'",
     )
-    make(backup)
-    assert answer(backup("verify", "--json"))["problems"] == []
+    create_backup(backup)
+    assert parse_json_output(backup("verify", "--json"))["problems"] == []
 
 
 def test_limits_that_the_database_sets_end_no_backup(
@@ -67,29 +67,29 @@ def test_limits_that_the_database_sets_end_no_backup(
         limits += ["transaction_timeout"] if connection.info.server_version >= 170_000 else []
         for limit in limits:
             connection.execute(f"ALTER DATABASE {connection.info.dbname} SET {limit} = '300ms'")
-    run = pg_programs.running
+    run = pg_programs.run_program
 
     def slowly(program: Any, *arguments: str, **options: Any) -> Any:
         time.sleep(0.5)
         return run(program, *arguments, **options)
 
-    monkeypatch.setattr(pg_programs, "running", slowly)
-    make(backup)
-    assert answer(backup("drill", "--json"))["good"] is True
+    monkeypatch.setattr(pg_programs, "run_program", slowly)
+    create_backup(backup)
+    assert parse_json_output(backup("drill", "--json"))["good"] is True
 
 
 def test_a_dump_that_cannot_be_read_to_its_end_ends_the_check(
     backup: Backup, made: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """pg_restore waited for the rest of it, and we for pg_restore."""
-    read = Place.reading
+    read = Storage.open_for_reading
 
-    def broken(self: Place, name: str) -> Any:
+    def broken(self: Storage, name: str) -> Any:
         if name.endswith(".dump"):
             raise BackupError("The connection was reset.")
         return read(self, name)
 
-    monkeypatch.setattr(Place, "reading", broken)
+    monkeypatch.setattr(Storage, "open_for_reading", broken)
     failed = backup("verify")
     assert (failed.exit_code, failed.stdout) == (3, "")
     assert "The connection was reset." in failed.stderr
@@ -99,9 +99,9 @@ def test_a_backup_that_goes_into_newer_servers_only_says_so(
     backup: Backup, shared: str, address: Path, replace: Replace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert "Warning" not in backup("create").stderr
-    monkeypatch.setattr(restore, "TRANSACTION_TIMEOUT", 99)
+    monkeypatch.setattr(restore, "TRANSACTION_TIMEOUT_MIN_MAJOR", 99)
     replace("pg_dump", 'exec "$REAL" "$@"', version="99.1")
-    monkeypatch.setattr(pg_programs, "USUAL_PLACES", ())
+    monkeypatch.setattr(pg_programs, "PROGRAM_FOLDER_PATTERNS", ())
     monkeypatch.setattr(pg_programs, "find_spec", lambda _: None)
     monkeypatch.setenv("PATH", str(address.parent / "bin"))
     made = backup("create")
@@ -113,13 +113,16 @@ def test_a_backup_that_goes_into_newer_servers_only_says_so(
 def test_a_directory_may_have_any_name(backup: Backup, shared: str, tmp_path: Path, name: str) -> None:
     made = backup("create", "--at", str(tmp_path / name))
     assert f" at {tmp_path / name}: " in made.stdout
-    assert answer(backup("verify", "--at", str(tmp_path / name), "--json"))["good"] is True
+    assert parse_json_output(backup("verify", "--at", str(tmp_path / name), "--json"))["good"] is True
     assert len(list((tmp_path / name).iterdir())) == 2
 
 
 def test_a_manifest_of_nothing_but_brackets_is_damaged(backup: Backup, made: str, address: Path) -> None:
     (address / f"{made}.json").write_bytes(b"[" * 100_000)
-    assert answer(backup("list", "--json"), 1)["backups"][0]["problem"] == "the manifest cannot be read"
+    assert (
+        parse_json_output(backup("list", "--json"), 1)["backups"][0]["problem"]
+        == "the manifest cannot be read"
+    )
 
 
 def test_more_days_than_there_are_is_wrong_usage(backup: Backup, made: str) -> None:

@@ -11,11 +11,11 @@ import psutil
 import pytest
 
 from app.config import PROJECT_ROOT
-from tests.processes import Process, free_port, running, wait_until
+from tests.processes import Process, free_port, running_process, wait_until
 
 CALL = "import sys; from app.cli import main; sys.argv[0] = 'frontdesk'; main()"
 
-Frontdesk = Callable[..., Process]
+StartFrontdesk = Callable[..., Process]
 
 
 class Checkout:
@@ -58,7 +58,7 @@ def checkout() -> Iterator[Checkout]:
 
 
 @pytest.fixture
-def frontdesk(checkout: Checkout, tmp_path: Path) -> Iterator[Frontdesk]:
+def frontdesk(checkout: Checkout, tmp_path: Path) -> Iterator[StartFrontdesk]:
     """Starts commands: `frontdesk("up", DATABASE_URL=…)`; `up` on the checkout's own port."""
     with ExitStack() as stack:
         outputs = (tmp_path / f"output{number}" for number in range(100))
@@ -67,6 +67,8 @@ def frontdesk(checkout: Checkout, tmp_path: Path) -> Iterator[Frontdesk]:
             if arguments[-1] == "up":
                 arguments = (*arguments, "--port", str(checkout.port))
             command = checkout.command(*arguments)
-            return stack.enter_context(running(command, next(outputs), checkout.folder, **environment))
+            return stack.enter_context(
+                running_process(command, next(outputs), checkout.folder, **environment)
+            )
 
         yield start

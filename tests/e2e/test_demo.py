@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from app import Frontdesk
 from app.cli import main
 from app.data_layer import DataLayer
-from app.demo.commands import Race, run_race
+from app.demo.commands import RaceResult, run_race
 from app.models import Base
 
 
@@ -57,7 +57,7 @@ def _leave_a_row(salon: DataLayer, answer: str) -> None:
 
 
 def test_two_winners_would_be_wrong() -> None:
-    assert not Race(50, {"booked": 2, "slot_taken": 48}, 0, 1.0).is_won_by_one
+    assert not RaceResult(50, {"booked": 2, "slot_taken": 48}, 0, 1.0).is_won_by_one
 
 
 def test_production_is_not_for_demos(configured: None, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,8 +22,8 @@ import pytest
 from app import Frontdesk, Settings
 from app.config import PROJECT_ROOT
 from app.migrations import runner
-from tests.e2e.load import COMPANY, Load, under_load
-from tests.processes import BIN, Process, answers, free_port, get, running, wait_until
+from tests.e2e.load import COMPANY_ID, Load, under_load
+from tests.processes import BIN, Process, free_port, get, is_serving, running_process, wait_until
 from tests.servers import Server
 from tests.threads import at_once
 
@@ -45,7 +45,7 @@ def server() -> Iterator[Server]:
     try:
         runner.upgrade(server.url)
         with Frontdesk(Settings(database_url=server.url)) as desk:
-            desk.company(COMPANY).upsert_company({"title": "Salon"}).unwrap()
+            desk.company(COMPANY_ID).upsert_company({"title": "Salon"}).unwrap()
         yield server
     finally:
         server.delete()
@@ -81,7 +81,7 @@ def serve(server: Server, tmp_path: Path) -> Iterator[Starter]:
             port = free_port()
             command = [str(BIN / "gunicorn"), "--bind", f"127.0.0.1:{port}", *options, "wsgi:app"]
             process = stack.enter_context(
-                running(
+                running_process(
                     command,
                     output or tmp_path / "output",
                     PROJECT_ROOT,
@@ -89,7 +89,7 @@ def serve(server: Server, tmp_path: Path) -> Iterator[Starter]:
                     **environment,
                 )
             )
-            wait_until(lambda: answers(port))
+            wait_until(lambda: is_serving(port))
             wait_until(lambda: get(port, "/health/ready").status_code == 200)
             return Service(process, port)
 
@@ -169,7 +169,7 @@ def test_the_pool_is_exhausted(server: Server, serve: Starter) -> None:
 
 
 def set_key(service: Service, number: int) -> httpx.Response:
-    address = f"{service.address}/whatsapp/{COMPANY}/keys/set"
+    address = f"{service.address}/whatsapp/{COMPANY_ID}/keys/set"
     return httpx.post(address, json={"session": {f"burst-{number}.0": {}}}, timeout=30, trust_env=False)
 
 
@@ -251,7 +251,7 @@ def test_the_disk_of_the_log_is_full(server: Server, serve: Starter) -> None:
 def test_clients_that_never_read_their_answers(server: Server, serve: Starter) -> None:
     service = serve()
     large = {"session": {f"large-{number}.0": {"text": "x" * 100_000} for number in range(100)}}
-    path = f"/whatsapp/{COMPANY}/keys"
+    path = f"/whatsapp/{COMPANY_ID}/keys"
     assert httpx.post(f"{service.address}{path}/set", json=large, trust_env=False).status_code == 204
     body = json.dumps({"type": "session", "ids": [*large["session"]]}).encode()
     request = f"POST {path}/get HTTP/1.1\r\nHost: here\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body

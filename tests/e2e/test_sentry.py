@@ -15,9 +15,9 @@ import pytest
 from sentry_sdk.envelope import Envelope
 
 from app.config import PROJECT_ROOT
-from tests.processes import BIN, Process, answers, free_port, get, running, wait_until
+from tests.processes import BIN, Process, free_port, get, is_serving, running_process, wait_until
 from tests.stopwatch import Stopwatch
-from tests.watching import personal
+from tests.watching import find_personal_data
 
 NOWHERE = "postgresql://someone:s3cret@127.0.0.1:1/nowhere"
 CLIENT = {"yclients_id": 1, "name": "Anna", "phone": "+79681234567"}
@@ -88,7 +88,7 @@ def sentry() -> Iterator[Sentry]:
     sentry = Sentry()
     yield sentry
     sentry.close()
-    assert personal(json.dumps(sentry.items, ensure_ascii=False)) == []
+    assert find_personal_data(json.dumps(sentry.items, ensure_ascii=False)) == []
 
 
 @pytest.fixture
@@ -105,7 +105,9 @@ def run(tmp_path: Path) -> Iterator[Callable[..., Process]]:
 
         def start(code: str, *arguments: str, **environment: str) -> Process:
             command = [sys.executable, "-c", code, *arguments]
-            return stack.enter_context(running(command, tmp_path / "output", PROJECT_ROOT, **environment))
+            return stack.enter_context(
+                running_process(command, tmp_path / "output", PROJECT_ROOT, **environment)
+            )
 
         yield start
 
@@ -170,8 +172,8 @@ def test_a_sentry_that_never_answers_holds_up_nothing(run: Callable[..., Process
         port = free_port()
         command = [str(BIN / "gunicorn"), "--bind", f"127.0.0.1:{port}", "wsgi:app"]
         environment = {"DATABASE_URL": NOWHERE, "SENTRY_DSN": dsn, "POSTGRES_CONNECTION_TIMEOUT": "300"}
-        with running(command, tmp_path / "served", PROJECT_ROOT, **environment):
-            wait_until(lambda: answers(port))
+        with running_process(command, tmp_path / "served", PROJECT_ROOT, **environment):
+            wait_until(lambda: is_serving(port))
             for _ in range(5):
                 assert get(port, "/whatsapp/1/creds").status_code == 503
             with Stopwatch() as watch:

@@ -14,13 +14,13 @@ from click.testing import CliRunner
 from app import Frontdesk, Settings
 from app.cli import main
 from app.config import PROJECT_ROOT
-from app.demo.fake_yclients.salon import FIRST_CLIENT, Salon, Sizes
-from app.demo.fake_yclients.server import LIMITS, PARTNER_TOKEN, USER_TOKEN, Mood, StandIn, serving
-from tests.processes import Process, free_port, running, wait_until
-from tests.upstream import Upstream, knowing, rows_of
+from app.demo.fake_yclients.salon import FIRST_CLIENT, FakeSalon, RowCounts
+from app.demo.fake_yclients.server import LIMITS, PARTNER_TOKEN, USER_TOKEN, FakeYClients, Fault, run_server
+from tests.processes import Process, free_port, running_process, wait_until
+from tests.upstream import Upstream, rows_of, with_yclients_settings
 
 CALL = "import sys; from app.cli import main; sys.argv[0] = 'frontdesk'; main()"
-SIZES = Sizes(clients=250, staff=2, services=20, categories=3, records=400)
+SIZES = RowCounts(clients=250, staff=2, services=20, categories=3, records=400)
 REQUESTS = 4 + 2 + SIZES.staff + 2
 Start = Callable[..., Process]
 
@@ -33,19 +33,19 @@ def frontdesk(tmp_path: Path) -> Iterator[Start]:
 
         def start(*arguments: str, **environment: str) -> Process:
             command = [sys.executable, "-c", CALL, *arguments]
-            return stack.enter_context(running(command, next(outputs), PROJECT_ROOT, **environment))
+            return stack.enter_context(running_process(command, next(outputs), PROJECT_ROOT, **environment))
 
         yield start
 
 
 @pytest.fixture
-def stand_in(company_id: int) -> StandIn:
-    return StandIn(Salon(company_id, SIZES), LIMITS)
+def stand_in(company_id: int) -> FakeYClients:
+    return FakeYClients(FakeSalon(company_id, SIZES), LIMITS)
 
 
 @pytest.fixture
-def address(stand_in: StandIn) -> Iterator[str]:
-    with serving(stand_in) as address:
+def address(stand_in: FakeYClients) -> Iterator[str]:
+    with run_server(stand_in) as address:
         yield address
 
 
@@ -78,13 +78,13 @@ def statuses(frontdesk: Start, database_url: str) -> list[dict[str, Any]]:
 
 
 def test_killed_in_the_middle_and_started_again_it_ends_with_equal_data(
-    frontdesk: Start, sync: Start, stand_in: StandIn, company_id: int, new_database: Callable[[], str]
+    frontdesk: Start, sync: Start, stand_in: FakeYClients, company_id: int, new_database: Callable[[], str]
 ) -> None:
     killed, undisturbed = new_database(), new_database()
     for at in (3, 6):  # in the short lists, among the clients
-        before = len(stand_in.requests)
+        before = len(stand_in.request_log)
         process = sync(killed)
-        wait_until(lambda: len(stand_in.requests) >= before + at)  # noqa: B023 - it is over before the next
+        wait_until(lambda: len(stand_in.request_log) >= before + at)  # noqa: B023 - it is over before the next
         process.send(signal.SIGKILL)
         process.wait()
     assert statuses(frontdesk, killed)[0]["state"] == "interrupted"
@@ -93,15 +93,15 @@ def test_killed_in_the_middle_and_started_again_it_ends_with_equal_data(
     assert rows_of(killed, company_id) == rows_of(undisturbed, company_id)
     assert len(rows_of(killed, company_id)["bookings"]) == SIZES.records
     assert [each["state"] for each in statuses(frontdesk, killed)] == ["done", "interrupted", "interrupted"]
-    assert stand_in.refused == 0
+    assert stand_in.rate_limited == 0
 
 
 def test_two_at_once_share_the_limits_and_one_company_is_synced_once(
-    frontdesk: Start, sync: Start, stand_in: StandIn, database_url: str
+    frontdesk: Start, sync: Start, stand_in: FakeYClients, database_url: str
 ) -> None:
     with stand_in.salon.lock:  # nobody gets an answer with rows
         first = sync(database_url, "--json")
-        wait_until(lambda: bool(stand_in.requests))
+        wait_until(lambda: bool(stand_in.request_log))
         second = sync(database_url)
         assert second.wait() == 3
         assert second.output.splitlines()[-1] == (
@@ -111,11 +111,11 @@ def test_two_at_once_share_the_limits_and_one_company_is_synced_once(
         assert statuses(frontdesk, database_url)[0]["state"] == "running"
     assert first.wait() == 0
     assert json.loads(first.output)["kinds"]["clients"]["inserted"] == SIZES.clients
-    assert stand_in.refused == 0
+    assert stand_in.rate_limited == 0
 
 
 def test_what_an_operator_reads(
-    frontdesk: Start, sync: Start, stand_in: StandIn, address: str, company_id: int, database_url: str
+    frontdesk: Start, sync: Start, stand_in: FakeYClients, address: str, company_id: int, database_url: str
 ) -> None:
     stand_in.salon.put("clients", FIRST_CLIENT, name="")
     first = sync(database_url)
@@ -123,7 +123,7 @@ def test_what_an_operator_reads(
     assert f"clients {FIRST_CLIENT}: rejected: name: required" in first.output
     assert f"{REQUESTS} requests in" in first.output
 
-    stand_in.moods.append(Mood("status", status=401))
+    stand_in.faults.append(Fault("status", status=401))
     refused = sync(database_url, "--only", "staff")
     assert refused.wait() == 3
     assert refused.output.splitlines()[-1] == (
@@ -180,18 +180,18 @@ def test_the_demo_tells_what_to_type_and_that_works(
 
 @pytest.mark.full
 def test_a_large_salon_comes_in_whole_within_the_limits(
-    sync: Start, company_id: int, database_url: str, stand_in: StandIn
+    sync: Start, company_id: int, database_url: str, stand_in: FakeYClients
 ) -> None:
-    large = StandIn(Salon(company_id), LIMITS)
-    with serving(large) as address:
-        settings = knowing(Settings(database_url=database_url), address)
+    large = FakeYClients(FakeSalon(company_id), LIMITS)
+    with run_server(large) as address:
+        settings = with_yclients_settings(Settings(database_url=database_url), address)
         with Frontdesk(settings) as desk:
             upstream = Upstream(desk, large)
             summary = upstream.sync(client=None)
             again = upstream.sync(client=None)
             rows = upstream.rows()
-    assert summary.is_well
+    assert summary.succeeded
     assert (len(rows["clients"]), len(rows["staff"]), len(rows["services"])) == (20_000, 60, 400)
     assert len(rows["bookings"]) == 30_000
-    assert not again.changed
-    assert large.refused == 0
+    assert not again.has_changes
+    assert large.rate_limited == 0

@@ -17,7 +17,7 @@ from click.testing import CliRunner
 
 from app.cli import main
 from app.config import PROJECT_ROOT
-from tests.processes import BIN, Process, answers, free_port, get, running, wait_until
+from tests.processes import BIN, Process, free_port, get, is_serving, running_process, wait_until
 
 WORKERS, EACH = 7, 3
 RATE = 70.0  # operations a second
@@ -58,8 +58,8 @@ def growth(figures: list[int]) -> int:
 def service(url: str, output: Path) -> Iterator[tuple[Process, int]]:
     port = free_port()
     command = [str(BIN / "gunicorn"), "--bind", f"127.0.0.1:{port}", "wsgi:app"]
-    with running(command, output, PROJECT_ROOT, DATABASE_URL=url) as process:
-        wait_until(lambda: answers(port))
+    with running_process(command, output, PROJECT_ROOT, DATABASE_URL=url) as process:
+        wait_until(lambda: is_serving(port))
         yield process, port
 
 
@@ -81,7 +81,7 @@ def test_seven_workers_keep_to_their_connections_and_nothing_grows(
         command = playing(port, "--rate", str(RATE), "--seconds", str(seconds))
         with (
             psycopg.connect(database_url, autocommit=True) as connection,
-            running(command, report, PROJECT_ROOT, DATABASE_URL=database_url) as traffic,
+            running_process(command, report, PROJECT_ROOT, DATABASE_URL=database_url) as traffic,
         ):
             began = time.monotonic()
             wait_until(lambda: len(traffic.descendants()) > WORKERS)
@@ -121,7 +121,7 @@ def test_seven_workers_keep_to_their_connections_and_nothing_grows(
 def test_a_worker_that_dies_is_told_and_nothing_is_left(database_url: str, tmp_path: Path) -> None:
     with (
         psycopg.connect(database_url, autocommit=True) as connection,
-        running(
+        running_process(
             playing(free_port()), tmp_path / "report", PROJECT_ROOT, DATABASE_URL=database_url
         ) as traffic,
     ):
@@ -153,7 +153,7 @@ def test_workers_end_when_the_command_is_killed(database_url: str, tmp_path: Pat
     ]
     with (
         psycopg.connect(database_url, autocommit=True) as connection,
-        running(command, tmp_path / "report", PROJECT_ROOT, DATABASE_URL=database_url) as traffic,
+        running_process(command, tmp_path / "report", PROJECT_ROOT, DATABASE_URL=database_url) as traffic,
     ):
         count = f"{SESSIONS} LIKE 'traffic-%'"
         wait_until(lambda: connection.execute(count).fetchone() >= (WORKERS,))

@@ -8,7 +8,7 @@ import pytest
 
 from app.demo import transfer
 from app.transfer.cutover.cutover import AbortedError
-from app.transfer.cutover.report import Report
+from app.transfer.cutover.report import CutoverReport
 from app.transfer.protocol.endpoints import Side, Sides
 from tests.processes import BIN
 
@@ -28,16 +28,16 @@ def test_the_demo_moves_there_and_back_and_loses_nothing() -> None:
 
 
 def test_a_switch_that_a_busy_machine_made_too_slow_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    answers = iter([AbortedError("Aborted after 1.26 s."), Report("primary", False, pause=0.05)])
+    answers = iter([AbortedError("Aborted after 1.26 s."), CutoverReport("primary", False, pause=0.05)])
 
-    def switch(sides: Sides, to: str) -> Report:
+    def switch(sides: Sides, to: str) -> CutoverReport:
         answer = next(answers)
         if isinstance(answer, AbortedError):
             raise answer
         return answer
 
-    monkeypatch.setattr(transfer, "switch", switch)
+    monkeypatch.setattr(transfer, "change_live_side", switch)
     said: list[str] = []
     sides = Sides(Side("legacy", ""), Side("primary", ""))
-    assert transfer._switch(sides, "primary", said.append) == 0.05
+    assert transfer._change_live_side(sides, "primary", said.append) == 0.05
     assert said == ["Aborted after 1.26 s. Once more."]

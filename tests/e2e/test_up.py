@@ -15,8 +15,8 @@ from app import Frontdesk as Desk
 from app import Settings
 from app.cli import main, up
 from app.yclients.sample import COMPANY_ID
-from tests.e2e.conftest import Checkout, Frontdesk
-from tests.processes import answers, free_port, get, running, wait_until
+from tests.e2e.conftest import Checkout, StartFrontdesk
+from tests.processes import free_port, get, is_serving, running_process, wait_until
 from tests.servers import execute
 
 UpHere = Callable[..., Result]
@@ -34,7 +34,7 @@ def embedded_url(checkout: Checkout) -> str:
 
 
 def test_a_newcomer_gets_a_database_a_sample_salon_and_a_health_api(
-    checkout: Checkout, frontdesk: Frontdesk
+    checkout: Checkout, frontdesk: StartFrontdesk
 ) -> None:
     up = frontdesk("up")
     up.wait_for(UP)
@@ -63,7 +63,7 @@ def test_a_newcomer_gets_a_database_a_sample_salon_and_a_health_api(
 
 
 def test_killed_with_its_database_it_comes_back_and_still_stops_everything(
-    checkout: Checkout, frontdesk: Frontdesk
+    checkout: Checkout, frontdesk: StartFrontdesk
 ) -> None:
     up = frontdesk("up")
     up.wait_for(UP)
@@ -90,7 +90,7 @@ def test_killed_with_its_database_it_comes_back_and_still_stops_everything(
 
 @pytest.mark.parametrize("step", ["database", "schema"])
 def test_stopped_half_way_it_leaves_nothing_running_and_goes_on_next_time(
-    checkout: Checkout, frontdesk: Frontdesk, step: str
+    checkout: Checkout, frontdesk: StartFrontdesk, step: str
 ) -> None:
     up = frontdesk("up")
     up.wait_for(step)
@@ -123,13 +123,15 @@ def test_a_stop_that_python_drops_is_heeded_a_step_later(
     checkout: Checkout, database_url: str, tmp_path: Path
 ) -> None:
     command = [sys.executable, "-c", DROPPED, "up", "--port", str(checkout.port)]
-    with running(command, tmp_path / "output", checkout.folder, DATABASE_URL=database_url) as process:
+    with running_process(command, tmp_path / "output", checkout.folder, DATABASE_URL=database_url) as process:
         assert process.wait() == 128 + signal.SIGTERM
     assert "Exception ignored" in process.output
     assert "sample" not in process.output
 
 
-def test_a_busy_port_is_said_before_anything_is_started(checkout: Checkout, frontdesk: Frontdesk) -> None:
+def test_a_busy_port_is_said_before_anything_is_started(
+    checkout: Checkout, frontdesk: StartFrontdesk
+) -> None:
     with socket.create_server(("127.0.0.1", checkout.port)):
         up = frontdesk("up")
         assert up.wait() == 3
@@ -139,18 +141,18 @@ def test_a_busy_port_is_said_before_anything_is_started(checkout: Checkout, fron
 
 
 def test_a_port_that_another_frontdesk_serves_is_said_so(
-    checkout: Checkout, frontdesk: Frontdesk, database_url: str
+    checkout: Checkout, frontdesk: StartFrontdesk, database_url: str
 ) -> None:
     first = frontdesk("up", DATABASE_URL=database_url)
     first.wait_for(UP)
     second = frontdesk("up", DATABASE_URL=database_url)
     assert second.wait() == 3
     assert "is served by a Frontdesk that runs already" in second.output
-    assert answers(checkout.port)
+    assert is_serving(checkout.port)
 
 
 def test_a_configured_database_is_used_and_its_salons_are_left_alone(
-    checkout: Checkout, frontdesk: Frontdesk, database_url: str
+    checkout: Checkout, frontdesk: StartFrontdesk, database_url: str
 ) -> None:
     execute(database_url, "INSERT INTO companies (company_id, title) VALUES (77, 'Salon')")
     up = frontdesk("up", DATABASE_URL=database_url)
@@ -159,14 +161,14 @@ def test_a_configured_database_is_used_and_its_salons_are_left_alone(
     assert not (checkout.folder / ".frontdesk").exists()
 
 
-def test_a_sample_that_was_cut_short_is_completed(frontdesk: Frontdesk, database_url: str) -> None:
+def test_a_sample_that_was_cut_short_is_completed(frontdesk: StartFrontdesk, database_url: str) -> None:
     execute(database_url, f"INSERT INTO companies (company_id, title) VALUES ({COMPANY_ID}, 'Salon')")
     frontdesk("up", DATABASE_URL=database_url).wait_for(UP)
     with psycopg.connect(database_url) as connection:
         assert connection.execute("SELECT count(*) > 0 FROM bookings").fetchone() == (True,)
 
 
-def test_production_gets_no_sample(frontdesk: Frontdesk, database_url: str) -> None:
+def test_production_gets_no_sample(frontdesk: StartFrontdesk, database_url: str) -> None:
     production = {"ENVIRONMENT": "production", "SENTRY_ENABLED": "false", "DATABASE_URL": database_url}
     frontdesk("up", **production).wait_for(UP)
     assert companies(database_url) == []
@@ -212,14 +214,14 @@ def test_a_refused_user_is_one_line(up_here: UpHere, database_url: str) -> None:
 
 
 def test_a_database_newer_than_the_code_is_one_line(
-    checkout: Checkout, frontdesk: Frontdesk, database_url: str
+    checkout: Checkout, frontdesk: StartFrontdesk, database_url: str
 ) -> None:
     execute(database_url, "UPDATE alembic_version SET version_num = 'from_the_future'")
     up = frontdesk("up", DATABASE_URL=database_url)
     assert up.wait() == 3
     assert "from_the_future, which this code does not know" in up.output
     assert "Traceback" not in up.output
-    wait_until(lambda: not answers(checkout.port))
+    wait_until(lambda: not is_serving(checkout.port))
 
 
 def test_a_wrong_configuration_names_every_problem(up_here: UpHere) -> None:
@@ -230,7 +232,7 @@ def test_a_wrong_configuration_names_every_problem(up_here: UpHere) -> None:
     assert "Traceback" not in result.output
 
 
-def test_debug_shows_where_an_error_comes_from(frontdesk: Frontdesk) -> None:
+def test_debug_shows_where_an_error_comes_from(frontdesk: StartFrontdesk) -> None:
     up = frontdesk("--debug", "up", DATABASE_URL="postgresql://127.0.0.1:1/frontdesk")
     assert up.wait() != 0
     assert "Traceback" in up.output

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.database.checksum import root_sql, row_hash_sql, use_canonical_form
+from app.database.checksum import row_hash_sql, table_hash_sql, use_canonical_form
 
 COLUMNS = ("a", "b")
 
@@ -54,7 +54,7 @@ def root_of(connection: psycopg.Connection[Any], *rows: tuple[str | None, str | 
     connection.execute("DELETE FROM public.content")
     with connection.cursor() as cursor:
         cursor.executemany("INSERT INTO public.content VALUES (%s, %s)", rows)
-    found = connection.execute(root_sql("public", "content", COLUMNS)).fetchone()
+    found = connection.execute(table_hash_sql("public", "content", COLUMNS)).fetchone()
     assert found is not None
     return found[0], found[1]
 
@@ -112,6 +112,6 @@ def test_names_may_hold_anything(connection: psycopg.Connection[Any]) -> None:
     connection.execute('CREATE TABLE public."a""b%s" ("row" int, "x y%" int, "hash" int)')
     connection.execute('INSERT INTO public."a""b%s" VALUES (1, 2, 3)')
     use_canonical_form(connection)
-    found = connection.execute(root_sql("public", 'a"b%s', ["row", "x y%", "hash"])).fetchone()
+    found = connection.execute(table_hash_sql("public", 'a"b%s', ["row", "x y%", "hash"])).fetchone()
     assert found is not None
     assert found[0] == 1

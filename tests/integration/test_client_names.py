@@ -3,14 +3,14 @@
 import pytest
 
 from app.data_layer import DataLayer
-from app.database.bulk_merge import SMALL
+from app.database.bulk_merge import MAX_INLINE_ROWS
 
 
 def rows(count: int, **fields: object) -> list[dict[str, object]]:
     return [{"yclients_id": number, **fields} for number in range(1, count + 1)]
 
 
-@pytest.mark.parametrize("count", [1, SMALL + 1])
+@pytest.mark.parametrize("count", [1, MAX_INLINE_ROWS + 1])
 def test_a_new_name_keeps_the_stored_surname_in_search(salon: DataLayer, count: int) -> None:
     salon.upsert_clients(rows(count, name="Анна", surname="Петрова")).unwrap()
     report = salon.upsert_clients(rows(count, name="ИРИНА")).unwrap()
@@ -19,7 +19,7 @@ def test_a_new_name_keeps_the_stored_surname_in_search(salon: DataLayer, count: 
     assert salon.search_clients_by_name("анна").unwrap() == []
 
 
-@pytest.mark.parametrize("count", [1, SMALL + 1])
+@pytest.mark.parametrize("count", [1, MAX_INLINE_ROWS + 1])
 def test_a_new_name_alone_is_the_whole_folded_name(salon: DataLayer, count: int) -> None:
     salon.upsert_clients(rows(count, name="Анна")).unwrap()
     assert salon.upsert_clients(rows(count, name="Ёлка")).unwrap().updated == count
@@ -27,7 +27,7 @@ def test_a_new_name_alone_is_the_whole_folded_name(salon: DataLayer, count: int)
     assert [client.search_name for client in found] == ["ёлка"] * count
 
 
-@pytest.mark.parametrize("count", [1, SMALL + 1])
+@pytest.mark.parametrize("count", [1, MAX_INLINE_ROWS + 1])
 def test_a_name_that_did_not_change_is_unchanged_with_or_without_its_surname(
     salon: DataLayer, count: int
 ) -> None:

@@ -15,11 +15,11 @@ from app.data_layer.unit_of_work import UnitOfWork
 from app.errors import FrontdeskError
 from app.migrations import runner
 from tests.factories import ClientRow
-from tests.processes import PATIENCE, wait_until
+from tests.processes import WAIT_TIMEOUT_SECONDS, wait_until
 from tests.servers import Server
 from tests.stopwatch import Stopwatch
 from tests.threads import at_once
-from tests.watching import Recorder
+from tests.watching import SentryRecorder
 
 COMPANY = 1
 TERMINATE = """
@@ -47,7 +47,7 @@ def open_desk(server: Server) -> Callable[..., Any]:
     def open_desk(**timeouts: int) -> Iterator[Frontdesk]:
         short = {"postgres_connection_timeout": 1500, **timeouts}
         with Frontdesk(Settings(database_url=server.url, **short)) as desk:
-            desk.database.pool.wait(PATIENCE)
+            desk.database.pool.wait(WAIT_TIMEOUT_SECONDS)
             desk.company(COMPANY).upsert_company({"title": "Salon"}).unwrap()
             yield desk
 
@@ -59,7 +59,7 @@ def code(result: Result[Any]) -> tuple[str, bool]:
     return result.error.code, result.error.retryable
 
 
-def until_it_works(call: Callable[[], Result[Any]], seconds: float = PATIENCE) -> Result[Any]:
+def until_it_works(call: Callable[[], Result[Any]], seconds: float = WAIT_TIMEOUT_SECONDS) -> Result[Any]:
     """The first success within `seconds`."""
     end = time.monotonic() + seconds
     while not (result := call()).success and time.monotonic() < end:
@@ -69,7 +69,7 @@ def until_it_works(call: Callable[[], Result[Any]], seconds: float = PATIENCE) -
 
 class TestAKilledServer:
     def test_is_unavailable_while_down_and_served_again_after(
-        self, server: Server, open_desk: Callable[..., Any], sent: Recorder
+        self, server: Server, open_desk: Callable[..., Any], sent: SentryRecorder
     ) -> None:
         with open_desk() as desk:
             salon: DataLayer = desk.company(COMPANY)
@@ -104,7 +104,7 @@ class TestAKilledServer:
             assert watch.seconds < 1.5
 
     def test_restarted_between_two_calls_is_not_noticed(
-        self, server: Server, open_desk: Callable[..., Any], sent: Recorder
+        self, server: Server, open_desk: Callable[..., Any], sent: SentryRecorder
     ) -> None:
         with open_desk(postgres_min_connections=3, postgres_connection_timeout=5000) as desk:
             salon = desk.company(COMPANY)
@@ -118,7 +118,7 @@ class TestAKilledServer:
 
 class TestTerminatedConnections:
     def test_are_not_noticed_by_the_next_calls_of_any_thread(
-        self, server: Server, open_desk: Callable[..., Any], sent: Recorder
+        self, server: Server, open_desk: Callable[..., Any], sent: SentryRecorder
     ) -> None:
         with open_desk(postgres_min_connections=3, postgres_connection_timeout=5000) as desk:
             salon = desk.company(COMPANY)
@@ -149,7 +149,7 @@ class TestTerminatedConnections:
 
 
 def test_an_exhausted_pool_says_so_in_time_and_recovers(
-    open_desk: Callable[..., Any], sent: Recorder
+    open_desk: Callable[..., Any], sent: SentryRecorder
 ) -> None:
     with open_desk(
         postgres_max_connections=1, postgres_connection_timeout=300, postgres_query_timeout=9000
@@ -165,7 +165,7 @@ def test_an_exhausted_pool_says_so_in_time_and_recovers(
 
 
 def test_a_lock_that_is_not_released_ends_in_timeout(
-    server: Server, open_desk: Callable[..., Any], sent: Recorder
+    server: Server, open_desk: Callable[..., Any], sent: SentryRecorder
 ) -> None:
     with open_desk(postgres_lock_timeout=200) as desk:
         salon = desk.company(COMPANY)
@@ -187,7 +187,7 @@ def test_a_statement_that_takes_too_long_ends_in_timeout(open_desk: Callable[...
 
 @pytest.mark.parametrize("idle", [1, 3])
 def test_a_frozen_server_ends_in_an_answer_within_the_deadlines_and_recovers(
-    server: Server, open_desk: Callable[..., Any], sent: Recorder, idle: int
+    server: Server, open_desk: Callable[..., Any], sent: SentryRecorder, idle: int
 ) -> None:
     with open_desk(
         postgres_query_timeout=500, postgres_connection_timeout=1000, postgres_min_connections=idle
@@ -224,7 +224,9 @@ def test_a_service_that_is_closed_says_that_it_is_unavailable(open_desk: Callabl
     assert code(salon.upsert_client(ClientRow()))[0] == "unavailable"
 
 
-def test_expected_answers_are_no_errors_to_sentry(open_desk: Callable[..., Any], sent: Recorder) -> None:
+def test_expected_answers_are_no_errors_to_sentry(
+    open_desk: Callable[..., Any], sent: SentryRecorder
+) -> None:
     with open_desk() as desk:
         salon = desk.company(COMPANY)
         assert code(salon.cancel_booking(10**12))[0] == "not_found"
@@ -235,7 +237,7 @@ def test_expected_answers_are_no_errors_to_sentry(open_desk: Callable[..., Any],
 
 def test_a_failure_is_reported_once_and_without_what_the_caller_passed(
     open_desk: Callable[..., Any],
-    sent: Recorder,
+    sent: SentryRecorder,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -246,8 +248,8 @@ def test_a_failure_is_reported_once_and_without_what_the_caller_passed(
         def broken(*_: Any) -> None:
             raise ZeroDivisionError(name)
 
-        monkeypatch.setattr("app.repositories.base.Repository._merge_group", broken)
-        monkeypatch.setattr("app.repositories.clients.ClientRepository._merge_group", broken)
+        monkeypatch.setattr("app.repositories.base.Repository._merge_uniform_rows", broken)
+        monkeypatch.setattr("app.repositories.clients.ClientRepository._merge_uniform_rows", broken)
         result = salon.upsert_client(ClientRow(name=name, phone=f"+7{phone}"))
     assert code(result) == ("internal", False)
     assert len(sent.events) == 1

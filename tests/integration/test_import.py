@@ -17,7 +17,7 @@ from app.yclients.importing import import_files as import_files_module
 from app.yclients.importing.import_files import import_files
 from app.yclients.importing.summary import ImportSummary
 from app.yclients.mapping.entities import KINDS
-from app.yclients.sample import COMPANY_ID, PAST, ZONE, write_sample
+from app.yclients.sample import COMPANY_ID, DAYS_BACK, ZONE, write_sample
 
 TODAY = date(2026, 11, 20)
 COUNTED = ("inserted", "updated", "unchanged", "stale", "superseded", "rejected")
@@ -60,9 +60,9 @@ class TestTheSampleSalon:
     ) -> None:
         summary = import_files(desk, company_id, reversed(sample))
         assert list(summary.kinds) == [kind.name for kind in KINDS]
-        assert summary.is_well
+        assert summary.succeeded
         assert not summary.made_company
-        assert not summary.findings
+        assert not summary.problems
         assert counts(summary) == {"inserted": sum(kind.rows for kind in summary.kinds.values())}
 
         salon = desk.company(company_id)
@@ -78,8 +78,8 @@ class TestTheSampleSalon:
     def test_again_changes_nothing(self, desk: Frontdesk, company_id: int, sample: list[Path]) -> None:
         first = import_files(desk, company_id, sample)
         again = import_files(desk, company_id, sample)
-        assert first.changed
-        assert not again.changed
+        assert first.has_changes
+        assert not again.has_changes
         assert counts(again) == {"unchanged": counts(first)["inserted"]}
 
     def test_can_be_booked(self, desk: Frontdesk, company_id: int, sample: list[Path]) -> None:
@@ -88,7 +88,7 @@ class TestTheSampleSalon:
         slots = salon.find_free_slots(TODAY + timedelta(days=1), 3600).unwrap()
         assert slots
         assert 11 not in {slot.staff_id for slot in slots}  # hidden
-        start = datetime.combine(TODAY - timedelta(days=PAST), datetime.min.time(), ZONE)
+        start = datetime.combine(TODAY - timedelta(days=DAYS_BACK), datetime.min.time(), ZONE)
         booked = salon.get_bookings(start, start + timedelta(days=60)).unwrap()
         deleted = [b for b in desk.unit_of_work(company_id).bookings.find_many() if b.deleted_at is not None]
         assert {b.status for b in deleted} == {"cancelled"}
@@ -130,7 +130,7 @@ class TestCompanies:
         for name, data in (("b.json", [booking]), ("a.json", company)):
             (tmp_path / name).write_text(json.dumps({"success": True, "data": data}))
         for dry_run in (True, False):
-            assert import_files(desk, salon.company_id, tmp_path.glob("*.json"), dry_run=dry_run).is_well
+            assert import_files(desk, salon.company_id, tmp_path.glob("*.json"), dry_run=dry_run).succeeded
         (appointment,) = salon.get_client_appointments("555 12-34-56").unwrap()
         assert appointment.client_phone == "+995555123456"
         assert appointment.starts_at.astimezone(ZONE).hour == 9
@@ -144,7 +144,7 @@ class TestCompanies:
         company = desk.company(company_id).get_company().unwrap()
         assert company is not None
         assert company.country == "Нарния"
-        assert [finding.reasons.keys() for finding in summary.findings] == [{"country"}]
+        assert [finding.reasons.keys() for finding in summary.problems] == [{"country"}]
         assert desk.company(company_id).upsert_clients([client_row(1)]).unwrap().inserted == 1
 
     def test_a_company_payload_of_another_one_is_refused_before_anything_is_written(
@@ -160,8 +160,8 @@ class TestCompanies:
         bookings = [path for path in sample if path.stem == "bookings"]
         summary = import_files(desk, company_id + 10**9, bookings)
         assert counts(summary).keys() == {"rejected"}
-        assert summary.findings[0].reasons == {"company_id": "names another company"}
-        assert not summary.is_well
+        assert summary.problems[0].reasons == {"company_id": "names another company"}
+        assert not summary.succeeded
 
 
 class TestRows:
@@ -182,20 +182,20 @@ class TestRows:
     def test_bad_ones_never_cost_the_good_ones_and_are_named(
         self, desk: Frontdesk, salon: DataLayer, clients_file: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(import_files_module, "CHUNK", 3)
+        monkeypatch.setattr(import_files_module, "ROWS_PER_TRANSACTION", 3)
         rows = [client(n) for n in range(1, 11)]
         rows[4] = client(5, phone="secret-phone")
         rows[6] = client(7) | {"id": "abc"}
         rows[9] = client(10) | {"name": " "}
         heard: list[Any] = []
-        summary = import_files(desk, salon.company_id, [clients_file(rows)], on_finding=heard.append)
+        summary = import_files(desk, salon.company_id, [clients_file(rows)], on_problem=heard.append)
         assert counts(summary) == {"inserted": 8, "rejected": 2}
         assert [(f.position, f.key, f.outcome, list(f.reasons)) for f in heard] == [
             (4, (5,), "warning", ["phone"]),
             (6, None, "rejected", ["yclients_id"]),
             (9, (10,), "rejected", ["name"]),
         ]
-        assert summary.findings == heard
+        assert summary.problems == heard
         assert "secret" not in str(summary.as_dict())
         found = salon.get_client_by_id(5).unwrap()
         assert found is not None
@@ -238,7 +238,7 @@ class TestRuns:
     def test_a_dry_run_tells_all_and_leaves_nothing(
         self, desk: Frontdesk, company_id: int, sample: list[Path], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(import_files_module, "CHUNK", 50)
+        monkeypatch.setattr(import_files_module, "ROWS_PER_TRANSACTION", 50)
         dry = import_files(desk, company_id, sample, dry_run=True)
         assert desk.company(company_id).get_company().unwrap() is None
         wet = import_files(desk, company_id, sample)
@@ -252,7 +252,7 @@ class TestRuns:
     def test_an_interrupted_one_goes_on_where_it_stopped(
         self, desk: Frontdesk, salon: DataLayer, clients_file: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(import_files_module, "CHUNK", 10)
+        monkeypatch.setattr(import_files_module, "ROWS_PER_TRANSACTION", 10)
         path = clients_file([client(n) for n in range(1, 101)])
 
         def stop(kind: str, done: int, total: int) -> None:
@@ -269,7 +269,7 @@ class TestRuns:
         write_row = psycopg.Copy.write_row
 
         def lose_the_connection(copy: psycopg.Copy, row: Any) -> None:
-            with psycopg.connect(embedded_server.url_of(settings), autocommit=True) as other:
+            with psycopg.connect(embedded_server.resolve_database_url(settings), autocommit=True) as other:
                 other.execute("SELECT pg_terminate_backend(%s, 5000)", (copy.connection.info.backend_pid,))
             write_row(copy, row)
 
@@ -288,7 +288,7 @@ class TestRuns:
     def test_progress_goes_from_the_first_byte_to_the_last(
         self, desk: Frontdesk, company_id: int, sample: list[Path], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(import_files_module, "CHUNK", 20)
+        monkeypatch.setattr(import_files_module, "ROWS_PER_TRANSACTION", 20)
         seen: list[tuple[str, int, int]] = []
         import_files(desk, company_id, sample, on_progress=lambda *step: seen.append(step))
         done = [step[1] for step in seen]
@@ -306,7 +306,7 @@ class TestRuns:
         summary = import_files(desk, salon.company_id, [tmp_path / "clients.json", other])
         (error,) = summary.broken
         assert "truncated" in error.reason
-        assert not summary.is_well
+        assert not summary.succeeded
         inserted = counts(summary)["inserted"]
         assert 40 < inserted < 60
         assert desk.transact(salon.company_id, lambda uow: uow.clients.count()) == inserted

@@ -70,7 +70,7 @@ def stored(uow: UnitOfWork) -> dict[int, tuple[Row, str]]:
     """Each stored row's values, and the place of its version in the table."""
     names = ("yclients_id", "name", *DEFAULTS)
     rows = uow.session.connection().exec_driver_sql(
-        f"SELECT {', '.join(names)}, ctid::text FROM clients WHERE company_id = {uow.scope.company_id}"
+        f"SELECT {', '.join(names)}, ctid::text FROM clients WHERE company_id = {uow.tenant.company_id}"
     )
     return {row[0]: (dict(zip(names, row[:-1], strict=True)), row[-1]) for row in rows}
 
@@ -84,7 +84,7 @@ def counts_of(report: UpsertReport) -> dict[str, int]:
 @pytest.fixture(params=[50, 0], ids=["parameters", "copy"])
 def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows up to this number go as parameters, more of them by COPY."""
-    monkeypatch.setattr(app.database.bulk_merge, "SMALL", request.param)
+    monkeypatch.setattr(app.database.bulk_merge, "MAX_INLINE_ROWS", request.param)
 
 
 @settings(max_examples=60)
@@ -233,7 +233,7 @@ class TestChildren:
 
 def performers(uow: UnitOfWork) -> list[tuple[int, int | None]]:
     rows = uow.session.connection().exec_driver_sql(
-        f"SELECT staff_id, duration FROM service_staff WHERE company_id = {uow.scope.company_id} ORDER BY 1"
+        f"SELECT staff_id, duration FROM service_staff WHERE company_id = {uow.tenant.company_id} ORDER BY 1"
     )
     return [(row[0], row[1]) for row in rows]
 

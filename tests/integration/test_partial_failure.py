@@ -79,7 +79,7 @@ def test_a_refused_row_costs_a_logarithm_of_transactions(
 def test_no_row_is_blamed_for_a_company_that_does_not_exist(
     strict_salon: DataLayer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with Frontdesk(strict_salon._units.database.settings) as desk, caplog.at_level(logging.ERROR):
+    with Frontdesk(strict_salon._uow_factory.database.settings) as desk, caplog.at_level(logging.ERROR):
         result = desk.company(2).upsert_clients(rows_with({}, 100))
     assert result.error is not None
     assert result.error.code == "unknown_company"

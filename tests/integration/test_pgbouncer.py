@@ -176,7 +176,7 @@ def test_an_error_rolls_back_and_the_connection_serves_the_next(pooled: Frontdes
 def test_session_locks_go_past_the_pooler(pooled: Frontdesk) -> None:
     with connect_directly(pooled.settings) as connection:
         assert connection.execute("SHOW statement_timeout").fetchone() == ("11s",)
-        assert connection.info.port != urlsplit(embedded_server.url_of(pooled.settings)).port
+        assert connection.info.port != urlsplit(embedded_server.resolve_database_url(pooled.settings)).port
 
 
 def test_a_move_refuses_a_pooler_that_shares_sessions_and_leaves_them_as_they_are(pooled_url: str) -> None:

@@ -16,10 +16,10 @@ from app import Frontdesk, Settings
 from app.data_layer.unit_of_work import UnitOfWork
 from app.errors import FrontdeskError, UnavailableError
 from app.observability import metrics
-from tests.processes import PATIENCE, wait_until
+from tests.processes import WAIT_TIMEOUT_SECONDS, wait_until
 from tests.stopwatch import Stopwatch
 from tests.threads import at_once
-from tests.watching import Recorder
+from tests.watching import SentryRecorder
 
 Opener = Callable[..., Any]
 
@@ -53,7 +53,7 @@ def sessions(database_url: str) -> Callable[[], list[int]]:
 
 def taken(desk: Frontdesk, count: int, stack: ExitStack) -> None:
     for _ in range(count):
-        stack.enter_context(desk.database.pool.connection(timeout=PATIENCE))
+        stack.enter_context(desk.database.pool.connection(timeout=WAIT_TIMEOUT_SECONDS))
 
 
 def figure(name: str) -> float:
@@ -237,7 +237,9 @@ def test_a_unit_of_work_may_end_in_another_context(open_desk: Opener) -> None:
         assert desk.company(1).get_client_by_id(1).unwrap() is not None
 
 
-def test_a_failure_to_get_a_connection_is_one_event_with_its_tags(open_desk: Opener, sent: Recorder) -> None:
+def test_a_failure_to_get_a_connection_is_one_event_with_its_tags(
+    open_desk: Opener, sent: SentryRecorder
+) -> None:
     with open_desk(postgres_max_connections=1, postgres_connection_timeout=100) as desk, ExitStack() as stack:
         taken(desk, 1, stack)
         with pytest.raises(FrontdeskError):

@@ -19,7 +19,7 @@ from app.data_layer import DataLayer
 from app.models import Base
 from app.observability import sentry
 from app.whatsapp.session_store import SessionStore
-from tests.watching import Lines, Recorder
+from tests.watching import LogRecorder, SentryRecorder
 
 NAME, PHONE, EMAIL, KEY = "Zaphodius", "+79685551234", "zaphod@betelgeuse.example", "c2VjcmV0LWtleQ"
 MARKS = (NAME, PHONE[2:], EMAIL, KEY)
@@ -127,7 +127,7 @@ def broken(
 
 
 @pytest.fixture
-def no_mark(sent: Recorder, _lines: Lines) -> Callable[[], None]:
+def no_mark(sent: SentryRecorder, _lines: LogRecorder) -> Callable[[], None]:
     def check() -> None:
         sentry_sdk.flush()
         for place in (json.dumps(sent.payloads, ensure_ascii=False), "\n".join(_lines.lines)):
@@ -146,7 +146,7 @@ def no_mark(sent: Recorder, _lines: Lines) -> Callable[[], None]:
 )
 @pytest.mark.usefixtures("broken")
 def test_an_operation_that_fails_is_one_event_with_no_person_in_it(
-    own_company: Any, sent: Recorder, no_mark: Callable[[], None], kind: type, name: str
+    own_company: Any, sent: SentryRecorder, no_mark: Callable[[], None], kind: type, name: str
 ) -> None:
     with sentry_sdk.start_transaction(name="work", sampled=True):
         result = call(own_company if kind is DataLayer else own_company.whatsapp, name)
@@ -174,7 +174,7 @@ def frames(event: Any) -> list[Any]:
 
 
 @pytest.mark.usefixtures("broken")
-def test_an_error_passed_on_is_not_reported_again(own_company: DataLayer, sent: Recorder) -> None:
+def test_an_error_passed_on_is_not_reported_again(own_company: DataLayer, sent: SentryRecorder) -> None:
     error = own_company.get_client_by_phone(PHONE).error
     assert error is not None
     from app.observability.failure_reports import report
@@ -185,7 +185,7 @@ def test_an_error_passed_on_is_not_reported_again(own_company: DataLayer, sent: 
 
 @pytest.mark.usefixtures("broken")
 def test_a_request_that_fails_is_one_event_with_no_person_in_it(
-    desk: Frontdesk, own_company: DataLayer, sent: Recorder, no_mark: Callable[[], None]
+    desk: Frontdesk, own_company: DataLayer, sent: SentryRecorder, no_mark: Callable[[], None]
 ) -> None:
     app = create_app(desk)
 
@@ -213,7 +213,7 @@ def test_a_request_that_fails_is_one_event_with_no_person_in_it(
 
 @pytest.mark.usefixtures("broken")
 def test_the_whatsapp_worker_s_request_that_fails_is_one_event_with_no_person_in_it(
-    desk: Frontdesk, own_company: DataLayer, sent: Recorder, no_mark: Callable[[], None]
+    desk: Frontdesk, own_company: DataLayer, sent: SentryRecorder, no_mark: Callable[[], None]
 ) -> None:
     client = create_app(desk).test_client()
     body = ARGUMENTS["set_keys.data"]
@@ -224,7 +224,7 @@ def test_the_whatsapp_worker_s_request_that_fails_is_one_event_with_no_person_in
 
 
 def test_an_address_that_is_nobody_s_leaves_no_mark_in_the_trace(
-    desk: Frontdesk, sent: Recorder, no_mark: Callable[[], None]
+    desk: Frontdesk, sent: SentryRecorder, no_mark: Callable[[], None]
 ) -> None:
     assert create_app(desk).test_client().get(f"/clients/{PHONE}?name={NAME}").status_code == 404
     assert len(sent.transactions) == 1
@@ -236,7 +236,7 @@ def test_a_command_that_fails_is_one_event_and_one_line_with_no_person_in_them(
     worker_database_url: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    sent: Recorder,
+    sent: SentryRecorder,
     no_mark: Callable[[], None],
 ) -> None:
     monkeypatch.setenv("DATABASE_URL", worker_database_url)
@@ -251,7 +251,9 @@ def test_a_command_that_fails_is_one_event_and_one_line_with_no_person_in_them(
     no_mark()
 
 
-def test_a_crash_of_the_program_itself_leaves_no_mark(sent: Recorder, no_mark: Callable[[], None]) -> None:
+def test_a_crash_of_the_program_itself_leaves_no_mark(
+    sent: SentryRecorder, no_mark: Callable[[], None]
+) -> None:
     """What the SDK captures by itself, without a boundary of ours."""
 
     def crash(phone: str) -> None:
@@ -271,8 +273,8 @@ def test_a_crash_of_the_program_itself_leaves_no_mark(sent: Recorder, no_mark: C
     sentry_sdk.get_isolation_scope().clear()
 
 
-def test_a_message_of_ours_arrives(sent: Recorder) -> None:
-    sentry.message("The session of company 1 is critical", company_id=1)
+def test_a_message_of_ours_arrives(sent: SentryRecorder) -> None:
+    sentry.capture_message("The session of company 1 is critical", company_id=1)
     (event,) = sent.events
     assert event["message"] == "The session of company 1 is critical"
     assert event["tags"]["company_id"] == 1
@@ -280,7 +282,7 @@ def test_a_message_of_ours_arrives(sent: Recorder) -> None:
 
 @pytest.mark.parametrize("dsn", ["nonsense", "https://sentry.example", "http://key@host:99999999/1", "://"])
 def test_an_address_that_is_none_of_sentry_s_stops_nothing(
-    worker_database_url: str, monkeypatch: pytest.MonkeyPatch, sent: Recorder, dsn: str
+    worker_database_url: str, monkeypatch: pytest.MonkeyPatch, sent: SentryRecorder, dsn: str
 ) -> None:
     monkeypatch.setenv("DATABASE_URL", worker_database_url)
     monkeypatch.setenv("SENTRY_DSN", dsn)
@@ -288,7 +290,7 @@ def test_an_address_that_is_none_of_sentry_s_stops_nothing(
         assert desk.company(1).get_client_by_id(1).success
 
 
-def test_starting_again_keeps_the_sentry_that_runs(sent: Recorder) -> None:
+def test_starting_again_keeps_the_sentry_that_runs(sent: SentryRecorder) -> None:
     client = sentry_sdk.get_client()
     settings = Settings(sentry_dsn=SecretStr("http://key@127.0.0.1:9/1"), sentry_traces_sample_rate=1)
     sentry.initialise(settings)

@@ -11,16 +11,22 @@ import psycopg
 import pytest
 
 from app import Frontdesk, Settings
-from app.demo.fake_yclients.salon import Salon, Sizes
-from app.demo.fake_yclients.server import LIMITS, StandIn, serving
+from app.demo.fake_yclients.salon import FakeSalon, RowCounts
+from app.demo.fake_yclients.server import LIMITS, FakeYClients, run_server
 from app.errors import UnavailableError
-from app.yclients.api.client import YClients
-from app.yclients.api.rate_limit import FAR_AHEAD, YCLIENTS_LIMITS, Limit, RateLimiter, time_needed
+from app.yclients.api.client import YClientsClient
+from app.yclients.api.rate_limit import (
+    MAX_RESERVATION_AHEAD,
+    YCLIENTS_LIMITS,
+    RateLimit,
+    RateLimiter,
+    estimate_seconds,
+)
 from tests.threads import at_once
-from tests.upstream import knowing
+from tests.upstream import with_yclients_settings
 
 API = "api.example"
-TINY = Sizes(clients=1, staff=1, services=1, categories=1, records=1)
+TINY = RowCounts(clients=1, staff=1, services=1, categories=1, records=1)
 
 
 @pytest.fixture
@@ -38,11 +44,11 @@ class Turn(NamedTuple):
 
 def turn(limiter: RateLimiter) -> Turn:
     asked = time.monotonic()
-    wait = limiter.take_turn()
+    wait = limiter.reserve()
     return Turn(asked + wait, time.monotonic() + wait)
 
 
-def turns(desk: Frontdesk, count: int, *limits: Limit) -> list[Turn]:
+def turns(desk: Frontdesk, count: int, *limits: RateLimit) -> list[Turn]:
     """The turns of one who asks for so many, one after the other."""
     limiter = RateLimiter(desk.database, API, limits)
     return [turn(limiter) for _ in range(count)]
@@ -58,34 +64,34 @@ def in_order(given: list[Turn]) -> list[Turn]:
     return list(map(Turn, sorted(each.earliest for each in given), sorted(each.latest for each in given)))
 
 
-def assert_kept(given: list[Turn], *limits: Limit) -> None:
+def assert_kept(given: list[Turn], *limits: RateLimit) -> None:
     for limit in limits:
         for first, after in zip(given, given[limit.count :], strict=False):
             assert between(first, after)[1] >= limit.seconds
 
 
 def test_turns_come_as_fast_as_the_limits_allow_and_no_faster(desk: Frontdesk) -> None:
-    limits = Limit(5, 1.2), Limit(20, 61.0)
+    limits = RateLimit(5, 1.2), RateLimit(20, 61.0)
     given = turns(desk, 45, *limits)
     assert_kept(given, *limits)
     shortest, longest = between(given[4], given[-1])  # the first five come when they are asked for
-    assert shortest < time_needed(45, limits) < longest
-    assert time_needed(45, limits) == 122
+    assert shortest < estimate_seconds(45, limits) < longest
+    assert estimate_seconds(45, limits) == 122
 
 
 def test_as_many_as_a_limit_allows_need_not_wait(desk: Frontdesk) -> None:
-    limiter = RateLimiter(desk.database, API, (Limit(5, 60.0),))
-    assert [limiter.take_turn() for _ in range(5)] == [0.0] * 5
-    assert limiter.take_turn() > 0
+    limiter = RateLimiter(desk.database, API, (RateLimit(5, 60.0),))
+    assert [limiter.reserve() for _ in range(5)] == [0.0] * 5
+    assert limiter.reserve() > 0
 
 
 def test_turns_come_in_order(desk: Frontdesk) -> None:
-    given = turns(desk, 30, Limit(3, 1.0))
+    given = turns(desk, 30, RateLimit(3, 1.0))
     assert all(first.earliest <= second.latest for first, second in pairwise(given))
 
 
 def test_threads_and_connections_share_them(desk: Frontdesk) -> None:
-    limit = Limit(5, 2.0)
+    limit = RateLimit(5, 2.0)
     limiters = [RateLimiter(desk.database, API, (limit,)) for _ in range(20)]
     given = in_order(at_once([lambda each=each: turn(each) for each in limiters]))
     assert_kept(given, limit)
@@ -94,8 +100,8 @@ def test_threads_and_connections_share_them(desk: Frontdesk) -> None:
 
 
 def test_apis_have_limits_of_their_own(desk: Frontdesk) -> None:
-    turns(desk, 5, Limit(1, 60.0))
-    assert RateLimiter(desk.database, "another.example", (Limit(1, 60.0),)).take_turn() == 0
+    turns(desk, 5, RateLimit(1, 60.0))
+    assert RateLimiter(desk.database, "another.example", (RateLimit(1, 60.0),)).reserve() == 0
 
 
 def test_a_pause_holds_for_everyone(desk: Frontdesk) -> None:
@@ -103,19 +109,19 @@ def test_a_pause_holds_for_everyone(desk: Frontdesk) -> None:
     began = time.monotonic()
     RateLimiter(desk.database, API).pause(30)
     RateLimiter(desk.database, API).pause(3)  # the longer one counts
-    wait = RateLimiter(desk.database, API).take_turn()
+    wait = RateLimiter(desk.database, API).reserve()
     assert 30 - (time.monotonic() - began) - 0.01 < wait <= 30
 
 
 def test_a_clock_that_was_set_back_stops_nobody(desk: Frontdesk, database_url: str) -> None:
-    turns(desk, 10, Limit(5, 1.0))
+    turns(desk, 10, RateLimit(5, 1.0))
     with psycopg.connect(database_url) as connection:
         connection.execute(
             "UPDATE request_budgets SET granted = (SELECT array_agg(t + %s::interval + '1 minute' ORDER BY n)"
             " FROM unnest(granted) WITH ORDINALITY AS g (t, n))",
-            (FAR_AHEAD,),
+            (MAX_RESERVATION_AHEAD,),
         )
-    assert RateLimiter(desk.database, API, (Limit(5, 1.0),)).take_turn() == 0
+    assert RateLimiter(desk.database, API, (RateLimit(5, 1.0),)).reserve() == 0
 
 
 def test_without_a_database_nothing_is_sent(desk: Frontdesk) -> None:
@@ -123,31 +129,35 @@ def test_without_a_database_nothing_is_sent(desk: Frontdesk) -> None:
         database_url="postgresql://someone@127.0.0.1:1/nowhere", postgres_connection_timeout=500
     )
     with Frontdesk(nowhere) as lost, pytest.raises(UnavailableError):
-        RateLimiter(lost.database, API).take_turn()
+        RateLimiter(lost.database, API).reserve()
 
 
 def test_the_time_needed_is_told_before() -> None:
-    assert time_needed(0) == 0
-    assert time_needed(5) == 0
-    assert timedelta(seconds=time_needed(200)) < timedelta(minutes=1) < timedelta(seconds=time_needed(201))
+    assert estimate_seconds(0) == 0
+    assert estimate_seconds(5) == 0
+    assert (
+        timedelta(seconds=estimate_seconds(200))
+        < timedelta(minutes=1)
+        < timedelta(seconds=estimate_seconds(201))
+    )
 
 
 def ask(settings: Settings, company_id: int, requests: int) -> None:
     """What one process does: it asks as fast as it may."""
     with (
         Frontdesk(settings) as desk,
-        YClients(settings, RateLimiter(desk.database, settings.yclients_base_url)) as client,
+        YClientsClient(settings, RateLimiter(desk.database, settings.yclients_base_url)) as client,
     ):
         for _ in range(requests):
             client.company(company_id)
 
 
-def hammer(database_url: str, company_id: int, processes: int, requests: int) -> tuple[StandIn, float]:
+def hammer(database_url: str, company_id: int, processes: int, requests: int) -> tuple[FakeYClients, float]:
     """Let processes ask a stand-in with YClients' own limits; answer with it and the seconds that it took."""
-    stand_in = StandIn(Salon(company_id, TINY), LIMITS)
+    stand_in = FakeYClients(FakeSalon(company_id, TINY), LIMITS)
     began = time.monotonic()
-    with serving(stand_in) as address:
-        settings = knowing(Settings(database_url=database_url), address)
+    with run_server(stand_in) as address:
+        settings = with_yclients_settings(Settings(database_url=database_url), address)
         context = multiprocessing.get_context("spawn")
         workers = [
             context.Process(target=ask, args=(settings, company_id, requests)) for _ in range(processes)
@@ -162,13 +172,13 @@ def hammer(database_url: str, company_id: int, processes: int, requests: int) ->
 
 def test_four_processes_are_never_refused(database_url: str, company_id: int) -> None:
     stand_in, _ = hammer(database_url, company_id, processes=4, requests=8)
-    assert len(stand_in.requests) == 32
-    assert stand_in.refused == 0
+    assert len(stand_in.request_log) == 32
+    assert stand_in.rate_limited == 0
 
 
 @pytest.mark.full
 def test_four_processes_are_never_refused_in_more_than_a_minute(database_url: str, company_id: int) -> None:
     stand_in, seconds = hammer(database_url, company_id, processes=4, requests=70)
-    assert len(stand_in.requests) == 280
-    assert stand_in.refused == 0
-    assert seconds < time_needed(280) + 15
+    assert len(stand_in.request_log) == 280
+    assert stand_in.rate_limited == 0
+    assert seconds < estimate_seconds(280) + 15

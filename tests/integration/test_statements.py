@@ -14,10 +14,10 @@ from psycopg import sql
 from app import Frontdesk, Settings, create_app
 from app.data_layer import DataLayer
 from app.data_layer.unit_of_work import UnitOfWork
-from app.database.measured_cursor import kind_of, shown
+from app.database.measured_cursor import redact_statement, statement_kind
 from app.observability import metric_readings, metrics, slow_queries
 from tests.factories import ClientRow
-from tests.watching import Recorder
+from tests.watching import SentryRecorder
 
 
 @pytest.fixture
@@ -29,9 +29,9 @@ def salon(salon: DataLayer) -> DataLayer:
 
 def counted(work: Callable[[], object]) -> dict[str, int]:
     """Statements by kind that are counted while `work` runs."""
-    before = metric_readings.query_figures().kinds
+    before = metric_readings.read_query_metrics().kinds
     work()
-    after = metric_readings.query_figures().kinds
+    after = metric_readings.read_query_metrics().kinds
     found = {kind: each.count - (before[kind].count if kind in before else 0) for kind, each in after.items()}
     return {kind: count for kind, count in found.items() if count}
 
@@ -94,18 +94,18 @@ def test_a_statement_that_fails_is_counted_and_its_error_too(desk: Frontdesk) ->
     ],
 )
 def test_the_kind_of_a_statement(text: str | bytes, kind: str) -> None:
-    assert kind_of(text) == kind
+    assert statement_kind(text) == kind
 
 
 def test_what_is_shown_of_a_statement_has_no_value_in_it() -> None:
     text = "SELECT $1, %(a)s, 'it''s', $$x 'y'$$, $t$z$t$, 79681234567, -1.5, t1.c2\n  FROM t1"
-    assert shown(text) == "SELECT $1, %(a)s, ?, ?, ?, ?, -?, t1.c2 FROM t1"
+    assert redact_statement(text) == "SELECT $1, %(a)s, ?, ?, ?, ?, -?, t1.c2 FROM t1"
 
 
 def test_a_slow_query_is_kept_with_all_that_explains_it(
     desk: Frontdesk, salon: DataLayer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(metrics, "SLOW", 0.05)
+    monkeypatch.setattr(metrics, "SLOW_QUERY_SECONDS", 0.05)
     phone = "+79681234567"
     before = datetime.now(UTC).replace(microsecond=0)
 
@@ -114,7 +114,7 @@ def test_a_slow_query_is_kept_with_all_that_explains_it(
         uow.session.connection().exec_driver_sql(statement, {"phone": phone}).all()
 
     desk.transact(salon.company_id, slowly)
-    kept = slow_queries.last()[0]
+    kept = slow_queries.recent()[0]
     assert kept.text == "SELECT pg_sleep(?), %(phone)s || ? FROM generate_series(?, ?) -- all"
     assert (kept.kind, kept.rows, kept.company_id) == ("SELECT", 2, salon.company_id)
     assert kept.duration_ms >= 120
@@ -122,19 +122,19 @@ def test_a_slow_query_is_kept_with_all_that_explains_it(
 
 
 def test_a_slow_operation_is_named(salon: DataLayer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metrics, "SLOW", 0.0)
+    monkeypatch.setattr(metrics, "SLOW_QUERY_SECONDS", 0.0)
     salon.search_clients_by_name("nobody").unwrap()
-    assert slow_queries.last()[0].operation == "search_clients_by_name"
+    assert slow_queries.recent()[0].operation == "search_clients_by_name"
 
 
 def test_no_more_than_fifty_slow_queries_are_kept(desk: Frontdesk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metrics, "SLOW", 0.0)
+    monkeypatch.setattr(metrics, "SLOW_QUERY_SECONDS", 0.0)
     for number in range(60):
         name = sql.Identifier(f"n{number}")
         desk.database.read(
             lambda connection, name=name: connection.execute(sql.SQL("SELECT 1 AS {}").format(name))
         )
-    assert [query.text for query in slow_queries.last()] == [
+    assert [query.text for query in slow_queries.recent()] == [
         f'SELECT ? AS "n{number}"' for number in range(59, 9, -1)
     ]
 
@@ -166,7 +166,7 @@ def test_nine_times_are_no_n_plus_one_and_each_unit_of_work_counts_for_itself(
 def test_the_log_gets_a_summary_every_so_many_queries(
     desk: Frontdesk, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(metrics, "SUMMARY_EVERY", 5)
+    monkeypatch.setattr(metrics, "QUERIES_PER_SUMMARY", 5)
     with caplog.at_level(logging.INFO, logger="app.observability.metrics"):
         for _ in range(20):
             desk.database.read(lambda connection: connection.execute("SELECT 1").fetchone())
@@ -177,7 +177,7 @@ def test_the_log_gets_a_summary_every_so_many_queries(
 
 
 def test_a_trace_shows_each_statement_and_no_value(
-    settings: Settings, desk: Frontdesk, salon: DataLayer, sent: Recorder
+    settings: Settings, desk: Frontdesk, salon: DataLayer, sent: SentryRecorder
 ) -> None:
     app = create_app(desk)
 
@@ -189,13 +189,13 @@ def test_a_trace_shows_each_statement_and_no_value(
 
     app.test_client().get("/look/+79681234567?phone=+79681234567")
     (trace,) = sent.transactions
-    kinds = Counter(kind_of(span["description"]) for span in trace["spans"] if span["op"] == "db")
+    kinds = Counter(statement_kind(span["description"]) for span in trace["spans"] if span["op"] == "db")
     assert kinds >= Counter(SELECT=2, INSERT=1)
     assert trace["transaction"] == "look"
     assert "9681234567" not in json.dumps(trace)
 
 
-def test_health_checks_are_not_traced(desk: Frontdesk, sent: Recorder) -> None:
+def test_health_checks_are_not_traced(desk: Frontdesk, sent: SentryRecorder) -> None:
     client = create_app(desk).test_client()
     for path in ("/health", "/health/ready", "/health/database", "/metrics", "/status"):
         client.get(path)

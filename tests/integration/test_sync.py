@@ -8,11 +8,18 @@ import psycopg
 import pytest
 
 from app import Settings
-from app.demo.fake_yclients.salon import FIRST_CLIENT, FIRST_RECORD, FIRST_SERVICE, FIRST_STAFF, Salon, stamp
-from app.demo.fake_yclients.server import Mood
+from app.demo.fake_yclients.salon import (
+    FIRST_CLIENT,
+    FIRST_RECORD,
+    FIRST_SERVICE,
+    FIRST_STAFF,
+    FakeSalon,
+    format_timestamp,
+)
+from app.demo.fake_yclients.server import Fault
 from app.errors import InvalidInputError
 from app.yclients.errors import ForbiddenError
-from app.yclients.syncing.run import SCHEDULE_DAYS, Progress
+from app.yclients.syncing.run import SCHEDULE_DAYS, SyncProgress
 from app.yclients.syncing.run_record import OVERLAP
 from tests.factories import NewBookingRow, NewClientRow
 from tests.upstream import SMALL, Upstream, upstream_of
@@ -22,14 +29,14 @@ SOON = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) + timedelta(
 
 @pytest.fixture
 def upstream(settings: Settings, company_id: int) -> Iterator[Upstream]:
-    with upstream_of(settings, Salon(company_id, SMALL)) as upstream:
+    with upstream_of(settings, FakeSalon(company_id, SMALL)) as upstream:
         yield upstream
 
 
 @pytest.fixture
 def synced(upstream: Upstream) -> Upstream:
     """A salon that is here already."""
-    assert upstream.sync().is_well
+    assert upstream.sync().succeeded
     return upstream
 
 
@@ -50,7 +57,7 @@ def record(**values: Any) -> dict[str, Any]:
 class TestTheFirstSync:
     def test_brings_everything_in(self, upstream: Upstream) -> None:
         summary = upstream.sync()
-        assert summary.is_well
+        assert summary.succeeded
         assert {name: kind.inserted for name, kind in summary.kinds.items()} == {
             "company": 1,
             "service_categories": SMALL.categories,
@@ -60,21 +67,21 @@ class TestTheFirstSync:
             "schedules": SMALL.staff * (SCHEDULE_DAYS + 1),
             "bookings": SMALL.records,
         }
-        company = upstream.here.get_company().unwrap()
+        company = upstream.data_layer.get_company().unwrap()
         assert company is not None
         assert (company.title, company.country) == ("Салон «Пример»", "RU")
-        assert summary.requests == len(upstream.stand_in.requests) == 4 + 2 + SMALL.staff + 2
+        assert summary.requests == len(upstream.fake.request_log) == 4 + 2 + SMALL.staff + 2
 
     def test_a_second_one_writes_nothing(self, synced: Upstream) -> None:
         before = written_rows(synced)
         summary = synced.sync()
-        assert not summary.changed
+        assert not summary.has_changes
         assert summary.kinds["bookings"].rows == 0
-        assert not synced.sync(full=True).changed
+        assert not synced.sync(full=True).has_changes
         assert written_rows(synced) == before
 
     def test_tells_how_far_it_is(self, upstream: Upstream) -> None:
-        states: list[Progress] = []
+        states: list[SyncProgress] = []
         upstream.sync(on_progress=states.append)
         assert [(state.done, state.total) for state in states if state.kind == "clients"] == [
             (200, 250),
@@ -84,7 +91,7 @@ class TestTheFirstSync:
     def test_a_dry_run_leaves_no_trace(self, upstream: Upstream) -> None:
         summary = upstream.sync(dry_run=True)
         assert summary.kinds["bookings"].inserted == SMALL.records
-        assert upstream.here.get_company().unwrap() is None
+        assert upstream.data_layer.get_company().unwrap() is None
         assert not any(upstream.rows().values())
         assert upstream.sync().kinds["bookings"].inserted == SMALL.records
 
@@ -107,7 +114,7 @@ class TestTheFirstSync:
     ) -> None:
         with pytest.raises(InvalidInputError):
             upstream.sync(**options)
-        assert upstream.stand_in.requests == []
+        assert upstream.fake.request_log == []
 
 
 class TestAChangeUpstream:
@@ -119,10 +126,10 @@ class TestAChangeUpstream:
         summary = synced.sync()
         changed = {name: (kind.inserted, kind.updated) for name, kind in summary.kinds.items()}
         assert (changed["clients"], changed["staff"], changed["bookings"]) == ((0, 1), (0, 1), (1, 1))
-        client = synced.here.get_client_by_phone("+79686484488").unwrap()
+        client = synced.data_layer.get_client_by_phone("+79686484488").unwrap()
         assert client is not None
         assert client.name == "Ариадна"
-        booking = synced.here.get_booking_by_id(FIRST_RECORD + 1).unwrap()
+        booking = synced.data_layer.get_booking_by_id(FIRST_RECORD + 1).unwrap()
         assert booking is not None
         assert (booking.starts_at, booking.ends_at) == (SOON, SOON + timedelta(minutes=90))
 
@@ -139,13 +146,13 @@ class TestAChangeUpstream:
         assert synced.sync().kinds["schedules"].deleted == SCHEDULE_DAYS + 1
         assert len(synced.requests(f"/{FIRST_STAFF + 1}/")) == 1
         today = datetime.now(UTC).date()
-        left = synced.here.get_staff_schedules(today, today + timedelta(days=3)).unwrap()
+        left = synced.data_layer.get_staff_schedules(today, today + timedelta(days=3)).unwrap()
         assert {each.staff_id for each in left} == {FIRST_STAFF + n for n in (0, 2, 3, 4)}
 
     def test_who_is_gone_when_the_schedule_is_asked_for_does_not_stop_the_rest(
         self, synced: Upstream
     ) -> None:
-        synced.stand_in.moods.append(Mood("status", "schedule/", status=404))
+        synced.fake.faults.append(Fault("status", "schedule/", status=404))
         summary = synced.sync()
         assert len(summary.notes) == 1
         assert summary.kinds["schedules"].deleted == 0
@@ -160,7 +167,7 @@ class TestAChangeUpstream:
         upstream.salon.put("records", 1, **record(datetime="soon"))
         upstream.salon.collections["staff"][5] = ["no", "object"]  # type: ignore[assignment]
         summary = upstream.sync()
-        assert not summary.is_well
+        assert not summary.succeeded
         assert {name: kind.rejected for name, kind in summary.kinds.items() if kind.rejected} == {
             "clients": 2,
             "staff": 1,
@@ -168,7 +175,7 @@ class TestAChangeUpstream:
         }
         assert summary.kinds["clients"].inserted == SMALL.clients - 2
         assert summary.kinds["clients"].warnings == 1
-        assert {(kind, *sorted(fault.reasons)) for kind, fault in summary.faults} == {
+        assert {(kind, *sorted(fault.reasons)) for kind, fault in summary.problems} == {
             ("clients", "yclients_id"),
             ("clients", "name"),
             ("clients", "birth_date", "phone"),
@@ -181,15 +188,15 @@ class TestADeletionUpstream:
     def test_of_a_booking_comes_with_a_mark_and_frees_its_time(self, synced: Upstream) -> None:
         synced.salon.put("records", 1, **record())
         synced.sync()
-        refused = synced.here.create_booking(NewClientRow(), NewBookingRow(starts_at=SOON)).error
+        refused = synced.data_layer.create_booking(NewClientRow(), NewBookingRow(starts_at=SOON)).error
         assert refused is not None
         assert refused.code == "slot_taken"
         synced.salon.delete("records", 1)
         synced.sync()
-        booking = synced.here.get_booking_by_id(1).unwrap()
+        booking = synced.data_layer.get_booking_by_id(1).unwrap()
         assert booking is not None
         assert (booking.status, booking.deleted_at is None) == ("cancelled", False)
-        assert synced.here.create_booking(NewClientRow(), NewBookingRow(starts_at=SOON)).success
+        assert synced.data_layer.create_booking(NewClientRow(), NewBookingRow(starts_at=SOON)).success
 
     def test_of_anything_else_is_found_by_comparison_and_the_row_stays(self, synced: Upstream) -> None:
         synced.salon.delete("clients", FIRST_CLIENT + 7)
@@ -204,17 +211,17 @@ class TestADeletionUpstream:
             "service_categories": 1,
             "schedules": SCHEDULE_DAYS + 1,  # of who left
         }
-        client = synced.here.get_client_by_id(FIRST_CLIENT + 7).unwrap()
+        client = synced.data_layer.get_client_by_id(FIRST_CLIENT + 7).unwrap()
         assert client is not None
         assert client.deleted_at is not None
-        assert not synced.sync().changed
+        assert not synced.sync().has_changes
 
     def test_is_taken_back_when_the_row_is_there_again(self, synced: Upstream) -> None:
         row = synced.salon.collections["clients"].pop(FIRST_CLIENT + 7)
         synced.sync()
         synced.salon.collections["clients"][FIRST_CLIENT + 7] = row
         assert synced.sync().kinds["clients"].updated == 1
-        client = synced.here.get_client_by_id(FIRST_CLIENT + 7).unwrap()
+        client = synced.data_layer.get_client_by_id(FIRST_CLIENT + 7).unwrap()
         assert client is not None
         assert client.deleted_at is None
 
@@ -227,9 +234,9 @@ class TestADeletionUpstream:
     @pytest.mark.parametrize("options", [{}, {"full": True}])
     def test_of_everything_is_not_believed(self, synced: Upstream, options: dict[str, Any]) -> None:
         for path in ("clients/search", "services/", "staff/", "service_categories/"):
-            synced.stand_in.moods.append(Mood("empty", path, times=9))
+            synced.fake.faults.append(Fault("empty", path, times=9))
         summary = synced.sync(**options)
-        assert not summary.changed
+        assert not summary.has_changes
         assert len(summary.notes) == 5  # nobody on the staff has no schedules either
         assert all("nothing is taken for deleted" in note for note in summary.notes)
 
@@ -237,14 +244,14 @@ class TestADeletionUpstream:
         for number in range(150):
             synced.salon.delete("clients", FIRST_CLIENT + number)
         summary = synced.sync()
-        assert (summary.kinds["clients"].deleted, summary.is_well) == (0, False)
+        assert (summary.kinds["clients"].deleted, summary.succeeded) == (0, False)
         assert "--full" in summary.notes[0]
         assert synced.sync(full=True).kinds["clients"].deleted == 150
 
     def test_is_not_read_from_a_list_that_breaks_off(self, synced: Upstream) -> None:
         """Pages after the first come empty, and the count still promises them."""
-        rows = synced.stand_in._page
-        synced.stand_in._page = lambda rows_, number, size: (  # type: ignore[method-assign]
+        rows = synced.fake._page
+        synced.fake._page = lambda rows_, number, size: (  # type: ignore[method-assign]
             rows(rows_, number, size)[0] if number == 1 else [],
             len(rows_),
         )
@@ -253,21 +260,21 @@ class TestADeletionUpstream:
         assert any(note.startswith("clients: the list changed") for note in summary.notes)
 
     def test_leaves_what_only_exists_here(self, synced: Upstream) -> None:
-        booking = synced.here.create_booking(
+        booking = synced.data_layer.create_booking(
             NewClientRow(phone="+79686484488"), NewBookingRow(starts_at=SOON)
         ).unwrap()
         synced.sync(full=True)
-        client = synced.here.get_client_by_phone("+79686484488").unwrap()
+        client = synced.data_layer.get_client_by_phone("+79686484488").unwrap()
         assert client is not None
         assert client.deleted_at is None
-        kept = synced.here.get_booking(booking.id).unwrap()
+        kept = synced.data_layer.get_booking(booking.id).unwrap()
         assert kept is not None
         assert (kept.deleted_at, kept.updated_at) == (None, booking.updated_at)
 
 
 class TestOurOwnBookings:
     def test_one_that_comes_back_with_our_id_is_confirmed_and_never_doubled(self, synced: Upstream) -> None:
-        booking = synced.here.create_booking(
+        booking = synced.data_layer.create_booking(
             NewClientRow(phone="+79686484488"), NewBookingRow(starts_at=SOON)
         ).unwrap()
         synced.salon.put("clients", 5, name="Анна", phone="+7 968 648-44-88")
@@ -277,31 +284,31 @@ class TestOurOwnBookings:
             **record(api_id=str(booking.id), client={"id": 5, "name": "Анна", "phone": "79686484488"}),
         )
         synced.sync()
-        confirmed = synced.here.get_booking(booking.id).unwrap()
+        confirmed = synced.data_layer.get_booking(booking.id).unwrap()
         assert confirmed is not None
         assert (confirmed.yclients_record_id, confirmed.pending_since) == (77, None)
-        assert len(synced.here.get_bookings(SOON, SOON + timedelta(hours=1)).unwrap()) == 1
-        client = synced.here.get_client_by_phone("+79686484488").unwrap()
+        assert len(synced.data_layer.get_bookings(SOON, SOON + timedelta(hours=1)).unwrap()) == 1
+        client = synced.data_layer.get_client_by_phone("+79686484488").unwrap()
         assert client is not None
         assert client.yclients_id == 5
-        assert not synced.sync().changed
+        assert not synced.sync().has_changes
 
     def test_a_move_that_has_not_reached_yclients_is_left_standing(self, synced: Upstream) -> None:
         synced.salon.put("records", 1, **record())
         synced.sync()
-        mirrored = synced.here.get_booking_by_id(1).unwrap()
+        mirrored = synced.data_layer.get_booking_by_id(1).unwrap()
         assert mirrored is not None
         later = SOON + timedelta(hours=3)
-        synced.here.reschedule_booking(mirrored.id, later).unwrap()
+        synced.data_layer.reschedule_booking(mirrored.id, later).unwrap()
         synced.sync(full=True)
-        ours = synced.here.get_booking(mirrored.id).unwrap()
+        ours = synced.data_layer.get_booking(mirrored.id).unwrap()
         assert ours is not None
         assert (ours.starts_at, ours.pending_since is None) == (later, False)
         # YClients' times have no fractions, so the change must be a second later to be a later one.
-        changed = stamp(datetime.now(UTC) + timedelta(seconds=1))
+        changed = format_timestamp(datetime.now(UTC) + timedelta(seconds=1))
         synced.salon.put("records", 1, datetime=later.isoformat(), last_change_date=changed)
         synced.sync()
-        ours = synced.here.get_booking(mirrored.id).unwrap()
+        ours = synced.data_layer.get_booking(mirrored.id).unwrap()
         assert ours is not None
         assert (ours.starts_at, ours.pending_since) == (later, None)
 
@@ -323,7 +330,7 @@ class TestWhereTheNextOneGoesOn:
 
     def test_a_run_that_failed_says_nothing(self, synced: Upstream) -> None:
         before = synced.sync(dry_run=True).changed_after
-        synced.stand_in.moods.append(Mood("status", "/records/", status=403))
+        synced.fake.faults.append(Fault("status", "/records/", status=403))
         with pytest.raises(ForbiddenError, match="403"):
             synced.sync()
         assert synced.sync(dry_run=True).changed_after == before

@@ -17,10 +17,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from app import Frontdesk, Settings
-from app.demo.fake_yclients.salon import Salon
-from app.demo.fake_yclients.server import Mood
+from app.demo.fake_yclients.salon import FakeSalon
+from app.demo.fake_yclients.server import Fault
 from app.errors import ConfigurationError, FrontdeskError
-from app.yclients.api.client import ATTEMPTS, YClients
+from app.yclients.api.client import MAX_REQUEST_ATTEMPTS, YClientsClient
 from app.yclients.api.rate_limit import RateLimiter
 from app.yclients.errors import (
     ForbiddenError,
@@ -29,37 +29,46 @@ from app.yclients.errors import (
     TokensMissingError,
     TransientError,
     UnauthorizedError,
-    UnknownToYClientsError,
     YClientsError,
+    YClientsNotFoundError,
 )
 from tests.processes import wait_until
 from tests.stopwatch import Stopwatch
-from tests.upstream import QUICK, SMALL, UNLIMITED, Upstream, knowing, upstream_of
+from tests.upstream import (
+    FAST_BACKOFF_SECONDS,
+    SMALL,
+    UNLIMITED,
+    Upstream,
+    upstream_of,
+    with_yclients_settings,
+)
 
-ClientOf = Callable[..., YClients]
+ClientOf = Callable[..., YClientsClient]
 SECRET = "".join(["tok", "en", "-of", "-the", "-user"])
 
 
 @pytest.fixture
 def upstream(settings: Settings, company_id: int) -> Iterator[Upstream]:
-    with upstream_of(settings, Salon(company_id, SMALL)) as upstream:
+    with upstream_of(settings, FakeSalon(company_id, SMALL)) as upstream:
         yield upstream
 
 
 @pytest.fixture
-def client(upstream: Upstream) -> Iterator[YClients]:
+def client(upstream: Upstream) -> Iterator[YClientsClient]:
     with upstream.client() as client:
         yield client
 
 
 @pytest.fixture
-def client_of(desk: Frontdesk) -> Iterator[Callable[..., YClients]]:
+def client_of(desk: Frontdesk) -> Iterator[Callable[..., YClientsClient]]:
     """Makes clients: `client_of(settings, backoff=30)`; all of them are closed in the end."""
     with ExitStack() as stack:
 
-        def make(settings: Settings, **options: Any) -> YClients:
+        def make(settings: Settings, **options: Any) -> YClientsClient:
             limiter = RateLimiter(desk.database, "tests", UNLIMITED)
-            return stack.enter_context(YClients(settings, limiter, **{"backoff": QUICK, **options}))
+            return stack.enter_context(
+                YClientsClient(settings, limiter, **{"backoff": FAST_BACKOFF_SECONDS, **options})
+            )
 
         yield make
 
@@ -71,28 +80,30 @@ class TestRefusals:
             (401, UnauthorizedError, "YCLIENTS_USER_TOKEN"),
             (402, PaymentRequiredError, "licence"),
             (403, ForbiddenError, "right"),
-            (404, UnknownToYClientsError, "company id"),
+            (404, YClientsNotFoundError, "company id"),
             (422, RefusedError, "Произошла ошибка"),
             (400, RefusedError, "400"),
             (301, YClientsError, "YCLIENTS_BASE_URL"),
         ],
     )
     def test_are_told_apart_and_not_repeated(
-        self, upstream: Upstream, client: YClients, status: int, kind: type[Exception], words: str
+        self, upstream: Upstream, client: YClientsClient, status: int, kind: type[Exception], words: str
     ) -> None:
-        upstream.stand_in.moods.append(Mood("status", status=status))
+        upstream.fake.faults.append(Fault("status", status=status))
         with pytest.raises(kind, match=words) as raised:
             client.staff(upstream.company_id)
         assert str(status) in str(raised.value)
-        assert client.requests == 1
+        assert client.request_count == 1
 
-    def test_without_success_give_yclients_own_words(self, upstream: Upstream, client: YClients) -> None:
-        upstream.stand_in.moods.append(Mood("unsuccessful"))
+    def test_without_success_give_yclients_own_words(
+        self, upstream: Upstream, client: YClientsClient
+    ) -> None:
+        upstream.fake.faults.append(Fault("unsuccessful"))
         with pytest.raises(RefusedError, match="Произошла ошибка"):
             client.staff(upstream.company_id)
 
     def test_redirects_are_not_followed(
-        self, client_of: ClientOf, upstream: Upstream, client: YClients
+        self, client_of: ClientOf, upstream: Upstream, client: YClientsClient
     ) -> None:
         elsewhere: list[str] = []
 
@@ -101,7 +112,7 @@ class TestRefusals:
             connection.sendall(b"HTTP/1.1 302 Found\r\nLocation: /other\r\nContent-Length: 0\r\n\r\n")
 
         with answering(redirect) as address:
-            client = client_of(knowing(upstream.desk.settings, address))
+            client = client_of(with_yclients_settings(upstream.desk.settings, address))
             with pytest.raises(YClientsError, match="another address"):
                 client.company(1)
         assert len(elsewhere) == 1
@@ -111,44 +122,44 @@ class TestDisorder:
     @pytest.mark.parametrize(
         "mood",
         [
-            Mood("status", status=500, times=3),
-            Mood("status", status=503, times=3),
-            Mood("status", status=408, times=3),
-            Mood("garbage", times=3),
-            Mood("cut", times=3),
+            Fault("status", status=500, times=3),
+            Fault("status", status=503, times=3),
+            Fault("status", status=408, times=3),
+            Fault("garbage", times=3),
+            Fault("cut", times=3),
         ],
         ids=lambda mood: f"{mood.kind}-{mood.status}",
     )
-    def test_that_passes_is_sat_out(self, upstream: Upstream, client: YClients, mood: Mood) -> None:
-        upstream.stand_in.moods.append(mood)
+    def test_that_passes_is_sat_out(self, upstream: Upstream, client: YClientsClient, mood: Fault) -> None:
+        upstream.fake.faults.append(mood)
         assert len(client.staff(upstream.company_id).rows) == SMALL.staff
-        assert client.requests == 4
+        assert client.request_count == 4
 
     @pytest.mark.parametrize(("kind", "words"), [("status", "500"), ("garbage", "not JSON")])
     def test_that_stays_is_given_up(
-        self, upstream: Upstream, client: YClients, kind: str, words: str
+        self, upstream: Upstream, client: YClientsClient, kind: str, words: str
     ) -> None:
-        upstream.stand_in.moods.append(Mood(kind, times=99))
+        upstream.fake.faults.append(Fault(kind, times=99))
         with pytest.raises(TransientError, match=words) as raised:
             client.staff(upstream.company_id)
         assert raised.value.retryable
-        assert client.requests == ATTEMPTS
+        assert client.request_count == MAX_REQUEST_ATTEMPTS
 
     @pytest.mark.parametrize("status", [429, 503])
-    def test_retry_after_is_honoured(self, upstream: Upstream, client: YClients, status: int) -> None:
-        upstream.stand_in.moods.append(Mood("status", status=status, retry_after=1))
+    def test_retry_after_is_honoured(self, upstream: Upstream, client: YClientsClient, status: int) -> None:
+        upstream.fake.faults.append(Fault("status", status=status, retry_after=1))
         began = time.monotonic()
         with Stopwatch() as watch:
             client.staff(upstream.company_id)
         assert time.monotonic() - began >= 1.0
         assert watch.seconds < 3.0
 
-    def test_retry_after_holds_for_every_process(self, upstream: Upstream, client: YClients) -> None:
-        upstream.stand_in.moods.append(Mood("status", status=429, retry_after=1))
+    def test_retry_after_holds_for_every_process(self, upstream: Upstream, client: YClientsClient) -> None:
+        upstream.fake.faults.append(Fault("status", status=429, retry_after=1))
         limiter = RateLimiter(upstream.desk.database, upstream.desk.settings.yclients_base_url, UNLIMITED)
         asking = threading.Thread(target=client.staff, args=(upstream.company_id,))
         asking.start()
-        wait_until(lambda: limiter.take_turn() > 0)
+        wait_until(lambda: limiter.reserve() > 0)
         asking.join()
 
     def test_retry_after_can_be_a_date(self, client_of: ClientOf, upstream: Upstream) -> None:
@@ -158,21 +169,21 @@ class TestDisorder:
             sending(b"HTTP/1.1 429 Slow\r\nContent-Length: 0\r\nRetry-After: " + date + b"\r\n\r\n"),
             sending(b'HTTP/1.1 200 OK\r\nContent-Length: 28\r\n\r\n{"success": true, "data":[]}'),
         ) as address:
-            client = client_of(knowing(upstream.desk.settings, address))
+            client = client_of(with_yclients_settings(upstream.desk.settings, address))
             assert client.staff(1).rows == []
         assert datetime.now(UTC) >= moment.replace(microsecond=0)
 
-    def test_a_wait_of_hours_is_left_to_the_caller(self, upstream: Upstream, client: YClients) -> None:
-        upstream.stand_in.moods.append(Mood("status", status=429, retry_after=7200))
+    def test_a_wait_of_hours_is_left_to_the_caller(self, upstream: Upstream, client: YClientsClient) -> None:
+        upstream.fake.faults.append(Fault("status", status=429, retry_after=7200))
         with pytest.raises(TransientError, match="7200 s"):
             client.staff(upstream.company_id)
-        assert client.requests == 1
+        assert client.request_count == 1
 
     def test_silence_ends_in_a_time_out(self, client_of: ClientOf, upstream: Upstream) -> None:
-        upstream.stand_in.moods.append(Mood("slow", seconds=1.5))
+        upstream.fake.faults.append(Fault("slow", seconds=1.5))
         with client_of(upstream.desk.settings, patience=1.0) as client:
             assert len(client.staff(upstream.company_id).rows) == SMALL.staff
-            assert client.requests == 2
+            assert client.request_count == 2
 
     def test_an_answer_that_drips_is_given_up(self, client_of: ClientOf, upstream: Upstream) -> None:
         def drip(connection: socket.socket) -> None:
@@ -182,18 +193,18 @@ class TestDisorder:
                 connection.sendall(b" ")
                 time.sleep(0.1)
 
-        with answering(*[drip] * ATTEMPTS) as address:
-            settings = knowing(upstream.desk.settings, address)
+        with answering(*[drip] * MAX_REQUEST_ATTEMPTS) as address:
+            settings = with_yclients_settings(upstream.desk.settings, address)
             with pytest.raises(TransientError, match="more than"):
                 client_of(settings, patience=0.3).staff(1)
 
     def test_nobody_at_the_address_is_said(self, client_of: ClientOf, upstream: Upstream) -> None:
-        settings = knowing(upstream.desk.settings, "http://127.0.0.1:1/api")
+        settings = with_yclients_settings(upstream.desk.settings, "http://127.0.0.1:1/api")
         with pytest.raises(TransientError, match="cannot be reached"):
             client_of(settings).staff(1)
 
     def test_leaving_the_client_ends_its_waits(self, client_of: ClientOf, upstream: Upstream) -> None:
-        upstream.stand_in.moods.append(Mood("status", status=503, times=99))
+        upstream.fake.faults.append(Fault("status", status=503, times=99))
         client = client_of(upstream.desk.settings, backoff=30)
         ends: list[BaseException] = []
 
@@ -206,7 +217,7 @@ class TestDisorder:
         with client:
             asking = threading.Thread(target=ask)
             asking.start()
-            wait_until(lambda: client.requests == 1)
+            wait_until(lambda: client.request_count == 1)
             time.sleep(0.3)  # until it waits
         asking.join(20)  # less than it would wait
         assert [str(end) for end in ends] == ["The sync was stopped."]
@@ -238,7 +249,7 @@ class TestSecrets:
             client_of(settings)
 
     def test_an_address_that_is_none_is_said(self, client_of: ClientOf, desk: Frontdesk) -> None:
-        settings = knowing(desk.settings, "http://[:::1/api")
+        settings = with_yclients_settings(desk.settings, "http://[:::1/api")
         with pytest.raises(ConfigurationError, match="YCLIENTS_BASE_URL"):
             client_of(settings)
 
@@ -247,19 +258,21 @@ class TestSecrets:
     ) -> None:
         received: list[bytes] = []
         with answering(lambda each: received.append(each.recv(4096)), tls=self_signed(tmp_path)) as address:
-            settings = knowing(upstream.desk.settings, address.replace("http:", "https:"))
+            settings = with_yclients_settings(upstream.desk.settings, address.replace("http:", "https:"))
             client = client_of(settings)
             with pytest.raises(YClientsError, match="certificate"):
                 client.staff(1)
-        assert client.requests == 1
+        assert client.request_count == 1
         assert received == []
 
-    @pytest.mark.parametrize("mood", [None, Mood("status", status=500, times=9), Mood("status", status=401)])
+    @pytest.mark.parametrize(
+        "mood", [None, Fault("status", status=500, times=9), Fault("status", status=401)]
+    )
     def test_no_token_is_in_a_log_an_error_or_a_repr(
-        self, client_of: ClientOf, upstream: Upstream, caplog: pytest.LogCaptureFixture, mood: Mood | None
+        self, client_of: ClientOf, upstream: Upstream, caplog: pytest.LogCaptureFixture, mood: Fault | None
     ) -> None:
         if mood is not None:
-            upstream.stand_in.moods.append(mood)
+            upstream.fake.faults.append(mood)
         caplog.set_level(logging.DEBUG)
         settings = Settings(
             **upstream.desk.settings.model_dump(exclude_unset=True) | {"yclients_user_token": SECRET}

@@ -10,21 +10,21 @@ import pytest
 
 from app import Frontdesk, Settings
 from app.data_layer import DataLayer
-from app.demo.fake_yclients.salon import FIRST_CLIENT, Salon, Sizes
-from app.demo.fake_yclients.server import Mood
+from app.demo.fake_yclients.salon import FIRST_CLIENT, FakeSalon, RowCounts
+from app.demo.fake_yclients.server import Fault
 from app.errors import FrontdeskError, UnavailableError
 from app.observability import sentry
-from app.repositories.sync_runs import SyncRuns
-from app.yclients.errors import ForbiddenError, SyncRunningError, UnauthorizedError, UnknownToYClientsError
-from app.yclients.syncing.lock import company_lock
-from app.yclients.syncing.run import Progress, sync
-from app.yclients.syncing.status import RunStatus, State, sync_status
+from app.repositories.sync_runs import SyncRunLog
+from app.yclients.errors import ForbiddenError, SyncRunningError, UnauthorizedError, YClientsNotFoundError
+from app.yclients.syncing.lock import hold_sync_lock
+from app.yclients.syncing.run import SyncProgress, sync
+from app.yclients.syncing.status import SyncRunStatus, SyncState, sync_status
 from tests.upstream import SMALL, Upstream, upstream_of
 
 
 @pytest.fixture
 def upstream(settings: Settings, company_id: int) -> Iterator[Upstream]:
-    with upstream_of(settings, Salon(company_id, SMALL)) as upstream:
+    with upstream_of(settings, FakeSalon(company_id, SMALL)) as upstream:
         yield upstream
 
 
@@ -32,11 +32,11 @@ def upstream(settings: Settings, company_id: int) -> Iterator[Upstream]:
 def captured(monkeypatch: pytest.MonkeyPatch) -> list[BaseException]:
     """What was sent to Sentry."""
     errors: list[BaseException] = []
-    monkeypatch.setattr(sentry, "capture", lambda error, **tags: errors.append(error))
+    monkeypatch.setattr(sentry, "capture_exception", lambda error, **tags: errors.append(error))
     return errors
 
 
-def status_of(upstream: Upstream) -> list[RunStatus]:
+def status_of(upstream: Upstream) -> list[SyncRunStatus]:
     return sync_status(upstream.desk, upstream.company_id)[upstream.company_id]
 
 
@@ -48,9 +48,9 @@ class TestARunIsRecorded:
         upstream.sync(full=True, only=["clients"])
         last, first = status_of(upstream)
         assert (first.state, first.run.mode, last.state, last.run.mode) == (
-            State.DONE,
+            SyncState.DONE,
             "incremental",
-            State.DONE,
+            SyncState.DONE,
             "full",
         )
         assert last.run.kinds == ["clients"]
@@ -62,23 +62,23 @@ class TestARunIsRecorded:
 
     @pytest.mark.parametrize(
         ("mood", "kind"),
-        [(Mood("status", status=403), ForbiddenError), (Mood("status", status=401), UnauthorizedError)],
+        [(Fault("status", status=403), ForbiddenError), (Fault("status", status=401), UnauthorizedError)],
     )
     def test_with_what_stopped_it_also_when_the_company_was_not_known(
-        self, upstream: Upstream, captured: list[BaseException], mood: Mood, kind: type[Exception]
+        self, upstream: Upstream, captured: list[BaseException], mood: Fault, kind: type[Exception]
     ) -> None:
-        upstream.stand_in.moods.append(mood)
+        upstream.fake.faults.append(mood)
         with pytest.raises(kind):
             upstream.sync()
         (status,) = status_of(upstream)
-        assert (status.state, status.run.error_code) == (State.FAILED, "unavailable")
+        assert (status.state, status.run.error_code) == (SyncState.FAILED, "unavailable")
         assert str(mood.status) in (status.run.error_message or "")
         assert [type(error) for error in captured] == [kind]
 
     def test_with_the_rows_that_had_landed_before_it_was_stopped(
         self, upstream: Upstream, captured: list[BaseException]
     ) -> None:
-        upstream.stand_in.moods.append(Mood("status", "/records/", status=403))
+        upstream.fake.faults.append(Fault("status", "/records/", status=403))
         with pytest.raises(ForbiddenError):
             upstream.sync()
         (status,) = status_of(upstream)
@@ -88,39 +88,39 @@ class TestARunIsRecorded:
 
     def test_with_what_is_missing_of_what_yclients_has(self, upstream: Upstream) -> None:
         upstream.sync()
-        upstream.stand_in.moods.append(Mood("empty", "services/"))
+        upstream.fake.faults.append(Fault("empty", "services/"))
         upstream.sync()
         status = status_of(upstream)[0]
-        assert status.state is State.INCOMPLETE
+        assert status.state is SyncState.INCOMPLETE
         assert "services" in (status.run.error_message or "")
 
     def test_but_not_for_a_salon_that_nobody_knows(
         self, upstream: Upstream, captured: list[BaseException]
     ) -> None:
         upstream.salon.company_id += 1
-        with pytest.raises(UnknownToYClientsError, match="company id"):
+        with pytest.raises(YClientsNotFoundError, match="company id"):
             upstream.sync()
-        assert upstream.here.get_company().unwrap() is None
+        assert upstream.data_layer.get_company().unwrap() is None
         assert status_of(upstream) == []
         assert len(captured) == 1
 
     def test_as_interrupted_when_it_is_stopped_by_hand(
         self, upstream: Upstream, captured: list[BaseException]
     ) -> None:
-        def stop(state: Progress) -> None:
+        def stop(state: SyncProgress) -> None:
             if state.kind == "clients":
                 raise KeyboardInterrupt
 
         with pytest.raises(KeyboardInterrupt):
             upstream.sync(on_progress=stop)
-        assert status_of(upstream)[0].state is State.INTERRUPTED
+        assert status_of(upstream)[0].state is SyncState.INTERRUPTED
         assert captured == []
-        assert upstream.sync().is_well
+        assert upstream.sync().succeeded
 
     def test_as_a_failure_inside_when_it_is_one(
         self, upstream: Upstream, captured: list[BaseException]
     ) -> None:
-        def stumble(state: Progress) -> None:
+        def stumble(state: SyncProgress) -> None:
             raise RuntimeError("+79686484488")
 
         with pytest.raises(FrontdeskError) as raised:
@@ -131,17 +131,17 @@ class TestARunIsRecorded:
         assert len(captured) == 1
 
     def test_as_interrupted_when_its_process_is_gone(self, upstream: Upstream) -> None:
-        upstream.here.upsert_company({"title": "Salon"}).unwrap()
+        upstream.data_layer.upsert_company({"title": "Salon"}).unwrap()
         with upstream.desk.unit_of_work(upstream.company_id) as uow:
-            SyncRuns(uow.session, upstream.company_id).start("full", ["clients"], datetime.now(UTC), None)
-        assert status_of(upstream)[0].state is State.INTERRUPTED
-        with company_lock(upstream.desk.settings, upstream.company_id):
-            assert status_of(upstream)[0].state is State.RUNNING
+            SyncRunLog(uow.session, upstream.company_id).start("full", ["clients"], datetime.now(UTC), None)
+        assert status_of(upstream)[0].state is SyncState.INTERRUPTED
+        with hold_sync_lock(upstream.desk.settings, upstream.company_id):
+            assert status_of(upstream)[0].state is SyncState.RUNNING
         upstream.sync()
         last, before = status_of(upstream)
         assert (last.state, before.state, before.run.error_code) == (
-            State.DONE,
-            State.INTERRUPTED,
+            SyncState.DONE,
+            SyncState.INTERRUPTED,
             "interrupted",
         )
 
@@ -155,12 +155,12 @@ class TestARunIsRecorded:
         upstream.sync(only=["staff"])
         salon = new_company()
         with upstream.desk.unit_of_work(salon.company_id) as uow:
-            runs = SyncRuns(uow.session, salon.company_id)
+            runs = SyncRunLog(uow.session, salon.company_id)
             assert (list(runs.latest(10)), runs.complete_until()) == ([], None)
             theirs = status_of(upstream)[0].run
             runs.finish(theirs.id, {}, 0, error_code="x", error_message="x")
             runs.start("full", [], datetime.now(UTC), None)
-        assert status_of(upstream)[0].state is State.DONE
+        assert status_of(upstream)[0].state is SyncState.DONE
         assert {upstream.company_id, salon.company_id} <= set(sync_status(upstream.desk))
 
 
@@ -169,16 +169,16 @@ class TestOneAtATime:
         self, upstream: Upstream, captured: list[BaseException]
     ) -> None:
         with (
-            company_lock(upstream.desk.settings, upstream.company_id),
+            hold_sync_lock(upstream.desk.settings, upstream.company_id),
             pytest.raises(SyncRunningError, match="running already"),
         ):
             upstream.sync()
-        assert upstream.stand_in.requests == []
+        assert upstream.fake.request_log == []
         assert captured == []
-        assert upstream.sync().is_well
+        assert upstream.sync().succeeded
 
     def test_of_many_at_once_one_runs(self, upstream: Upstream) -> None:
-        upstream.stand_in.moods.append(Mood("slow", seconds=0.5))
+        upstream.fake.faults.append(Fault("slow", seconds=0.5))
         outcomes: list[str] = []
 
         def run() -> None:
@@ -196,14 +196,14 @@ class TestOneAtATime:
         assert sorted(outcomes) == ["done", "running", "running", "running"]
 
     def test_another_company_is_not_in_the_way(self, upstream: Upstream) -> None:
-        with company_lock(upstream.desk.settings, upstream.company_id + 10_000):
-            assert upstream.sync(only=["staff"]).is_well
+        with hold_sync_lock(upstream.desk.settings, upstream.company_id + 10_000):
+            assert upstream.sync(only=["staff"]).succeeded
 
     def test_a_lost_connection_frees_the_lock(self, upstream: Upstream, settings: Settings) -> None:
         url = settings.database_url
         assert url is not None
         with (
-            company_lock(upstream.desk.settings, upstream.company_id),
+            hold_sync_lock(upstream.desk.settings, upstream.company_id),
             psycopg.connect(url.get_secret_value(), autocommit=True) as killer,
         ):
             killed = killer.execute(
@@ -213,11 +213,11 @@ class TestOneAtATime:
                 (upstream.company_id,),
             )
             assert killed.fetchall() == [(True,)]
-            assert upstream.sync(only=["staff"]).is_well
+            assert upstream.sync(only=["staff"]).succeeded
 
     def test_a_database_that_cannot_be_reached_is_said(self, desk: Frontdesk) -> None:
         nowhere = Settings(database_url="postgresql://someone@127.0.0.1:1/nowhere")
-        with pytest.raises(UnavailableError), company_lock(nowhere, 1):
+        with pytest.raises(UnavailableError), hold_sync_lock(nowhere, 1):
             pass
 
 
@@ -226,14 +226,14 @@ class TestWhileOthersWrite:
         self, settings: Settings, company_id: int
     ) -> None:
         """A client made at YClients after the list was read, and told by the webhook."""
-        with upstream_of(settings, Salon(company_id, Sizes(300, 2, 2, 1, 10))) as upstream:
+        with upstream_of(settings, FakeSalon(company_id, RowCounts(300, 2, 2, 1, 10))) as upstream:
             upstream.sync()
             told: list[int] = []
 
-            def tell(state: Progress) -> None:
+            def tell(state: SyncProgress) -> None:
                 if state.kind == "clients" and not told:
                     told.append(1)
-                    upstream.here.upsert_client({"yclients_id": 1, "name": "Ира"}).unwrap()
+                    upstream.data_layer.upsert_client({"yclients_id": 1, "name": "Ира"}).unwrap()
 
             assert upstream.sync(on_progress=tell).kinds["clients"].deleted == 0
             assert upstream.sync().kinds["clients"].deleted == 1  # it is not there now, either
@@ -241,9 +241,9 @@ class TestWhileOthersWrite:
     def test_a_list_that_shrinks_while_it_is_read_takes_nothing_wrong(
         self, settings: Settings, company_id: int, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        with upstream_of(settings, Salon(company_id, Sizes(450, 2, 2, 1, 10))) as upstream:
+        with upstream_of(settings, FakeSalon(company_id, RowCounts(450, 2, 2, 1, 10))) as upstream:
             upstream.sync()
-            page: Callable[..., Any] = upstream.stand_in._page
+            page: Callable[..., Any] = upstream.fake._page
 
             def shrinking(rows: list[Any], number: int, size: int) -> Any:
                 answer = page(rows, number, size)
@@ -251,11 +251,11 @@ class TestWhileOthersWrite:
                     upstream.salon.delete("clients", FIRST_CLIENT)
                 return answer
 
-            monkeypatch.setattr(upstream.stand_in, "_page", shrinking)
+            monkeypatch.setattr(upstream.fake, "_page", shrinking)
             summary = upstream.sync(only=["clients"])
             assert summary.kinds["clients"].deleted == 0  # it had been seen when it was deleted
             assert upstream.sync(only=["clients"]).kinds["clients"].deleted == 1
 
 
 def test_the_python_call_makes_its_own_client(upstream: Upstream) -> None:
-    assert sync(upstream.desk, upstream.company_id, only=["staff"]).is_well
+    assert sync(upstream.desk, upstream.company_id, only=["staff"]).succeeded

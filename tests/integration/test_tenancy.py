@@ -16,7 +16,7 @@ from app.data_layer.unit_of_work import UnitOfWork
 from app.errors import ConflictError, InvalidInputError
 from app.models import Client
 from app.repositories import Repositories
-from app.repositories.booking_slots import Slots
+from app.repositories.booking_slots import BookingSlots
 from tests.factories import (
     BookingRow,
     ClientRow,
@@ -77,10 +77,10 @@ def _shared(name: str) -> dict[str, Case]:
         "find_many": lambda uow, theirs: [
             *of(uow).find_many(id__in=[theirs.ids[name]]),
             *of(uow).find_many(company_id=theirs.company_id),
-            *of(uow).find_many(company_id__ne=uow.scope.company_id),
+            *of(uow).find_many(company_id__ne=uow.tenant.company_id),
         ],
         "find_by_ids": lambda uow, theirs: of(uow).find_by_ids(
-            [theirs.ids[name]] if of(uow)._identity == "id" else BY_IDS.get(name, [1])
+            [theirs.ids[name]] if of(uow)._id_column == "id" else BY_IDS.get(name, [1])
         ),
         "count": lambda uow, theirs: of(uow).count(id=theirs.ids[name]),
         "upsert": lambda uow, theirs: of(uow).upsert(ROWS[name]()),
@@ -94,7 +94,11 @@ def _shared(name: str) -> dict[str, Case]:
             .inserted
         ),
         "fold": lambda uow, theirs: (
-            of(uow).fold(of(uow).validate([ROWS[name]()])).merge(of(uow).merge_distinct).inserted and None
+            of(uow)
+            .deduplicate(of(uow).validate([ROWS[name]()]))
+            .merge_in_order(of(uow).merge_distinct)
+            .inserted
+            and None
         ),
         "merge_distinct": lambda uow, theirs: (
             of(uow).merge_distinct(of(uow).validate([ROWS[name]()])).inserted and None
@@ -109,17 +113,17 @@ CASES["clients"] |= {
     "search_by_name": lambda uow, theirs: uow.clients.search_by_name("Theirs", 10),
     "page": lambda uow, theirs: uow.clients.page(100, None),
     "find_or_create": lambda uow, theirs: uow.clients.find_or_create({"name": "Taken over", "phone": PHONE}),
-    "give_yclients_id": lambda uow, theirs: uow.clients.give_yclients_id("+79680000000", 77),
+    "give_yclients_id": lambda uow, theirs: uow.clients.set_yclients_id("+79680000000", 77),
 }
 CASES["services"] |= {
     "price_list": lambda uow, theirs: uow.services.price_list(include_inactive=True),
     "in_category": lambda uow, theirs: uow.services.in_category(5),
 }
-CASES["dialog_contexts"]["of_user"] = lambda uow, theirs: uow.dialog_contexts.of_user("u")
-CASES["staff"]["team"] = lambda uow, theirs: uow.staff.team(include_inactive=True)
+CASES["dialog_contexts"]["of_user"] = lambda uow, theirs: uow.dialog_contexts.find_by_user("u")
+CASES["staff"]["team"] = lambda uow, theirs: uow.staff.find_staff(include_inactive=True)
 CASES["whatsapp_auth"] |= {
-    "add": lambda uow, theirs: uow.whatsapp_auth.add(b"Taken over") and None,
-    "replace": lambda uow, theirs: uow.whatsapp_auth.replace(b"Taken over", 1),
+    "add": lambda uow, theirs: uow.whatsapp_auth.insert_first(b"Taken over") and None,
+    "replace": lambda uow, theirs: uow.whatsapp_auth.replace_version(b"Taken over", 1),
 }
 CASES["whatsapp_keys"] |= {
     "values": lambda uow, theirs: uow.whatsapp_keys.values("session", ["1"]),
@@ -130,12 +134,16 @@ CASES["whatsapp_keys"] |= {
 }
 CASES["staff_schedules"] |= {
     "between": lambda uow, theirs: uow.staff_schedules.between(DAY, DAY, 1),
-    "hours": lambda uow, theirs: uow.staff_schedules.hours(DAY, NOON, NOON + timedelta(days=1), 1),
+    "hours": lambda uow, theirs: uow.staff_schedules.find_availability(
+        DAY, NOON, NOON + timedelta(days=1), 1
+    ),
 }
 CASES["bookings"] |= {
     "between": lambda uow, theirs: uow.bookings.between(NOON, NOON + timedelta(days=1)),
-    "of_client": lambda uow, theirs: uow.bookings.of_client(PHONE, None, None, include_cancelled=True),
-    "lock": lambda uow, theirs: uow.bookings.lock(theirs.ids["bookings"]),
+    "of_client": lambda uow, theirs: uow.bookings.find_by_client_phone(
+        PHONE, None, None, include_cancelled=True
+    ),
+    "lock": lambda uow, theirs: uow.bookings.find_for_update(theirs.ids["bookings"]),
     # A row that names the other company is a TypeError: TestRowsThatNameAnotherCompany.
     "add": lambda uow, theirs: (
         uow.bookings.add(
@@ -149,7 +157,9 @@ CASES["bookings"] |= {
         )
         and None
     ),
-    "change": lambda uow, theirs: uow.bookings.change(theirs.ids["bookings"], {"comment": "Taken over"}),
+    "change": lambda uow, theirs: uow.bookings.update_columns(
+        theirs.ids["bookings"], {"comment": "Taken over"}
+    ),
     "confirm": lambda uow, theirs: uow.bookings.confirm(theirs.booking, 4711),
     "slots": lambda uow, theirs: None,  # its methods stand below
 }
@@ -171,7 +181,7 @@ READS = {
 }
 for listed in ("clients", "service_categories", "services", "staff", "staff_schedules"):
     CASES[listed] |= {
-        "known_keys": lambda uow, theirs, name=listed: getattr(uow, name).known_keys(LATE),
+        "known_keys": lambda uow, theirs, name=listed: getattr(uow, name).find_ids_by_key(LATE),
         "mark_deleted": lambda uow, theirs, name=listed: getattr(uow, name).mark_deleted(
             [theirs.ids[name]], LATE
         ),
@@ -235,13 +245,13 @@ class TestNoMethodCrossesCompanies:
         return fill(new_company(), desk)
 
     def test_every_public_method_is_tried_here(self) -> None:
-        repositories = Repositories(scope=None, reader=None)  # type: ignore[arg-type] # nothing is called
+        repositories = Repositories(tenant=None, reader=None)  # type: ignore[arg-type] # nothing is called
         assert {
             name: public_methods(type(repository))
             for name, repository in vars(repositories).items()
             if name != "scope"
         } == {name: set(cases) for name, cases in CASES.items()}
-        assert public_methods(Slots) == set(SLOTS)
+        assert public_methods(BookingSlots) == set(SLOTS)
 
     @pytest.mark.parametrize(
         ("name", "method"), [*((name, method) for name, cases in CASES.items() for method in cases)]
@@ -298,14 +308,14 @@ class TestRowsThatNameAnotherCompany:
     @pytest.mark.parametrize("name", ROWS)
     def test_a_single_row_is_refused(self, uow: UnitOfWork, name: str) -> None:
         with pytest.raises(InvalidInputError, match="company_id: names another company"):
-            getattr(uow, name).upsert({**ROWS[name](), "company_id": uow.scope.company_id + 1})
+            getattr(uow, name).upsert({**ROWS[name](), "company_id": uow.tenant.company_id + 1})
 
     @pytest.mark.parametrize("name", ROWS)
     def test_a_row_of_many_is_rejected_and_the_others_land(self, uow: UnitOfWork, name: str) -> None:
         report = getattr(uow, name).bulk_upsert(
             [
-                {**ROWS[name](), "company_id": uow.scope.company_id + 1},
-                {**ROWS[name](), "company_id": uow.scope.company_id},
+                {**ROWS[name](), "company_id": uow.tenant.company_id + 1},
+                {**ROWS[name](), "company_id": uow.tenant.company_id},
             ]
         )
         assert [(rejected.position, dict(rejected.errors)) for rejected in report.rejected] == [
@@ -323,7 +333,7 @@ class TestRowsThatNameAnotherCompany:
 
     def test_a_booking_made_here_is_refused(self, uow: UnitOfWork) -> None:
         values = {
-            "company_id": uow.scope.company_id + 1,
+            "company_id": uow.tenant.company_id + 1,
             "starts_at": NOON,
             "ends_at": NOON + timedelta(hours=1),
         }
@@ -357,7 +367,7 @@ class TestRecordsInASession:
             pytest.raises(InvalidInputError, match="company_id: cannot be changed"),
             desk.unit_of_work(salon.company_id) as uow,
         ):
-            uow.bookings.change(booking.id, {"company_id": other.company_id})
+            uow.bookings.update_columns(booking.id, {"company_id": other.company_id})
         assert other.get_booking_by_id(1).unwrap() is None
 
     def test_a_changed_record_of_our_own_is_written(self, desk: Frontdesk, salon: DataLayer) -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from app import Settings
 from app.cli import main
 from app.maintenance import test_data
-from tests.processes import PATIENCE, wait_until
+from tests.processes import WAIT_TIMEOUT_SECONDS, wait_until
 
 TESTERS = ("+79990000001", "+79990000002")
 COMPANIES = (1, 2)
@@ -171,7 +171,7 @@ def test_a_row_that_loses_its_marker_while_it_is_waited_for_stays(
         waits = "SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
         wait_until(lambda: database.execute(waits).fetchone() is not None)
         other.commit()
-        cleaning.join(PATIENCE)
+        cleaning.join(WAIT_TIMEOUT_SECONDS)
     assert results[0].exit_code == 0
     assert [row["name"] for row in rows(database, "clients")] == ["Anna"]
 
@@ -261,14 +261,14 @@ def test_no_row_without_both_markers_is_ever_deleted(
 
     configured = Settings(database_url=database_url, test_phones=TESTERS)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(test_data, "PORTION", portion)
+        patch.setattr(test_data, "ROWS_PER_TRANSACTION", portion)
         planned = test_data.clean(configured, company, limit)
         assert {table: rows(database, table) for table in tables} == before
         done = test_data.clean(configured, company, limit, dry_run=False)
 
     after = {table: rows(database, table) for table in tables}
     gone = {table: [row for row in before[table] if row not in after[table]] for table in tables}
-    assert (planned.deleted, planned.left) == (done.deleted, done.left)
+    assert (planned.deleted, planned.remaining) == (done.deleted, done.remaining)
     assert {table: len(gone[table]) for table in tables} == done.deleted
     assert all(len(some) <= limit for some in gone.values())
     for table, name, phone in (("clients", "name", "phone"), ("bookings", "client_name", "client_phone")):

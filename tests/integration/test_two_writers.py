@@ -52,7 +52,7 @@ def test_the_newest_good_row_of_each_key_stands_and_every_row_is_accounted_for(
     small: int,
     given_writes: tuple[list[tuple[Row, bool]], ...],
 ) -> None:
-    monkeypatch.setattr(app.database.bulk_merge, "SMALL", small)
+    monkeypatch.setattr(app.database.bulk_merge, "MAX_INLINE_ROWS", small)
     desk.transact(salon.company_id, lambda uow: uow.clients.delete(yclients_id__in=list(KEYS)))
     before, *at_the_same_time = given_writes
     rows = [[row for row, _ in batch] for batch in given_writes]

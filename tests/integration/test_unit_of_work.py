@@ -12,7 +12,7 @@ from app.data_layer.unit_of_work import UnitOfWork
 from app.errors import InvalidInputError, RetryableConflictError, UnknownCompanyError
 from app.models import Client
 from tests.factories import ClientRow, StaffRow
-from tests.processes import PATIENCE
+from tests.processes import WAIT_TIMEOUT_SECONDS
 from tests.threads import at_once
 
 
@@ -86,7 +86,7 @@ class TestTransact:
 
     def test_runs_again_after_a_deadlock(self, desk: Frontdesk, salon: DataLayer) -> None:
         salon.upsert_clients([ClientRow(yclients_id=n, visit_count=0) for n in (1, 2)]).unwrap()
-        meeting, runs = Barrier(2, timeout=PATIENCE), []
+        meeting, runs = Barrier(2, timeout=WAIT_TIMEOUT_SECONDS), []
 
         def visit_both(uow: UnitOfWork, first: int, second: int) -> None:
             runs.append(first)

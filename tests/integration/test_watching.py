@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from app.config import PROJECT_ROOT
-from tests.watching import personal
+from tests.watching import find_personal_data
 
 LEAKS = """
 import logging
@@ -67,7 +67,7 @@ def test_a_leak_fails_the_test_that_lets_it_out(tmp_path: Path, server_url: str)
     ],
 )
 def test_a_person_is_recognised(text: str) -> None:
-    assert len(personal(text)) == 1
+    assert len(find_personal_data(text)) == 1
 
 
 @pytest.mark.parametrize(
@@ -80,4 +80,4 @@ def test_a_person_is_recognised(text: str) -> None:
     ],
 )
 def test_what_is_nobody_is_left_alone(text: str) -> None:
-    assert personal(text) == []
+    assert find_personal_data(text) == []

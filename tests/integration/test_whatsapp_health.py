@@ -17,11 +17,11 @@ from app import Frontdesk, Settings
 from app.cli import main
 from app.database.connection import connect_directly
 from app.observability import sentry
-from app.observability.severity import Level
+from app.observability.severity import Severity
 from app.web import create_app
 from app.whatsapp import cleanup
 from app.whatsapp.cleanup import clean_up
-from app.whatsapp.health_monitor import observe
+from app.whatsapp.health_monitor import check_health
 
 SALON, OTHER = 1, 2
 
@@ -127,7 +127,7 @@ class TestCleanUp:
     def test_it_works_in_batches_and_leaves_what_a_worker_is_writing(
         self, own: Settings, desk: Frontdesk, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(cleanup, "BATCH", 10)
+        monkeypatch.setattr(cleanup, "KEYS_PER_TRANSACTION", 10)
         fill(own, "device-list", 35, expired=10)
         with desk.unit_of_work(SALON) as uow:
             uow.session.connection().exec_driver_sql(
@@ -139,7 +139,7 @@ class TestCleanUp:
     def test_of_several_at_once_one_runs_and_the_others_say_so(self, own: Settings, desk: Frontdesk) -> None:
         fill(own, "device-list", 2, expired=10)
         with connect_directly(own) as connection:
-            connection.execute("SELECT pg_advisory_lock(%s)", (cleanup.ADVISORY_LOCK,))
+            connection.execute("SELECT pg_advisory_lock(%s)", (cleanup.CLEANUP_LOCK_KEY,))
             assert clean_up(own).as_dict()["ran"] is False
             assert left(own) == {"device-list": 2}
             said = frontdesk("cleanup")
@@ -150,7 +150,7 @@ class TestCleanUp:
         self, own: Settings, desk: Frontdesk, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         reported: list[BaseException] = []
-        monkeypatch.setattr(sentry, "capture", lambda error, **tags: reported.append(error))
+        monkeypatch.setattr(sentry, "capture_exception", lambda error, **tags: reported.append(error))
         run(own, "ALTER TABLE whatsapp_keys RENAME TO elsewhere")
         failed = frontdesk("cleanup")
         assert failed.exit_code == 3
@@ -162,7 +162,7 @@ class TestHealth:
     def messages(self, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         """What Sentry was told."""
         messages: list[str] = []
-        monkeypatch.setattr(sentry, "message", lambda text, **tags: messages.append(text))
+        monkeypatch.setattr(sentry, "capture_message", lambda text, **tags: messages.append(text))
         return messages
 
     def test_nobody_paired_is_critical(self, client: FlaskClient) -> None:
@@ -228,19 +228,19 @@ class TestHealth:
     ) -> None:
         fill(own, "session", 20, expired=None)
         for _ in range(2):
-            observe(desk.database, own)
+            check_health(desk.database, own)
         assert messages == ["The WhatsApp session of company 1 is critical: no credentials"]
         desk.company(SALON).whatsapp.set_creds({}, None).unwrap()
-        assert observe(desk.database, own).level is Level.HEALTHY
+        assert check_health(desk.database, own).level is Severity.HEALTHY
         run(own, "DELETE FROM whatsapp_auth")
-        observe(desk.database, own)
+        check_health(desk.database, own)
         assert len(messages) == 2
 
     def test_several_processes_that_notice_at_once_report_once(
         self, own: Settings, desk: Frontdesk, messages: list[str]
     ) -> None:
         fill(own, "session", 20, expired=None)
-        threads = [threading.Thread(target=observe, args=(desk.database, own)) for _ in range(6)]
+        threads = [threading.Thread(target=check_health, args=(desk.database, own)) for _ in range(6)]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -252,14 +252,14 @@ class TestHealth:
         store.set_creds({}, None).unwrap()
         store.set_keys({"session": {str(number): 1 for number in range(20)}}).unwrap()
         store.set_keys({"session": {str(number): None for number in range(15)}}).unwrap()
-        (finding,) = observe(desk.database, own).salons[SALON].findings
+        (finding,) = check_health(desk.database, own).salons[SALON].problems
         assert finding.reason == "5 sessions where there were 20"
 
     def test_a_salon_that_logged_out_is_no_trouble(self, own: Settings, desk: Frontdesk) -> None:
         for company in (SALON, OTHER):
             desk.company(company).whatsapp.set_creds({}, None).unwrap()
-        desk.company(OTHER).whatsapp.forget().unwrap()
-        assert observe(desk.database, own).level is Level.HEALTHY
+        desk.company(OTHER).whatsapp.delete_session().unwrap()
+        assert check_health(desk.database, own).level is Severity.HEALTHY
 
 
 class TestCommands:

@@ -110,8 +110,8 @@ class TestKeys:
         for each, value in ((salon, 1), (other, 2)):
             each.whatsapp.set_keys({"session": {"a": value}}).unwrap()
             each.whatsapp.set_creds({"n": value}, None).unwrap()
-            each.whatsapp.hold("w").unwrap()
-        other.whatsapp.forget().unwrap()
+            each.whatsapp.take_lease("w").unwrap()
+        other.whatsapp.delete_session().unwrap()
         assert salon.whatsapp.get_keys("session", ["a"]).unwrap() == {"a": 1}
         assert salon.whatsapp.get_creds().unwrap().creds == {"n": 1}  # type: ignore[union-attr] # it is there
         assert other.whatsapp.get_creds().unwrap() is None
@@ -129,9 +129,9 @@ class TestKeys:
             store.set_keys({"session": {"a": 1}}),
             store.set_keys({"session": {"a": None}}),
             store.set_keys({}),
-            store.forget(),
-            store.hold("w"),
-            store.bring_in({}, {}),
+            store.delete_session(),
+            store.take_lease("w"),
+            store.import_session({}, {}),
         ]
         assert [type(result.error) for result in results] == [UnknownCompanyError] * len(results)
 
@@ -139,8 +139,8 @@ class TestKeys:
 class TestLease:
     def test_the_one_that_lost_it_is_refused_and_it_is_noted(self, salon: Salon, settings: Settings) -> None:
         store = salon.whatsapp
-        assert store.hold("old").unwrap().taken_from is None
-        assert store.hold("new").unwrap().taken_from == "old"
+        assert store.take_lease("old").unwrap().taken_from is None
+        assert store.take_lease("new").unwrap().taken_from == "old"
         store.set_keys({"session": {"a": 1}}, "new").unwrap()
         assert isinstance(store.set_keys({"session": {"a": 2}}, "old").error, SessionHeldError)
         assert isinstance(store.set_creds({}, None, "old").error, SessionHeldError)
@@ -152,13 +152,13 @@ class TestLease:
 
     def test_a_worker_that_was_restarted_is_no_conflict(self, salon: Salon, settings: Settings) -> None:
         for worker in ("first", "second"):
-            salon.whatsapp.hold(worker).unwrap()
+            salon.whatsapp.take_lease(worker).unwrap()
             salon.whatsapp.set_keys({"session": {"a": 1}}, worker).unwrap()
         state = "SELECT contested_at FROM whatsapp_states WHERE company_id = %s"
         assert run(settings, state, salon.company_id) == [(None,)]
 
     def test_an_expired_lease_stops_nobody(self, salon: Salon, settings: Settings) -> None:
-        salon.whatsapp.hold("gone").unwrap()
+        salon.whatsapp.take_lease("gone").unwrap()
         run(
             settings,
             "UPDATE whatsapp_states SET held_until = now() - interval '1 s' WHERE company_id = %s",
@@ -167,12 +167,12 @@ class TestLease:
         assert salon.whatsapp.set_keys({"session": {"a": 1}}, "next").success
 
     def test_who_lets_go_of_what_another_holds_changes_nothing(self, salon: Salon) -> None:
-        salon.whatsapp.hold("holder").unwrap()
-        salon.whatsapp.release("other").unwrap()
+        salon.whatsapp.take_lease("holder").unwrap()
+        salon.whatsapp.release_lease("other").unwrap()
         assert not salon.whatsapp.set_keys({"session": {"a": 1}}, "third").success
 
     def test_writes_without_a_name_take_no_part(self, salon: Salon) -> None:
-        salon.whatsapp.hold("holder").unwrap()
+        salon.whatsapp.take_lease("holder").unwrap()
         assert salon.whatsapp.set_keys({"session": {"a": 1}}).success
 
 
@@ -199,7 +199,7 @@ class TestEncryption:
 
     @staticmethod
     def settings_of(salon: Salon) -> Settings:
-        return salon._units.database.settings
+        return salon._uow_factory.database.settings
 
     def test_nothing_readable_is_stored(self, with_keys: Callable[..., Salon]) -> None:
         salon = with_keys(self.NEW)
@@ -230,7 +230,7 @@ class TestEncryption:
         both = with_keys(self.NEW, self.OLD)
         settings = self.settings_of(both)
         before = run(settings, "SELECT id, updated_at FROM whatsapp_keys ORDER BY id")
-        monkeypatch.setattr(key_rotation, "BATCH", 10)
+        monkeypatch.setattr(key_rotation, "VALUES_PER_TRANSACTION", 10)
 
         def stop(done: int) -> None:
             raise KeyboardInterrupt

@@ -40,15 +40,15 @@ class Database:
     def values(self, statement: str, *values: Any) -> list[Any]:
         return [next(iter(row.values())) for row in self.rows(statement, *values)]
 
-    def upgrade(self, revision: str = "head", **options: str) -> runner.Upgrade:
+    def upgrade(self, revision: str = "head", **options: str) -> runner.UpgradeResult:
         return runner.upgrade(self.url, revision, options)
 
     def downgrade(self, revision: str, **options: str) -> None:
-        command.downgrade(runner.config(self.url, options), revision)
+        command.downgrade(runner.alembic_config(self.url, options), revision)
 
     def check(self) -> None:
         """Raise where the schema is not what the models say."""
-        command.check(runner.config(self.url))
+        command.check(runner.alembic_config(self.url))
 
     def insert(self, table: str, *rows: dict[str, Any]) -> list[int]:
         """Insert rows, each with the least that the old shape asks for; return their ids."""
@@ -62,13 +62,13 @@ class Database:
 
     @property
     def revision(self) -> str | None:
-        with runner.connecting(self.url) as engine, engine.connect() as connection:
-            return runner.current(connection)
+        with runner.migration_engine(self.url) as engine, engine.connect() as connection:
+            return runner.current_revision(connection)
 
     @property
     def state(self) -> runner.SchemaState:
-        with runner.connecting(self.url) as engine, engine.connect() as connection:
-            return runner.state(connection)
+        with runner.migration_engine(self.url) as engine, engine.connect() as connection:
+            return runner.schema_state(connection)
 
 
 JSON_COLUMNS = ("slots", "service_ids", "context", "creds", "value")

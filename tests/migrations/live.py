@@ -12,11 +12,11 @@ from typing import Any
 import psycopg
 
 from tests.migrations.databases import Database
-from tests.processes import PATIENCE
+from tests.processes import WAIT_TIMEOUT_SECONDS
 
 
 @dataclass
-class Watch:
+class WriteLog:
     """What the writers saw: when each write began and ended, failures, duplicates refused, lost writes."""
 
     writes: list[tuple[float, float]] = field(default_factory=list)
@@ -68,9 +68,11 @@ def fill(database: Database, clients: int, bookings: int) -> None:
 
 
 @contextmanager
-def at_work(database: Database, clients: int, bookings: int, pause: float = 0.005) -> Iterator[Watch]:
+def running_writers(
+    database: Database, clients: int, bookings: int, pause: float = 0.005
+) -> Iterator[WriteLog]:
     """Writers until the block ends; each on a connection of its own."""
-    watch, stop = Watch(), threading.Event()
+    watch, stop = WriteLog(), threading.Event()
 
     def loop(write: Callable[[Any, int], None]) -> None:
         # What is prepared for one shape of a table does not survive the next.
@@ -155,5 +157,5 @@ def at_work(database: Database, clients: int, bookings: int, pause: float = 0.00
     finally:
         stop.set()
         for writer in writers:
-            writer.join(PATIENCE)
+            writer.join(WAIT_TIMEOUT_SECONDS)
             assert not writer.is_alive(), "a writer waits for ever"

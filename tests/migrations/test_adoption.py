@@ -7,7 +7,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from app.adoption import adopt
-from app.adoption.adopt import Finding
+from app.adoption.adopt import AdoptionReport
 from app.cli import main
 from app.migrations import runner
 from app.migrations.runner import MigrationRefused
@@ -93,9 +93,9 @@ def unknown(database: Database) -> Database:
     return database
 
 
-def look(database: Database) -> Finding:
-    with runner.connecting(database.url) as engine, engine.connect() as connection:
-        return adopt.look(connection)
+def look(database: Database) -> AdoptionReport:
+    with runner.migration_engine(database.url) as engine, engine.connect() as connection:
+        return adopt.inspect_schema(connection)
 
 
 def frontdesk(monkeypatch: pytest.MonkeyPatch, database: Database, *arguments: str) -> Result:
@@ -270,7 +270,7 @@ def test_a_database_that_is_being_migrated_is_not_stamped(
     old: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     unknown(old)
-    with runner.connecting(old.url) as engine, runner.one_deploy_at_a_time(engine):
+    with runner.migration_engine(old.url) as engine, runner.migration_lock(engine):
         result = frontdesk(monkeypatch, old, "adopt", "--yes")
     assert result.exit_code == 3
     assert "at work on this database" in result.stderr

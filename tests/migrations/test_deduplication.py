@@ -14,7 +14,7 @@ from app.adoption import duplicate_groups
 from app.cli import main
 from app.migrations import runner
 from tests.migrations.databases import Database
-from tests.processes import PATIENCE
+from tests.processes import WAIT_TIMEOUT_SECONDS
 
 
 @pytest.fixture
@@ -97,7 +97,7 @@ def test_an_upgrade_goes_on_after_it_without_the_option(old: Database, frontdesk
 def test_a_group_of_thousands_is_merged_in_portions(
     old: Database, frontdesk: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(duplicate_groups, "PORTION", 3)
+    monkeypatch.setattr(duplicate_groups, "ROWS_PER_TRANSACTION", 3)
     old.execute(
         "INSERT INTO staff (yclients_id, company_id, name, specialization)"
         " SELECT 1, 1, 'n' || n, CASE WHEN n > 5 THEN 's' || n END FROM generate_series(1, 10) AS n"
@@ -144,7 +144,7 @@ def test_duplicates_that_come_meanwhile_are_merged_too(old: Database, frontdesk:
     writer.start()
     first = json.loads(frontdesk("--json").stdout)
     stop.set()
-    writer.join(PATIENCE)
+    writer.join(WAIT_TIMEOUT_SECONDS)
     assert not writer.is_alive()
     rest = json.loads(frontdesk("--json").stdout)
     assert failed == []
@@ -310,6 +310,6 @@ def test_what_is_not_in_the_archive_or_no_duplicate_is_said(
 
 def test_two_runs_at_once_do_not_meet(old: Database, frontdesk: Any) -> None:
     old.insert("staff", {}, {})
-    with runner.connecting(old.url) as engine, runner.one_deploy_at_a_time(engine):
+    with runner.migration_engine(old.url) as engine, runner.migration_lock(engine):
         assert frontdesk().exit_code == 3
         assert frontdesk("--dry-run").exit_code == 0

@@ -48,7 +48,7 @@ class Recorder:
 def record(database: Database, folder: Path) -> list[Path]:
     """Run the chain on a small installation of the old shape, writing each revision's SQL to a file."""
     files = []
-    for number, script in enumerate(reversed(list(runner.script().walk_revisions()))):
+    for number, script in enumerate(reversed(list(runner.script_directory().walk_revisions()))):
         recorder = Recorder()
         with before_each_statement(recorder):
             database.upgrade(script.revision, dedupe="keep-earliest")

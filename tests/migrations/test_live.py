@@ -51,7 +51,7 @@ def announced_rewrites() -> Iterator[list[tuple[float, float]]]:
 )
 def test_the_whole_chain_runs_while_writers_write(old: Database, clients: int, bookings: int) -> None:
     live.fill(old, clients, bookings)
-    with live.at_work(old, clients, bookings) as watch, announced_rewrites() as windows:
+    with live.running_writers(old, clients, bookings) as watch, announced_rewrites() as windows:
         time.sleep(0.3)
         old.upgrade(dedupe="keep-earliest", rewrite="yes")
         time.sleep(0.3)
@@ -74,7 +74,7 @@ def test_killed_again_and_again_while_writers_write_the_same_command_goes_on(old
     live.fill(old, 1_000, 2_000)
     chance, order = random.Random(7), list(reversed(runner.revisions()))
     killed = 0
-    with live.at_work(old, 1_000, 2_000, pause=0.01) as watch:
+    with live.running_writers(old, 1_000, 2_000, pause=0.01) as watch:
         for steps in (2, 4, 9, 13, 17, 20):
             deploy = alembic(old.url, "-x", "dedupe=keep-earliest", "upgrade", "head")
             while deploy.poll() is None and order.index(str(old.revision)) < steps:

@@ -19,7 +19,7 @@ from app.migrations import operations, runner
 from app.migrations.runner import MigrationRefused, SchemaState
 from tests.migrations.databases import Database, MakeDatabase
 from tests.migrations.test_schema import catalog
-from tests.processes import PATIENCE, wait_until
+from tests.processes import WAIT_TIMEOUT_SECONDS, wait_until
 from tests.stopwatch import Stopwatch
 
 
@@ -35,7 +35,7 @@ def alembic(url: str, *arguments: str) -> subprocess.Popen[str]:
 
 
 def finished(process: subprocess.Popen[str]) -> tuple[int, str]:
-    output, errors = process.communicate(timeout=PATIENCE)
+    output, errors = process.communicate(timeout=WAIT_TIMEOUT_SECONDS)
     return process.returncode, output + errors
 
 
@@ -111,7 +111,7 @@ def test_several_deploys_at_once_all_succeed(old: Database) -> None:
 
 
 def test_a_deploy_waits_for_the_one_that_runs_without_holding_a_snapshot(fresh: Database) -> None:
-    with runner.connecting(fresh.url) as engine, runner.one_deploy_at_a_time(engine):
+    with runner.migration_engine(fresh.url) as engine, runner.migration_lock(engine):
         waiting = threading.Thread(target=fresh.upgrade)
         waiting.start()
         sessions = (
@@ -125,7 +125,7 @@ def test_a_deploy_waits_for_the_one_that_runs_without_holding_a_snapshot(fresh: 
         at_rest = {"state": "idle", "backend_xmin": None}
         wait_until(lambda: all(session == at_rest for session in fresh.rows(sessions)))
         assert fresh.revision is None
-    waiting.join(PATIENCE)
+    waiting.join(WAIT_TIMEOUT_SECONDS)
     assert fresh.state is SchemaState.AT_HEAD
 
 
@@ -145,7 +145,7 @@ def test_a_long_reader_delays_the_migration_but_not_the_writers(old: Database) -
             time.sleep(0.005)
         assert migration.is_alive()
         reader.execute("COMMIT")
-        migration.join(PATIENCE)
+        migration.join(WAIT_TIMEOUT_SECONDS)
     assert worst < 1.0  # 0.2 s, and the server's share of a busy machine
     assert old.state is SchemaState.AT_HEAD
 
@@ -225,7 +225,7 @@ def test_an_invalid_index_of_a_failed_build_is_not_taken_for_a_good_one(old: Dat
 
 
 def test_a_large_rewrite_is_announced_and_asked_for(old: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(operations, "REWRITE_ON_REQUEST", 3)
+    monkeypatch.setattr(operations, "MAX_UNREQUESTED_REWRITE_ROWS", 3)
     for number in range(1, 300):
         old.insert("staff", {"yclients_id": number})
     with pytest.raises(

@@ -56,7 +56,7 @@ def catalog(database: Database) -> dict[str, set[tuple[Any, ...]]]:
 
 
 def test_the_chain_builds_exactly_what_the_models_say(at_head: Database, fresh: Database) -> None:
-    with runner.connecting(fresh.url) as engine:
+    with runner.migration_engine(fresh.url) as engine:
         Base.metadata.create_all(engine)
     chain, models = catalog(at_head), catalog(fresh)
     for kind in CATALOG:
@@ -74,18 +74,20 @@ def test_down_to_the_baseline_leaves_the_old_schema(at_head: Database, old: Data
 
 
 def test_each_revision_is_as_it_is_written_down_and_goes_down_and_up_again(fresh: Database) -> None:
-    for script in reversed(list(runner.script().walk_revisions())):
+    for script in reversed(list(runner.script_directory().walk_revisions())):
         fresh.upgrade(script.revision)
         before = catalog(fresh)
-        assert adopt.shapes()[script.revision] == shape_of(fresh), "run `make describe-migrations`"
+        assert adopt.expected_snapshots()[script.revision] == shape_of(fresh), (
+            "run `make describe-migrations`"
+        )
         fresh.downgrade("-1")
         fresh.upgrade(script.revision)
         assert catalog(fresh) == before, script.revision
 
 
 def shape_of(database: Database) -> dict[str, str]:
-    with runner.connecting(database.url) as engine, engine.connect() as connection:
-        return schema_snapshot.read(connection, schema_snapshot.tables_there(connection))
+    with runner.migration_engine(database.url) as engine, engine.connect() as connection:
+        return schema_snapshot.read(connection, schema_snapshot.existing_tables(connection))
 
 
 def test_down_to_nothing_drops_empty_tables(at_head: Database) -> None:
@@ -109,7 +111,7 @@ NOT_OF_A_TENANT = {"archived_rows", "backup_runs", "request_budgets", "alembic_v
 
 @pytest.mark.parametrize("source", ["models", "database"])
 def test_every_key_of_a_tenant_table_contains_the_company(source: str, head_template: Database) -> None:
-    with runner.connecting(head_template.url) as engine, engine.connect() as connection:
+    with runner.migration_engine(head_template.url) as engine, engine.connect() as connection:
         metadata = Base.metadata if source == "models" else reflected(connection)
     tenants = [table for name, table in metadata.tables.items() if name not in NOT_OF_A_TENANT]
     assert len(tenants) == 15

@@ -195,7 +195,7 @@ def test_limits_that_the_database_sets_do_not_end_a_migration(old: Database) -> 
     limits = ["statement_timeout", "idle_session_timeout", "idle_in_transaction_session_timeout"]
     limits += ["transaction_timeout"] if int(version) >= 170_000 else []
     old.execute(";".join(f"ALTER DATABASE {name} SET {limit} = '50ms'" for limit in limits))
-    with runner.connecting(old.url) as engine, engine.connect() as connection:
+    with runner.migration_engine(old.url) as engine, engine.connect() as connection:
         connection.exec_driver_sql("SELECT pg_sleep(0.1)")
         connection.rollback()
         connection.exec_driver_sql("SELECT pg_sleep(0.1)")

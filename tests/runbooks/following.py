@@ -22,7 +22,7 @@ from alembic.config import CommandLine, Config
 from click.testing import CliRunner
 
 from app.cli import main
-from tests.processes import PATIENCE
+from tests.processes import WAIT_TIMEOUT_SECONDS
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "docs/runbooks"
@@ -30,7 +30,7 @@ SERVICE = "http://127.0.0.1:8000"
 BACKUPS = "/var/backups/frontdesk"
 
 # The first that fits wins.
-SHAPES = [
+REPLACEMENTS = [
     (r"frontdesk-\d{8}T\d{6}Z-[0-9a-f]{4}", "<backup>"),
     (r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d)?(\.\d+)?(Z|[+-]\d\d(:\d\d)?)?", "<time>"),
     (r"[\d.,]+ (bytes|kB|MB|GB)", "<size>"),
@@ -53,10 +53,10 @@ class Step:
     output: str
     code: int
 
-    def fits(self, output: str, code: int) -> bool:
+    def matches(self, output: str, code: int) -> bool:
         """Whether this is what the page shows."""
         output = output.replace(os.environ["BACKUP_ADDRESS"], BACKUPS)
-        return code == self.code and re.fullmatch(_pattern(self.output), shape(output)) is not None
+        return code == self.code and re.fullmatch(_pattern(self.output), normalise_output(output)) is not None
 
 
 @dataclass
@@ -87,7 +87,7 @@ class Terminal:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=PATIENCE,
+            timeout=WAIT_TIMEOUT_SECONDS,
             check=False,
         )
         return done.stdout, done.returncode
@@ -116,34 +116,34 @@ def steps(page: str) -> Iterator[Step]:
             yield Step(command, "\n".join(output), code)
 
 
-def follow(page: str, terminal: Terminal) -> None:
+def run_page(page: str, terminal: Terminal) -> None:
     """Run every command of the page. Raises AssertionError where it prints something else than the page."""
     found = list(steps(page))
     assert found, f"{page} has no command"
     for step in found:
         output, code = terminal.run(step.command)
         # A person looks again as well: what the service answers is up to a second old.
-        deadline = time.monotonic() + PATIENCE
-        while time.monotonic() < deadline and not step.fits(output, code):
+        deadline = time.monotonic() + WAIT_TIMEOUT_SECONDS
+        while time.monotonic() < deadline and not step.matches(output, code):
             if not (step.command.startswith("curl") or TRY_AGAIN.search(output)):
                 break
             time.sleep(0.2)
             output, code = terminal.run(step.command)
         told = f"{page}: $ {step.command}\nprinted\n{output}and left with {code}"
-        assert step.fits(output, code), f"{told}; instead of\n{step.output}\nand {step.code}"
+        assert step.matches(output, code), f"{told}; instead of\n{step.output}\nand {step.code}"
 
 
 def _pattern(output: str) -> str:
     """The expression for what is printed where the page shows this."""
     return "".join(
         r"(?:.*\n)*" if line == "…\n" else ".*".join(map(re.escape, line.split("…")))
-        for line in shape(output).splitlines(keepends=True)
+        for line in normalise_output(output).splitlines(keepends=True)
     )
 
 
-def shape(output: str) -> str:
+def normalise_output(output: str) -> str:
     """The output without what is different each time."""
-    for pattern, name in SHAPES:
+    for pattern, name in REPLACEMENTS:
         output = re.sub(pattern, name, output)
     return "".join(f"{line.strip()}\n" for line in output.splitlines() if line.strip())
 

@@ -9,7 +9,7 @@ import pytest
 from app.transfer.protocol import fencing
 from app.transfer.protocol.endpoints import Side, Sides
 from app.transfer.relay.relay import relay
-from tests.runbooks.following import Terminal, follow
+from tests.runbooks.following import Terminal, run_page
 from tests.servers import execute
 
 PROVIDER = (
@@ -26,7 +26,7 @@ PROVIDER = (
 @pytest.fixture
 def busy(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The first pause is too long, as on a busy machine: writes are open again, and one tries again."""
-    hand_over, late = fencing.hand_over, [fencing.TooLateError()]
+    hand_over, late = fencing.hand_over, [fencing.PauseExpiredError()]
 
     def once_too_late(*arguments: Any) -> None:
         if late:
@@ -60,7 +60,7 @@ def test_the_move_is_followed_there_and_back(
     execute(sides.legacy.url, *PROVIDER)
     units = {"start frontdesk-transfer-relay": relaying.start, "stop frontdesk-transfer-relay": end}
     try:
-        follow("../moving-databases.md", Terminal(units=units))
+        run_page("../moving-databases.md", Terminal(units=units))
     finally:
         if relaying.is_alive():
             end()

@@ -19,7 +19,7 @@ from app.errors import FrontdeskError
 from app.migrations import runner
 from tests.migrations.databases import Database
 from tests.processes import wait_until
-from tests.runbooks.following import FOLDER, Terminal, follow, steps
+from tests.runbooks.following import FOLDER, Terminal, run_page, steps
 from tests.servers import Server, execute, url_of
 
 Configure = Callable[[str], Terminal]
@@ -37,7 +37,7 @@ def configure(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Configure:
     """Makes the terminal of an operator whose DATABASE_URL is this one."""
 
     def make(url: str) -> Terminal:
-        programs_of_postgresql = pg_programs.find("pg_restore", 16).path.parent
+        programs_of_postgresql = pg_programs.find_program("pg_restore", 16).path.parent
         monkeypatch.setenv("DATABASE_URL", url)
         monkeypatch.setenv("BACKUP_ADDRESS", str(tmp_path / "backups"))
         monkeypatch.setenv("PATH", str(programs_of_postgresql), prepend=":")
@@ -95,22 +95,22 @@ def test_deploy(configure: Configure, database_url: str) -> None:
     run("backup", "create")
     run("backup", "drill")
     with served(terminal, database_url):
-        follow("deploy.md", terminal)
+        run_page("deploy.md", terminal)
 
 
 def test_the_commands_of_the_page_on_backups(configure: Configure, database_url: str) -> None:
-    follow("../backups.md", configure(database_url))
+    run_page("../backups.md", configure(database_url))
 
 
 def test_roll_back_a_deploy(configure: Configure, database_url: str) -> None:
     terminal = configure(database_url)
     with served(terminal, database_url):
-        follow("roll-back-a-deploy.md", terminal)
+        run_page("roll-back-a-deploy.md", terminal)
 
 
 def test_roll_back_a_migration(configure: Configure, database_url: str) -> None:
     execute(database_url, *CLIENTS)
-    follow("roll-back-a-migration.md", configure(database_url))
+    run_page("roll-back-a-migration.md", configure(database_url))
 
 
 def test_restore(
@@ -126,7 +126,7 @@ def test_restore(
     with ExitStack() as stack:
         stack.callback(execute, server_url, "DROP DATABASE IF EXISTS frontdesk_restored WITH (FORCE)")
         terminal.units = {"start frontdesk-web": lambda: stack.enter_context(served(terminal, restored))}
-        follow("restore.md", terminal)
+        run_page("restore.md", terminal)
 
 
 def test_no_good_backup(configure: Configure, database_url: str, tmp_path: Path) -> None:
@@ -135,7 +135,7 @@ def test_no_good_backup(configure: Configure, database_url: str, tmp_path: Path)
     run("backup", "create")
     (dump,) = (tmp_path / "backups").glob("*.dump")
     os.truncate(dump, 10_000)
-    follow("no-good-backup.md", terminal)
+    run_page("no-good-backup.md", terminal)
 
 
 def test_pool_exhausted(configure: Configure, database_url: str) -> None:
@@ -158,7 +158,7 @@ def test_pool_exhausted(configure: Configure, database_url: str) -> None:
                     each.start()
                 wait_until(lambda: desk.database.live().pool.waiting > 0)
                 wait_until(lambda: waiting_for_locks(database_url) == 2)
-                follow("pool-exhausted.md", terminal)
+                run_page("pool-exhausted.md", terminal)
                 followed.append("pool-exhausted.md")
 
         with pytest.raises(FrontdeskError):
@@ -176,7 +176,7 @@ def test_database_down(configure: Configure) -> None:
         terminal.units = {"start postgresql": server.start}
         with served(terminal, server.url):
             server.kill()
-            follow("database-down.md", terminal)
+            run_page("database-down.md", terminal)
     finally:
         server.delete()
 
@@ -192,7 +192,7 @@ def test_whatsapp_critical(configure: Configure, database_url: str) -> None:
         "INSERT INTO whatsapp_keys (company_id, key_type, key_id, value)"
         f" VALUES ({SALON}, 'session', '1', '1')",
     )
-    follow("whatsapp-critical.md", terminal)
+    run_page("whatsapp-critical.md", terminal)
 
 
 def test_duplicate_rows(configure: Configure, server_url: str) -> None:
@@ -202,6 +202,6 @@ def test_duplicate_rows(configure: Configure, server_url: str) -> None:
         old.upgrade("baseline")
         old.insert("companies", {})
         old.insert("staff", {"name": "Olga"}, {"name": "Olga", "specialization": "Hair"})
-        follow("duplicate-rows.md", configure(old.url))
+        run_page("duplicate-rows.md", configure(old.url))
     finally:
         execute(server_url, "DROP DATABASE duplicates WITH (FORCE)")

@@ -8,18 +8,18 @@ import psycopg
 import pytest
 
 from app.migrations import runner
-from app.transfer.cutover.cutover import switch
+from app.transfer.cutover.cutover import change_live_side
 from app.transfer.protocol.endpoints import Side, Sides
-from tests.network import Line
+from tests.network import TcpProxy
 from tests.processes import free_port
 from tests.servers import Server, execute, url_of
-from tests.transfer.distant import Distant
+from tests.transfer.distant import RemoteSides
 
 
 @pytest.fixture(autouse=True)
 def a_busy_machine_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     """A switch may close for long, unless a test says how long."""
-    monkeypatch.setitem(switch.__kwdefaults__, "max_pause", 10.0)
+    monkeypatch.setitem(change_live_side.__kwdefaults__, "max_pause", 10.0)
 
 
 @pytest.fixture
@@ -66,13 +66,13 @@ def distant_servers() -> Iterator[tuple[Server, Server]]:
 
 
 @pytest.fixture
-def distant(distant_servers: tuple[Server, Server]) -> Iterator[Distant]:
+def distant(distant_servers: tuple[Server, Server]) -> Iterator[RemoteSides]:
     """Two databases at head, on servers of their own, with lines to them."""
     for server in distant_servers:
         execute(server.url, "CREATE DATABASE moved TEMPLATE at_head STRATEGY FILE_COPY")
     urls = [url_of(server.url, "moved") for server in distant_servers]
     with ExitStack() as stack:
-        lines = [stack.enter_context(Line(url)) for url in (*urls, *urls)]
-        yield Distant(Sides(Side("legacy", urls[0]), Side("primary", urls[1])), *lines)
+        lines = [stack.enter_context(TcpProxy(url)) for url in (*urls, *urls)]
+        yield RemoteSides(Sides(Side("legacy", urls[0]), Side("primary", urls[1])), *lines)
     for server in distant_servers:
         execute(server.url, "DROP DATABASE moved WITH (FORCE)")

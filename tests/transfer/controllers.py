@@ -11,16 +11,16 @@ from app.transfer.protocol import endpoints as transfer_sides
 from app.transfer.protocol import fencing
 from app.transfer.protocol.endpoints import SideName, Sides
 from app.transfer.relay import session_pair
-from app.transfer.relay.apply_cycle import Replay
+from app.transfer.relay.apply_cycle import ApplyCycle
 
 # Where a process can be interrupted: an owner, and the name of its function.
 POINTS: dict[str, tuple[Any, str]] = {
     "replay": (session_pair, "replay"),
-    "lock": (Replay, "lock_target"),
+    "lock": (ApplyCycle, "lock_target"),
     "close": (fencing, "close"),
-    "fetch": (Replay, "fetch"),
-    "apply": (Replay, "apply"),
-    "forget": (Replay, "forgetting"),
+    "fetch": (ApplyCycle, "fetch"),
+    "apply": (ApplyCycle, "apply"),
+    "forget": (ApplyCycle, "forgetting"),
     "hand over": (fencing, "hand_over"),
     "open": (fencing, "open_"),
 }
@@ -41,18 +41,18 @@ def start(
     return process
 
 
-def switching(sides: Sides, to: SideName, max_pause: float = 5.0) -> None:
+def run_switch(sides: Sides, to: SideName, max_pause: float = 5.0) -> None:
     """A cutover or a rollback. Its exit code is 1 where it was refused."""
     from app.errors import FrontdeskError
-    from app.transfer.cutover.cutover import switch
+    from app.transfer.cutover.cutover import change_live_side
 
     try:
-        switch(sides, to, max_pause=max_pause)
+        change_live_side(sides, to, max_pause=max_pause)
     except FrontdeskError as error:
         raise SystemExit(1) from error
 
 
-def relaying(sides: Sides) -> None:
+def run_relay(sides: Sides) -> None:
     """A relay that never stops by itself."""
     from threading import Event
 
@@ -64,7 +64,9 @@ def relaying(sides: Sides) -> None:
 def _run(
     work: Callable[..., object], arguments: tuple[Any, ...], at: tuple[str, str, signal.Signals] | None
 ) -> None:
-    transfer_sides._SESSION["idle_in_transaction_session_timeout"] = "1s"  # for those that are frozen
+    transfer_sides._SESSION_SETTINGS["idle_in_transaction_session_timeout"] = (
+        "1s"  # for those that are frozen
+    )
     if at is not None:
         _interrupt(*at)
     work(*arguments)

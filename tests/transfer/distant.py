@@ -10,24 +10,24 @@ from typing import Any, Self
 import psycopg
 
 from app.errors import FrontdeskError
-from app.transfer.cutover.cutover import switch
-from app.transfer.cutover.report import Report
+from app.transfer.cutover.cutover import change_live_side
+from app.transfer.cutover.report import CutoverReport
 from app.transfer.protocol.endpoints import Side, SideName, Sides
-from app.transfer.protocol.fencing import Row, look
-from tests.network import Line
-from tests.processes import PATIENCE
+from app.transfer.protocol.fencing import SideRow, read_side_row
+from tests.network import TcpProxy
+from tests.processes import WAIT_TIMEOUT_SECONDS
 from tests.stopwatch import Stopwatch
 
 
 @dataclass(frozen=True)
-class Distant:
-    """`here`: both sides past every line, for tests that look."""
+class RemoteSides:
+    """`direct`: both sides past every line, for tests that look."""
 
-    here: Sides
-    commands_to_legacy: Line
-    commands_to_primary: Line
-    services_to_legacy: Line
-    services_to_primary: Line
+    direct: Sides
+    commands_to_legacy: TcpProxy
+    commands_to_primary: TcpProxy
+    services_to_legacy: TcpProxy
+    services_to_primary: TcpProxy
 
     @cached_property
     def commands(self) -> Sides:
@@ -40,11 +40,11 @@ class Distant:
         return _along(self.services_to_legacy, self.services_to_primary)
 
     @property
-    def lines(self) -> tuple[Line, ...]:
+    def lines(self) -> tuple[TcpProxy, ...]:
         return (*self.of_commands, self.services_to_legacy, self.services_to_primary)
 
     @property
-    def of_commands(self) -> tuple[Line, Line]:
+    def of_commands(self) -> tuple[TcpProxy, TcpProxy]:
         return self.commands_to_legacy, self.commands_to_primary
 
     def heal(self) -> None:
@@ -52,18 +52,18 @@ class Distant:
             line.heal()
 
 
-class Attempt:
+class SwitchAttempt:
     """A cutover or a rollback in a thread of its own: its report, or what it ended with."""
 
     def __init__(self, sides: Sides, to: SideName, max_pause: float = 1.0) -> None:
-        self.report: Report | None = None
+        self.report: CutoverReport | None = None
         self.error: Exception | None = None
         self._thread = Thread(target=self._run, args=(sides, to, max_pause))
         self._thread.start()
 
     def _run(self, *arguments: Any) -> None:
         try:
-            self.report = switch(*arguments[:2], max_pause=arguments[2])
+            self.report = change_live_side(*arguments[:2], max_pause=arguments[2])
         except (FrontdeskError, psycopg.Error) as error:
             self.error = error
 
@@ -72,18 +72,18 @@ class Attempt:
         return self._thread.is_alive()
 
     def wait(self) -> None:
-        self._thread.join(PATIENCE)
+        self._thread.join(WAIT_TIMEOUT_SECONDS)
         assert not self.is_running
 
 
-class OneOpen:
+class SingleOpenSideCheck:
     """Watches that never both sides are open."""
 
     def __init__(self, sides: Sides) -> None:
         self._sides = sides
         self._stop = Event()
         self._thread = Thread(target=self._watch)
-        self.violations: list[tuple[Row, Row]] = []
+        self.violations: list[tuple[SideRow, SideRow]] = []
         self.looks = 0  # at sides of which one was open
 
     def _watch(self) -> None:
@@ -93,7 +93,11 @@ class OneOpen:
         ):
             while not self._stop.wait(0.005):
                 with suppress(psycopg.errors.UndefinedTable, FrontdeskError):  # no move, or half of one
-                    before, across, after = look(legacy), look(primary), look(legacy)
+                    before, across, after = (
+                        read_side_row(legacy),
+                        read_side_row(primary),
+                        read_side_row(legacy),
+                    )
                     self.looks += before == after and "open" in (before.state, across.state)
                     if before == after and before.state == across.state == "open":
                         self.violations.append((before, across))
@@ -107,7 +111,7 @@ class OneOpen:
         self._thread.join()
 
 
-def longest_wait(side: Side, while_: Attempt, at_most: float) -> float:
+def longest_wait(side: Side, while_: SwitchAttempt, at_most: float) -> float:
     """How long a client had to wait who wrote every few milliseconds, until the attempt had an end."""
     longest, until = 0.0, monotonic() + at_most
     with psycopg.connect(side.url, autocommit=True) as connection, Stopwatch() as watch:
@@ -123,5 +127,5 @@ def longest_wait(side: Side, while_: Attempt, at_most: float) -> float:
         return max(longest, watch.seconds - last)
 
 
-def _along(legacy: Line, primary: Line) -> Sides:
+def _along(legacy: TcpProxy, primary: TcpProxy) -> Sides:
     return Sides(Side("legacy", legacy.url), Side("primary", primary.url))

@@ -15,11 +15,17 @@ import psycopg
 from psycopg import IsolationLevel
 from psycopg.conninfo import make_conninfo
 
-from tests.transfer.journals import AGAIN, FENCED, LOST, Journal, State
+from tests.transfer.journals import (
+    FENCED_SQLSTATE,
+    RETRYABLE_SQLSTATES,
+    UNKNOWN_OUTCOME_SQLSTATES,
+    Journal,
+    State,
+)
 
 AUTOCOMMIT = "autocommit"
 KINDS = (AUTOCOMMIT, "read committed", "repeatable read", "serializable")
-BULK = 40  # rows of a merge
+MERGED_ROWS = 40  # rows of a merge
 
 # {"clients": [[id, yclients_id, visits], …], "bookings": [[id, [positions]], …]}
 EMPTY: State = {"clients": [], "bookings": []}
@@ -92,7 +98,9 @@ class DriverWriter:
         return self._connection
 
     def _recover(self, error: psycopg.Error, committing: bool) -> None:
-        lost = self._connection is None or self._connection.closed or error.sqlstate in LOST
+        lost = (
+            self._connection is None or self._connection.closed or error.sqlstate in UNKNOWN_OUTCOME_SQLSTATES
+        )
         if committing and not lost:
             self._journal.void()
         if self._connection is not None and not self._connection.closed and not lost:
@@ -101,12 +109,14 @@ class DriverWriter:
         else:
             self._connection = None
             time.sleep(0.02)
-        if error.sqlstate == FENCED:  # not where a connection is lost: before the move all sides take writes
+        if (
+            error.sqlstate == FENCED_SQLSTATE
+        ):  # not where a connection is lost: before the move all sides take writes
             self._at = 1 - self._at
             if self._connection is not None:
                 self._connection.close()
             time.sleep(0.002)
-        elif not lost and error.sqlstate not in AGAIN:
+        elif not lost and error.sqlstate not in RETRYABLE_SQLSTATES:
             raise error
 
     def _act(self, connection: Connection, state: State) -> State:
@@ -147,7 +157,7 @@ class DriverWriter:
         try:
             connection.execute(query, (number, self._company, client[0]))
         except psycopg.Error as error:
-            if not (connection.closed or error.sqlstate in LOST):
+            if not (connection.closed or error.sqlstate in UNKNOWN_OUTCOME_SQLSTATES):
                 self._journal.void()
             raise
         return state
@@ -267,7 +277,7 @@ class DriverWriter:
             "CREATE TEMPORARY TABLE IF NOT EXISTS batch (yclients_id bigint) ON COMMIT DELETE ROWS"
         )
         with connection.cursor().copy("COPY batch FROM STDIN") as copy:
-            for number in range(1000, 1000 + BULK):
+            for number in range(1000, 1000 + MERGED_ROWS):
                 copy.write_row((number,))
         connection.execute(
             "INSERT INTO clients (company_id, yclients_id, name) SELECT %s, yclients_id, 'bulk' FROM batch"

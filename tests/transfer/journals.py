@@ -9,10 +9,10 @@ from typing import Any
 # What a writer's company holds, as JSON; each kind of writer has a form of its own.
 State = dict[str, Any]
 
-FENCED = "FD001"
+FENCED_SQLSTATE = "FD001"
 # Without an answer, or with one of these, a statement may or may not have been carried out.
-LOST = (None, "57P01", "57P02")
-AGAIN = ("40001", "40P01")
+UNKNOWN_OUTCOME_SQLSTATES = (None, "57P01", "57P02")
+RETRYABLE_SQLSTATES = ("40001", "40P01")
 
 
 class LostWriteError(Exception):

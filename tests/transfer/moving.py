@@ -9,17 +9,17 @@ import pytest
 from psycopg import sql
 
 from app.errors import FrontdeskError
-from app.transfer.cutover.cutover import switch
+from app.transfer.cutover.cutover import change_live_side
 from app.transfer.protocol.endpoints import Side, SideName, Sides
-from app.transfer.protocol.status import status
-from app.transfer.protocol.tables import SCHEMA, moved_tables
+from app.transfer.protocol.status import read_status
+from app.transfer.protocol.tables import SCHEMA, transfer_tables
 from app.transfer.relay.relay import drain
 
 
-def copy_by_the_log(sides: Sides) -> None:
+def copy_by_change_log(sides: Sides) -> None:
     """Copy everything by noting every key as changed: it needs no copy, and takes longer than one."""
     with closing(sides.legacy.connect()) as legacy, closing(sides.primary.connect()) as primary:
-        for table in moved_tables(legacy):
+        for table in transfer_tables(legacy):
             legacy.execute(
                 sql.SQL("INSERT INTO {}.marks (table_name, key) SELECT {}, {} FROM {} AS t").format(
                     sql.Identifier(SCHEMA), sql.Literal(table.name), table.text_key("t"), table.identifier
@@ -42,13 +42,13 @@ def rows(side: Side) -> dict[str, list[Any]]:
                     table.identifier,
                 )
             ).fetchall()
-            for table in moved_tables(connection)
+            for table in transfer_tables(connection)
         }
 
 
-def check_live(sides: Sides, live: SideName) -> None:
+def assert_live(sides: Sides, live: SideName) -> None:
     """One side is live, it takes writes and the other does not; nothing differs, nothing waits."""
-    found = status(sides)
+    found = read_status(sides)
     assert (found.live, found.in_the_way) == (live, [])
     with psycopg.connect(sides.named(live).url) as connection:
         connection.execute("UPDATE clients SET visit_count = visit_count + 1")
@@ -57,15 +57,15 @@ def check_live(sides: Sides, live: SideName) -> None:
         connection.execute("UPDATE clients SET visit_count = 0")
     drain(sides)
     assert rows(sides.legacy) == rows(sides.primary)
-    assert status(sides).marks == 0
+    assert read_status(sides).marks == 0
 
 
-def patiently_switch(sides: Sides, to: SideName) -> None:
+def switch_with_retries(sides: Sides, to: SideName) -> None:
     """Run a command until it succeeds: a frozen session keeps its locks until the server ends it."""
     deadline = time.monotonic() + 90
     while True:
         try:
-            switch(sides, to, max_pause=5)
+            change_live_side(sides, to, max_pause=5)
         except (FrontdeskError, psycopg.Error):
             assert time.monotonic() < deadline
             time.sleep(0.5)

@@ -16,13 +16,19 @@ from typing import Any
 
 import psycopg
 
-from app.backup.pg_programs import find
-from tests.transfer.journals import AGAIN, FENCED, LOST, Journal, State
+from app.backup.pg_programs import find_program
+from tests.transfer.journals import (
+    FENCED_SQLSTATE,
+    RETRYABLE_SQLSTATES,
+    UNKNOWN_OUTCOME_SQLSTATES,
+    Journal,
+    State,
+)
 
 AUTOCOMMIT, BLOCKS = KINDS = ("psql", "psql with BEGIN")
-BULK = 30  # rows of a \copy
-ROOM = 12  # rows of a kind, about
-DONE = "-- done --"
+COPIED_ROWS = 30  # rows of a \copy
+MAX_ROWS_PER_KIND = 12  # rows of a kind, about
+END_MARKER = "-- done --"
 JSONS = ("null", '{"a": null}', '"null"', "[1.50]", '"' + "й" * 300 + '"')
 
 Act = Callable[[State], str]
@@ -67,7 +73,16 @@ class Psql:
     def __init__(self, url: str) -> None:
         self._errors = TemporaryFile()  # noqa: SIM115 - as long as the program runs
         self._process = subprocess.Popen(
-            [find("psql", 15).path, "-XqAt", "-v", "ON_ERROR_STOP=1", "-v", "VERBOSITY=verbose", "-d", url],
+            [
+                find_program("psql", 15).path,
+                "-XqAt",
+                "-v",
+                "ON_ERROR_STOP=1",
+                "-v",
+                "VERBOSITY=verbose",
+                "-d",
+                url,
+            ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
@@ -79,13 +94,13 @@ class Psql:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         try:
-            self._process.stdin.write(f"{commands}\n\\echo {DONE}\n")
+            self._process.stdin.write(f"{commands}\n\\echo {END_MARKER}\n")
             self._process.stdin.flush()
         except BrokenPipeError:
             raise self._failed() from None
         answer = []
         for line in self._process.stdout:
-            if line.strip() == DONE:
+            if line.strip() == END_MARKER:
                 return "".join(answer)
             answer.append(line)
         raise self._failed()
@@ -149,14 +164,14 @@ class PsqlWriter:
 
     def _recover(self, error: PsqlError, is_announced: bool) -> None:
         self.close()
-        if error.sqlstate in LOST:
+        if error.sqlstate in UNKNOWN_OUTCOME_SQLSTATES:
             time.sleep(0.05)
             return
         if is_announced:
             self._journal.void()
-        if error.sqlstate == FENCED:
+        if error.sqlstate == FENCED_SQLSTATE:
             self._at = 1 - self._at
-        elif error.sqlstate not in AGAIN:
+        elif error.sqlstate not in RETRYABLE_SQLSTATES:
             raise error
 
     def _next_act(self) -> Act:
@@ -172,7 +187,7 @@ class PsqlWriter:
     # Each changes the state, and answers with the statement that does the same in the database.
 
     def _remember(self, state: State) -> str:
-        user = str(self._random.randint(1, ROOM))
+        user = str(self._random.randint(1, MAX_ROWS_PER_KIND))
         stage = self._random.choice(["", "NULL", "ask"])
         context = self._random.choice(JSONS)
         state["dialogs"][user] = [stage, context]
@@ -184,12 +199,12 @@ class PsqlWriter:
         )
 
     def _forget(self, state: State) -> str:
-        user = str(self._random.randint(1, ROOM))
+        user = str(self._random.randint(1, MAX_ROWS_PER_KIND))
         state["dialogs"].pop(user, None)
         return f"DELETE FROM dialog_contexts WHERE company_id = {self._company} AND user_id = '{user}';"
 
     def _archive(self, state: State) -> str:
-        if len(state["archived"]) > ROOM:
+        if len(state["archived"]) > MAX_ROWS_PER_KIND:
             state["archived"] = {}
             return f"DELETE FROM archived_rows WHERE table_name = 'table {self._company}';"
         reason = str(len(state["archived"]))
@@ -205,7 +220,7 @@ class PsqlWriter:
         return f"UPDATE archived_rows SET \"row\" = '{row}' WHERE table_name = 'table {self._company}';"
 
     def _back_up(self, state: State) -> str:
-        if len(state["backups"]) > ROOM:
+        if len(state["backups"]) > MAX_ROWS_PER_KIND:
             state["backups"] = {}
             return f"DELETE FROM backup_runs WHERE problem = 'none {self._company}';"
         name = str(len(state["backups"]))
@@ -218,11 +233,11 @@ class PsqlWriter:
     def _copy(self, state: State) -> str:
         """Many rows at once; all of them go when there are enough."""
         count, numbers, _ = state["clients"]
-        if count > 5 * BULK:
+        if count > 5 * COPIED_ROWS:
             state["clients"] = [0, 0, 0]
             return f"DELETE FROM clients WHERE company_id = {self._company};"
-        new = range(count + 1, count + BULK + 1)
-        state["clients"][:2] = [count + BULK, numbers + sum(new)]
+        new = range(count + 1, count + COPIED_ROWS + 1)
+        state["clients"][:2] = [count + COPIED_ROWS, numbers + sum(new)]
         rows = "\n".join(f"{self._company}\t{number}\tBulk" for number in new)
         return f"\\copy clients (company_id, yclients_id, name) FROM STDIN\n{rows}\n\\."
 

@@ -18,14 +18,14 @@ from pydantic import SecretStr
 from app import Frontdesk, Settings
 from app.data_layer.unit_of_work import UnitOfWork
 from app.errors import FrontdeskError
-from app.repositories.sync_runs import SyncRuns
+from app.repositories.sync_runs import SyncRunLog
 from app.whatsapp.baileys_json import encode
-from app.yclients.api.rate_limit import Limit, RateLimiter
+from app.yclients.api.rate_limit import RateLimit, RateLimiter
 from tests.transfer.journals import Journal, State
 
 KIND = "data layer"
-MANY = 1_000  # rows of a merge, at most
-FIRST = 1_000  # the lowest YClients id of those that are merged
+MAX_MERGED_ROWS = 1_000  # rows of a merge, at most
+FIRST_MERGED_ID = 1_000  # the lowest YClients id of those that are merged
 T = TypeVar("T")
 Call = Callable[[], object]
 Act = Callable[[State], Call]
@@ -46,7 +46,7 @@ SELECT jsonb_build_object(
     'branches', (SELECT count(*) FROM companies WHERE company_id / 1000 = c),
     'visits', (SELECT visit_count FROM clients WHERE company_id = c AND yclients_id = 1),
     'clients', (SELECT jsonb_build_array(count(*), coalesce(sum(yclients_id), 0), min(visit_count),
-        max(visit_count)) FROM clients WHERE company_id = c AND yclients_id >= {FIRST}),
+        max(visit_count)) FROM clients WHERE company_id = c AND yclients_id >= {FIRST_MERGED_ID}),
     'staff', (SELECT jsonb_build_array(count(*), coalesce(sum(yclients_id), 0), min(weight), max(weight))
         FROM staff WHERE company_id = c),
     'schedules', (SELECT jsonb_build_array(count(*), min(intervals::text), max(intervals::text))
@@ -94,7 +94,7 @@ class SalonWriter:
         self._company = company
         self._salon = self._desk.company(company)
         # So many turns that none is ever forgotten.
-        self._limiter = RateLimiter(self._desk.database, f"company {company}", (Limit(1_000_000, 0.0),))
+        self._limiter = RateLimiter(self._desk.database, f"company {company}", (RateLimit(1_000_000, 0.0),))
         self._journal = journal
         self._random = random.Random(seed)
         self._deck: list[Act] = []
@@ -174,12 +174,12 @@ class SalonWriter:
     def _merge_clients(self, state: State) -> Call:
         """The first ones come by COPY alone, later ones are joined; in the end all of them go."""
         count, _, version, _ = state["clients"]
-        if count > 2 * MANY:
+        if count > 2 * MAX_MERGED_ROWS:
             state["visits"] = None
             state["clients"] = list(EMPTY["clients"])
             return lambda: self._transact(lambda uow: uow.clients.delete(yclients_id__gte=1))
-        wanted = count + self._random.randint(MANY // 3, MANY)
-        ids = range(FIRST, FIRST + wanted)
+        wanted = count + self._random.randint(MAX_MERGED_ROWS // 3, MAX_MERGED_ROWS)
+        ids = range(FIRST_MERGED_ID, FIRST_MERGED_ID + wanted)
         version = 1 if version is None else version + 1
         state["clients"] = [wanted, sum(ids), version, version]
         rows = [{"yclients_id": n, "name": f"Client {n}", "visit_count": version} for n in ids]
@@ -288,7 +288,7 @@ class SalonWriter:
         """The first credentials, the next ones, and then the session is forgotten, and its rows go."""
         if state["creds"] == 2:
             state |= {"creds": None, "keys": {}, "owner": None}
-            return lambda: self._salon.whatsapp.forget().unwrap()
+            return lambda: self._salon.whatsapp.delete_session().unwrap()
         number = state["creds"] = (state["creds"] or 0) + 1
 
         def write() -> None:
@@ -311,7 +311,7 @@ class SalonWriter:
 
     def _hold(self, state: State) -> Call:
         owner = state["owner"] = f"worker {self._random.random()}"
-        return lambda: self._salon.whatsapp.hold(owner).unwrap()
+        return lambda: self._salon.whatsapp.take_lease(owner).unwrap()
 
     def _sync(self, state: State) -> Call:
         """A run that begins, or the end of one."""
@@ -321,14 +321,14 @@ class SalonWriter:
             return lambda: self._runs(lambda runs: runs.start("full", ["clients"], START, None))
         state["runs"][1:] = [finished + 1, requests + 3]
 
-        def finish(runs: SyncRuns) -> None:
+        def finish(runs: SyncRunLog) -> None:
             (run,) = runs.latest(1)
             runs.finish(run.id, {"clients": None}, 3)
 
         return lambda: self._runs(finish)
 
-    def _runs(self, work: Callable[[SyncRuns], object]) -> None:
-        self._transact(lambda uow: work(SyncRuns(uow.session, self._company)))
+    def _runs(self, work: Callable[[SyncRunLog], object]) -> None:
+        self._transact(lambda uow: work(SyncRunLog(uow.session, self._company)))
 
     def _take_turn(self, state: State) -> Call:
         """A turn alone may be forgotten by a server that is killed: its commit waits for no disk."""
@@ -337,7 +337,7 @@ class SalonWriter:
         rename = self._rename(state)
 
         def take_turn() -> None:
-            self._limiter.take_turn()
+            self._limiter.reserve()
             rename()
 
         return take_turn

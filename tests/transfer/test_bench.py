@@ -18,7 +18,7 @@ Connection = psycopg.Connection[Any]
 
 @pytest.fixture(autouse=True)
 def small(sides: Sides, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transfer_bench, "CLIENTS", 120)
+    monkeypatch.setattr(transfer_bench, "CLIENT_COUNT", 120)
     monkeypatch.setenv("LEGACY_DATABASE_URL", sides.legacy.url)
     monkeypatch.setenv("DATABASE_URL", sides.primary.url)
 

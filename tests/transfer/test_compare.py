@@ -10,16 +10,16 @@ import pytest
 from prometheus_client import REGISTRY
 
 from app import Frontdesk, Settings
-from app.transfer.cutover.cutover import switch
+from app.transfer.cutover.cutover import change_live_side
 from app.transfer.protocol.endpoints import Side, Sides
 from app.transfer.relay.relay import relay
 from app.transfer.start import start
 from app.transfer.verification import shadow_reads
-from app.transfer.verification.divergence_monitor import DivergenceWatch
-from tests.processes import PATIENCE, wait_until
+from app.transfer.verification.divergence_monitor import DivergenceMonitor
+from tests.processes import WAIT_TIMEOUT_SECONDS, wait_until
 from tests.servers import execute
 from tests.stopwatch import Stopwatch
-from tests.transfer.moving import copy_by_the_log
+from tests.transfer.moving import copy_by_change_log
 
 SALON = 962302
 
@@ -34,7 +34,7 @@ def moving(new_database: Callable[[], str]) -> Sides:
         f" SELECT {SALON}, n, 'A' FROM generate_series(1, 9) AS n",
     )
     start(sides)
-    copy_by_the_log(sides)
+    copy_by_change_log(sides)
     return sides
 
 
@@ -51,20 +51,20 @@ def relaying(moving: Sides) -> Iterator[Sides]:
 
 @pytest.fixture
 def desk(moving: Sides, monkeypatch: pytest.MonkeyPatch) -> Iterator[Frontdesk]:
-    monkeypatch.setattr(shadow_reads, "RELAYED_WITHIN", PATIENCE)
+    monkeypatch.setattr(shadow_reads, "RELAY_TIMEOUT_SECONDS", WAIT_TIMEOUT_SECONDS)
     settings = Settings(
         database_url=moving.primary.url, legacy_database_url=moving.legacy.url, transfer_compare_reads=1
     )
     with Frontdesk(settings) as desk:
-        assert desk._compared is not None
-        desk._compared.comparison._watch = DivergenceWatch()
+        assert desk._shadow_reader is not None
+        desk._shadow_reader.comparer._monitor = DivergenceMonitor()
         yield desk
 
 
 def seen(desk: Frontdesk) -> tuple[int, int]:
     """Compared, and of those different."""
-    assert desk._compared is not None
-    recent = desk._compared.comparison._watch.recent()
+    assert desk._shadow_reader is not None
+    recent = desk._shadow_reader.comparer._monitor.recent()
     return recent.compared, recent.differed
 
 
@@ -85,8 +85,8 @@ def test_a_row_that_differs_is_named_by_table_and_id(desk: Frontdesk, relaying: 
     try:
         assert desk.company(SALON).get_staff_by_id(3).unwrap().name == "A"
         wait_until(lambda: seen(desk)[1] == 1)
-        assert desk._compared is not None
-        ((_, keys),) = [each for each in desk._compared.comparison._watch._seen if each[1]]
+        assert desk._shadow_reader is not None
+        ((_, keys),) = [each for each in desk._shadow_reader.comparer._monitor._seen if each[1]]
         (key,) = keys
         assert key.startswith("staff ")
     finally:
@@ -118,7 +118,7 @@ def test_writes_that_are_not_relayed_yet_are_no_divergence(desk: Frontdesk, movi
 def test_where_nothing_is_relayed_nothing_is_claimed(
     desk: Frontdesk, moving: Sides, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shadow_reads, "RELAYED_WITHIN", 0.2)
+    monkeypatch.setattr(shadow_reads, "RELAY_TIMEOUT_SECONDS", 0.2)
     execute(moving.legacy.url, "UPDATE staff SET name = 'D' WHERE yclients_id = 5")
     before = not_compared()
     desk.company(SALON).get_staff_by_id(5).unwrap()
@@ -149,9 +149,9 @@ def test_no_false_alarm_under_writes_and_over_a_cutover(desk: Frontdesk, relayin
     for thread in threads:
         thread.start()
     wait_for_more()
-    switch(relaying, "primary", max_pause=10)
+    change_live_side(relaying, "primary", max_pause=10)
     wait_for_more()
-    switch(relaying, "legacy", max_pause=10)
+    change_live_side(relaying, "legacy", max_pause=10)
     wait_for_more()
     stop.set()
     for thread in threads:
@@ -167,7 +167,9 @@ def test_a_standby_that_is_slow_costs_the_caller_nothing(desk: Frontdesk, moving
     with psycopg.connect(moving.primary.url) as blocker:
         blocker.execute("LOCK TABLE staff IN ACCESS EXCLUSIVE MODE")
         with Stopwatch() as watch:
-            for _ in range(shadow_reads.WAITING + 50):
+            for _ in range(shadow_reads.QUEUE_SIZE + 50):
                 salon.get_staff().unwrap()
-        assert watch.seconds < shadow_reads.PATIENCE / 1000  # a comparison waits so long for the standby
+        assert (
+            watch.seconds < shadow_reads.STATEMENT_TIMEOUT_MS / 1000
+        )  # a comparison waits so long for the standby
         assert not_compared() >= before + 40  # dropped

@@ -14,19 +14,19 @@ import pytest
 from click.testing import CliRunner
 
 from app.cli import main
-from app.database.checksum import root_sql
+from app.database.checksum import table_hash_sql
 from app.errors import ConflictError, InvalidInputError
 from app.models import Base
 from app.transfer.copying import copy as copying
 from app.transfer.copying import progress
-from app.transfer.copying.chunk import Stretch
+from app.transfer.copying.chunk import Chunk
 from app.transfer.copying.copy import copy
 from app.transfer.protocol.endpoints import Side, Sides
-from app.transfer.protocol.status import Stage, status
-from app.transfer.protocol.tables import moved_tables
+from app.transfer.protocol.status import Stage, read_status
+from app.transfer.protocol.tables import transfer_tables
 from app.transfer.relay.relay import drain
 from app.transfer.start import start
-from tests.processes import PATIENCE
+from tests.processes import WAIT_TIMEOUT_SECONDS
 from tests.transfer.moving import rows
 
 Connection = psycopg.Connection[Any]
@@ -70,7 +70,7 @@ def salon(sides: Sides, legacy: Connection) -> Sides:
 @pytest.fixture
 def small_stretches(monkeypatch: pytest.MonkeyPatch) -> None:
     """A block at a time."""
-    monkeypatch.setattr(progress, "BLOCKS", 1)
+    monkeypatch.setattr(progress, "CHUNK_BLOCKS", 1)
 
 
 class KilledError(Exception):
@@ -80,23 +80,23 @@ class KilledError(Exception):
 def kill_at(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     """The stretch of that number, counted over all tables, is never begun."""
     count = iter(range(1, 1000))
-    original = copying.copy_stretch
+    original = copying.copy_chunk
 
     def stretch(*arguments: Any) -> tuple[int, int]:
         if next(count) >= number:
             raise KilledError
         return original(*arguments)
 
-    monkeypatch.setattr(copying, "copy_stretch", stretch)
+    monkeypatch.setattr(copying, "copy_chunk", stretch)
 
 
 def test_everything_is_there_afterwards(salon: Sides) -> None:
     start(salon)
-    assert status(salon).stage is Stage.COPYING
+    assert read_status(salon).stage is Stage.COPYING
     report = copy(salon)
     assert rows(salon.primary) == rows(salon.legacy)
     assert report.rows == sum(len(each) for each in rows(salon.legacy).values())
-    found = status(salon)
+    found = read_status(salon)
     assert (found.stage, found.copied, found.marks, found.in_the_way) == (Stage.RELAYING, TABLES, 0, [])
     again = copy(salon)
     assert (again.rows, again.is_complete) == (0, True)
@@ -127,14 +127,14 @@ def test_a_copy_goes_on_where_it_was_killed_whatever_has_changed(
 @pytest.mark.usefixtures("small_stretches")
 def test_one_large_table_is_shared_by_all_connections(salon: Sides, monkeypatch: pytest.MonkeyPatch) -> None:
     start(salon)
-    original, meeting = copying.copy_stretch, threading.Barrier(2)
+    original, meeting = copying.copy_chunk, threading.Barrier(2)
 
-    def stretch(source: Any, target: Any, legacy: Side, which: Stretch) -> tuple[int, int]:
-        if which.table.name == "public.clients" and which.first < 2:
-            meeting.wait(PATIENCE)
+    def stretch(source: Any, target: Any, legacy: Side, which: Chunk) -> tuple[int, int]:
+        if which.table.name == "public.clients" and which.first_block < 2:
+            meeting.wait(WAIT_TIMEOUT_SECONDS)
         return original(source, target, legacy, which)
 
-    monkeypatch.setattr(copying, "copy_stretch", stretch)
+    monkeypatch.setattr(copying, "copy_chunk", stretch)
     assert copy(salon, jobs=2).is_complete
     assert rows(salon.primary) == rows(salon.legacy)
 
@@ -156,7 +156,7 @@ def test_a_table_that_was_rewritten_meanwhile_is_copied_anew(
 
 
 def test_a_copy_beside_writers_loses_nothing(salon: Sides, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(progress, "BLOCKS", 2)
+    monkeypatch.setattr(progress, "CHUNK_BLOCKS", 2)
     start(salon)
     stop = threading.Event()
 
@@ -227,7 +227,7 @@ def test_a_rehearsal_writes_nothing_not_even_after_a_part_was_copied(
 ) -> None:
     start(salon)
     with monkeypatch.context() as patch:
-        patch.setattr(progress, "BLOCKS", 1)
+        patch.setattr(progress, "CHUNK_BLOCKS", 1)
         kill_at(patch, 8)
         with pytest.raises(KilledError):
             copy(salon)
@@ -303,6 +303,8 @@ def contents(side: Side) -> dict[str, Any]:
     """Rows and root of each table: where there are too many rows to look at."""
     with closing(side.connect()) as connection:
         return {
-            table.name: connection.execute(root_sql(table.schema, table.bare_name, table.columns)).fetchone()
-            for table in moved_tables(connection)
+            table.name: connection.execute(
+                table_hash_sql(table.schema, table.bare_name, table.columns)
+            ).fetchone()
+            for table in transfer_tables(connection)
         }

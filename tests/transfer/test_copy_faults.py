@@ -14,7 +14,7 @@ from app.transfer.protocol.endpoints import Side, Sides
 from app.transfer.relay.relay import drain
 from app.transfer.start import start
 from app.transfer.verification.verify import verify
-from tests.processes import PATIENCE, wait_until
+from tests.processes import WAIT_TIMEOUT_SECONDS, wait_until
 from tests.servers import Server, execute, url_of
 
 pytestmark = pytest.mark.full
@@ -56,7 +56,7 @@ def run_copy(sides: Sides, fault: Callable[[], object]) -> tuple[int, str]:
         wait_until(lambda: primary.execute(query).fetchone() is not None or process.poll() is not None)
     assert process.poll() is None, "the copy has ended before the fault"
     fault()
-    _, errors = process.communicate(timeout=PATIENCE)
+    _, errors = process.communicate(timeout=WAIT_TIMEOUT_SECONDS)
     return process.returncode, errors
 
 

@@ -15,9 +15,9 @@ import pytest
 from app.errors import NoSpaceError
 from app.migrations import runner
 from app.transfer.copying.copy import copy
-from app.transfer.cutover.cutover import switch
+from app.transfer.cutover.cutover import change_live_side
 from app.transfer.protocol.endpoints import Side, Sides
-from app.transfer.protocol.status import status
+from app.transfer.protocol.status import read_status
 from app.transfer.relay.relay import relay
 from app.transfer.start import start
 from app.transfer.verification.verify import verify
@@ -138,13 +138,13 @@ def test_a_full_disk_stops_a_move_for_as_long_as_it_is_full(disk: Disk) -> None:
 
         following.start()
         try:
-            wait_until(lambda: status(sides).marks == 0)
+            wait_until(lambda: read_status(sides).marks == 0)
             disk.fill()
             add_clients(legacy, 10_001)  # the writer does not notice
             wait_until(lambda: FULL in troubles)
-            assert status(sides).marks == 3_000
+            assert read_status(sides).marks == 3_000
             disk.make_room()
-            wait_until(lambda: status(sides).marks == 0)
+            wait_until(lambda: read_status(sides).marks == 0)
         finally:
             stop.set()
             following.join()
@@ -152,9 +152,9 @@ def test_a_full_disk_stops_a_move_for_as_long_as_it_is_full(disk: Disk) -> None:
         disk.fill()
         add_clients(legacy, 20_001)
         with pytest.raises(NoSpaceError, match=FULL):
-            switch(sides, "primary", max_pause=10)
+            change_live_side(sides, "primary", max_pause=10)
         add_clients(legacy, 30_001)
         disk.make_room()
-        switch(sides, "primary", max_pause=10)
+        change_live_side(sides, "primary", max_pause=10)
     assert verify(sides).is_equal
-    assert status(sides).in_the_way == []
+    assert read_status(sides).in_the_way == []

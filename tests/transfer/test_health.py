@@ -12,15 +12,15 @@ from pydantic import SecretStr
 
 from app import Frontdesk, Settings, create_app
 from app.observability import sentry
-from app.transfer.cutover.cutover import switch
+from app.transfer.cutover.cutover import change_live_side
 from app.transfer.protocol.endpoints import Side, Sides
 from app.transfer.start import start
 from app.transfer.verification import divergence_monitor
-from app.transfer.verification.divergence_monitor import DivergenceWatch
+from app.transfer.verification.divergence_monitor import DivergenceMonitor
 from tests.servers import execute
 from tests.stopwatch import Stopwatch
-from tests.transfer.moving import copy_by_the_log
-from tests.watching import Recorder
+from tests.transfer.moving import copy_by_change_log
+from tests.watching import SentryRecorder
 from tests.web.test_status import show
 
 NOWHERE = "postgresql://somebody@127.0.0.1:1/gone"
@@ -32,7 +32,7 @@ def moving(new_database: Callable[[], str]) -> Sides:
     sides = Sides(Side("legacy", new_database()), Side("primary", new_database()))
     execute(sides.legacy.url, "INSERT INTO companies (company_id, title) VALUES (1, 'Salon')")
     start(sides)
-    copy_by_the_log(sides)
+    copy_by_change_log(sides)
     return sides
 
 
@@ -140,13 +140,13 @@ def test_the_health_of_the_database_is_that_of_the_live_side(
     with psycopg.connect(moving.legacy.url) as connection:
         (head,) = connection.execute("SELECT version_num FROM alembic_version").fetchone() or ("",)
     execute(moving.primary.url, f"UPDATE alembic_version SET version_num = '{head}'")
-    switch(moving, "primary")
+    change_live_side(moving, "primary")
     execute(moving.legacy.url, "UPDATE alembic_version SET version_num = 'newer'")
     time.sleep(1.1)  # longer than a check is remembered
     assert client.get("/health/ready").status_code == 200
     assert client.get("/health/database").json["database"]["connections"]["max"] == 3
     execute(moving.legacy.url, f"UPDATE alembic_version SET version_num = '{head}'")
-    switch(moving, "legacy")
+    change_live_side(moving, "legacy")
 
 
 # The watch over divergences
@@ -155,32 +155,32 @@ def test_the_health_of_the_database_is_that_of_the_live_side(
 @pytest.fixture
 def messages(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     found: list[str] = []
-    monkeypatch.setattr(sentry, "message", lambda text, **tags: found.append(text))
+    monkeypatch.setattr(sentry, "capture_message", lambda text, **tags: found.append(text))
     return found
 
 
 def test_more_than_ten_differences_in_five_minutes_are_told_once(messages: list[str]) -> None:
-    watch = DivergenceWatch()
+    watch = DivergenceMonitor()
     for _ in range(1_000):
-        watch.note()
+        watch.record()
     for number in range(10):
-        watch.note([f"clients {number}"])
+        watch.record([f"clients {number}"])
     assert messages == []
     for number in range(10, 14):
-        watch.note([f"clients {number}"])
+        watch.record([f"clients {number}"])
     assert len(messages) == 1
     assert "11 of 1011" in messages[0]
     assert "clients 10" in messages[0]
 
 
 def test_more_than_five_percent_are_told_where_there_are_enough(messages: list[str]) -> None:
-    watch = DivergenceWatch()
-    watch.note(["clients 1"])
+    watch = DivergenceMonitor()
+    watch.record(["clients 1"])
     assert messages == []  # one of one says nothing
     for _ in range(18):
-        watch.note()
+        watch.record()
     assert messages == []
-    watch.note(["clients 2"])
+    watch.record(["clients 2"])
     assert len(messages) == 1
     assert "2 of 20" in messages[0]
 
@@ -188,22 +188,22 @@ def test_more_than_five_percent_are_told_where_there_are_enough(messages: list[s
 def test_an_episode_ends_and_the_next_one_is_told_again(
     messages: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(divergence_monitor, "WINDOW", 0.05)
-    watch = DivergenceWatch()
+    monkeypatch.setattr(divergence_monitor, "WINDOW_SECONDS", 0.05)
+    watch = DivergenceMonitor()
     for _ in range(2):
         for number in range(12):
-            watch.note([f"clients {number}"])
+            watch.record([f"clients {number}"])
         time.sleep(0.06)
-        watch.note()
+        watch.record()
         assert not watch.recent().is_alarming
     assert len(messages) == 2
 
 
-def test_the_message_reaches_sentry(sent: Recorder, caplog: pytest.LogCaptureFixture) -> None:
-    watch = DivergenceWatch()
+def test_the_message_reaches_sentry(sent: SentryRecorder, caplog: pytest.LogCaptureFixture) -> None:
+    watch = DivergenceMonitor()
     with caplog.at_level(logging.WARNING):
         for number in range(11):
-            watch.note([f"clients {number}"])
+            watch.record([f"clients {number}"])
     (event,) = sent.events
     assert "diverge" in event["message"]
     assert event["tags"]["component"] == "transfer"

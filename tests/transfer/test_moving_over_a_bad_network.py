@@ -11,20 +11,20 @@ import pytest
 
 from app.errors import FrontdeskError
 from app.transfer.copying.copy import copy
-from app.transfer.cutover.cutover import switch
+from app.transfer.cutover.cutover import change_live_side
 from app.transfer.finish import finish
 from app.transfer.protocol.endpoints import SideName, Sides
 from app.transfer.protocol.stages import Stage
-from app.transfer.protocol.status import status
+from app.transfer.protocol.status import read_status
 from app.transfer.relay.relay import drain, relay
 from app.transfer.start import start
 from app.transfer.verification.verify import verify
-from tests.network import BLACK_HOLE, CUT, MUTE, SLOW, Line
-from tests.processes import PATIENCE
-from tests.transfer.distant import Distant, OneOpen
+from tests.network import BLACK_HOLE, CUT, MUTE, SLOW, TcpProxy
+from tests.processes import WAIT_TIMEOUT_SECONDS
+from tests.transfer.distant import RemoteSides, SingleOpenSideCheck
 from tests.transfer.moving import rows
 from tests.transfer.writers import KINDS
-from tests.transfer.writing import writing
+from tests.transfer.writing import running_writers
 
 pytestmark = pytest.mark.xdist_group("network")  # one pair of servers for all
 
@@ -44,7 +44,7 @@ STATEMENTS = (
 class Weather:
     """Faults at random on the way to the servers, one after the other, each healed again."""
 
-    def __init__(self, distant: Distant, seed: int) -> None:
+    def __init__(self, distant: RemoteSides, seed: int) -> None:
         self._distant = distant
         self._chance = random.Random(seed)
 
@@ -53,7 +53,7 @@ class Weather:
         stop = threading.Event()
         storm = threading.Thread(target=self._storm, args=(stop,))
         storm.start()
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + WAIT_TIMEOUT_SECONDS
         try:
             while True:
                 try:
@@ -75,11 +75,11 @@ class Weather:
         time.sleep(self._chance.uniform(0, 0.3))
         self._distant.heal()
 
-    def _befall(self, line: Line) -> None:
+    def _befall(self, line: TcpProxy) -> None:
         if self._chance.random() < 0.5:
             fault = self._chance.choice((CUT, BLACK_HOLE, MUTE, SLOW))
             moment = self._chance.choice(("request", "answer", 2_000))
-            line.when(self._chance.choice(STATEMENTS), fault, moment)
+            line.inject_fault_on(self._chance.choice(STATEMENTS), fault, moment)
             return
         time.sleep(self._chance.uniform(0, 0.3))
         match self._chance.choice(("cut", "black hole", "mute", "slow", "narrow")):
@@ -104,14 +104,14 @@ def compare(sides: Sides) -> None:
     [(0, 1), *(pytest.param(seed, 3, marks=pytest.mark.full) for seed in range(1, 7))],
 )
 def test_nothing_is_lost_whatever_befalls_the_network(
-    distant: Distant, tmp_path: Path, seed: int, rounds: int
+    distant: RemoteSides, tmp_path: Path, seed: int, rounds: int
 ) -> None:
     weather, commands = Weather(distant, seed), distant.commands
     few = ["repeatable read", "psql with BEGIN", "data layer"]
     kinds = tuple(random.Random(seed).sample(sorted(KINDS), 4) if seed else few)
     with (
-        writing(distant.services, tmp_path, seed, rest=0.05, kinds=kinds) as them,
-        OneOpen(distant.here) as one_open,
+        running_writers(distant.services, tmp_path, seed, delay=0.05, kinds=kinds) as them,
+        SingleOpenSideCheck(distant.direct) as one_open,
     ):
         weather.through(lambda: start(commands))
         weather.through(lambda: copy(commands))
@@ -120,21 +120,21 @@ def test_nothing_is_lost_whatever_befalls_the_network(
         relaying.start()
         try:
             for to in (*THERE_AND_BACK * rounds, "primary"):
-                them.write_on(3)
-                weather.through(lambda to=to: switch(commands, to, max_pause=5))  # type: ignore[misc]
+                them.wait_for_changes(3)
+                weather.through(lambda to=to: change_live_side(commands, to, max_pause=5))  # type: ignore[misc]
                 weather.through(lambda: compare(commands))
-            them.write_on(3)
+            them.wait_for_changes(3)
         finally:
             stop.set()
             relaying.join()
         them.stop()
         drain(commands)
-        assert verify(distant.here).is_equal
-        found = status(distant.here)
+        assert verify(distant.direct).is_equal
+        found = read_status(distant.direct)
         assert (found.live, found.marks, found.in_the_way) == ("primary", 0, [])
-        assert rows(distant.here.legacy) == rows(distant.here.primary)
+        assert rows(distant.direct.legacy) == rows(distant.direct.primary)
         weather.through(lambda: finish(commands, force=True))
-        assert status(distant.here).stage is Stage.NOT_STARTED
-        them.check(distant.here.primary)
+        assert read_status(distant.direct).stage is Stage.NOT_STARTED
+        them.check(distant.direct.primary)
     assert one_open.violations == []
     assert one_open.looks > 100

@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 
 from app.transfer.copying.copy import copy
-from app.transfer.cutover.cutover import AbortedError, switch
+from app.transfer.cutover.cutover import AbortedError, change_live_side
 from app.transfer.protocol.endpoints import SideName, Sides
-from app.transfer.protocol.status import status
+from app.transfer.protocol.status import read_status
 from app.transfer.relay.relay import drain, relay
 from app.transfer.start import start
-from tests.transfer.distant import Distant, OneOpen
+from tests.transfer.distant import RemoteSides, SingleOpenSideCheck
 from tests.transfer.moving import rows
 from tests.transfer.writers import KINDS
-from tests.transfer.writing import writing
+from tests.transfer.writing import running_writers
 
 pytestmark = pytest.mark.xdist_group("network")  # one pair of servers for all
 
@@ -28,9 +28,9 @@ def patiently(sides: Sides, to: SideName) -> None:
     """Within the pause that is allowed by default; a machine that is busy may need it once more."""
     for _ in range(2):
         with suppress(AbortedError):
-            switch(sides, to)
+            change_live_side(sides, to)
             return
-    switch(sides, to)
+    change_live_side(sides, to)
 
 
 @pytest.mark.parametrize(
@@ -41,14 +41,14 @@ def patiently(sides: Sides, to: SideName) -> None:
     ],
 )
 def test_nothing_is_lost_where_the_servers_are_far_away_and_the_pause_is_the_usual_one(
-    distant: Distant, tmp_path: Path, kinds: tuple[str, ...], rest: float, rounds: int
+    distant: RemoteSides, tmp_path: Path, kinds: tuple[str, ...], rest: float, rounds: int
 ) -> None:
     with (
-        writing(distant.services, tmp_path, rest=rest, kinds=kinds) as them,
-        OneOpen(distant.here) as one_open,
+        running_writers(distant.services, tmp_path, delay=rest, kinds=kinds) as them,
+        SingleOpenSideCheck(distant.direct) as one_open,
     ):
-        start(distant.here)
-        copy(distant.here)
+        start(distant.direct)
+        copy(distant.direct)
         for line in distant.of_commands:
             line.slow(EACH_WAY)
         stop = threading.Event()
@@ -56,16 +56,16 @@ def test_nothing_is_lost_where_the_servers_are_far_away_and_the_pause_is_the_usu
         relaying.start()
         try:
             for to in THERE_AND_BACK * rounds:
-                them.write_on(3)
+                them.wait_for_changes(3)
                 patiently(distant.commands, to)
-            them.write_on(3)
+            them.wait_for_changes(3)
         finally:
             stop.set()
             relaying.join()
         them.stop()
         drain(distant.commands)
-        them.check(distant.here.legacy)
-        assert rows(distant.here.legacy) == rows(distant.here.primary)
-        assert (status(distant.here).live, status(distant.here).in_the_way) == ("legacy", [])
+        them.check(distant.direct.legacy)
+        assert rows(distant.direct.legacy) == rows(distant.direct.primary)
+        assert (read_status(distant.direct).live, read_status(distant.direct).in_the_way) == ("legacy", [])
     assert one_open.violations == []
     assert one_open.looks > 100

@@ -17,19 +17,19 @@ from alembic import command
 
 from app.migrations import runner
 from app.transfer.copying.copy import copy
-from app.transfer.cutover.cutover import switch
+from app.transfer.cutover.cutover import change_live_side
 from app.transfer.finish import finish
 from app.transfer.protocol.endpoints import Side, SideName, Sides
-from app.transfer.protocol.status import status
+from app.transfer.protocol.status import read_status
 from app.transfer.relay.relay import drain
 from app.transfer.start import start
 from app.transfer.verification.verify import verify
 from tests.processes import wait_until
 from tests.servers import Server, execute, url_of
-from tests.transfer.controllers import POINTS, WHEN, relaying, switching
+from tests.transfer.controllers import POINTS, WHEN, run_relay, run_switch
 from tests.transfer.controllers import start as run
-from tests.transfer.moving import copy_by_the_log, patiently_switch, rows
-from tests.transfer.writing import Crew, writing
+from tests.transfer.moving import copy_by_change_log, rows, switch_with_retries
+from tests.transfer.writing import WriterProcesses, running_writers
 
 
 @pytest.fixture
@@ -87,10 +87,10 @@ class Stop:
         assert untouched == set()
 
 
-def check(sides: Sides, crew: Crew, live: SideName) -> None:
+def check(sides: Sides, crew: WriterProcesses, live: SideName) -> None:
     """Everything that was acknowledged is on the live side, and the other one has the same."""
     drain(sides)
-    assert status(sides).in_the_way == []
+    assert read_status(sides).in_the_way == []
     crew.check(sides.named(live))
     assert rows(sides.legacy) == rows(sides.primary)
 
@@ -109,18 +109,20 @@ def salons_on(side: Side) -> int:
 def move_under_load(sides: Sides, folder: Path, changes: int, rest: float = 0.0) -> None:
     """A whole move, there, back, and there again, with writers at work; `changes`: of each, between steps."""
     directions: tuple[SideName, ...] = ("primary", "legacy", "primary")
-    with writing(sides, folder, rest=rest) as crew:
-        crew.write_on(changes)
+    with running_writers(sides, folder, delay=rest) as crew:
+        crew.wait_for_changes(changes)
         start(sides)
         assert copy(sides).is_complete
-        relay = run(relaying, sides)
+        relay = run(run_relay, sides)
         try:
             for to in directions:
                 left = sides.other(sides.named(to))
-                crew.write_on(changes)
-                assert switch(sides, to, max_pause=10).pause is not None  # a busy machine is no failure
+                crew.wait_for_changes(changes)
+                assert (
+                    change_live_side(sides, to, max_pause=10).pause is not None
+                )  # a busy machine is no failure
                 stop = Stop(sides.named(to))
-                crew.write_on()
+                crew.wait_for_changes()
                 with crew.paused():
                     check(sides, crew, to)
                     stop.check()
@@ -128,13 +130,13 @@ def move_under_load(sides: Sides, folder: Path, changes: int, rest: float = 0.0)
                     wait_until(lambda left=left: salons_on(left) == 0)
             assert verify(sides).is_equal
             finish(sides)
-            crew.write_on(changes)
+            crew.wait_for_changes(changes)
         finally:
             relay.kill()
         crew.stop()
         crew.check(sides.primary)
         for side in sides:
-            command.check(runner.config(side.url))  # raises where the schema is not the models'
+            command.check(runner.alembic_config(side.url))  # raises where the schema is not the models'
 
 
 @pytest.mark.parametrize(
@@ -189,16 +191,16 @@ def test_nothing_is_lost_whatever_is_killed_or_frozen(
 ) -> None:
     chance = random.Random(seed)
     directions: tuple[SideName, ...] = ("primary", "legacy")
-    with writing(apart, tmp_path, seed, rest=0.05) as crew:
+    with running_writers(apart, tmp_path, seed, delay=0.05) as crew:
         start(apart)
-        copy_by_the_log(apart)
-        relay = run(relaying, apart)
+        copy_by_change_log(apart)
+        relay = run(run_relay, apart)
         for round_ in range(10):
             to = directions[round_ % 2]
-            crew.write_on(5)
+            crew.wait_for_changes(5)
             step = (chance.choice(list(POINTS)), chance.choice(WHEN))
             with_ = chance.choice([signal.SIGKILL, signal.SIGSTOP])
-            switching_ = run(switching, apart, to, at=(*step, with_)) if chance.random() < 0.7 else None
+            switching_ = run(run_switch, apart, to, at=(*step, with_)) if chance.random() < 0.7 else None
             match chance.choice(["writer", "relay", "server", "freeze", "nothing"]):
                 case "writer":
                     company = chance.choice(list(crew.kinds))
@@ -207,7 +209,7 @@ def test_nothing_is_lost_whatever_is_killed_or_frozen(
                 case "relay":
                     relay.kill()
                     relay.join()
-                    relay = run(relaying, apart)
+                    relay = run(run_relay, apart)
                 case "server":
                     time.sleep(chance.uniform(0, 0.5))
                     server = chance.choice(servers)
@@ -220,12 +222,12 @@ def test_nothing_is_lost_whatever_is_killed_or_frozen(
                     server.freeze()
                     time.sleep(chance.uniform(0.1, 2))
                     server.thaw()
-            patiently_switch(apart, to)
+            switch_with_retries(apart, to)
             if switching_ is not None and switching_.is_alive():
                 psutil.Process(switching_.pid).resume()
                 switching_.join(60)
-            patiently_switch(apart, to)
-        crew.write_on()
+            switch_with_retries(apart, to)
+        crew.wait_for_changes()
         crew.stop()
         relay.kill()
         check(apart, crew, to)

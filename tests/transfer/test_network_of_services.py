@@ -13,13 +13,13 @@ from app.data_layer import DataLayer, Result
 from app.data_layer.unit_of_work import UnitOfWork
 from app.database import connection
 from app.errors import FrontdeskError
-from app.transfer.cutover.cutover import switch
-from app.transfer.protocol.status import status
+from app.transfer.cutover.cutover import change_live_side
+from app.transfer.protocol.status import read_status
 from app.transfer.start import start
-from tests.network import CUT, Line
+from tests.network import CUT, TcpProxy
 from tests.processes import wait_until
-from tests.transfer.distant import Distant
-from tests.transfer.moving import copy_by_the_log
+from tests.transfer.distant import RemoteSides
+from tests.transfer.moving import copy_by_change_log
 
 pytestmark = pytest.mark.xdist_group("network")  # one pair of servers for all
 
@@ -28,9 +28,9 @@ NAME = "distant"
 each_fault = pytest.mark.parametrize(
     "fault",
     [
-        pytest.param(Line.cut, id="cut", marks=pytest.mark.full),
-        pytest.param(Line.black_hole, id="black hole"),
-        pytest.param(Line.mute, id="mute", marks=pytest.mark.full),
+        pytest.param(TcpProxy.cut, id="cut", marks=pytest.mark.full),
+        pytest.param(TcpProxy.black_hole, id="black hole"),
+        pytest.param(TcpProxy.mute, id="mute", marks=pytest.mark.full),
     ],
 )
 # A look at each side (a second for an answer, two to connect), one for a connection, one for an answer.
@@ -38,17 +38,17 @@ WITHIN = 2 * 3 + 1 + 1
 
 
 @pytest.fixture
-def moving(distant: Distant) -> Distant:
-    with psycopg.connect(distant.here.legacy.url, autocommit=True) as legacy:
+def moving(distant: RemoteSides) -> RemoteSides:
+    with psycopg.connect(distant.direct.legacy.url, autocommit=True) as legacy:
         legacy.execute("INSERT INTO companies (company_id, title) VALUES (1, 'Salon')")
         legacy.execute("INSERT INTO clients (company_id, yclients_id, name) VALUES (1, 1, 'a')")
-    start(distant.here)
-    copy_by_the_log(distant.here)
+    start(distant.direct)
+    copy_by_change_log(distant.direct)
     return distant
 
 
 @pytest.fixture
-def desk(moving: Distant) -> Iterator[Frontdesk]:
+def desk(moving: RemoteSides) -> Iterator[Frontdesk]:
     settings = Settings(
         database_url=moving.services.primary.url,
         legacy_database_url=moving.services.legacy.url,
@@ -76,7 +76,7 @@ def visits(url: str) -> int:
 
 @each_fault
 def test_calls_end_within_their_deadlines_and_go_on_without_a_restart(
-    desk: Frontdesk, moving: Distant, fault: Callable[[Line], None]
+    desk: Frontdesk, moving: RemoteSides, fault: Callable[[TcpProxy], None]
 ) -> None:
     salon: DataLayer = desk.company(SALON)
     calls: list[Callable[[], Result[Any]]] = [
@@ -93,47 +93,49 @@ def test_calls_end_within_their_deadlines_and_go_on_without_a_restart(
     moving.heal()
     wait_until(lambda: all(call().success for call in calls))
     desk.transact(SALON, visit)
-    assert visits(moving.here.legacy.url) == 1
+    assert visits(moving.direct.legacy.url) == 1
 
 
 def test_a_write_whose_answer_was_lost_is_there_once_and_is_not_made_again(
-    desk: Frontdesk, moving: Distant
+    desk: Frontdesk, moving: RemoteSides
 ) -> None:
-    moving.services_to_legacy.when(b"COMMIT", CUT)
+    moving.services_to_legacy.inject_fault_on(b"COMMIT", CUT)
     with pytest.raises(FrontdeskError) as lost:
         desk.transact(SALON, visit)
     moving.heal()
     assert (lost.value.code, lost.value.retryable) == ("unavailable", True)
-    assert visits(moving.here.legacy.url) == 1
+    assert visits(moving.direct.legacy.url) == 1
 
 
 @each_fault
 def test_a_service_that_has_lost_the_old_side_finds_the_new_one_when_it_is_live(
-    desk: Frontdesk, moving: Distant, fault: Callable[[Line], None]
+    desk: Frontdesk, moving: RemoteSides, fault: Callable[[TcpProxy], None]
 ) -> None:
     desk.transact(SALON, visit)
     fault(moving.services_to_legacy)
-    switch(moving.here, "primary", max_pause=10)
+    change_live_side(moving.direct, "primary", max_pause=10)
     salon = desk.company(SALON)
     wait_until(lambda: salon.upsert_client({"yclients_id": 2, "name": "b"}).success)
     desk.transact(SALON, visit)
-    assert visits(moving.here.primary.url) == 2
+    assert visits(moving.direct.primary.url) == 2
 
 
-def test_a_slow_network_only_takes_time(desk: Frontdesk, moving: Distant) -> None:
+def test_a_slow_network_only_takes_time(desk: Frontdesk, moving: RemoteSides) -> None:
     for line in (moving.services_to_legacy, moving.services_to_primary):
         line.slow(0.01, 200_000)
     desk.transact(SALON, visit)
-    mover = threading.Thread(target=switch, args=(moving.here, "primary"), kwargs={"max_pause": 10})
+    mover = threading.Thread(
+        target=change_live_side, args=(moving.direct, "primary"), kwargs={"max_pause": 10}
+    )
     mover.start()
     while mover.is_alive():
         desk.transact(SALON, visit)
     desk.transact(SALON, visit)
-    assert desk.database.name == "primary"
+    assert desk.database.live_name == "primary"
 
 
 def test_a_service_that_is_gone_in_the_middle_of_a_transaction_holds_up_no_switch(
-    moving: Distant, monkeypatch: pytest.MonkeyPatch
+    moving: RemoteSides, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its server notices by itself, also where a COPY waits for its client."""
     soon = {"tcp_keepalives_idle": "1", "tcp_keepalives_interval": "1", "tcp_user_timeout": "2s"}
@@ -145,6 +147,6 @@ def test_a_service_that_is_gone_in_the_middle_of_a_transaction_holds_up_no_switc
     copying = lost.cursor().copy("COPY clients (company_id, name) FROM STDIN")
     with pytest.raises(psycopg.OperationalError), copying:  # noqa: PT012 - as long as it is open
         moving.services_to_legacy.black_hole()
-        switch(moving.here, "primary", max_pause=5)
+        change_live_side(moving.direct, "primary", max_pause=5)
         lost.pgconn.finish()
-    assert status(moving.here).live == "primary"
+    assert read_status(moving.direct).live == "primary"

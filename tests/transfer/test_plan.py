@@ -135,7 +135,7 @@ def changed(urls: tuple[str, str], side: str, *statements: str) -> Iterator[Call
             for statement in statements:
                 connection.execute(statement)
             connection.execute("SET LOCAL search_path = pg_catalog")
-            yield lambda *names: plan.examine(legacy, primary, Settings(), *names)
+            yield lambda *names: plan.make_plan_on_sessions(legacy, primary, Settings(), *names)
 
 
 @pytest.mark.parametrize("side", ["legacy", "primary"])
@@ -144,7 +144,7 @@ def test_every_kind_of_drift_is_named_with_its_side(side: str, shared_sides: tup
     expected = {tuple(each.format(side=side, other=other).split("|")) for each in DRIFT.values()}
     with changed(shared_sides, side, *DRIFT) as examine:
         found = examine()
-    assert expected - {(each.kind, each.name, each.side) for each in found.in_the_way} == set()
+    assert expected - {(each.kind, each.name, each.side) for each in found.blocking_findings} == set()
     assert all(each.advice for each in found.findings)
 
 
@@ -153,7 +153,7 @@ def test_what_cannot_be_moved_is_named_with_its_side(side: str, shared_sides: tu
     with changed(shared_sides, side, *OBSTACLES) as examine:
         found = examine([f"public.extra{number}" for number in range(1, 5)])
     expected = {(*each.split("|"), side) for each in OBSTACLES.values()}
-    assert expected - {(each.kind, each.name, each.side) for each in found.in_the_way} == set()
+    assert expected - {(each.kind, each.name, each.side) for each in found.blocking_findings} == set()
 
 
 def test_a_trigger_on_both_sides_is_good_to_know(shared_sides: tuple[str, str]) -> None:
@@ -169,9 +169,9 @@ def test_a_trigger_on_both_sides_is_good_to_know(shared_sides: tuple[str, str]) 
 def test_rows_on_primary_are_in_the_way_and_on_legacy_are_not(shared_sides: tuple[str, str]) -> None:
     row = "INSERT INTO companies (company_id, title) VALUES (1, 'A')"
     with changed(shared_sides, "legacy", row) as examine:
-        assert examine().in_the_way == []
+        assert examine().blocking_findings == []
     with changed(shared_sides, "primary", row) as examine:
-        (found,) = examine().in_the_way
+        (found,) = examine().blocking_findings
     assert (found.kind, found.name, found.side) == ("table", "public.companies", "primary")
 
 
@@ -184,9 +184,9 @@ def test_what_is_outside_the_models_may_be_left_out_by_name(shared_sides: tuple[
         "GRANT SELECT ON clients TO PUBLIC",
     )
     with changed(shared_sides, "legacy", *statements) as examine:
-        assert len(examine().in_the_way) == 4
+        assert len(examine().blocking_findings) == 4
         found = examine((), ("auth.*", "public.v", "public"))
-        assert found.in_the_way == []
+        assert found.blocking_findings == []
         assert sorted(found.left_out) == ["auth.uid()", "auth.users", "public", "public.v"]
 
 
@@ -203,7 +203,9 @@ def test_a_table_that_is_included_is_compared_and_moved(shared_sides: tuple[str,
     statement = "CREATE TABLE extra (id int PRIMARY KEY, note text)"
     with changed(shared_sides, "legacy", statement) as examine:
         found = examine(["public.extra"])
-        assert [(each.kind, each.name) for each in found.in_the_way] == [("moved table", "public.extra")]
+        assert [(each.kind, each.name) for each in found.blocking_findings] == [
+            ("moved table", "public.extra")
+        ]
         assert "public.extra" in [table.name for table in found.tables]
         with pytest.raises(InvalidInputError, match=r"public\.nothing"):
             examine(["public.nothing"])

@@ -12,7 +12,7 @@ from app.transfer.relay.relay import drain
 from app.transfer.start import start
 from tests.processes import wait_until
 from tests.servers import execute
-from tests.transfer.moving import copy_by_the_log, rows
+from tests.transfer.moving import copy_by_change_log, rows
 
 SALON = """
     DELETE FROM booking_slots; DELETE FROM booking_services; DELETE FROM bookings; DELETE FROM clients;
@@ -74,7 +74,7 @@ def moving(new_database: Callable[[], str]) -> Sides:
     """A move of an empty database."""
     sides = Sides(Side("legacy", new_database()), Side("primary", new_database()))
     start(sides)
-    copy_by_the_log(sides)
+    copy_by_change_log(sides)
     return sides
 
 
@@ -90,12 +90,12 @@ def salon(moving: Sides, request: pytest.FixtureRequest) -> Iterator[Sides]:
         execute(side.url, "DROP FUNCTION IF EXISTS stamp CASCADE")
 
 
-@pytest.mark.parametrize("bulk", [apply_cycle.BULK, 0], ids=["", "with a stream for each table"])
+@pytest.mark.parametrize("bulk", [apply_cycle.MIN_BULK_ENTRIES, 0], ids=["", "with a stream for each table"])
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES.keys())
 def test_a_change_arrives_as_a_whole(
     salon: Sides, change: str, bulk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(apply_cycle, "BULK", bulk)
+    monkeypatch.setattr(apply_cycle, "MIN_BULK_ENTRIES", bulk)
     execute(salon.legacy.url, change)
     triggers = _triggers(salon)
     drain(salon)
@@ -112,7 +112,7 @@ def _triggers(sides: Sides) -> list[Any]:
 def test_a_salon_that_grows_from_nothing_is_not_read_as_a_whole_for_each_of_its_rows(sides: Sides) -> None:
     execute(sides.legacy.url, "INSERT INTO companies (company_id, title) VALUES (1, 'Salon')")
     start(sides)
-    copy_by_the_log(sides)
+    copy_by_change_log(sides)
     for first in (1, 2_001, 4_001):
         more = f"SELECT 1, n, 'x' FROM generate_series({first}, {first + 1_999}) AS n"
         execute(sides.legacy.url, f"INSERT INTO clients (company_id, yclients_id, name) {more}")

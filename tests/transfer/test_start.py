@@ -11,7 +11,7 @@ from app.migrations import runner
 from app.transfer.finish import finish
 from app.transfer.protocol import change_capture, control_schema, lock_retries
 from app.transfer.protocol.endpoints import Side, Sides
-from app.transfer.protocol.status import Stage, status
+from app.transfer.protocol.status import Stage, read_status
 from app.transfer.start import start
 from tests.servers import Server, execute, url_of
 from tests.threads import at_once
@@ -27,10 +27,10 @@ def marks(connection: Connection) -> list[tuple[str, list[str]]]:
 
 
 def test_status_tells_what_is_next(sides: Sides) -> None:
-    assert status(sides).stage is Stage.NOT_STARTED
-    assert status(sides).live == "legacy"
+    assert read_status(sides).stage is Stage.NOT_STARTED
+    assert read_status(sides).live == "legacy"
     start(sides)
-    found = status(sides)
+    found = read_status(sides)
     assert (found.stage, found.live, found.in_the_way) == (Stage.COPYING, "legacy", [])
     assert "copy" in found.next
 
@@ -65,7 +65,7 @@ def test_a_session_that_replicates_is_captured_and_fenced_as_well(
     assert len(marks(legacy)) == 1
     with pytest.raises(psycopg.Error) as raised:
         primary.execute(COMPANY, (1,))
-    assert raised.value.sqlstate == change_capture.FENCED
+    assert raised.value.sqlstate == change_capture.FENCED_SQLSTATE
 
 
 def test_truncate_is_refused(sides: Sides, legacy: Connection) -> None:
@@ -82,7 +82,7 @@ def test_the_standby_takes_no_write_at_any_isolation_level(
     primary.execute(f"SET default_transaction_isolation = '{level}'")
     with pytest.raises(psycopg.Error) as raised:
         primary.execute(COMPANY, (1,))
-    assert raised.value.sqlstate == change_capture.FENCED
+    assert raised.value.sqlstate == change_capture.FENCED_SQLSTATE
     # Nobody passes by a setting that is left behind.
     primary.execute("SET frontdesk_transfer.relay = '1'")
     with pytest.raises(psycopg.Error, match="takes no writes"):
@@ -97,10 +97,10 @@ def test_start_waits_for_a_transaction_that_has_written_before(
         writer.execute(COMPANY, (1,))
         with pytest.raises(ConflictError, match="do not end"):
             start(sides)
-        assert status(sides).stage is Stage.STARTING
+        assert read_status(sides).stage is Stage.STARTING
         writer.commit()
     start(sides)  # goes on from there
-    assert status(sides).stage is Stage.COPYING
+    assert read_status(sides).stage is Stage.COPYING
 
 
 @pytest.mark.parametrize("level", ["REPEATABLE READ", "SERIALIZABLE"])
@@ -137,10 +137,10 @@ def test_autovacuum_gives_way_to_start_and_to_finish(monkeypatch: pytest.MonkeyP
         )
         with vacuumed(urls["legacy"], "companies"):
             start(sides)
-        assert status(sides).stage is Stage.COPYING
+        assert read_status(sides).stage is Stage.COPYING
         with vacuumed(urls["legacy"], "companies"):
             finish(sides, force=True)
-        assert status(sides).stage is Stage.NOT_STARTED
+        assert read_status(sides).stage is Stage.NOT_STARTED
     finally:
         server.delete()
 
@@ -150,7 +150,7 @@ def test_start_may_run_several_times_and_at_once(sides: Sides, legacy: Connectio
     legacy.execute(COMPANY, (1,))
     start(sides)
     assert len(marks(legacy)) == 1
-    assert status(sides).in_the_way == []
+    assert read_status(sides).in_the_way == []
 
 
 def test_start_names_what_is_in_the_way(sides: Sides, legacy: Connection, primary: Connection) -> None:
@@ -164,7 +164,7 @@ def test_start_names_what_is_in_the_way(sides: Sides, legacy: Connection, primar
         start(sides, leave_out=["public.notes"])
     primary.execute("DELETE FROM companies")
     start(sides, leave_out=["public.notes"], dry_run=True)
-    assert not control_schema.exists(legacy)
+    assert not control_schema.is_set_up(legacy)
     start(sides, leave_out=["public.notes"])
     start(sides)  # what was left out need not be said again
 
@@ -172,5 +172,5 @@ def test_start_names_what_is_in_the_way(sides: Sides, legacy: Connection, primar
 def test_a_table_whose_trigger_was_switched_off_is_in_the_way(sides: Sides, legacy: Connection) -> None:
     start(sides)
     legacy.execute("ALTER TABLE clients DISABLE TRIGGER frontdesk_transfer_update")
-    found = status(sides)
+    found = read_status(sides)
     assert found.in_the_way == ["legacy: not fenced and captured: public.clients"]

@@ -11,17 +11,17 @@ from alembic import command
 from app.errors import ConflictError
 from app.migrations import runner
 from app.transfer.cutover import cutover as switching
-from app.transfer.cutover.cutover import AbortedError, switch
+from app.transfer.cutover.cutover import AbortedError, change_live_side
 from app.transfer.finish import finish
 from app.transfer.protocol import fencing
 from app.transfer.protocol.endpoints import Sides
 from app.transfer.protocol.stages import Stage
-from app.transfer.protocol.status import status
-from app.transfer.relay.apply_cycle import Replay
+from app.transfer.protocol.status import read_status
+from app.transfer.relay.apply_cycle import ApplyCycle
 from app.transfer.relay.relay import drain, relay
 from app.transfer.start import start
-from tests.processes import PATIENCE, wait_until
-from tests.transfer.moving import copy_by_the_log, rows
+from tests.processes import WAIT_TIMEOUT_SECONDS, wait_until
+from tests.transfer.moving import copy_by_change_log, rows
 
 Connection = psycopg.Connection[Any]
 
@@ -31,28 +31,28 @@ def moving(sides: Sides, legacy: Connection) -> Sides:
     """A move with a salon, of which everything has been copied."""
     legacy.execute("INSERT INTO companies (company_id, title) VALUES (1, 'Salon')")
     start(sides)
-    copy_by_the_log(sides)
+    copy_by_change_log(sides)
     return sides
 
 
 def test_writes_go_to_the_other_side_and_back(moving: Sides, legacy: Connection, primary: Connection) -> None:
     legacy.execute("INSERT INTO clients (company_id, yclients_id, name) VALUES (1, 1, 'a'), (1, 2, 'b')")
-    report = switch(moving, "primary")
+    report = change_live_side(moving, "primary")
     assert report.pause is not None
     assert [step.name for step in report.steps][-1] == "open primary"
     with pytest.raises(psycopg.Error, match="takes no writes"):
         legacy.execute("DELETE FROM clients")
     primary.execute("UPDATE clients SET name = 'c' WHERE yclients_id = 1")
     primary.execute("INSERT INTO clients (company_id, yclients_id, name) VALUES (1, 3, 'd')")
-    assert status(moving).stage is Stage.CUT_OVER
+    assert read_status(moving).stage is Stage.CUT_OVER
 
-    switch(moving, "legacy")
+    change_live_side(moving, "legacy")
     legacy.execute("INSERT INTO clients (company_id, yclients_id, name) VALUES (1, 4, 'e')")
     found = legacy.execute("SELECT id, name FROM clients ORDER BY id").fetchall()
     assert found == [(1, "c"), (2, "b"), (3, "d"), (4, "e")]
-    switch(moving, "primary")
+    change_live_side(moving, "primary")
     assert rows(moving.legacy) == rows(moving.primary)
-    assert status(moving).in_the_way == []
+    assert read_status(moving).in_the_way == []
 
 
 @pytest.mark.parametrize("level", ["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"])
@@ -61,7 +61,7 @@ def test_a_snapshot_from_before_the_switch_lets_nobody_write(
 ) -> None:
     legacy.execute(f"BEGIN ISOLATION LEVEL {level}")
     legacy.execute("SELECT * FROM companies")  # takes the snapshot, and no lock that would be waited for
-    switch(moving, "primary")
+    change_live_side(moving, "primary")
     with pytest.raises(psycopg.Error) as raised:
         legacy.execute("UPDATE companies SET title = 'lost'")
     assert raised.value.sqlstate in ("FD001", "40001")
@@ -69,15 +69,15 @@ def test_a_snapshot_from_before_the_switch_lets_nobody_write(
 
 
 def test_who_is_live_already_is_left_alone(moving: Sides) -> None:
-    switch(moving, "primary")
-    report = switch(moving, "primary")
+    change_live_side(moving, "primary")
+    report = change_live_side(moving, "primary")
     assert (report.was_live, report.steps, report.pause) == (True, [], None)
 
 
 def test_a_rehearsal_writes_nothing(moving: Sides, legacy: Connection) -> None:
     legacy.execute("INSERT INTO clients (company_id, yclients_id, name) VALUES (1, 1, 'a')")
     before = _everything(moving)
-    report = switch(moving, "primary", dry_run=True)
+    report = change_live_side(moving, "primary", dry_run=True)
     assert _everything(moving) == before
     assert [step.detail for step in report.steps if "drain" in step.name] == ["1 changes"]
     legacy.execute("UPDATE clients SET name = 'b'")
@@ -86,20 +86,20 @@ def test_a_rehearsal_writes_nothing(moving: Sides, legacy: Connection) -> None:
 def test_a_transaction_that_does_not_end_is_named_and_nothing_changes(
     moving: Sides, legacy: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(switching, "QUIET", 0.1)
-    monkeypatch.setattr(switching, "ATTEMPTS", 2)
+    monkeypatch.setattr(switching, "QUIET_TIMEOUT_SECONDS", 0.1)
+    monkeypatch.setattr(switching, "CLOSE_ATTEMPTS", 2)
     with legacy.transaction():
         legacy.execute("UPDATE companies SET title = 'a'")
         with pytest.raises(ConflictError, match=f"{legacy.info.backend_pid}"):
-            switch(moving, "primary", max_pause=0.2)
+            change_live_side(moving, "primary", max_pause=0.2)
         legacy.execute("UPDATE companies SET title = 'b'")
-    assert status(moving).live == "legacy"
+    assert read_status(moving).live == "legacy"
 
 
 def test_what_is_not_copied_is_not_cut_over(sides: Sides) -> None:
     start(sides)
     with pytest.raises(ConflictError, match="transfer copy"):
-        switch(sides, "primary")
+        change_live_side(sides, "primary")
     with pytest.raises(ConflictError, match="transfer copy"):
         drain(sides)
 
@@ -107,16 +107,16 @@ def test_what_is_not_copied_is_not_cut_over(sides: Sides) -> None:
 def test_sides_that_a_switch_has_changed_between_two_looks_are_looked_at_again(
     moving: Sides, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    look = fencing.look
+    look = fencing.read_side_row
 
-    def look_late(connection: Connection) -> fencing.Row:
+    def look_late(connection: Connection) -> fencing.SideRow:
         row = look(connection)
         monkeypatch.undo()
-        switch(moving, "primary")
+        change_live_side(moving, "primary")
         return row
 
-    monkeypatch.setattr(fencing, "look", look_late)
-    assert status(moving).stage is Stage.CUT_OVER
+    monkeypatch.setattr(fencing, "read_side_row", look_late)
+    assert read_status(moving).stage is Stage.CUT_OVER
 
 
 def test_a_failure_before_the_hand_over_opens_the_old_side(
@@ -125,34 +125,34 @@ def test_a_failure_before_the_hand_over_opens_the_old_side(
     def fail(*args: object, **kwargs: object) -> None:
         raise psycopg.errors.DiskFull("no space")
 
-    monkeypatch.setattr(Replay, "apply", fail)
+    monkeypatch.setattr(ApplyCycle, "apply", fail)
     with pytest.raises(AbortedError, match="Writes are open on legacy again"):
-        switch(moving, "primary")
+        change_live_side(moving, "primary")
     legacy.execute("UPDATE companies SET title = 'b'")
-    assert status(moving).stage is Stage.RELAYING
+    assert read_status(moving).stage is Stage.RELAYING
 
 
 def test_a_pause_that_is_too_long_is_given_up(
     moving: Sides, legacy: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(switching.sequences, "advancing", lambda *_: ["SELECT pg_sleep(10)"])
+        patch.setattr(switching.sequences, "advance_statements", lambda *_: ["SELECT pg_sleep(10)"])
         with pytest.raises(AbortedError, match=r"Aborted after [0-4]\."):
-            switch(moving, "primary", max_pause=0.3)
+            change_live_side(moving, "primary", max_pause=0.3)
     legacy.execute("UPDATE companies SET title = 'c'")
-    switch(moving, "primary")
+    change_live_side(moving, "primary")
 
 
 def test_finish_leaves_no_trace(moving: Sides, legacy: Connection, primary: Connection) -> None:
-    switch(moving, "primary")
+    change_live_side(moving, "primary")
     with pytest.raises(ConflictError, match="Sessions are open on legacy"):
         finish(moving)
     legacy.close()
     finish(moving, dry_run=True)
-    assert status(moving).stage is Stage.CUT_OVER
+    assert read_status(moving).stage is Stage.CUT_OVER
     finish(moving)
     finish(moving)  # again does no harm
-    assert status(moving).stage is Stage.NOT_STARTED
+    assert read_status(moving).stage is Stage.NOT_STARTED
     for side in moving:
         with psycopg.connect(side.url) as connection:
             left = connection.execute(
@@ -160,7 +160,7 @@ def test_finish_leaves_no_trace(moving: Sides, legacy: Connection, primary: Conn
                 " + (SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'frontdesk%')"
             ).fetchone()
         assert left == (0,)
-        command.check(runner.config(side.url))  # raises where the schema is not the models'
+        command.check(runner.alembic_config(side.url))  # raises where the schema is not the models'
     primary.execute("UPDATE companies SET title = 'b'")
 
 
@@ -173,10 +173,10 @@ def test_a_relay_that_runs_ends_well_when_the_move_is_finished(moving: Sides) ->
     said: list[str] = []
     thread = Thread(target=relay, args=(moving, Event()), kwargs={"on_trouble": said.append})
     thread.start()
-    wait_until(lambda: status(moving).stage is Stage.RELAYING)
+    wait_until(lambda: read_status(moving).stage is Stage.RELAYING)
     sleep(0.3)  # a few rounds
     finish(moving)
-    thread.join(PATIENCE)
+    thread.join(WAIT_TIMEOUT_SECONDS)
     assert not thread.is_alive()
     assert said == ["The move is finished: there is nothing left to relay."]
 

@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 
 from app.cli import main
 from app.transfer.protocol.endpoints import Sides
-from tests.processes import BIN, running, wait_until
+from tests.processes import BIN, running_process, wait_until
 
 Run = Callable[..., Result]
 
@@ -57,7 +57,7 @@ def test_a_whole_move(run: Run, sides: Sides) -> None:
 
 def test_the_relay_runs_until_it_is_told_to_stop(run: Run, sides: Sides, tmp_path: Path) -> None:
     assert (run("start").exit_code, run("copy").exit_code) == (0, 0)
-    relay = running([str(BIN / "frontdesk"), "transfer", "relay"], tmp_path / "output", tmp_path)
+    relay = running_process([str(BIN / "frontdesk"), "transfer", "relay"], tmp_path / "output", tmp_path)
     with relay as process, psycopg.connect(sides.primary.url, autocommit=True) as primary:
         with psycopg.connect(sides.legacy.url) as legacy:
             legacy.execute("INSERT INTO companies (company_id, title) VALUES (1, 'Salon')")

@@ -12,14 +12,14 @@ from click.testing import CliRunner, Result
 
 from app.cli import main
 from app.transfer.copying.copy import copy
-from app.transfer.cutover.cutover import switch
+from app.transfer.cutover.cutover import change_live_side
 from app.transfer.protocol.endpoints import Side, Sides
-from app.transfer.protocol.status import status
-from app.transfer.relay.apply_cycle import pass_fence
+from app.transfer.protocol.status import read_status
+from app.transfer.relay.apply_cycle import bypass_fence
 from app.transfer.relay.relay import drain, relay
 from app.transfer.start import start
 from app.transfer.verification import verify as verifying
-from app.transfer.verification.buckets import Bucket, Key
+from app.transfer.verification.buckets import Bucket, PrimaryKey
 from app.transfer.verification.repair import repair
 from app.transfer.verification.verify import Divergence, verify
 from tests.transfer.moving import rows
@@ -53,7 +53,7 @@ def run(moving: Sides, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]
 def plant(side: Side, *statements: str) -> None:
     """Change a standby behind the move's back."""
     with closing(side.connect()) as connection, connection.transaction():
-        pass_fence(connection)
+        bypass_fence(connection)
         connection.execute("SET LOCAL search_path = public")
         for statement in statements:
             connection.execute(statement)
@@ -67,7 +67,7 @@ def test_equal_sides_are_equal_and_it_is_recorded(moving: Sides, run: Callable[.
     assert document["rows"] == CLIENTS + 2
     clients = next(table for table in document["tables"] if table["name"] == "public.clients")
     assert (clients["source_rows"], clients["standby_rows"], len(clients["root"])) == (CLIENTS, CLIENTS, 64)
-    assert status(moving).verified_equal is True
+    assert read_status(moving).verified_equal is True
     people = run("verify")
     assert "Equal." in people.stdout
     assert clients["root"][:16] in people.stdout
@@ -98,7 +98,7 @@ def test_whatever_differs_is_named_by_table_and_key_and_repaired(
     }
     expected.add(Divergence("public.dialog_contexts", ("1", "1"), "different", ("context",)))
     assert set(report.divergences) == expected
-    assert status(moving).verified_equal is False
+    assert read_status(moving).verified_equal is False
 
     result = run("verify")
     assert result.exit_code == 1
@@ -113,19 +113,19 @@ def test_whatever_differs_is_named_by_table_and_key_and_repaired(
     assert result.exit_code == 0, result.output
     assert len(json.loads(result.stdout)["found"]) == len(expected)
     assert rows(moving.primary) == rows(moving.legacy)
-    assert status(moving).verified_equal is True
-    assert status(moving).in_the_way == []
+    assert read_status(moving).verified_equal is True
+    assert read_status(moving).in_the_way == []
 
 
 def test_a_row_more_opens_its_own_bucket_only(moving: Sides, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[Bucket] = []
-    original = verifying.Pair.open
+    original = verifying.TablePair.differing_keys
 
-    def open_(pair: verifying.Pair, bucket: Bucket) -> set[Key]:
+    def open_(pair: verifying.TablePair, bucket: Bucket) -> set[PrimaryKey]:
         opened.append(bucket)
         return original(pair, bucket)
 
-    monkeypatch.setattr(verifying.Pair, "open", open_)
+    monkeypatch.setattr(verifying.TablePair, "differing_keys", open_)
     plant(moving.primary, "DELETE FROM clients WHERE id = 10")
     assert [each.key for each in verify(moving).divergences] == [("1", "10")]
     assert len(opened) == 1
@@ -136,7 +136,7 @@ def test_an_empty_table_is_told_in_full_and_repaired(moving: Sides) -> None:
     report = verify(moving)
     assert len(report.divergences) == CLIENTS + 1
     assert report.divergences[0] == Divergence("public.companies", ("1",), "different", ("title", "phone"))
-    assert repair(moving).is_well
+    assert repair(moving).succeeded
     assert rows(moving.primary) == rows(moving.legacy)
 
 
@@ -144,7 +144,7 @@ def test_what_waits_in_the_log_is_no_divergence(moving: Sides, legacy: Connectio
     legacy.execute("UPDATE clients SET name = 'later' WHERE id <= 20")
     legacy.execute("INSERT INTO clients (company_id, yclients_id, name) VALUES (1, 9001, 'new')")
     plant(moving.primary, "UPDATE clients SET name = 'wrong' WHERE id = 30")
-    report = verify(moving, patience=0.2)
+    report = verify(moving, settle_timeout=0.2)
     assert [each.key for each in report.divergences] == [("1", "30")]
     assert sum(table.waiting for table in report.tables) == 21
     drain(moving)
@@ -188,7 +188,7 @@ def test_a_verification_beside_writers_and_the_relay_gives_no_false_alarm(moving
 
 
 def test_after_the_cutover_legacy_is_compared_with_primary(moving: Sides, primary: Connection) -> None:
-    switch(moving, "primary")
+    change_live_side(moving, "primary")
     primary.execute("UPDATE clients SET name = 'x' WHERE id = 1")
     drain(moving)
     report = verify(moving)
@@ -204,10 +204,10 @@ def test_what_somebody_did_on_the_standby_is_taken_back(
     primary.execute("ALTER TABLE clients DISABLE TRIGGER frontdesk_transfer_fence")
     primary.execute("UPDATE clients SET name = 'mine' WHERE id = 3")
     primary.execute("ALTER TABLE clients ENABLE ALWAYS TRIGGER frontdesk_transfer_fence")
-    assert "changes of its own" in " ".join(status(moving).in_the_way)
+    assert "changes of its own" in " ".join(read_status(moving).in_the_way)
     result = repair(moving)
-    assert (len(result.found), result.strangers, result.is_well) == (1, 1, True)
-    assert status(moving).in_the_way == []
+    assert (len(result.found), result.standby_changes, result.succeeded) == (1, 1, True)
+    assert read_status(moving).in_the_way == []
     assert rows(moving.primary) == rows(moving.legacy)
 
 
@@ -230,7 +230,7 @@ def test_keys_of_any_type_are_compared(sides: Sides, legacy: Connection, primary
     )
     report = verify(sides)
     assert {each.kind for each in report.divergences} == {"different", "missing"}
-    assert repair(sides).is_well
+    assert repair(sides).succeeded
     assert rows(sides.primary) == rows(sides.legacy)
 
 

@@ -31,29 +31,32 @@ class Writer(Protocol):
         """Let go of the servers."""
 
 
-class Kind(NamedTuple):
+class WriterKind(NamedTuple):
     """How a writer is made, what its company holds at first, how that is read, and after how many changes
     it has done all that it does."""
 
     make: Callable[[list[str], int, str, Journal, int], Writer]
     empty: State
     read: Callable[[psycopg.Connection[Any], int], State]
-    all_in: int
+    changes_per_cycle: int
 
 
 FILES = ("stop", "pause", "paused", "log", "done")
 
-KINDS: dict[str, Kind] = {
+KINDS: dict[str, WriterKind] = {
     **dict.fromkeys(
-        driver_writer.KINDS, Kind(driver_writer.DriverWriter, driver_writer.EMPTY, driver_writer.read, 15)
+        driver_writer.KINDS,
+        WriterKind(driver_writer.DriverWriter, driver_writer.EMPTY, driver_writer.read, 15),
     ),
-    **dict.fromkeys(psql_writer.KINDS, Kind(psql_writer.PsqlWriter, psql_writer.EMPTY, psql_writer.read, 15)),
-    salon_writer.KIND: Kind(salon_writer.SalonWriter, salon_writer.EMPTY, salon_writer.read, 44),
+    **dict.fromkeys(
+        psql_writer.KINDS, WriterKind(psql_writer.PsqlWriter, psql_writer.EMPTY, psql_writer.read, 15)
+    ),
+    salon_writer.KIND: WriterKind(salon_writer.SalonWriter, salon_writer.EMPTY, salon_writer.read, 44),
 }
 
 
-def write(path: Path, company: int, name: str, seed: int, rest: float, urls: list[str]) -> None:
-    """Write in this process, as the kind of that name; `rest`: seconds between two small transactions."""
+def write(path: Path, company: int, name: str, seed: int, delay: float, urls: list[str]) -> None:
+    """Write in this process, as the kind of that name; `delay`: seconds between two small transactions."""
     stop, pause, paused, log, done = (Path(f"{path}.{word}") for word in FILES)
     os.dup2(os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT), 2)
     kind = KINDS[name]
@@ -70,6 +73,6 @@ def write(path: Path, company: int, name: str, seed: int, rest: float, urls: lis
         if writer.change():
             now = time.monotonic()
             longest, last = max(longest, now - last), now
-            time.sleep(rest if name != salon_writer.KIND else 0)
+            time.sleep(delay if name != salon_writer.KIND else 0)
     writer.close()
     done.write_text(json.dumps({"longest": longest}))

@@ -9,18 +9,18 @@ from pathlib import Path
 import psycopg
 
 from app.transfer.protocol.endpoints import Side, Sides
-from tests.processes import PATIENCE, wait_until
+from tests.processes import WAIT_TIMEOUT_SECONDS, wait_until
 from tests.transfer import controllers
 from tests.transfer.journals import Journal
 from tests.transfer.writers import KINDS, write
 
 
-class Crew:
+class WriterProcesses:
     """A process for each kind of writer; the first has company 1, and each has a journal."""
 
-    def __init__(self, sides: Sides, folder: Path, seed: int, rest: float, kinds: Sequence[str]) -> None:
+    def __init__(self, sides: Sides, folder: Path, seed: int, delay: float, kinds: Sequence[str]) -> None:
         self._urls = [side.url for side in sides]
-        self._folder, self._seed, self._rest = folder, seed, rest
+        self._folder, self._seed, self._delay = folder, seed, delay
         self.kinds = dict(enumerate(kinds, start=1))  # by company
         self._processes: dict[int, BaseProcess] = {}
         self._started = 0
@@ -32,7 +32,7 @@ class Crew:
         self._started += 1
         seed = 1000 * self._seed + self._started
         self._processes[company] = controllers.start(
-            write, self._journal(company), company, self.kinds[company], seed, self._rest, self._urls
+            write, self._journal(company), company, self.kinds[company], seed, self._delay, self._urls
         )
 
     def kill(self, company: int) -> None:
@@ -40,10 +40,10 @@ class Crew:
         self._processes[company].kill()
         self._processes[company].join()
 
-    def write_on(self, changes: int = 0) -> None:
+    def wait_for_changes(self, changes: int = 0) -> None:
         """Wait until each has made so many more changes; without a number, all that it does."""
         wanted = {
-            company: self._acknowledged(company) + (changes or KINDS[name].all_in)
+            company: self._acknowledged(company) + (changes or KINDS[name].changes_per_cycle)
             for company, name in self.kinds.items()
         }
         wait_until(lambda: all(self._acknowledged(company) >= number for company, number in wanted.items()))
@@ -64,7 +64,7 @@ class Crew:
         longest = 0.0
         for company, process in self._processes.items():
             self._file(company, "stop").touch()
-            process.join(PATIENCE)
+            process.join(WAIT_TIMEOUT_SECONDS)
             assert process.exitcode == 0, self._said(company)
             longest = max(longest, json.loads(self._file(company, "done").read_text())["longest"])
         return longest
@@ -114,18 +114,18 @@ class Crew:
 
 
 @contextmanager
-def writing(
-    sides: Sides, folder: Path, seed: int = 1, rest: float = 0.0, kinds: Sequence[str] = tuple(KINDS)
-) -> Iterator[Crew]:
-    """A writer of each kind at work, on legacy at first; `rest`: seconds between small transactions."""
-    crew = Crew(sides, folder, seed, rest, kinds)
+def running_writers(
+    sides: Sides, folder: Path, seed: int = 1, delay: float = 0.0, kinds: Sequence[str] = tuple(KINDS)
+) -> Iterator[WriterProcesses]:
+    """A writer of each kind at work, on legacy at first; `delay`: seconds between small transactions."""
+    crew = WriterProcesses(sides, folder, seed, delay, kinds)
     with psycopg.connect(sides.legacy.url) as connection:
         for company in crew.kinds:
             connection.execute("INSERT INTO companies (company_id, title) VALUES (%s, 'Salon')", (company,))
     try:
         for company in crew.kinds:
             crew.start(company)
-        crew.write_on(1)
+        crew.wait_for_changes(1)
         yield crew
     finally:
         crew.end()

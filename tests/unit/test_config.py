@@ -87,7 +87,7 @@ def test_what_is_no_postgresql_url_is_refused_in_production(load: Any, url: str)
     "url", [URL, "postgres://db/x", "postgresql+psycopg://me@db/x", "postgresql:///x?host=/tmp/socket"]
 )
 def test_a_postgresql_url_is_accepted(load: Any, url: str) -> None:
-    assert embedded_server.url_of(
+    assert embedded_server.resolve_database_url(
         load(ENVIRONMENT="production", SENTRY_ENABLED="false", DATABASE_URL=url)
     ).startswith("postgres")
 
@@ -101,7 +101,7 @@ def test_sentry_may_be_off_in_production_only_on_purpose(load: Any) -> None:
 def test_no_secret_is_shown(load: Any) -> None:
     settings = load(DATABASE_URL=URL, HEALTH_TOKEN="Trillian", YCLIENTS_USER_TOKEN="Trillian")
     assert "Trillian" not in repr(settings) + str(settings) + repr(settings.model_dump())
-    assert "Trillian" in embedded_server.url_of(settings)
+    assert "Trillian" in embedded_server.resolve_database_url(settings)
 
 
 def test_an_env_file_is_read_in_development_only(load: Any, tmp_path: Path) -> None:
@@ -113,7 +113,7 @@ def test_an_env_file_is_read_in_development_only(load: Any, tmp_path: Path) -> N
 
 def test_secrets_may_come_from_files(load: Any, tmp_path: Path) -> None:
     (tmp_path / "database_url").write_text(URL)
-    assert embedded_server.url_of(load(SECRETS_DIR=str(tmp_path))) == URL
+    assert embedded_server.resolve_database_url(load(SECRETS_DIR=str(tmp_path))) == URL
     with pytest.raises(ConfigurationError, match="SECRETS_DIR"):
         load(SECRETS_DIR=str(tmp_path / "missing"))
 

@@ -9,7 +9,7 @@ import pytest
 import sqlalchemy.exc
 
 from app import errors
-from app.errors import ClientDeadlineExceeded, FrontdeskError, InvalidInputError, from_driver
+from app.errors import ClientDeadlineExceeded, FrontdeskError, InvalidInputError, to_frontdesk_error
 
 CODES = {
     "invalid",
@@ -74,7 +74,7 @@ def test_every_code_of_the_contract_is_in_use() -> None:
 def test_a_sqlstate_decides(sqlstate: str, code: str, retryable: bool) -> None:
     raw = raised(sqlstate)
     for error in (raw, sqlalchemy.exc.DBAPIError("SELECT", {"phone": "+79686484488"}, raw)):
-        ours = from_driver(error)
+        ours = to_frontdesk_error(error)
         assert (ours.code, ours.retryable) == (code, retryable)
         assert "9686484488" not in ours.message
 
@@ -91,8 +91,8 @@ def test_a_sqlstate_decides(sqlstate: str, code: str, retryable: bool) -> None:
     ],
 )
 def test_without_a_sqlstate_the_kind_decides(error: Exception, code: str) -> None:
-    assert from_driver(error).code == code
-    assert "9686484488" not in from_driver(error).message
+    assert to_frontdesk_error(error).code == code
+    assert "9686484488" not in to_frontdesk_error(error).message
 
 
 def test_wrong_fields_are_all_in_the_message() -> None:

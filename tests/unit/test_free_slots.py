@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.data_layer.free_slots import Period, free_starts, local_day
+from app.data_layer.free_slots import TimeRange, free_starts, local_day
 
 QUARTER = timedelta(minutes=15)
 # Zone, and a day on which its clocks change (none where they never do).
@@ -51,7 +51,7 @@ def clock(quarters: int) -> str:
 
 
 @st.composite
-def working_days(draw: st.DrawFn) -> tuple[str, date, list[dict[str, str]], list[Period]]:
+def working_days(draw: st.DrawFn) -> tuple[str, date, list[dict[str, str]], list[TimeRange]]:
     """A zone, a day in it, working intervals, and taken times of any length around the day."""
     zone, day = draw(st.sampled_from(ZONES))
     bounds = draw(st.lists(st.integers(0, 96), max_size=6, unique=True).map(sorted))
@@ -80,7 +80,7 @@ def is_skipped_or_repeated(day: date, wall: str, zone: ZoneInfo) -> bool:
 @settings(max_examples=300)
 @given(working_days(), st.integers(1, 12))
 def test_a_start_is_free_when_the_wall_clock_is_in_the_interval_and_nobody_else_is(
-    case: tuple[str, date, list[dict[str, str]], list[Period]], quarters: int
+    case: tuple[str, date, list[dict[str, str]], list[TimeRange]], quarters: int
 ) -> None:
     zone_name, day, intervals, taken = case
     zone = ZoneInfo(zone_name)

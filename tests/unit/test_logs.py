@@ -93,7 +93,7 @@ def test_a_program_that_has_set_up_logging_keeps_its_own() -> None:
 
 def test_a_command_writes_nothing_but_what_it_says() -> None:
     with a_program() as stream:
-        logs.keep_quiet()
+        logs.disable_last_resort_handler()
         logging.getLogger("app.x").error("not for the person at the terminal")
         assert stream.getvalue() == ""
 
@@ -120,7 +120,7 @@ def test_addresses_that_people_asked_for_are_not_logged() -> None:
 )
 def test_gunicorn_does_not_quote_what_a_client_sent(line: str) -> None:
     record = logging.LogRecord("gunicorn.error", logging.WARNING, "", 0, line, (), None)
-    assert log_redaction.hide_requests(record)
+    assert log_redaction.request_redaction_filter(record)
     assert "Anna" not in record.getMessage()
     assert record.getMessage()[:10] == line[:10]
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.yclients.api.paging import AHEAD, Listing, in_order
-from app.yclients.api.responses import Answer
+from app.yclients.api.paging import MAX_CONCURRENT_REQUESTS, PagedList, map_in_order
+from app.yclients.api.responses import ApiResponse
 
 SIZE = 10
 Change = Callable[[list[int]], None]
@@ -17,7 +17,7 @@ Change = Callable[[list[int]], None]
 
 @pytest.fixture(scope="module")
 def executor() -> Iterator[Executor]:
-    with ThreadPoolExecutor(AHEAD) as executor:
+    with ThreadPoolExecutor(MAX_CONCURRENT_REQUESTS) as executor:
         yield executor
 
 
@@ -33,11 +33,11 @@ class Upstream:
         self._counts = counts
         self._cap = cap
 
-    def page(self, number: int) -> Answer:
+    def page(self, number: int) -> ApiResponse:
         self.requests.append(number)
         self._changes.get(len(self.requests), lambda ids: None)(self.ids)
         rows = [{"id": each} for each in self.ids[(number - 1) * self._cap : number * self._cap]]
-        return Answer(rows, len(self.ids) if self._counts else None)
+        return ApiResponse(rows, len(self.ids) if self._counts else None)
 
 
 class OneAtATime(Executor):
@@ -53,8 +53,8 @@ class OneAtATime(Executor):
         return Lazy()
 
 
-def read(upstream: Upstream, executor: Executor) -> tuple[Listing, list[int]]:
-    listing = Listing(executor, upstream.page, SIZE)
+def read(upstream: Upstream, executor: Executor) -> tuple[PagedList, list[int]]:
+    listing = PagedList(executor, upstream.page, SIZE)
     return listing, [row["id"] for rows in listing for row in rows]
 
 
@@ -64,7 +64,7 @@ def test_every_row_comes_once_and_in_order(executor: Executor, count: int, count
     listing, ids = read(Upstream(count, counts=counts), executor)
     assert ids == list(range(count))
     assert listing.is_complete
-    assert listing.seen == set(ids)
+    assert listing.seen_ids == set(ids)
 
 
 def test_a_short_list_takes_one_request(executor: Executor) -> None:
@@ -92,7 +92,7 @@ def test_a_row_that_slipped_to_a_page_already_read_is_found_in_a_second_reading(
     listing, ids = read(upstream, OneAtATime())
     assert 20 in ids  # the one that slipped from the third page to the second
     assert listing.is_complete
-    assert listing.seen == {*range(35)}
+    assert listing.seen_ids == {*range(35)}
 
 
 def test_a_row_moved_to_the_end_does_not_hide_another() -> None:
@@ -111,7 +111,7 @@ def test_a_list_that_never_rests_is_not_complete() -> None:
 def test_a_count_that_promises_more_than_there_is_makes_it_incomplete() -> None:
     upstream = Upstream(15)
     page = upstream.page
-    listing = Listing(OneAtATime(), lambda number: Answer(page(number).rows, 99), SIZE)
+    listing = PagedList(OneAtATime(), lambda number: ApiResponse(page(number).rows, 99), SIZE)
     assert [len(rows) for rows in listing] == [10, 5, 10, 5]
     assert not listing.is_complete
 
@@ -119,7 +119,7 @@ def test_a_count_that_promises_more_than_there_is_makes_it_incomplete() -> None:
 def test_a_count_that_is_too_small_does_not_end_the_list_early() -> None:
     upstream = Upstream(35)
     page = upstream.page
-    listing = Listing(OneAtATime(), lambda number: Answer(page(number).rows, 10), SIZE)
+    listing = PagedList(OneAtATime(), lambda number: ApiResponse(page(number).rows, 10), SIZE)
     assert sum(len(rows) for rows in listing) == 35
 
 
@@ -127,36 +127,36 @@ def test_the_same_page_again_and_again_comes_to_an_end() -> None:
     rows = [{"id": each} for each in range(SIZE)]
     requests: list[int] = []
 
-    def page(number: int) -> Answer:
+    def page(number: int) -> ApiResponse:
         requests.append(number)
-        return Answer(rows, 1000)
+        return ApiResponse(rows, 1000)
 
-    listing = Listing(OneAtATime(), page, SIZE)
+    listing = PagedList(OneAtATime(), page, SIZE)
     assert list(listing) == [rows] * 4
     assert requests == [1, 2, 1, 2]
     assert not listing.is_complete
 
 
 def test_rows_without_an_id_count_as_rows(executor: Executor) -> None:
-    listing = Listing(executor, lambda number: Answer([{"id": "1"}, {}, 7], 3), SIZE)
+    listing = PagedList(executor, lambda number: ApiResponse([{"id": "1"}, {}, 7], 3), SIZE)
     assert [len(rows) for rows in listing] == [3]
     assert listing.is_complete
-    assert listing.seen == {1}
+    assert listing.seen_ids == {1}
 
 
 @given(calls=st.lists(st.integers(), max_size=20), stop=st.integers(0, 20))
 def test_in_order_answers_in_order_and_stops_when_it_is_left(
     executor: Executor, calls: list[int], stop: int
 ) -> None:
-    assert list(in_order(executor, lambda n: n * 2, calls)) == [n * 2 for n in calls]
+    assert list(map_in_order(executor, lambda n: n * 2, calls)) == [n * 2 for n in calls]
     started: list[int] = []
 
     def note(call: int) -> int:
         started.append(call)
         return call
 
-    answers = in_order(executor, note, calls)
+    answers = map_in_order(executor, note, calls)
     taken = [answer for answer, _ in zip(answers, range(stop), strict=False)]
     answers.close()  # type: ignore[attr-defined] # a generator is what it is
     assert taken == calls[:stop]
-    assert len(started) <= stop + AHEAD + 1
+    assert len(started) <= stop + MAX_CONCURRENT_REQUESTS + 1

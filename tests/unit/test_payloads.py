@@ -11,16 +11,16 @@ from app.errors import InvalidInputError
 from app.yclients.mapping.countries import country_code
 from app.yclients.mapping.entities import (
     BOOKINGS,
-    BY_NAME,
     CLIENTS,
     COMPANY,
+    KINDS_BY_NAME,
     SCHEDULES,
     SERVICE_CATEGORIES,
     SERVICES,
     STAFF,
-    Kind,
+    EntityKind,
 )
-from app.yclients.mapping.fields import Context
+from app.yclients.mapping.fields import MappingContext
 
 COMPANY_ID = 4564
 RECORD = {
@@ -61,15 +61,17 @@ RECORD = {
 }
 
 
-def read(kind: Kind, payload: Any, staff_id: int | None = None) -> tuple[dict[str, Any], dict[str, str]]:
+def read(
+    kind: EntityKind, payload: Any, staff_id: int | None = None
+) -> tuple[dict[str, Any], dict[str, str]]:
     """The row as it would be stored, and the warnings."""
-    context = Context(COMPANY_ID, ZoneInfo("Europe/Moscow"), staff_id)
+    context = MappingContext(COMPANY_ID, ZoneInfo("Europe/Moscow"), staff_id)
     mapped = kind.map_payload(payload, context)
     values, reasons = kind.validate(mapped.row, COMPANY_ID, "RU")
     return values, mapped.warnings | reasons
 
 
-def row(kind: Kind, payload: Any, staff_id: int | None = None) -> dict[str, Any]:
+def row(kind: EntityKind, payload: Any, staff_id: int | None = None) -> dict[str, Any]:
     values, warnings = read(kind, payload, staff_id)
     assert warnings == {}
     return values
@@ -363,8 +365,8 @@ class TestPartialPayloads:
     def test_a_key_that_is_not_there_leaves_its_column_alone(self) -> None:
         assert row(CLIENTS, {"id": 1, "name": "Иван"}).keys() == {"yclients_id", "name", "deleted_at"}
 
-    @pytest.mark.parametrize("kind", BY_NAME.values(), ids=str)
-    def test_unknown_fields_are_no_matter(self, kind: Kind) -> None:
+    @pytest.mark.parametrize("kind", KINDS_BY_NAME.values(), ids=str)
+    def test_unknown_fields_are_no_matter(self, kind: EntityKind) -> None:
         known = {"id": 4564, "title": "x", "name": "x", "date": "2026-11-21 10:00:00"}
         assert row(kind, known, 9) == row(kind, known | {"unheard": {"of": [1]}, "": None}, 9)
 

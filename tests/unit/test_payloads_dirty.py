@@ -8,11 +8,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from app.errors import InvalidInputError
-from app.yclients.mapping.entities import BY_NAME, Kind
-from app.yclients.mapping.fields import Context
+from app.yclients.mapping.entities import KINDS_BY_NAME, EntityKind
+from app.yclients.mapping.fields import MappingContext
 
 COMPANY_ID = 4564
-CONTEXT = Context(COMPANY_ID, ZoneInfo("Europe/Moscow"), staff_id=9)
+CONTEXT = MappingContext(COMPANY_ID, ZoneInfo("Europe/Moscow"), staff_id=9)
 KEYS = [
     *("address", "active", "activity_id", "amount", "api_id", "attendance", "balance", "birth_date"),
     *("category_id", "client", "comment", "company_id", "cost", "country", "date", "datetime", "deleted"),
@@ -55,11 +55,11 @@ json_values = st.recursive(
     max_leaves=12,
 )
 payloads = st.dictionaries(st.sampled_from(KEYS) | st.text(max_size=5), json_values, max_size=10)
-kinds = st.sampled_from(list(BY_NAME.values()))
+kinds = st.sampled_from(list(KINDS_BY_NAME.values()))
 
 
 @given(kind=kinds, payload=payloads)
-def test_a_payload_becomes_a_row_or_a_reason(kind: Kind, payload: dict[str, Any]) -> None:
+def test_a_payload_becomes_a_row_or_a_reason(kind: EntityKind, payload: dict[str, Any]) -> None:
     mapped = kind.map_payload(payload, CONTEXT)
     try:
         values, warnings = kind.validate(mapped.row, COMPANY_ID, "RU")
@@ -72,11 +72,14 @@ def test_a_payload_becomes_a_row_or_a_reason(kind: Kind, payload: dict[str, Any]
 
 
 @given(kind=kinds, junk=payloads)
-@example(BY_NAME["bookings"], {"services": [{"id": 1, "amount": "x", "cost": "y"}, {}, 3], "length": "z"})
 @example(
-    BY_NAME["services"], {"staff": [{"id": None, "seance_length": "x"}, None], "price_min": 5, "price_max": 4}
+    KINDS_BY_NAME["bookings"], {"services": [{"id": 1, "amount": "x", "cost": "y"}, {}, 3], "length": "z"}
 )
-def test_no_optional_field_ever_costs_the_row(kind: Kind, junk: dict[str, Any]) -> None:
+@example(
+    KINDS_BY_NAME["services"],
+    {"staff": [{"id": None, "seance_length": "x"}, None], "price_min": 5, "price_max": 4},
+)
+def test_no_optional_field_ever_costs_the_row(kind: EntityKind, junk: dict[str, Any]) -> None:
     payload = {k: v for k, v in junk.items() if k != "company_id"} | SOUND[kind.name]
     values, _ = kind.validate(kind.map_payload(payload, CONTEXT).row, COMPANY_ID, "RU")
     assert kind.schema.required <= values.keys()
@@ -86,7 +89,7 @@ def test_no_optional_field_ever_costs_the_row(kind: Kind, junk: dict[str, Any]) 
     kind=kinds,
     row=payloads | st.dictionaries(st.sampled_from(["yclients_id", "services", "a.b"]), json_values),
 )
-def test_a_row_of_ours_is_stored_or_refused(kind: Kind, row: dict[str, Any]) -> None:
+def test_a_row_of_ours_is_stored_or_refused(kind: EntityKind, row: dict[str, Any]) -> None:
     try:
         values, _ = kind.validate(row, COMPANY_ID, "RU")
     except InvalidInputError:
@@ -95,7 +98,7 @@ def test_a_row_of_ours_is_stored_or_refused(kind: Kind, row: dict[str, Any]) -> 
 
 
 @given(kind=kinds, secret=st.text("бвгджзлмн", min_size=8, max_size=20), key=st.sampled_from(KEYS))
-def test_no_reason_shows_a_value(kind: Kind, secret: str, key: str) -> None:
+def test_no_reason_shows_a_value(kind: EntityKind, secret: str, key: str) -> None:
     for value in (secret, [secret], {secret: secret}, {"id": secret}, [{"id": secret, "cost": secret}]):
         mapped = kind.map_payload(SOUND[kind.name] | {key: value}, CONTEXT)
         try:
@@ -105,7 +108,7 @@ def test_no_reason_shows_a_value(kind: Kind, secret: str, key: str) -> None:
         assert secret not in repr(mapped.warnings | reasons)
 
 
-@pytest.mark.parametrize("kind", BY_NAME.values(), ids=str)
-def test_reading_a_payload_twice_gives_the_same_row(kind: Kind) -> None:
+@pytest.mark.parametrize("kind", KINDS_BY_NAME.values(), ids=str)
+def test_reading_a_payload_twice_gives_the_same_row(kind: EntityKind) -> None:
     payload = SOUND[kind.name] | {"deleted": 1, "slots": [{"from": "10:00", "to": "12:00"}]}
     assert kind.map_payload(payload, CONTEXT) == kind.map_payload(payload, CONTEXT)

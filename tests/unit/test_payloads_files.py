@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.yclients.importing.json_stream import BLOCK, LONGEST_VALUE
-from app.yclients.importing.row_reader import BrokenFileError, NotARow, RowReader
+from app.yclients.importing.json_stream import BLOCK_BYTES, MAX_VALUE_LENGTH
+from app.yclients.importing.row_reader import BrokenFileError, InvalidLine, RowReader
 from app.yclients.mapping.values import UNREADABLE
 
 ROWS = [{"id": 1, "name": "Анна"}, {"id": 2, "name": "Ира", "tags": [[1, 2.5], {"a": None}]}]
@@ -96,7 +96,7 @@ def test_an_answer_without_rows_is_no_error(write: Any, content: str) -> None:
         (b'{"success": true, "data": [{"id": 1', "truncated"),
         (b"[" * 1_000_000, "nested too deeply"),
         (b'{"data": [' + b'{"a":' * 100_000, "nested too deeply"),
-        (b'[{"comment": "' + b"x" * (LONGEST_VALUE + 200_000), "a value of more than 8 MB"),
+        (b'[{"comment": "' + b"x" * (MAX_VALUE_LENGTH + 200_000), "a value of more than 8 MB"),
     ],
 )
 def test_what_holds_no_rows_says_why(write: Any, content: bytes, reason: str) -> None:
@@ -161,7 +161,7 @@ def test_a_broken_line_costs_only_itself(write: Any) -> None:
 
 def test_lines_may_begin_with_a_broken_one(write: Any) -> None:
     rows = list(RowReader(write('oops\n{"id": 2}\n', "rows.ndjson")))
-    assert isinstance(rows[0], NotARow)
+    assert isinstance(rows[0], InvalidLine)
     assert rows[1] == {"id": 2}
 
 
@@ -190,7 +190,7 @@ def test_how_far_it_is_can_be_asked(write: Any) -> None:
             st.text() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.none(),
         )
     ),
-    filler=st.integers(BLOCK - 40, BLOCK + 40),
+    filler=st.integers(BLOCK_BYTES - 40, BLOCK_BYTES + 40),
     cut=st.integers(0, 200),
 )
 def test_a_cut_loses_only_what_comes_after_it(write: Any, rows: list[Any], filler: int, cut: int) -> None:

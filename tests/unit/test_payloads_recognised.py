@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from app.yclients.importing.detect_entity import recognise, staff_id_in
+from app.yclients.importing.detect_entity import detect_entity, staff_id_from_filename
 
 
 @pytest.mark.parametrize(
@@ -26,9 +26,9 @@ from app.yclients.importing.detect_entity import recognise, staff_id_in
     ],
 )
 def test_payloads(row: Any, name: str, kind: str) -> None:
-    shape = recognise([row], Path(name))
+    shape = detect_entity([row], Path(name))
     assert shape is not None
-    assert (shape.kind.name, shape.is_ours) == (kind, False)
+    assert (shape.kind.name, shape.has_frontdesk_columns) == (kind, False)
 
 
 @pytest.mark.parametrize(
@@ -44,20 +44,20 @@ def test_payloads(row: Any, name: str, kind: str) -> None:
     ],
 )
 def test_rows_of_ours(row: Any, name: str, kind: str) -> None:
-    shape = recognise([row], Path(name))
+    shape = detect_entity([row], Path(name))
     assert shape is not None
-    assert (shape.kind.name, shape.is_ours) == (kind, True)
+    assert (shape.kind.name, shape.has_frontdesk_columns) == (kind, True)
 
 
 @pytest.mark.parametrize(
     "row", [{"id": 1, "name": "?"}, {"yclients_id": 1, "name": "?"}, {"id": 1}, {}, 7, None]
 )
 def test_what_cannot_be_told_is_not_guessed(row: Any) -> None:
-    assert recognise([row], Path("a.json")) is None
+    assert detect_entity([row], Path("a.json")) is None
 
 
 def test_the_first_row_that_says_something_decides() -> None:
-    shape = recognise([None, {}, {"id": 1}, {"id": 1, "fired": 1}], Path("a.json"))
+    shape = detect_entity([None, {}, {"id": 1}, {"id": 1, "fired": 1}], Path("a.json"))
     assert shape is not None
     assert shape.kind.name == "staff"
 
@@ -76,4 +76,4 @@ def test_the_first_row_that_says_something_decides() -> None:
     ],
 )
 def test_whose_schedule_it_is_stands_in_the_name(name: str, staff_id: int | None) -> None:
-    assert staff_id_in(Path(name)) == staff_id
+    assert staff_id_from_filename(Path(name)) == staff_id

@@ -7,13 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.observability.metric_readings import percentile
-from app.observability.metrics import BOUNDS
+from app.observability.metrics import BUCKET_BOUNDS
 
-DURATIONS = st.lists(st.floats(min_value=BOUNDS[0], max_value=BOUNDS[-1]), min_size=1, max_size=200)
+DURATIONS = st.lists(
+    st.floats(min_value=BUCKET_BOUNDS[0], max_value=BUCKET_BOUNDS[-1]), min_size=1, max_size=200
+)
 
 
 def cumulative(durations: list[float]) -> dict[float, float]:
-    bounds = [*BOUNDS, math.inf]
+    bounds = [*BUCKET_BOUNDS, math.inf]
     counts = [0] * len(bounds)
     for duration in durations:
         counts[bisect_left(bounds, duration)] += 1
@@ -34,9 +36,9 @@ def test_there_is_none_before_the_first_query() -> None:
 
 
 def test_what_is_off_the_scale_is_shown_as_its_end() -> None:
-    assert percentile(cumulative([100_000.0]), 0.5) == BOUNDS[-1]
+    assert percentile(cumulative([100_000.0]), 0.5) == BUCKET_BOUNDS[-1]
 
 
 def test_the_scale_reaches_from_ten_microseconds_to_an_hour() -> None:
-    assert BOUNDS[0] == 0.00001
-    assert BOUNDS[-1] >= 3600
+    assert BUCKET_BOUNDS[0] == 0.00001
+    assert BUCKET_BOUNDS[-1] >= 3600

@@ -9,12 +9,12 @@ import pytest
 from app.errors import InvalidInputError
 from app.models import Base
 from app.schemas import rows
-from app.schemas.schema import Schema
+from app.schemas.schema import RowSchema
 from tests import factories
 
 COMPANY = 7
 NAIVE = datetime(2026, 1, 1)  # noqa: DTZ001 - to be refused
-SCHEMAS: dict[str, tuple[Schema, type]] = {
+SCHEMAS: dict[str, tuple[RowSchema, type]] = {
     "companies": (rows.COMPANY, factories.CompanyRow),
     "clients": (rows.CLIENT, factories.ClientRow),
     "service_categories": (rows.SERVICE_CATEGORY, factories.ServiceCategoryRow),
@@ -31,7 +31,7 @@ OURS = {"id", "company_id", "created_at", "updated_at", "search_name", "pending_
 CHILDREN = {"services": {"staff"}, "bookings": {"services", "id"}}
 
 
-def errors_of(schema: Schema, row: Any, country: str = "RU") -> dict[str, str]:
+def errors_of(schema: RowSchema, row: Any, country: str = "RU") -> dict[str, str]:
     with pytest.raises(InvalidInputError) as error:
         schema.validate(row, COMPANY, country)
     return error.value.fields

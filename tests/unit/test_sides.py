@@ -4,11 +4,16 @@ import itertools
 
 import pytest
 
-from app.database.side_state import Side, State, live
+from app.database.side_state import ObservedSide, SideState, determine_live_side
 from app.errors import ConfigurationError, FencedError, FrontdeskError, UnavailableError
 
-OPEN, CLOSING, STANDBY = State.OPEN, State.CLOSING, State.STANDBY
-FILLED, EMPTY, FOREIGN, UNREACHABLE = State.FILLED, State.EMPTY, State.FOREIGN, State.UNREACHABLE
+OPEN, CLOSING, STANDBY = SideState.OPEN, SideState.CLOSING, SideState.STANDBY
+FILLED, EMPTY, FOREIGN, UNREACHABLE = (
+    SideState.FILLED,
+    SideState.EMPTY,
+    SideState.FOREIGN,
+    SideState.UNREACHABLE,
+)
 
 
 @pytest.mark.parametrize(
@@ -40,8 +45,10 @@ FILLED, EMPTY, FOREIGN, UNREACHABLE = State.FILLED, State.EMPTY, State.FOREIGN, 
         (FILLED, STANDBY, "legacy"),
     ],
 )
-def test_the_live_side_is_known_from_what_both_say(legacy: State, primary: State, expected: str) -> None:
-    assert live(Side(legacy, 1), Side(primary, 1)) == expected
+def test_the_live_side_is_known_from_what_both_say(
+    legacy: SideState, primary: SideState, expected: str
+) -> None:
+    assert determine_live_side(ObservedSide(legacy, 1), ObservedSide(primary, 1)) == expected
 
 
 @pytest.mark.parametrize(
@@ -55,21 +62,21 @@ def test_the_live_side_is_known_from_what_both_say(legacy: State, primary: State
         (UNREACHABLE, FILLED, UnavailableError),
     ],
 )
-def test_nothing_is_guessed(legacy: State, primary: State, error: type[FrontdeskError]) -> None:
+def test_nothing_is_guessed(legacy: SideState, primary: SideState, error: type[FrontdeskError]) -> None:
     with pytest.raises(error):
-        live(Side(legacy), Side(primary))
+        determine_live_side(ObservedSide(legacy), ObservedSide(primary))
 
 
 def test_of_two_that_say_open_the_later_epoch_counts() -> None:
-    assert live(Side(OPEN, 3), Side(OPEN, 2)) == "legacy"
-    assert live(Side(OPEN, 1), Side(OPEN, 2)) == "primary"
+    assert determine_live_side(ObservedSide(OPEN, 3), ObservedSide(OPEN, 2)) == "legacy"
+    assert determine_live_side(ObservedSide(OPEN, 1), ObservedSide(OPEN, 2)) == "primary"
 
 
-@pytest.mark.parametrize(("legacy", "primary"), list(itertools.product(State, State)))
-def test_a_standby_is_never_chosen(legacy: State, primary: State) -> None:
+@pytest.mark.parametrize(("legacy", "primary"), list(itertools.product(SideState, SideState)))
+def test_a_standby_is_never_chosen(legacy: SideState, primary: SideState) -> None:
     states = {"legacy": legacy, "primary": primary}
     try:
-        name = live(Side(legacy, 1), Side(primary, 1))
+        name = determine_live_side(ObservedSide(legacy, 1), ObservedSide(primary, 1))
     except FrontdeskError:
         return
     assert states[name] is not STANDBY

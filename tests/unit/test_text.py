@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.text import fold, search_name
+from app.text import fold_case, search_name
 
 
 @pytest.mark.parametrize(
@@ -20,12 +20,12 @@ from app.text import fold, search_name
     ],
 )
 def test_writings_of_one_name_fold_alike(one: str, other: str) -> None:
-    assert fold(one) == fold(other)
+    assert fold_case(one) == fold_case(other)
 
 
 @given(st.text())
 def test_folding_twice_is_folding_once(text: str) -> None:
-    assert fold(fold(text)) == fold(text)
+    assert fold_case(fold_case(text)) == fold_case(text)
 
 
 def test_parts_that_are_missing_leave_no_gap() -> None:

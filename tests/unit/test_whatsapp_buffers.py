@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.errors import InvalidInputError
-from app.whatsapp.baileys_json import MAX_DEPTH, canonical, decode, encode
+from app.whatsapp.baileys_json import MAX_DEPTH, decode, encode, normalise_buffers
 
 
 def base64(data: bytes) -> dict[str, Any]:
@@ -56,7 +56,7 @@ def test_what_baileys_wrote_is_what_baileys_reads_whatever_the_writing(
 @given(trees(finite))
 def test_a_value_without_buffers_stays_the_very_same_object(tree: Any) -> None:
     before = json.dumps(tree)
-    assert canonical(tree) is tree
+    assert normalise_buffers(tree) is tree
     assert json.dumps(tree) == before
 
 
@@ -64,7 +64,7 @@ def test_a_value_without_buffers_stays_the_very_same_object(tree: Any) -> None:
 def test_the_given_value_is_not_changed(tree: Any) -> None:
     value = written(tree, WRITINGS[1])
     before = json.dumps(value)
-    canonical(value)
+    normalise_buffers(value)
     assert json.dumps(value) == before
 
 
@@ -95,7 +95,7 @@ def test_the_given_value_is_not_changed(tree: Any) -> None:
     ids=repr,
 )
 def test_what_only_looks_like_a_buffer_is_left_alone(value: Any) -> None:
-    assert canonical(value) is value
+    assert normalise_buffers(value) is value
     assert decode(encode(value)) == value
 
 
@@ -108,16 +108,16 @@ def test_bytes_come_in_their_own_order_and_empty_ones_too(
     value = writing(data)
     if isinstance(value, dict):
         value = dict(sorted(value.items(), reverse=True))  # as other stores reorder them
-    assert canonical({"deep": [value]}) == {"deep": [base64(data)]}
+    assert normalise_buffers({"deep": [value]}) == {"deep": [base64(data)]}
 
 
 def test_nesting_has_a_limit_far_beyond_what_baileys_writes() -> None:
     value: Any = 1
     for _ in range(MAX_DEPTH):
         value = [value]
-    assert canonical(value) is value
+    assert normalise_buffers(value) is value
     with pytest.raises(InvalidInputError, match="nested deeper"):
-        canonical([value])
+        normalise_buffers([value])
 
 
 @pytest.mark.parametrize("value", [float("nan"), {"a": float("inf")}, {"a": object()}, {("a",): 1}, {1, 2}])

@@ -8,8 +8,8 @@ import pytest
 
 from app.cli.whatsapp import whatsapp_commands
 from app.config import Settings
-from app.whatsapp.retention import GRACE, IDLE, Retention
-from app.whatsapp.session_store import LEASE, SessionStore
+from app.whatsapp.retention import DELETION_GRACE_PERIOD, IDLE_PERIOD, Retention
+from app.whatsapp.session_store import LEASE_DURATION, SessionStore
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/whatsapp.md").read_text()
@@ -30,7 +30,9 @@ def test_every_operation_is_documented_with_its_signature_and_no_other_is() -> N
 
 @pytest.mark.parametrize(("column", "profile"), [(1, "safe"), (2, "classic")])
 def test_the_table_of_retention_is_that_of_the_code(column: int, profile: str) -> None:
-    retention = Retention.of(Settings(database_url="postgresql://localhost/none", whatsapp_retention=profile))
+    retention = Retention.from_settings(
+        Settings(database_url="postgresql://localhost/none", whatsapp_retention=profile)
+    )
     table = PAGE.partition("| type | `safe`")[2].partition("\n\n")[0]
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()[2:]]
     assert len(rows) == 6
@@ -41,7 +43,7 @@ def test_the_table_of_retention_is_that_of_the_code(column: int, profile: str) -
 
 
 def test_numbers_on_the_page_are_those_of_the_code() -> None:
-    assert (GRACE.days, IDLE.days, LEASE.seconds) == (7, 180, 60)
+    assert (DELETION_GRACE_PERIOD.days, IDLE_PERIOD.days, LEASE_DURATION.seconds) == (7, 180, 60)
     assert "a week later" in PAGE
     assert "180 days without use" in PAGE
     assert "a lease of 60 seconds" in PAGE

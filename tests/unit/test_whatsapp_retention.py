@@ -8,14 +8,14 @@ from cryptography.fernet import Fernet
 from pydantic import SecretStr, ValidationError
 
 from app.config import Settings
-from app.observability.severity import Level
-from app.repositories.whatsapp_all_companies import Known
-from app.whatsapp.encryption import Vault
+from app.observability.severity import Severity
+from app.repositories.whatsapp_all_companies import SessionState
+from app.whatsapp.encryption import Cipher
 from app.whatsapp.errors import UnreadableValueError
-from app.whatsapp.health import SalonHealth, Thresholds, judge
-from app.whatsapp.import_folder import key_of
+from app.whatsapp.health import SalonHealth, Thresholds, assess_session
+from app.whatsapp.import_folder import parse_key_name
 from app.whatsapp.retention import Retention
-from app.whatsapp.session_store import TypeStatistics
+from app.whatsapp.session_store import KeyTypeStatistics
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
 NEVER = ("pre-key", "identity-key", "app-state-sync-key", "app-state-sync-version", "lid-mapping", "session")
@@ -34,7 +34,7 @@ class TestRetention:
         ],
     )
     def test_safe_is_the_default(self, key_type: str, days: int | None) -> None:
-        retention = Retention.of(settings())
+        retention = Retention.from_settings(settings())
         expected = None if days is None else NOW + timedelta(days=days)
         assert retention.expires_at(key_type, NOW) == expected
 
@@ -50,10 +50,12 @@ class TestRetention:
         ],
     )
     def test_classic_is_the_first_systems(self, key_type: str, days: int) -> None:
-        assert Retention.of(settings(whatsapp_retention="classic")).days(key_type) == days
+        assert Retention.from_settings(settings(whatsapp_retention="classic")).days(key_type) == days
 
     def test_single_types_have_settings_of_their_own(self) -> None:
-        retention = Retention.of(settings(whatsapp_retention_days="device-list=30, tctoken = never,x=1"))
+        retention = Retention.from_settings(
+            settings(whatsapp_retention_days="device-list=30, tctoken = never,x=1")
+        )
         assert [retention.days(name) for name in ("device-list", "tctoken", "x", "sender-key-memory")] == [
             30,
             None,
@@ -68,35 +70,35 @@ class TestRetention:
 
     @pytest.mark.parametrize("profile", ["safe", "classic"])
     def test_protected_types_are_cleaned_only_when_they_are_named(self, profile: Any) -> None:
-        retention = Retention.of(settings(whatsapp_retention=profile))
+        retention = Retention.from_settings(settings(whatsapp_retention=profile))
         for key_type in (*NEVER, "sender-key"):
-            assert not retention.is_cleaned(key_type, frozenset())
-            assert not retention.is_cleaned(key_type, frozenset({"device-list"}))
-            assert retention.is_cleaned(key_type, frozenset({key_type}))
-        assert retention.is_cleaned("device-list", frozenset())
+            assert not retention.is_deletable(key_type, frozenset())
+            assert not retention.is_deletable(key_type, frozenset({"device-list"}))
+            assert retention.is_deletable(key_type, frozenset({key_type}))
+        assert retention.is_deletable("device-list", frozenset())
 
 
 class TestEncryption:
     def test_the_first_key_encrypts_and_all_decrypt(self) -> None:
         old, new = Fernet.generate_key().decode(), Fernet.generate_key().decode()
-        stored = Vault([old]).lock(b"{}")
+        stored = Cipher([old]).encrypt(b"{}")
         assert stored != b"{}"
-        assert Vault([new, old]).unlock(stored) == b"{}"
-        assert not Vault([new, old]).is_current(stored)
-        assert Vault([new, old]).is_current(Vault([new, old]).lock(b"{}"))
+        assert Cipher([new, old]).decrypt(stored) == b"{}"
+        assert not Cipher([new, old]).is_current(stored)
+        assert Cipher([new, old]).is_current(Cipher([new, old]).encrypt(b"{}"))
         with pytest.raises(UnreadableValueError):
-            Vault([new]).unlock(stored)
+            Cipher([new]).decrypt(stored)
         with pytest.raises(UnreadableValueError):
-            Vault([]).unlock(stored)
+            Cipher([]).decrypt(stored)
 
     def test_what_was_stored_before_there_was_a_key_stays_readable(self) -> None:
-        assert Vault([Fernet.generate_key().decode()]).unlock(b'{"a":1}') == b'{"a":1}'
+        assert Cipher([Fernet.generate_key().decode()]).decrypt(b'{"a":1}') == b'{"a":1}'
 
     def test_keys_come_from_the_settings_with_blanks(self) -> None:
         keys = [Fernet.generate_key().decode() for _ in range(2)]
-        vault = Vault.of(settings(whatsapp_encryption_keys=SecretStr(f" {keys[0]} , {keys[1]}")))
-        assert vault.is_current(Vault(keys).lock(b"1"))
-        assert Vault.of(settings()).is_open
+        vault = Cipher.from_settings(settings(whatsapp_encryption_keys=SecretStr(f" {keys[0]} , {keys[1]}")))
+        assert vault.is_current(Cipher(keys).encrypt(b"1"))
+        assert Cipher.from_settings(settings()).is_disabled
 
 
 def salon(
@@ -109,43 +111,46 @@ def salon(
 ) -> SalonHealth:
     last = NOW - timedelta(hours=hours)
     fields = {"owner": None, "contested_at": None, "contested_by": None, "most_sessions": 50}
-    keys = {"session": TypeStatistics(sessions, 0), "device-list": TypeStatistics(total - sessions, expired)}
-    seen = Known(1, last if paired else None, critical_since=None, **{**fields, **known})
-    return judge(seen, keys, last, Thresholds.of(settings()), NOW)
+    keys = {
+        "session": KeyTypeStatistics(sessions, 0),
+        "device-list": KeyTypeStatistics(total - sessions, expired),
+    }
+    seen = SessionState(1, last if paired else None, critical_since=None, **{**fields, **known})
+    return assess_session(seen, keys, last, Thresholds.from_settings(settings()), NOW)
 
 
 class TestHealthLevels:
     @pytest.mark.parametrize(
         ("figures", "level", "reason"),
         [
-            ({}, Level.HEALTHY, None),
-            ({"paired": False}, Level.CRITICAL, "no credentials"),
-            ({"expired": 99}, Level.HEALTHY, None),
-            ({"expired": 100}, Level.WARNING, "100 expired keys"),
-            ({"expired": 249}, Level.WARNING, "249 expired keys"),
-            ({"expired": 250}, Level.CRITICAL, "250 expired keys"),
-            ({"total": 120, "expired": 60}, Level.HEALTHY, None),
-            ({"total": 120, "expired": 61}, Level.WARNING, "61 of 120 keys are expired"),
-            ({"sessions": 9}, Level.WARNING, "9 sessions where there were 50"),
-            ({"sessions": 10}, Level.HEALTHY, None),
-            ({"sessions": 9, "most_sessions": 9}, Level.HEALTHY, None),
-            ({"hours": 23.9}, Level.HEALTHY, None),
-            ({"hours": 24}, Level.WARNING, "no key written for 24 hours"),
-            ({"hours": 48}, Level.CRITICAL, "no key written for 48 hours"),
-            ({"contested_at": NOW, "owner": "a", "contested_by": "b"}, Level.WARNING, "two workers hold"),
-            ({"contested_at": NOW - timedelta(hours=2)}, Level.HEALTHY, None),
+            ({}, Severity.HEALTHY, None),
+            ({"paired": False}, Severity.CRITICAL, "no credentials"),
+            ({"expired": 99}, Severity.HEALTHY, None),
+            ({"expired": 100}, Severity.WARNING, "100 expired keys"),
+            ({"expired": 249}, Severity.WARNING, "249 expired keys"),
+            ({"expired": 250}, Severity.CRITICAL, "250 expired keys"),
+            ({"total": 120, "expired": 60}, Severity.HEALTHY, None),
+            ({"total": 120, "expired": 61}, Severity.WARNING, "61 of 120 keys are expired"),
+            ({"sessions": 9}, Severity.WARNING, "9 sessions where there were 50"),
+            ({"sessions": 10}, Severity.HEALTHY, None),
+            ({"sessions": 9, "most_sessions": 9}, Severity.HEALTHY, None),
+            ({"hours": 23.9}, Severity.HEALTHY, None),
+            ({"hours": 24}, Severity.WARNING, "no key written for 24 hours"),
+            ({"hours": 48}, Severity.CRITICAL, "no key written for 48 hours"),
+            ({"contested_at": NOW, "owner": "a", "contested_by": "b"}, Severity.WARNING, "two workers hold"),
+            ({"contested_at": NOW - timedelta(hours=2)}, Severity.HEALTHY, None),
         ],
         ids=str,
     )
-    def test_level_and_reason(self, figures: dict[str, Any], level: Level, reason: str | None) -> None:
+    def test_level_and_reason(self, figures: dict[str, Any], level: Severity, reason: str | None) -> None:
         found = salon(**figures)
         assert found.level is level
         assert (reason or "") in " ".join(found.as_dict()["reasons"])
-        assert bool(found.findings) == (level is not Level.HEALTHY)
+        assert bool(found.problems) == (level is not Severity.HEALTHY)
         assert found.as_dict()["recommendation"]
 
     def test_thresholds_are_settings(self) -> None:
-        limits = Thresholds.of(settings(whatsapp_expired_warning=5, whatsapp_silent_critical=100))
+        limits = Thresholds.from_settings(settings(whatsapp_expired_warning=5, whatsapp_silent_critical=100))
         assert (limits.expired_warning, limits.silent_critical) == (5, 100)
 
     def test_a_warning_beyond_critical_is_refused(self) -> None:
@@ -173,4 +178,4 @@ class TestHealthLevels:
     ],
 )
 def test_baileys_names_of_files_are_read(stem: str, key: tuple[str, str] | None) -> None:
-    assert key_of(stem) == key
+    assert parse_key_name(stem) == key

@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from app.config import PROJECT_ROOT
-from tests.processes import BIN, Process, answers, free_port, get, running, wait_until
+from tests.processes import BIN, Process, free_port, get, is_serving, running_process, wait_until
 
 Starter = Callable[..., tuple[Process, int]]
 
@@ -23,8 +23,8 @@ def serving(output: Path, database_url: str, *options: str) -> Iterator[tuple[Pr
     """gunicorn on a free port, from when it answers."""
     port = free_port()
     command = [str(BIN / "gunicorn"), "--bind", f"127.0.0.1:{port}", *options, "wsgi:app"]
-    with running(command, output, PROJECT_ROOT, DATABASE_URL=database_url) as process:
-        wait_until(lambda: answers(port))
+    with running_process(command, output, PROJECT_ROOT, DATABASE_URL=database_url) as process:
+        wait_until(lambda: is_serving(port))
         yield process, port
 
 

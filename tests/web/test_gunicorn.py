@@ -12,7 +12,7 @@ import psycopg
 import pytest
 
 from app.config import PROJECT_ROOT
-from tests.processes import BIN, Process, answers, free_port, get, running, wait_until
+from tests.processes import BIN, Process, free_port, get, is_serving, running_process, wait_until
 
 Starter = Callable[..., tuple[Process, int]]
 
@@ -26,7 +26,7 @@ def gunicorn(tmp_path: Path) -> Iterator[Starter]:
             port = free_port()
             command = [str(BIN / "gunicorn"), "--bind", f"127.0.0.1:{port}", *options, "wsgi:app"]
             process = stack.enter_context(
-                running(command, tmp_path / "output", PROJECT_ROOT, DATABASE_URL=database_url)
+                running_process(command, tmp_path / "output", PROJECT_ROOT, DATABASE_URL=database_url)
             )
             return process, port
 
@@ -47,7 +47,7 @@ def test_it_serves_and_gives_every_connection_back(
     gunicorn: Starter, database_url: str, options: tuple[str, ...]
 ) -> None:
     process, port = gunicorn(database_url, *options)
-    wait_until(lambda: answers(port))
+    wait_until(lambda: is_serving(port))
     for _ in range(12):
         assert get(port, "/health/ready").status_code == 200
         assert get(port, "/health/database").json()["database"]["connections"]["max"] == 3
@@ -58,7 +58,7 @@ def test_it_serves_and_gives_every_connection_back(
 
 def test_it_turns_unready_before_it_stops(gunicorn: Starter, database_url: str) -> None:
     process, port = gunicorn(database_url)
-    wait_until(lambda: answers(port))
+    wait_until(lambda: is_serving(port))
     with httpx.Client(trust_env=False) as client:
         process.send(signal.SIGTERM)
         wait_until(lambda: get(port, "/health/ready").status_code == 503)
@@ -70,11 +70,11 @@ def test_it_turns_unready_before_it_stops(gunicorn: Starter, database_url: str) 
 
 def test_a_killed_worker_is_replaced(gunicorn: Starter, database_url: str) -> None:
     process, port = gunicorn(database_url, "--preload")
-    wait_until(lambda: answers(port))
+    wait_until(lambda: is_serving(port))
     (worker,) = process.children()
     worker.kill()
     psutil.wait_procs([worker], timeout=10)
-    wait_until(lambda: len(process.children()) == 1 and answers(port))
+    wait_until(lambda: len(process.children()) == 1 and is_serving(port))
     assert get(port, "/health/ready").status_code == 200
 
 

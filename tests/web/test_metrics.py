@@ -18,7 +18,7 @@ from app import Frontdesk, Settings, create_app
 from app.config import PROJECT_ROOT
 from app.data_layer import DataLayer
 from app.observability import metrics, slow_queries
-from tests.processes import BIN, Process, answers, free_port, get, running, wait_until
+from tests.processes import BIN, Process, free_port, get, is_serving, running_process, wait_until
 from tests.web.conftest import Opener
 
 ALLOWED = "frontdesk_db_pool_max_connections"
@@ -68,7 +68,7 @@ def test_both_tell_the_same_story(client: FlaskClient, salon: DataLayer) -> None
 def test_slow_queries_are_in_the_json(
     client: FlaskClient, salon: DataLayer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(metrics, "SLOW", 0.0)
+    monkeypatch.setattr(metrics, "SLOW_QUERY_SECONDS", 0.0)
     salon.get_client_by_phone("+79681234567").unwrap()
     monkeypatch.undo()
     found: Any = client.get("/health/database/metrics").json
@@ -133,8 +133,8 @@ def workers(tmp_path_factory: pytest.TempPathFactory, new_database: Callable[[],
     folder, port = tmp_path_factory.mktemp("workers"), free_port()
     command = [str(BIN / "gunicorn"), "--bind", f"127.0.0.1:{port}", "--workers", "3", "wsgi:app"]
     environment = {"DATABASE_URL": new_database(), "PROMETHEUS_MULTIPROC_DIR": str(folder / "shared")}
-    with running(command, folder / "output", PROJECT_ROOT, **environment) as process:
-        wait_until(lambda: answers(port))
+    with running_process(command, folder / "output", PROJECT_ROOT, **environment) as process:
+        wait_until(lambda: is_serving(port))
         yield Workers(process, port, folder / "shared")
 
 
@@ -176,8 +176,8 @@ def test_what_a_killed_master_has_left_is_gone_at_the_next_start(tmp_path: Path,
     port = free_port()
     command = [str(BIN / "gunicorn"), "--bind", f"127.0.0.1:{port}", "wsgi:app"]
     environment = {"DATABASE_URL": database_url, "PROMETHEUS_MULTIPROC_DIR": str(shared)}
-    with running(command, tmp_path / "output", PROJECT_ROOT, **environment):
-        wait_until(lambda: answers(port))
+    with running_process(command, tmp_path / "output", PROJECT_ROOT, **environment):
+        wait_until(lambda: is_serving(port))
         assert not (shared / "counter_1.db").exists()
         assert not (shared / "slow_queries.json").exists()
 
@@ -186,10 +186,10 @@ def test_slow_queries_of_all_workers_are_in_one_list(
     tmp_path: Path, desk: Frontdesk, salon: DataLayer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
-    monkeypatch.setattr(metrics, "SLOW", 0.0)
+    monkeypatch.setattr(metrics, "SLOW_QUERY_SECONDS", 0.0)
     for number in range(60):
         salon.get_client_by_id(number + 1).unwrap()
-    assert len(slow_queries.last()) == 50
+    assert len(slow_queries.recent()) == 50
     assert len(json.loads((tmp_path / "slow_queries.json").read_text())) == 50
 
 

@@ -34,7 +34,7 @@ def check() -> Iterator[Check]:
 
 def test_a_thousand_at_once_cost_one_check(check: Check) -> None:
     check.gate.clear()
-    ask = SingleFlight(check, too_late=-1)
+    ask = SingleFlight(check, timeout_result=-1)
     with ThreadPoolExecutor(50) as threads:
         asked = [threads.submit(ask, deadline=60) for _ in range(1_000)]
         check.gate.set()
@@ -45,30 +45,30 @@ def test_a_thousand_at_once_cost_one_check(check: Check) -> None:
 def test_a_result_is_remembered_for_a_while_and_then_checked_anew(
     check: Check, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ask = SingleFlight(check, too_late=-1)
+    ask = SingleFlight(check, timeout_result=-1)
     assert [ask(), ask()] == [1, 1]
-    monkeypatch.setattr(single_flight, "REMEMBERED", -1.0)
+    monkeypatch.setattr(single_flight, "RESULT_TTL_SECONDS", -1.0)
     assert ask() == 2
 
 
 def test_who_asks_a_stuck_check_hears_so_and_starts_no_second_one(check: Check) -> None:
     check.gate.clear()
-    ask = SingleFlight(check, too_late=-1)
+    ask = SingleFlight(check, timeout_result=-1)
     assert [ask(deadline=0.05) for _ in range(20)] == [-1] * 20
     assert check.runs == 1
 
 
 def test_after_the_deadline_nobody_waits_at_all(check: Check) -> None:
     check.gate.clear()
-    ask = SingleFlight(check, too_late=-1)
+    ask = SingleFlight(check, timeout_result=-1)
     began = time.monotonic()
     assert ask(deadline=0.0) == -1
-    assert time.monotonic() - began < single_flight.DEADLINE
+    assert time.monotonic() - began < single_flight.CHECK_TIMEOUT_SECONDS
 
 
 def test_a_late_result_serves_those_who_ask_after_it(check: Check) -> None:
     check.gate.clear()
-    ask = SingleFlight(check, too_late=-1)
+    ask = SingleFlight(check, timeout_result=-1)
     assert ask(deadline=0.0) == -1
     check.gate.set()
     assert ask(deadline=60.0) == 1
@@ -85,9 +85,9 @@ def test_what_the_check_raises_reaches_everybody_and_the_next_check_runs(
             raise outcome
         return outcome
 
-    ask = SingleFlight(check, too_late=-1)
+    ask = SingleFlight(check, timeout_result=-1)
     for _ in range(2):
         with pytest.raises(ValueError, match="broken"):
             ask()
-    monkeypatch.setattr(single_flight, "REMEMBERED", -1.0)
+    monkeypatch.setattr(single_flight, "RESULT_TTL_SECONDS", -1.0)
     assert ask() == 7

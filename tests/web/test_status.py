@@ -222,7 +222,7 @@ def test_a_slow_query_is_there_once_with_its_worst_time_and_without_its_values(
 ) -> None:
     salon = desk_of(client).company(COMPANY)
     salon.get_client_by_phone("+79681112233").unwrap()  # the company's country is looked up, too
-    monkeypatch.setattr("app.observability.metrics.SLOW", 0.0)
+    monkeypatch.setattr("app.observability.metrics.SLOW_QUERY_SECONDS", 0.0)
     for _ in range(3):
         salon.get_client_by_phone("+79681112233").unwrap()
     monkeypatch.undo()
@@ -236,13 +236,13 @@ def test_a_slow_query_is_there_once_with_its_worst_time_and_without_its_values(
 
 def test_a_thousand_viewers_cost_one_look(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[float] = []
-    connect_alone = desk_of(client).database.connect_alone
+    connect_alone = desk_of(client).database.connect_outside_pool
 
     def counted(*arguments: int) -> object:
         made.append(time.monotonic())
         return connect_alone(*arguments)
 
-    monkeypatch.setattr(desk_of(client).database, "connect_alone", counted)
+    monkeypatch.setattr(desk_of(client).database, "connect_outside_pool", counted)
     began = time.monotonic()
     answers = at_once([lambda: client.application.test_client().get("/status").status_code] * 50)
     assert answers == [200] * 50
@@ -266,7 +266,7 @@ def test_a_full_pool_is_said_when_it_stays_full_or_lets_others_wait(
         monkeypatch.undo()
         for ago in (29, 19, 9):
             monkeypatch.setattr(time, "time", lambda ago=ago: now - ago)
-            kept._looks.append(kept.look())
+            kept._samples.append(kept.look())
             monkeypatch.undo()
         assert "The pool stays nearly full: 3 of 3 connections in use." in show(client)
     assert "All is well" in show(client)
@@ -279,12 +279,12 @@ def test_the_half_hour_is_kept_whether_anybody_watches_or_not(
     now = time.time()
     for ago in (4000, 1200, 600, 300):
         monkeypatch.setattr(time, "time", lambda ago=ago: now - ago)
-        kept._looks.append(kept.look())
+        kept._samples.append(kept.look())
     monkeypatch.undo()
-    looks = kept.with_now()
+    looks = kept.read_samples()
     assert [round(now - each.at, -1) for each in looks] == [1200, 600, 300, 0]
     assert len(history.intervals(looks)) == 3
-    lately = history.since(looks, 300.5 + time.time() - now)
+    lately = history.interval_since(looks, 300.5 + time.time() - now)
     assert lately is not None
     assert round(lately.seconds, -1) == 300
-    assert lately.happened.queries >= 0
+    assert lately.delta.queries >= 0

@@ -13,13 +13,13 @@ from werkzeug.serving import make_server
 from app import Frontdesk, Settings, create_app
 from app.migrations import runner
 from app.web.status_page import page
-from tests.processes import PATIENCE
+from tests.processes import WAIT_TIMEOUT_SECONDS
 from tests.servers import Server, execute
 from tests.web.test_status import COMPANY
 
 CHROMIUM = shutil.which("chromium")
 TOKEN = "s3cret"
-expect.set_options(timeout=PATIENCE * 1_000)
+expect.set_options(timeout=WAIT_TIMEOUT_SECONDS * 1_000)
 PARTS = [
     "Database",
     "Connection pool",
@@ -73,7 +73,7 @@ def address(server: Server) -> Iterator[str]:
     runner.upgrade(server.url)
     settings = Settings(database_url=server.url, health_token=TOKEN, postgres_connection_timeout=1000)
     with pytest.MonkeyPatch.context() as patch, Frontdesk(settings) as desk:
-        patch.setattr(page, "REFRESH", 1)
+        patch.setattr(page, "REFRESH_SECONDS", 1)
         salon = desk.company(COMPANY)
         salon.upsert_company({"title": "Salon"}).unwrap()
         salon.whatsapp.set_creds({"me": 1}, None).unwrap()
@@ -130,7 +130,7 @@ def still(page: Page, address: str) -> Page:
     """What the page shows now, in a page beside it that does not reload while it is looked at."""
     beside = page.context.new_page()
     answer = httpx.get(
-        address, headers={"Authorization": f"Bearer {TOKEN}"}, trust_env=False, timeout=PATIENCE
+        address, headers={"Authorization": f"Bearer {TOKEN}"}, trust_env=False, timeout=WAIT_TIMEOUT_SECONDS
     )
     beside.set_content(answer.text.replace('http-equiv="refresh"', ""))
     return beside

@@ -19,7 +19,7 @@ from app.data_layer import DataLayer
 from app.observability import sentry
 from app.web.routes import webhooks as webhooks_module
 from tests.factories import NewBookingRow, NewClientRow
-from tests.processes import BIN, answers, free_port, running, wait_until
+from tests.processes import BIN, free_port, is_serving, running_process, wait_until
 
 SECRET = "".join(["the", "-sec", "ret"])
 PHONE = "+7968" + "6484488"
@@ -224,14 +224,14 @@ class TestAtTheDoor:
         assert web.post(f"/webhooks/yclients/{SECRET}", data=body).status_code == 400
 
     def test_a_body_without_end_is_refused(self, web: FlaskClient) -> None:
-        body = b'{"company_id": 1, "resource": "' + b"x" * webhooks_module.LARGEST_BODY + b'"}'
+        body = b'{"company_id": 1, "resource": "' + b"x" * webhooks_module.MAX_BODY_BYTES + b'"}'
         assert web.post(f"/webhooks/yclients/{SECRET}", data=body).status_code == 413
 
 
 class TestWhenItCannotBeStored:
     def test_it_is_to_be_sent_again(self, monkeypatch: pytest.MonkeyPatch) -> None:
         captured: list[BaseException] = []
-        monkeypatch.setattr(sentry, "capture", lambda error, **tags: captured.append(error))
+        monkeypatch.setattr(sentry, "capture_exception", lambda error, **tags: captured.append(error))
         nowhere = Settings(
             database_url="postgresql://someone@127.0.0.1:1/nowhere",
             postgres_connection_timeout=300,
@@ -256,7 +256,7 @@ class TestWhenItCannotBeStored:
         def stumble(*_: object) -> None:
             raise RuntimeError(PHONE)
 
-        monkeypatch.setattr(webhooks_module, "take_event", stumble)
+        monkeypatch.setattr(webhooks_module, "handle_event", stumble)
         caplog.set_level(logging.DEBUG)
         answer = tell("client", "create", CLIENT)
         assert answer.status_code == 503
@@ -280,8 +280,8 @@ def test_gunicorn_logs_the_address_without_its_secret(database_url: str, tmp_pat
     options = ["--access-logfile", "-", "--log-level", "debug", "--bind", f"127.0.0.1:{port}"]
     environment = {"DATABASE_URL": database_url, "YCLIENTS_WEBHOOK_SECRET": SECRET}
     command = [str(BIN / "gunicorn"), *options, "wsgi:app"]
-    with running(command, tmp_path / "output", PROJECT_ROOT, **environment) as process:
-        wait_until(lambda: answers(port))
+    with running_process(command, tmp_path / "output", PROJECT_ROOT, **environment) as process:
+        wait_until(lambda: is_serving(port))
         url = f"http://127.0.0.1:{port}/webhooks/yclients/{SECRET}"
         headers = {"Referer": url}
         assert httpx.post(url, content=b"{}", headers=headers, trust_env=False).status_code == 400

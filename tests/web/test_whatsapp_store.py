@@ -13,7 +13,7 @@ from werkzeug.test import TestResponse
 from app import Frontdesk, Settings
 from app.frontdesk import Salon
 from app.web import create_app
-from app.web.routes.whatsapp import MAX_BODY
+from app.web.routes.whatsapp import MAX_BODY_BYTES
 
 BUFFER = {"type": "Buffer", "data": "AQID"}
 TOKEN = "t0ken"
@@ -194,14 +194,14 @@ class TestBadInput:
         assert salon.whatsapp.statistics().unwrap().total == 0
 
     def test_so_is_one_of_unknown_length(self, client: FlaskClient, path: str, salon: Salon) -> None:
-        body = b'{"session": {"a": "' + b"x" * (MAX_BODY + 10) + b'"}}'
+        body = b'{"session": {"a": "' + b"x" * (MAX_BODY_BYTES + 10) + b'"}}'
         stream = {"wsgi.input": io.BytesIO(body), "wsgi.input_terminated": True, "CONTENT_LENGTH": ""}
         response = client.post(f"{path}/keys/set", environ_overrides=stream)
         assert (response.status_code, code(response)) == (413, "too_large")
         assert salon.whatsapp.statistics().unwrap().total == 0
 
     def test_a_body_just_small_enough_is_stored(self, client: FlaskClient, path: str) -> None:
-        value = "x" * (MAX_BODY - 100)
+        value = "x" * (MAX_BODY_BYTES - 100)
         assert client.post(f"{path}/keys/set", json={"big": {"a": value}}).status_code == 204
 
 

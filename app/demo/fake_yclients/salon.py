@@ -7,7 +7,7 @@ from random import Random
 from typing import Any
 from zoneinfo import ZoneInfo
 
-Row = dict[str, Any]
+Payload = dict[str, Any]
 
 ZONE = ZoneInfo("Europe/Moscow")
 FIRST_CLIENT, FIRST_RECORD = 10_000_000, 500_000_000
@@ -16,12 +16,12 @@ DAYS_BACK, DAYS_AHEAD = 60, 30  # where the records are, from today
 
 NAMES = ("Анна", "Мария", "Ольга", "Елена", "Ирина", "Наталья", "Татьяна", "Дарья", "Юлия", "Алёна")
 SURNAMES = ("Иванова", "Петрова", "Сидорова", "Кузнецова", "Попова", "Смирнова", "Ёлкина", "Волкова")
-CRAFTS = ("Стрижка", "Окрашивание", "Маникюр", "Педикюр", "Укладка", "Массаж", "Брови", "Ресницы")
+SERVICE_TITLES = ("Стрижка", "Окрашивание", "Маникюр", "Педикюр", "Укладка", "Массаж", "Брови", "Ресницы")
 POSITIONS = ("Парикмахер", "Колорист", "Мастер маникюра", "Косметолог", "Массажист")
 
 
 @dataclass(frozen=True)
-class Sizes:
+class RowCounts:
     """How many rows of each kind."""
 
     clients: int = 20_000
@@ -31,31 +31,33 @@ class Sizes:
     records: int = 30_000
 
 
-class Salon:
+class FakeSalon:
     """The rows by id, as payloads. Change them under `lock`, or with `put` and `delete`."""
 
     def __init__(
-        self, company_id: int, sizes: Sizes | None = None, seed: int = 1, today: date | None = None
+        self, company_id: int, sizes: RowCounts | None = None, seed: int = 1, today: date | None = None
     ) -> None:
         self.company_id = company_id
         self.lock = threading.RLock()
-        sizes = sizes or Sizes()
-        maker = _Maker(company_id, sizes, Random(seed), today or datetime.now(ZONE).date())  # noqa: S311 - no secret
+        sizes = sizes or RowCounts()
+        maker = _RowGenerator(company_id, sizes, Random(seed), today or datetime.now(ZONE).date())  # noqa: S311 - no secret
         self.company = maker.company()
-        self.collections: dict[str, dict[int, Row]] = {
+        self.collections: dict[str, dict[int, Payload]] = {
             "service_categories": {row["id"]: row for row in maker.categories()},
             "services": {int(row["id"]): row for row in maker.services()},
             "staff": {row["id"]: row for row in maker.staff()},
             "clients": {int(row["id"]): row for row in maker.clients()},
             "records": {row["id"]: row for row in maker.records()},
         }
-        self.days: dict[tuple[int, str], Row] = {}  # of schedules, where they differ from the usual
+        self.schedule_overrides: dict[
+            tuple[int, str], Payload
+        ] = {}  # of schedules, where they differ from the usual
 
-    def put(self, collection: str, row_id: int, **values: Any) -> Row:
+    def put(self, collection: str, row_id: int, **values: Any) -> Payload:
         """Change a row, or add one; its time of change is now, unless it is given."""
         with self.lock:
             row = self.collections[collection].setdefault(row_id, {"id": row_id})
-            row.update({"last_change_date": stamp(datetime.now(UTC)), **values})
+            row.update({"last_change_date": format_timestamp(datetime.now(UTC)), **values})
             return row
 
     def delete(self, collection: str, row_id: int) -> None:
@@ -66,38 +68,39 @@ class Salon:
             else:
                 del self.collections[collection][row_id]
 
-    def schedule(self, staff_id: int, first: date, last: date) -> list[Row]:
+    def schedule(self, staff_id: int, first: date, last: date) -> list[Payload]:
         """Each day from `first` to `last`."""
         dates = [first + timedelta(days=n) for n in range((last - first).days + 1)]
         with self.lock:
             return [
-                self.days.get((staff_id, each.isoformat())) or _usual_day(staff_id, each) for each in dates
+                self.schedule_overrides.get((staff_id, each.isoformat())) or _usual_day(staff_id, each)
+                for each in dates
             ]
 
 
-def stamp(moment: datetime) -> str:
+def format_timestamp(moment: datetime) -> str:
     """A time as YClients writes it: `2019-01-16T20:35:15+0300`."""
     return moment.astimezone(ZONE).strftime("%Y-%m-%dT%H:%M:%S%z")
 
 
-def _usual_day(staff_id: int, day: date) -> Row:
+def _usual_day(staff_id: int, day: date) -> Payload:
     if (staff_id + day.toordinal()) % 7 >= 5:
         return {"date": day.isoformat(), "is_working": 0, "slots": []}
     slots = [{"from": "10:00", "to": "14:00"}, {"from": "15:00", "to": "20:00"}]
     return {"date": day.isoformat(), "is_working": 1, "slots": slots}
 
 
-class _Maker:
+class _RowGenerator:
     """Makes rows, some of them with the dirt that real ones have."""
 
-    def __init__(self, company_id: int, sizes: Sizes, random: Random, today: date) -> None:
+    def __init__(self, company_id: int, sizes: RowCounts, random: Random, today: date) -> None:
         self._company_id = company_id
         self._sizes = sizes
         self._random = random
         self._today = today
         self._midnight = datetime.combine(today, time(), ZONE)
 
-    def company(self) -> Row:
+    def company(self) -> Payload:
         return {
             "id": self._company_id,
             "title": "Салон «Пример»",
@@ -110,33 +113,33 @@ class _Maker:
             "coordinate_lon": 37.61,
         }
 
-    def categories(self) -> list[Row]:
+    def categories(self) -> list[Payload]:
         return [
             {
                 "id": FIRST_CATEGORY + n,
-                "title": f"{CRAFTS[n % len(CRAFTS)]} {n + 1}",
-                "weight": self._number(n),
+                "title": f"{SERVICE_TITLES[n % len(SERVICE_TITLES)]} {n + 1}",
+                "weight": self._inconsistent_number(n),
             }
             for n in range(self._sizes.categories)
         ]
 
-    def services(self) -> list[Row]:
+    def services(self) -> list[Payload]:
         return [self._service(n) for n in range(self._sizes.services)]
 
-    def _service(self, n: int) -> Row:
+    def _service(self, n: int) -> Payload:
         price = self._random.randrange(5, 80) * 100
         performers = self._random.sample(range(self._sizes.staff), min(3, self._sizes.staff))
         return {
-            "id": self._number(FIRST_SERVICE + n),
+            "id": self._inconsistent_number(FIRST_SERVICE + n),
             "salon_service_id": FIRST_SERVICE + n,
-            "title": f"{CRAFTS[n % len(CRAFTS)]} №{n + 1}",
+            "title": f"{SERVICE_TITLES[n % len(SERVICE_TITLES)]} №{n + 1}",
             "category_id": FIRST_CATEGORY + n % max(1, self._sizes.categories),
-            "price_min": self._money(price),
-            "price_max": self._money(price + 500),
+            "price_min": self._inconsistent_money(price),
+            "price_max": self._inconsistent_money(price + 500),
             "discount": 0,
             "comment": "",
             "weight": n,
-            "active": self._flag(n % 20 != 19),
+            "active": self._inconsistent_flag(n % 20 != 19),
             "api_id": "",
             "staff": [
                 {"id": FIRST_STAFF + each, "seance_length": self._random.choice((1800, 3600, 5400))}
@@ -144,7 +147,7 @@ class _Maker:
             ],
         }
 
-    def staff(self) -> list[Row]:
+    def staff(self) -> list[Payload]:
         return [
             {
                 "id": FIRST_STAFF + n,
@@ -159,20 +162,20 @@ class _Maker:
                 "votes_count": n,
                 "show_rating": 1,
                 "avatar": "",
-                "fired": self._flag(n % 20 == 19),
-                "hidden": self._flag(n % 20 == 9),
+                "fired": self._inconsistent_flag(n % 20 == 19),
+                "hidden": self._inconsistent_flag(n % 20 == 9),
                 "status": 0,
             }
             for n in range(self._sizes.staff)
         ]
 
-    def clients(self) -> list[Row]:
+    def clients(self) -> list[Payload]:
         return [self._client(n) for n in range(self._sizes.clients)]
 
-    def _client(self, n: int) -> Row:
+    def _client(self, n: int) -> Payload:
         visits = self._random.randrange(20)
         return {
-            "id": self._number(FIRST_CLIENT + n),
+            "id": self._inconsistent_number(FIRST_CLIENT + n),
             "name": self._name(n),
             "surname": SURNAMES[n % len(SURNAMES)] if n % 3 else "",
             "patronymic": None,
@@ -185,17 +188,17 @@ class _Maker:
             "card": "",
             "birth_date": self._random.choice(("1970-01-01", "", "1990-05-14", "1985-12-31")),
             "comment": "",
-            "spent": self._money(visits * 1300),
+            "spent": self._inconsistent_money(visits * 1300),
             "balance": "0.00",
-            "visits": self._number(visits),
-            "last_change_date": self._changed(),
+            "visits": self._inconsistent_number(visits),
+            "last_change_date": self._random_change_time(),
             "custom_fields": self._random.choice(({}, [])),
         }
 
-    def records(self) -> list[Row]:
+    def records(self) -> list[Payload]:
         return [self._record(n) for n in range(self._sizes.records)]
 
-    def _record(self, n: int) -> Row:
+    def _record(self, n: int) -> Payload:
         starts_at = self._midnight + timedelta(
             days=self._random.randrange(-DAYS_BACK, DAYS_AHEAD), minutes=15 * self._random.randrange(40, 76)
         )
@@ -207,14 +210,14 @@ class _Maker:
         return {
             "id": FIRST_RECORD + n,
             "company_id": self._company_id,
-            "staff_id": self._number(staff_id),
+            "staff_id": self._inconsistent_number(staff_id),
             "staff": {"id": staff_id},
             "client": self._client_of_record(n),
             "services": [
                 {
                     "id": FIRST_SERVICE + service,
-                    "title": f"{CRAFTS[service % len(CRAFTS)]} №{service + 1}",
-                    "cost": self._money(cost),
+                    "title": f"{SERVICE_TITLES[service % len(SERVICE_TITLES)]} №{service + 1}",
+                    "cost": self._inconsistent_money(cost),
                     "cost_to_pay": cost,
                     "first_cost": cost,
                     "manual_cost": cost,
@@ -224,26 +227,26 @@ class _Maker:
             ],
             "date": starts_at.strftime("%Y-%m-%d %H:%M:%S"),
             "datetime": starts_at.isoformat(),
-            "create_date": self._changed(),
-            "last_change_date": self._changed(),
-            "seance_length": self._number(length),
+            "create_date": self._random_change_time(),
+            "last_change_date": self._random_change_time(),
+            "seance_length": self._inconsistent_number(length),
             "length": length,
             "attendance": attendance,
             "visit_attendance": attendance,
             "confirmed": 1,
             "comment": "",
-            "online": self._flag(n % 2 == 0),
-            "visit_id": self._number(900_000_000 + n),
+            "online": self._inconsistent_flag(n % 2 == 0),
+            "visit_id": self._inconsistent_number(900_000_000 + n),
             "api_id": "",
             "activity_id": 0,
-            "deleted": self._flag(n % 33 == 32),
+            "deleted": self._inconsistent_flag(n % 33 == 32),
             "paid_full": 0,
             "prepaid": False,
             "record_labels": [],
             "custom_fields": self._random.choice(({}, [])),
         }
 
-    def _client_of_record(self, n: int) -> Row | None:
+    def _client_of_record(self, n: int) -> Payload | None:
         if n % 50 == 49:
             return self._random.choice((None, {}))
         # Some are of clients who were deleted long ago.
@@ -257,17 +260,19 @@ class _Maker:
 
     # Dirt
 
-    def _number(self, value: int) -> int | str:
+    def _inconsistent_number(self, value: int) -> int | str:
         return self._random.choice((value, value, str(value)))
 
-    def _money(self, value: int) -> int | float | str:
+    def _inconsistent_money(self, value: int) -> int | float | str:
         return self._random.choice((value, float(value), f"{value}.00"))
 
-    def _flag(self, value: bool) -> bool | int | str:
+    def _inconsistent_flag(self, value: bool) -> bool | int | str:
         return self._random.choice((value, int(value), str(int(value))))
 
-    def _changed(self) -> str:
-        return stamp(self._midnight - timedelta(minutes=self._random.randrange(1, DAYS_BACK * 24 * 60)))
+    def _random_change_time(self) -> str:
+        return format_timestamp(
+            self._midnight - timedelta(minutes=self._random.randrange(1, DAYS_BACK * 24 * 60))
+        )
 
     @staticmethod
     def _name(n: int) -> str:

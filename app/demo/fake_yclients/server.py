@@ -16,18 +16,18 @@ from flask.typing import ResponseReturnValue
 from werkzeug.exceptions import HTTPException, NotFound
 from werkzeug.serving import WSGIRequestHandler, make_server
 
-from app.demo.fake_yclients.salon import Row, Salon
-from app.yclients.api.rate_limit import Limit
+from app.demo.fake_yclients.salon import FakeSalon, Payload
+from app.yclients.api.rate_limit import RateLimit
 from app.yclients.mapping.values import boolean
 
 API = "/api/v1"
-LIMITS = (Limit(5, 1.0), Limit(200, 60.0))
+LIMITS = (RateLimit(5, 1.0), RateLimit(200, 60.0))
 PARTNER_TOKEN, USER_TOKEN = "demo-partner", "demo-user"
-LARGEST_CLIENTS_PAGE, LARGEST_RECORDS_PAGE = 200, 300
+MAX_CLIENTS_PER_PAGE, MAX_RECORDS_PER_PAGE = 200, 300
 
 
 @dataclass
-class Mood:
+class Fault:
     """How the next `times` answers at addresses with `path` in them are given.
 
     `kind`: `status` (refused with `status`), `slow` (after `seconds`), `garbage` (no JSON), `cut` (half an
@@ -42,23 +42,23 @@ class Mood:
     retry_after: int | None = None
 
 
-class StandIn:
+class FakeYClients:
     """One salon behind the API. Everything is in memory; the counts tell what was asked for."""
 
-    def __init__(self, salon: Salon, limits: Sequence[Limit] = LIMITS) -> None:
+    def __init__(self, salon: FakeSalon, limits: Sequence[RateLimit] = LIMITS) -> None:
         self.salon = salon
-        self.requests: list[str] = []  # method and address of all that were let in
-        self.refused = 0  # by the limits
-        self.moods: list[Mood] = []
+        self.request_log: list[str] = []  # method and address of all that were let in
+        self.rate_limited = 0  # by the limits
+        self.faults: list[Fault] = []
         self._limits = limits
-        self._arrivals: deque[float] = deque(maxlen=max(limit.count for limit in limits))
+        self._request_times: deque[float] = deque(maxlen=max(limit.count for limit in limits))
         self._lock = threading.Lock()
         self.app = self._application()
 
     def _application(self) -> Flask:
         app = Flask(__name__, static_folder=None)
-        app.before_request(self._at_the_door)
-        app.register_error_handler(HTTPException, lambda error: refusal(error.code or 500, error.name))
+        app.before_request(self._check_request)
+        app.register_error_handler(HTTPException, lambda error: error_response(error.code or 500, error.name))
         salon, add = self.salon, app.add_url_rule
         add(f"{API}/company/<int:company_id>", view_func=self._company)
         add(f"{API}/company/<int:company_id>/<collection>/", view_func=self._whole_list)
@@ -81,94 +81,94 @@ class StandIn:
 
         @app.post("/control/moods")
         def set_mood() -> ResponseReturnValue:
-            self.moods.append(Mood(**request.get_json()))
-            return jsonify(moods=len(self.moods))
+            self.faults.append(Fault(**request.get_json()))
+            return jsonify(moods=len(self.faults))
 
         @app.get("/control")
         def counts() -> ResponseReturnValue:
             sizes = {name: len(rows) for name, rows in salon.collections.items()}
-            return jsonify(requests=len(self.requests), refused=self.refused, rows=sizes)
+            return jsonify(requests=len(self.request_log), refused=self.rate_limited, rows=sizes)
 
         return app
 
     # At the door: limits, tokens, moods
 
-    def _at_the_door(self) -> Response | None:
+    def _check_request(self) -> Response | None:
         if not request.path.startswith(API):
             return None
-        wait = self._arrive()
+        wait = self._record_request()
         if wait > 0:
-            answer = refusal(429, "Превышен лимит запросов")
+            answer = error_response(429, "Превышен лимит запросов")
             answer.headers["Retry-After"] = str(math.ceil(wait))
             return answer
         if request.headers.get("Authorization") != f"Bearer {PARTNER_TOKEN}, User {USER_TOKEN}":
-            return refusal(401, "Необходимо авторизоваться")
-        mood = self._mood_for(request.path)
-        return None if mood is None else self._moody(mood)
+            return error_response(401, "Необходимо авторизоваться")
+        mood = self._next_fault(request.path)
+        return None if mood is None else self._inject_fault(mood)
 
-    def _arrive(self) -> float:
+    def _record_request(self) -> float:
         """Note a request; return for how many seconds it comes too early."""
         now = time.monotonic()
         with self._lock:
             waits = [
-                self._arrivals[-limit.count] + limit.seconds - now
+                self._request_times[-limit.count] + limit.seconds - now
                 for limit in self._limits
-                if len(self._arrivals) >= limit.count
+                if len(self._request_times) >= limit.count
             ]
             wait = max(waits, default=0.0)
             if wait > 0:
-                self.refused += 1
+                self.rate_limited += 1
             else:
-                self._arrivals.append(now)
-                self.requests.append(f"{request.method} {request.full_path.rstrip('?')}")
+                self._request_times.append(now)
+                self.request_log.append(f"{request.method} {request.full_path.rstrip('?')}")
             return wait
 
-    def _mood_for(self, path: str) -> Mood | None:
+    def _next_fault(self, path: str) -> Fault | None:
         with self._lock:
-            mood = next((each for each in self.moods if each.path in path), None)
+            mood = next((each for each in self.faults if each.path in path), None)
             if mood is not None:
                 mood.times -= 1
                 if mood.times <= 0:
-                    self.moods.remove(mood)
+                    self.faults.remove(mood)
             return mood
 
-    def _moody(self, mood: Mood) -> Response | None:
-        if mood.kind == "slow":
-            time.sleep(mood.seconds)
+    def _inject_fault(self, fault: Fault) -> Response | None:
+        if fault.kind == "slow":
+            time.sleep(fault.seconds)
             return None
         answers: dict[str, Callable[[], Response]] = {
             "garbage": lambda: Response("<html>Сервис недоступен</html>", 200),
             "cut": lambda: Response('{"success": true, "data": [{"id": 1, "na', 200),
-            "unsuccessful": lambda: refusal(200, "Произошла ошибка"),
-            "empty": lambda: envelope([], {"total_count": 0}),
-            "status": lambda: refusal(mood.status, "Произошла ошибка"),
+            "unsuccessful": lambda: error_response(200, "Произошла ошибка"),
+            "empty": lambda: success_response([], {"total_count": 0}),
+            "status": lambda: error_response(fault.status, "Произошла ошибка"),
         }
-        answer = answers[mood.kind]()
-        if mood.retry_after is not None:
-            answer.headers["Retry-After"] = str(mood.retry_after)
+        answer = answers[fault.kind]()
+        if fault.retry_after is not None:
+            answer.headers["Retry-After"] = str(fault.retry_after)
         return answer
 
     # The API
 
     def _company(self, company_id: int) -> Response:
         self._check(company_id)
-        return envelope(self.salon.company)
+        return success_response(self.salon.company)
 
     def _whole_list(self, company_id: int, collection: str) -> Response:
         self._check(company_id)
         if collection not in ("service_categories", "services", "staff"):
             raise NotFound
         rows = self._rows(collection)
-        return envelope(rows, {"total_count": len(rows)})
+        return success_response(rows, {"total_count": len(rows)})
 
     def _clients(self, company_id: int) -> Response:
         self._check(company_id)
         wanted = request.get_json()
         fields = wanted.get("fields") or ["id"]
-        size = min(int(wanted.get("page_size", 25)), LARGEST_CLIENTS_PAGE)
+        size = min(int(wanted.get("page_size", 25)), MAX_CLIENTS_PER_PAGE)
         rows, total = self._page(self._rows("clients"), int(wanted.get("page", 1)), size)
         found = [{name: row[name] for name in fields if name in row} for row in rows]
-        return envelope(found, {"total_count": total})
+        return success_response(found, {"total_count": total})
 
     def _records(self, company_id: int) -> Response:
         self._check(company_id)
@@ -181,44 +181,44 @@ class StandIn:
                 moment = datetime.fromisoformat(wanted[name])
                 rows = [row for row in rows if is_within(row, moment)]
         page = wanted.get("page", 1, type=int)
-        size = min(wanted.get("count", 50, type=int), LARGEST_RECORDS_PAGE)
+        size = min(wanted.get("count", 50, type=int), MAX_RECORDS_PER_PAGE)
         found, total = self._page(rows, page, size)
-        return envelope(found, {"page": page, "total_count": total})
+        return success_response(found, {"page": page, "total_count": total})
 
     def _schedule(self, company_id: int, staff_id: int, first: str, last: str) -> Response:
         self._check(company_id)
         if staff_id not in self.salon.collections["staff"]:
             raise NotFound
         days = self.salon.schedule(staff_id, date.fromisoformat(first), date.fromisoformat(last))
-        return envelope(days)
+        return success_response(days)
 
     def _check(self, company_id: int) -> None:
         if company_id != self.salon.company_id:
             raise NotFound
 
-    def _rows(self, collection: str) -> list[Row]:
+    def _rows(self, collection: str) -> list[Payload]:
         with self.salon.lock:
             return list(self.salon.collections[collection].values())
 
     @staticmethod
-    def _page(rows: list[Row], number: int, size: int) -> tuple[list[Row], int]:
+    def _page(rows: list[Payload], number: int, size: int) -> tuple[list[Payload], int]:
         return rows[(number - 1) * size : number * size], len(rows)
 
 
-def _is_after(row: Row, moment: datetime) -> bool:
+def _is_after(row: Payload, moment: datetime) -> bool:
     return datetime.fromisoformat(row["last_change_date"]) >= moment
 
 
-def _is_before(row: Row, moment: datetime) -> bool:
+def _is_before(row: Payload, moment: datetime) -> bool:
     return datetime.fromisoformat(row["last_change_date"]) <= moment
 
 
-def envelope(data: Any, meta: Any = ()) -> Response:
+def success_response(data: Any, meta: Any = ()) -> Response:
     """A good answer; an empty `meta` is `[]`, as PHP writes it."""
     return jsonify(success=True, data=data, meta=meta)
 
 
-def refusal(status: int, message: str) -> Response:
+def error_response(status: int, message: str) -> Response:
     """A bad one."""
     answer = jsonify(success=False, data=None, meta={"message": message})
     answer.status_code = status
@@ -226,8 +226,8 @@ def refusal(status: int, message: str) -> Response:
 
 
 @contextmanager
-def serving(
-    stand_in: StandIn, host: str = "127.0.0.1", port: int = 0, on_answer: Callable[[str], None] | None = None
+def run_server(
+    fake: FakeYClients, host: str = "127.0.0.1", port: int = 0, on_answer: Callable[[str], None] | None = None
 ) -> Iterator[str]:
     """Answer at a port (a free one) in threads of this process; yield the address of the API.
 
@@ -243,9 +243,7 @@ def serving(
 
     # The server itself would end the process where the port is taken.
     with socket.create_server((host, port)) as door:
-        server = make_server(
-            host, port, stand_in.app, threaded=True, request_handler=Handler, fd=door.fileno()
-        )
+        server = make_server(host, port, fake.app, threaded=True, request_handler=Handler, fd=door.fileno())
     thread = threading.Thread(target=server.serve_forever, args=(0.05,), name="stand-in", daemon=True)
     thread.start()
     try:

@@ -10,23 +10,23 @@ from psycopg import sql
 
 from app.errors import ConflictError
 from app.transfer.protocol.endpoints import Side
-from app.transfer.protocol.tables import SCHEMA, Table
-from app.transfer.relay.apply_cycle import pass_fence, pipe
-from app.transfer.relay.user_triggers import silenced
+from app.transfer.protocol.tables import SCHEMA, TableInfo
+from app.transfer.relay.apply_cycle import bypass_fence, pipe_copy
+from app.transfer.relay.user_triggers import triggers_disabled
 
 Connection = psycopg.Connection[Any]
 
 # What a row can meet that an earlier run has copied, or that has come since its snapshot.
-IN_THE_WAY = (
+ROW_CONFLICT_ERRORS = (
     psycopg.errors.UniqueViolation,
     psycopg.errors.ExclusionViolation,
     psycopg.errors.ForeignKeyViolation,
 )
 
-_STRETCH = "SELECT {columns} FROM ONLY {table} WHERE ctid >= '({first},0)' AND ctid < '({end},0)'"
+_SELECT_CHUNK = "SELECT {columns} FROM ONLY {table} WHERE ctid >= '({first},0)' AND ctid < '({end},0)'"
 
 # The lock keeps the table unfinished until this stretch is committed. Who comes second to one finds it there.
-_NOTE = f"""
+_RECORD_CHUNK = f"""
     INSERT INTO {SCHEMA}.stretches (table_name, first_block, end_block, rows)
     SELECT table_name, %(first)s, %(end)s, %(rows)s
     FROM (
@@ -53,34 +53,34 @@ _REFERENCES = """
     JOIN pg_class ON pg_class.oid = confrelid JOIN pg_namespace ON pg_namespace.oid = relnamespace
     WHERE contype = 'f' AND conrelid = %s::regclass ORDER BY conname, place
 """
-_STAGE = sql.Identifier("frontdesk_transfer_stage")
+_STAGING_TABLE = sql.Identifier("frontdesk_transfer_stage")
 
 
 @dataclass(frozen=True)
-class Stretch:
+class Chunk:
     """Blocks of a table's file on legacy, the first and the one after the last."""
 
-    table: Table
-    file: int
-    first: int
-    end: int
+    table: TableInfo
+    filenode: int
+    first_block: int
+    end_block: int
 
     @property
     def query(self) -> sql.Composed:
         """The rows in it, as the source's snapshot sees them."""
-        return sql.SQL(_STRETCH).format(
+        return sql.SQL(_SELECT_CHUNK).format(
             columns=self.table.column_list(),
             table=self.table.identifier,
-            first=sql.Literal(self.first),
-            end=sql.Literal(self.end),
+            first=sql.Literal(self.first_block),
+            end=sql.Literal(self.end_block),
         )
 
 
-class OvertakenError(ConflictError):
+class ConcurrentCopyError(ConflictError):
     """Another copy has gone on with this table; run the same command again."""
 
 
-def copy_stretch(source: Connection, target: Connection, legacy: Side, stretch: Stretch) -> tuple[int, int]:
+def copy_chunk(source: Connection, target: Connection, legacy: Side, chunk: Chunk) -> tuple[int, int]:
     """Copy one stretch and note it; rows copied, and rows left to the relay.
 
     Rows that an earlier run has met in another state are left to the relay, through the log. Raises
@@ -89,69 +89,67 @@ def copy_stretch(source: Connection, target: Connection, legacy: Side, stretch: 
     try:
         with target.transaction():
             _prepare(target)
-            with silenced(target, [stretch.table]):
-                rows = _pipe(source, target, stretch)
-            _note(target, stretch, rows)
-    except IN_THE_WAY:
-        return _merge(source, target, legacy, stretch)
+            with triggers_disabled(target, [chunk.table]):
+                rows = _pipe(source, target, chunk)
+            _record_chunk(target, chunk, rows)
+    except ROW_CONFLICT_ERRORS:
+        return _merge(source, target, legacy, chunk)
     return rows, 0
 
 
 def _prepare(target: Connection) -> None:
-    pass_fence(target)
+    bypass_fence(target)
     target.execute("SET LOCAL synchronous_commit = off")  # rows and their note are lost together, if at all
 
 
-def _pipe(
-    source: Connection, target: Connection, stretch: Stretch, into: sql.Composable | None = None
-) -> int:
-    table = stretch.table
+def _pipe(source: Connection, target: Connection, chunk: Chunk, into: sql.Composable | None = None) -> int:
+    table = chunk.table
     if into is None:
         into = sql.SQL("{} ({})").format(table.identifier, table.column_list())
-    return pipe(source, target, table, stretch.query, into)
+    return pipe_copy(source, target, table, chunk.query, into)
 
 
-def _note(target: Connection, stretch: Stretch, rows: int) -> None:
+def _record_chunk(target: Connection, chunk: Chunk, rows: int) -> None:
     what = {
-        "table": stretch.table.name,
-        "file": stretch.file,
-        "first": stretch.first,
-        "end": stretch.end,
+        "table": chunk.table.name,
+        "file": chunk.filenode,
+        "first": chunk.first_block,
+        "end": chunk.end_block,
         "rows": rows,
     }
-    if target.execute(_NOTE, what).rowcount != 1:
-        raise OvertakenError
+    if target.execute(_RECORD_CHUNK, what).rowcount != 1:
+        raise ConcurrentCopyError
 
 
-def _merge(source: Connection, target: Connection, legacy: Side, stretch: Stretch) -> tuple[int, int]:
+def _merge(source: Connection, target: Connection, legacy: Side, chunk: Chunk) -> tuple[int, int]:
     """The same for rows that may be there already, or whose parents may be missing."""
-    table = stretch.table
+    table = chunk.table
     with target.transaction():
         _prepare(target)
         target.execute(
             sql.SQL("CREATE TEMPORARY TABLE {} ON COMMIT DROP AS SELECT {} FROM {} WITH NO DATA").format(
-                _STAGE, table.column_list(), table.identifier
+                _STAGING_TABLE, table.column_list(), table.identifier
             )
         )
-        rows = _pipe(source, target, stretch, sql.SQL("pg_temp.{}").format(_STAGE))
-        with silenced(target, [table]):
+        rows = _pipe(source, target, chunk, sql.SQL("pg_temp.{}").format(_STAGING_TABLE))
+        with triggers_disabled(target, [table]):
             merge = sql.SQL(_MERGE).format(
                 table=table.identifier,
                 columns=table.column_list(),
-                stage=_STAGE,
-                has_parents=_has_parents(target, table),
+                stage=_STAGING_TABLE,
+                has_parents=_parents_exist_condition(target, table),
                 key=table.key_list(),
                 text_key=table.text_key("staged"),
                 inserted_key=table.key_list("inserted"),
                 staged_key=table.key_list("staged"),
             )
             left = [key for (key,) in target.execute(merge)]
-        _mark(legacy, table, left)
-        _note(target, stretch, rows - len(left))
+        _add_to_change_log(legacy, table, left)
+        _record_chunk(target, chunk, rows - len(left))
     return rows - len(left), len(left)
 
 
-def _has_parents(target: Connection, table: Table) -> sql.Composable:
+def _parents_exist_condition(target: Connection, table: TableInfo) -> sql.Composable:
     """The condition under which foreign keys hold; parents that come in a later stretch do not count yet."""
     conditions: list[sql.Composable] = [sql.SQL("true")]
     pairs = target.execute(_REFERENCES, (table.identifier.as_string(None),)).fetchall()
@@ -169,7 +167,7 @@ def _has_parents(target: Connection, table: Table) -> sql.Composable:
     return sql.SQL(" AND ").join(conditions)
 
 
-def _mark(legacy: Side, table: Table, keys: list[list[str]]) -> None:
+def _add_to_change_log(legacy: Side, table: TableInfo, keys: list[list[str]]) -> None:
     """Put keys into the log, committed before the rows are: the relay waits for the copy to end."""
     if not keys:
         return

@@ -16,22 +16,26 @@ import psycopg
 from psycopg import sql
 
 from app.errors import ConflictError, InvalidInputError, UnavailableError
-from app.transfer.copying.chunk import Stretch, copy_stretch
-from app.transfer.copying.progress import Report, begin, finish, standing
+from app.transfer.copying.chunk import Chunk, copy_chunk
+from app.transfer.copying.progress import CopyReport, begin_table, finish_table, read_progress
 from app.transfer.protocol import change_capture, control_schema, fencing, journal
 from app.transfer.protocol.endpoints import Sides
-from app.transfer.protocol.tables import Table, moved_tables
+from app.transfer.protocol.tables import TableInfo, transfer_tables
 
-JOBS = 2  # connections on each side
+DEFAULT_JOBS = 2  # connections on each side
 COPY_LOCK = 0x46726F6E746633  # of whoever copies, on primary; any number that nobody else uses
 
 Connection = psycopg.Connection[Any]
-OnProgress = Callable[[Report], object]
+OnCopyProgress = Callable[[CopyReport], object]
 
 
 def copy(
-    sides: Sides, *, jobs: int = JOBS, dry_run: bool = False, on_progress: OnProgress = lambda report: None
-) -> Report:
+    sides: Sides,
+    *,
+    jobs: int = DEFAULT_JOBS,
+    dry_run: bool = False,
+    on_progress: OnCopyProgress = lambda report: None,
+) -> CopyReport:
     """Copy every table of the move that is not copied yet; `jobs` connections on each side.
 
     The same call goes on after whatever has ended it. `dry_run` tells what is left and writes nothing.
@@ -40,9 +44,9 @@ def copy(
     with ExitStack() as stack:
         legacy = stack.enter_context(closing(sides.legacy.connect()))
         primary = stack.enter_context(closing(sides.primary.connect()))
-        _refuse_unprepared(legacy, primary)
-        tables = moved_tables(legacy)
-        report = Report(list(standing(legacy, primary, tables)), is_dry_run=dry_run)
+        _require_prepared_sides(legacy, primary)
+        tables = transfer_tables(legacy)
+        report = CopyReport(list(read_progress(legacy, primary, tables)), is_dry_run=dry_run)
         if dry_run or report.is_complete:
             return report
         if primary.execute("SELECT pg_try_advisory_lock(%s)", (COPY_LOCK,)).fetchone() != (True,):
@@ -52,16 +56,16 @@ def copy(
             source = stack.enter_context(closing(sides.legacy.connect()))
             pairs.append((source, stack.enter_context(closing(sides.primary.connect()))))
         _share_snapshot([source for source, _ in pairs])
-        _Copy(sides, tables, report, on_progress).run(pairs)
+        _CopyRun(sides, tables, report, on_progress).run(pairs)
         legacy.execute("COMMIT")
-        journal.note(legacy, "copy", rows=report.rows, seconds=round(report.seconds, 3))
+        journal.record(legacy, "copy", rows=report.rows, seconds=round(report.seconds, 3))
         return report
 
 
-def _refuse_unprepared(legacy: Connection, primary: Connection) -> None:
-    if not (control_schema.exists(legacy) and control_schema.exists(primary)):
+def _require_prepared_sides(legacy: Connection, primary: Connection) -> None:
+    if not (control_schema.is_set_up(legacy) and control_schema.is_set_up(primary)):
         raise InvalidInputError("No move has been started: run `frontdesk transfer start`.")
-    states = (fencing.look(legacy).state, fencing.look(primary).state)
+    states = (fencing.read_side_row(legacy).state, fencing.read_side_row(primary).state)
     if states[1] != "standby" or states[0] == "standby":
         raise ConflictError("Primary is not the standby: there is nothing to copy to it.")
     for name, connection in (("legacy", legacy), ("primary", primary)):
@@ -85,20 +89,20 @@ def _share_snapshot(sources: Sequence[Connection]) -> None:
             source.execute(sql.SQL("SET TRANSACTION SNAPSHOT {}").format(sql.Literal(snapshot)))
 
 
-class _Copy:
+class _CopyRun:
     """The work, handed out by the stretch: parents before children, otherwise the largest table first."""
 
     def __init__(
-        self, sides: Sides, tables: Sequence[Table], report: Report, on_progress: OnProgress
+        self, sides: Sides, tables: Sequence[TableInfo], report: CopyReport, on_progress: OnCopyProgress
     ) -> None:
         self._legacy = sides.legacy
         self._report = report
         self._on_progress = on_progress
-        self._standing = {each.name: each for each in report.tables}
-        self._unfinished = {table.name: table for table in tables if not self._standing[table.name].finished}
-        self._left: dict[str, deque[Stretch]] = {}  # of each table that is begun
-        self._under_way: Counter[str] = Counter()  # stretches of each table
-        self._changed = Condition()  # guards all of the above
+        self._progress = {each.name: each for each in report.tables}
+        self._unfinished = {table.name: table for table in tables if not self._progress[table.name].finished}
+        self._remaining_chunks: dict[str, deque[Chunk]] = {}  # of each table that is begun
+        self._chunks_in_progress: Counter[str] = Counter()  # stretches of each table
+        self._condition = Condition()  # guards all of the above
         self._is_stopped = False
         self._began = time.monotonic()
 
@@ -126,66 +130,68 @@ class _Copy:
             self._stop()
 
     def _stop(self) -> None:
-        with self._changed:
+        with self._condition:
             self._is_stopped = True
-            self._changed.notify_all()
+            self._condition.notify_all()
 
-    def _next(self, source: Connection, target: Connection) -> Stretch | None:
+    def _next(self, source: Connection, target: Connection) -> Chunk | None:
         """Wait for the next stretch; None when there will be none."""
-        with self._changed:
+        with self._condition:
             while self._unfinished and not self._is_stopped:
                 table = self._next_table()
                 if table is None:
-                    self._changed.wait()
+                    self._condition.wait()
                     continue
-                if table.name not in self._left:
-                    self._left[table.name] = deque(begin(source, target, table, self._standing[table.name]))
-                    self._changed.notify_all()  # the others can help
-                if self._left[table.name]:
-                    self._under_way[table.name] += 1
-                    return self._left[table.name].popleft()
+                if table.name not in self._remaining_chunks:
+                    self._remaining_chunks[table.name] = deque(
+                        begin_table(source, target, table, self._progress[table.name])
+                    )
+                    self._condition.notify_all()  # the others can help
+                if self._remaining_chunks[table.name]:
+                    self._chunks_in_progress[table.name] += 1
+                    return self._remaining_chunks[table.name].popleft()
                 self._finish(target, table)
         return None
 
-    def _next_table(self) -> Table | None:
-        waiting = [table for table in self._unfinished.values() if table.name not in self._left]
-        ready = [self._unfinished[name] for name, stretches in self._left.items() if stretches]
+    def _next_table(self) -> TableInfo | None:
+        waiting = [table for table in self._unfinished.values() if table.name not in self._remaining_chunks]
+        ready = [self._unfinished[name] for name, stretches in self._remaining_chunks.items() if stretches]
         ready += [
             table
             for table in waiting
             if not any(key.parent in self._unfinished.keys() - {table.name} for key in table.foreign_keys)
         ]
-        if not ready and not self._under_way.total():
+        if not ready and not self._chunks_in_progress.total():
             # They refer to each other in a circle. What has no parent yet is left to the relay.
             ready = waiting[:1]
-        return max(ready, key=lambda table: self._standing[table.name].blocks, default=None)
+        return max(ready, key=lambda table: self._progress[table.name].blocks, default=None)
 
-    def _copy(self, source: Connection, target: Connection, stretch: Stretch) -> None:
-        table = stretch.table
+    def _copy(self, source: Connection, target: Connection, chunk: Chunk) -> None:
+        table = chunk.table
         try:
-            rows, left = copy_stretch(source, target, self._legacy, stretch)
+            rows, left = copy_chunk(source, target, self._legacy, chunk)
         except (psycopg.IntegrityError, psycopg.DataError) as error:
             what = error.diag.constraint_name or error.sqlstate
             raise ConflictError(
                 f"A row of {table.name} does not fit primary ({what}):"
                 " `frontdesk transfer plan` names what differs."
             ) from error
-        with self._changed:
-            self._under_way[table.name] -= 1
-            self._standing[table.name].add(stretch, rows, left)
+        with self._condition:
+            self._chunks_in_progress[table.name] -= 1
+            self._progress[table.name].add_chunk(chunk, rows, left)
             self._report.rows += rows
-            if not self._left[table.name] and not self._under_way[table.name]:
+            if not self._remaining_chunks[table.name] and not self._chunks_in_progress[table.name]:
                 self._finish(target, table)
-            self._tell()
+            self._report_progress()
 
-    def _finish(self, target: Connection, table: Table) -> None:
-        finish(target, table)
-        self._standing[table.name].finished = True
-        del self._unfinished[table.name], self._left[table.name]
-        self._changed.notify_all()  # its children can begin
-        self._tell()
+    def _finish(self, target: Connection, table: TableInfo) -> None:
+        finish_table(target, table)
+        self._progress[table.name].finished = True
+        del self._unfinished[table.name], self._remaining_chunks[table.name]
+        self._condition.notify_all()  # its children can begin
+        self._report_progress()
 
-    def _tell(self) -> None:
+    def _report_progress(self) -> None:
         self._report.seconds = time.monotonic() - self._began
         self._on_progress(self._report)
 

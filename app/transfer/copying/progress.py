@@ -7,10 +7,12 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-from app.transfer.copying.chunk import Stretch
-from app.transfer.protocol.tables import SCHEMA, Table
+from app.transfer.copying.chunk import Chunk
+from app.transfer.protocol.tables import SCHEMA, TableInfo
 
-BLOCKS = 512  # of a stretch: about 4 MB, 30,000 rows; less where much of a row is stored beside its table
+CHUNK_BLOCKS = (
+    512  # of a stretch: about 4 MB, 30,000 rows; less where much of a row is stored beside its table
+)
 
 Connection = psycopg.Connection[Any]
 
@@ -29,8 +31,8 @@ _BEGIN = f"""
     INSERT INTO {SCHEMA}.copied (table_name, file) VALUES (%(table)s, %(file)s)
     ON CONFLICT (table_name) DO UPDATE SET file = excluded.file WHERE copied.file <> excluded.file
 """
-_FORGET = f"DELETE FROM {SCHEMA}.stretches WHERE table_name = %(table)s"
-_STRETCHES = f"SELECT first_block, end_block FROM {SCHEMA}.stretches WHERE table_name = %(table)s"
+_DELETE_CHUNKS = f"DELETE FROM {SCHEMA}.stretches WHERE table_name = %(table)s"
+_COPIED_CHUNKS = f"SELECT first_block, end_block FROM {SCHEMA}.stretches WHERE table_name = %(table)s"
 _FINISH = f"UPDATE {SCHEMA}.copied SET finished_at = clock_timestamp() WHERE table_name = %(table)s"
 
 
@@ -46,15 +48,15 @@ class TableCopy:
     left: int = 0
     finished: bool = False
 
-    def add(self, stretch: Stretch, rows: int, left: int) -> None:
+    def add_chunk(self, chunk: Chunk, rows: int, left: int) -> None:
         """Count what was copied."""
-        self.done += stretch.end - stretch.first
+        self.done += chunk.end_block - chunk.first_block
         self.rows += rows
         self.left += left
 
 
 @dataclass
-class Report:
+class CopyReport:
     """What a copy has done, or would do."""
 
     tables: list[TableCopy] = field(default_factory=list)
@@ -81,56 +83,60 @@ class Report:
 
 
 @dataclass(frozen=True)
-class _File:
+class _TableFile:
     """The file of a table on legacy; its rows are estimated."""
 
-    number: int
+    filenode: int
     blocks: int
-    share: float  # of the table's bytes; the others are stored beside it
+    main_fork_share: float  # of the table's bytes; the others are stored beside it
     rows: int
 
     @classmethod
-    def of(cls, legacy: Connection, table: Table) -> "_File":
+    def read(cls, legacy: Connection, table: TableInfo) -> "_TableFile":
         row = legacy.execute(_FILE, {"table": table.identifier.as_string(None)}).fetchone()
         assert row is not None, "the table was there a moment ago"  # noqa: S101
         return cls(*row)
 
 
-def standing(legacy: Connection, primary: Connection, tables: Sequence[Table]) -> Iterator[TableCopy]:
+def read_progress(
+    legacy: Connection, primary: Connection, tables: Sequence[TableInfo]
+) -> Iterator[TableCopy]:
     """How far each table is."""
     noted = {name: rest for name, *rest in primary.execute(_NOTED)}
     for table in tables:
-        file = _File.of(legacy, table)
+        file = _TableFile.read(legacy, table)
         known_file, finished, done, rows = noted.get(table.name, (None, False, 0, 0))
         if finished:
             yield TableCopy(table.name, rows, file.blocks, file.blocks, rows, finished=True)
-        elif known_file == file.number:
+        elif known_file == file.filenode:
             yield TableCopy(table.name, file.rows, file.blocks, done, rows)
         else:
             yield TableCopy(table.name, file.rows, file.blocks, 0, 0)
 
 
-def begin(source: Connection, target: Connection, table: Table, found: TableCopy) -> list[Stretch]:
-    """Note that the table is under way, bring `found` up to date, and return what is left of it."""
+def begin_table(
+    source: Connection, target: Connection, table: TableInfo, table_copy: TableCopy
+) -> list[Chunk]:
+    """Note that the table is under way, bring `table_copy` up to date, and return what is left of it."""
     # The lock keeps the file: block numbers mean something as long as nobody rewrites it.
     source.execute(sql.SQL("LOCK TABLE {} IN ACCESS SHARE MODE").format(table.identifier))
-    file = _File.of(source, table)
+    file = _TableFile.read(source, table)
     name = {"table": table.name}
     with target.transaction():
-        if target.execute(_BEGIN, name | {"file": file.number}).rowcount:  # it is new, or another file
-            target.execute(_FORGET, name)
-            found.done = found.rows = 0
-        copied = target.execute(_STRETCHES, name).fetchall()
-    found.blocks = file.blocks
-    length = max(1, int(BLOCKS * file.share))
+        if target.execute(_BEGIN, name | {"file": file.filenode}).rowcount:  # it is new, or another file
+            target.execute(_DELETE_CHUNKS, name)
+            table_copy.done = table_copy.rows = 0
+        copied = target.execute(_COPIED_CHUNKS, name).fetchall()
+    table_copy.blocks = file.blocks
+    length = max(1, int(CHUNK_BLOCKS * file.main_fork_share))
     return [
-        Stretch(table, file.number, at, min(at + length, end))
+        Chunk(table, file.filenode, at, min(at + length, end))
         for first, end in _gaps(copied, file.blocks)
         for at in range(first, end, length)
     ]
 
 
-def finish(target: Connection, table: Table) -> None:
+def finish_table(target: Connection, table: TableInfo) -> None:
     """Note that all of the table is there, and let the planner know."""
     target.execute(_FINISH, {"table": table.name})
     target.execute(sql.SQL("ANALYZE {}").format(table.identifier))

@@ -7,7 +7,7 @@ import psycopg
 
 from app.transfer.protocol.change_capture import FENCE_LOCK
 
-POLL = 0.05  # seconds
+WRITER_POLL_SECONDS = 0.05  # seconds
 
 _HOLDERS = """
     SELECT pid, virtualtransaction FROM pg_catalog.pg_locks
@@ -21,15 +21,15 @@ _ACTIVITY = """
 """
 
 
-def wait_for_quiet(connection: psycopg.Connection[Any], patience: float) -> bool:
-    """Wait until every transaction that writes is a young one, `patience` seconds at most; whether it is so.
+def wait_for_long_writers(connection: psycopg.Connection[Any], timeout: float) -> bool:
+    """Wait until every transaction that writes is a young one, `timeout` seconds at most; whether it is so.
 
     Whoever closes then waits for young ones only, and so do the writers behind.
     """
-    deadline = monotonic() + patience
+    deadline = monotonic() + timeout
     present = _holders(connection)
     while present and monotonic() < deadline:
-        sleep(POLL)
+        sleep(WRITER_POLL_SECONDS)
         following = _holders(connection)
         if not present & following:
             return True

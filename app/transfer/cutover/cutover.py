@@ -12,35 +12,38 @@ from typing import Any, TypeVar
 
 import psycopg
 
-from app.errors import ConflictError, DeadlineError, UnavailableError, from_driver
+from app.errors import ConflictError, DeadlineError, UnavailableError, to_frontdesk_error
 from app.transfer.cutover import active_writers, preflight
-from app.transfer.cutover.latency import Distance
-from app.transfer.cutover.report import OnStep, Report, Step
+from app.transfer.cutover.latency import Latency
+from app.transfer.cutover.report import CutoverReport, OnStepDone, Step
 from app.transfer.protocol import fencing, journal
 from app.transfer.protocol.endpoints import SideName, Sides
 from app.transfer.protocol.fencing import TakenOverError
-from app.transfer.protocol.pipeline import Statement, together
-from app.transfer.protocol.stages import Stage, other_than
+from app.transfer.protocol.pipeline import Statement, execute_batch
+from app.transfer.protocol.stages import Stage, other_side
 from app.transfer.relay import sequences
-from app.transfer.relay.apply_cycle import MovedOnError, Replay
-from app.transfer.relay.relay import LOST
-from app.transfer.relay.sequences import Sequence
-from app.transfer.relay.session_pair import Link, Rows
+from app.transfer.relay.apply_cycle import ApplyCycle, DirectionChangedError
+from app.transfer.relay.relay import CONNECTION_LOST_ERRORS
+from app.transfer.relay.sequences import SequenceInfo
+from app.transfer.relay.session_pair import SessionPair, SideRows
 
 log = logging.getLogger(__name__)
 
-MAX_PAUSE = 1.0  # seconds
-QUIET = 10.0  # seconds to wait for a moment when only short transactions write
-ATTEMPTS = 5  # to close
-ROUNDS = 50  # to catch up
-SHORT, TRIES = 0.03, 5  # seconds of a round beside its trips, and how often it is tried for
-REACH = 30.0  # seconds to go on trying a server that must be told
+MAX_PAUSE_SECONDS = 1.0  # seconds
+QUIET_TIMEOUT_SECONDS = 10.0  # seconds to wait for a moment when only short transactions write
+CLOSE_ATTEMPTS = 5  # to close
+MAX_CATCH_UP_CYCLES = 50  # to catch up
+CATCH_UP_SECONDS, CATCH_UP_TRIES = (
+    0.03,
+    5,
+)  # seconds of a round beside its trips, and how often it is tried for
+RETRY_FOR_SECONDS = 30.0  # seconds to go on trying a server that must be told
 TAKEN_OVER = "Another command has taken this switch over: `frontdesk transfer status`."
 
 T = TypeVar("T")
 
 
-class UndecidedError(UnavailableError):
+class HandOverUnknownError(UnavailableError):
     """The old side cannot be asked whether it has handed over."""
 
 
@@ -48,56 +51,58 @@ class AbortedError(ConflictError):
     """The switch was given up, and the old side takes writes again."""
 
 
-def switch(
+def change_live_side(
     sides: Sides,
     to: SideName,
     *,
-    max_pause: float = MAX_PAUSE,
+    max_pause: float = MAX_PAUSE_SECONDS,
     dry_run: bool = False,
-    on_step: OnStep = lambda step: None,
-) -> Report:
+    on_step: OnStepDone = lambda step: None,
+) -> CutoverReport:
     """Make `to` the live side; what an earlier command left half-done is settled first.
 
     Raises AbortedError where writes go on on the old side, ConflictError for what is in the way before
     anything was tried, UnavailableError where a side cannot be told and the command must be run again.
     """
-    with Link(sides) as link:
-        return _Switch(link, to, max_pause, dry_run, on_step).run()
+    with SessionPair(sides) as link:
+        return _LiveSideChange(link, to, max_pause, dry_run, on_step).run()
 
 
-class _Switch:
-    def __init__(self, link: Link, to: SideName, max_pause: float, dry_run: bool, on_step: OnStep) -> None:
-        self._link = link
-        self._source, self._target = other_than(to), to
+class _LiveSideChange:
+    def __init__(
+        self, link: SessionPair, to: SideName, max_pause: float, dry_run: bool, on_step: OnStepDone
+    ) -> None:
+        self._sessions = link
+        self._source, self._target = other_side(to), to
         self._max_pause = max_pause
         self._dry_run = dry_run
         self._on_step = on_step
-        self._report = Report(to, dry_run)
-        self._distance = Distance(0.0)
-        self._began = 0.0  # to close
+        self._report = CutoverReport(to, dry_run)
+        self._latency = Latency(0.0)
+        self._pause_began = 0.0  # to close
 
-    def run(self) -> Report:
-        rows = self._link.look()
+    def run(self) -> CutoverReport:
+        rows = self._sessions.read_side_rows()
         if rows.stage in (Stage.CLOSING, Stage.HANDED_OVER):
-            rows = self._settle(rows)
+            rows = self._resume_earlier_command(rows)
         source = rows.source  # raises where there is none
         if source == self._target:
             self._report.was_live = True
             return self._report
-        epoch = rows.of(source).epoch
+        epoch = rows.require(source).epoch
         with self._step("preflight"):
-            preflight.check(self._link, source)
+            preflight.check(self._sessions, source)
         with self._step("network") as say:
-            say(self._measure())
+            say(self._measure_latency())
         with self._step("catch up") as say:
             say(self._catch_up())
         if self._dry_run:
             self._rehearse(epoch)
         else:
-            self._go(epoch)
+            self._execute(epoch)
         return self._report
 
-    def _settle(self, rows: Rows) -> Rows:
+    def _resume_earlier_command(self, rows: SideRows) -> SideRows:
         """End what another command began: forward past the hand-over, back before it."""
         if self._dry_run:
             raise ConflictError(
@@ -111,30 +116,30 @@ class _Switch:
         else:
             source = rows.source
             with self._step(f"open {source} again, which another switch had closed"):
-                connection, epoch = self._link.to(source), rows.of(source).epoch
+                connection, epoch = self._sessions.session(source), rows.require(source).epoch
                 attempt, _ = fencing.close(connection, epoch, self._max_pause, self._max_pause)
                 fencing.reopen(connection, epoch, attempt)
-        return self._link.look()
+        return self._sessions.read_side_rows()
 
-    def _measure(self) -> str:
+    def _measure_latency(self) -> str:
         """Raises ConflictError where the servers are too far away for the longest pause that is allowed."""
-        self._distance = Distance.of(map(self._link.to, (self._source, self._target)))
-        if self._distance.is_too_long(self._max_pause):
+        self._latency = Latency.measure(map(self._sessions.session, (self._source, self._target)))
+        if self._latency.is_too_high(self._max_pause):
             raise ConflictError(
-                f"The servers are too far from here for a pause of {self._max_pause:g} s: {self._distance}."
-                f" Run the command nearer to them, or with --max-pause {self._distance.enough:.1f}."
+                f"The servers are too far from here for a pause of {self._max_pause:g} s: {self._latency}."
+                f" Run the command nearer to them, or with --max-pause {self._latency.recommended_max_pause:.1f}."
             )
-        return f"{self._distance.trip * 1000:.1f} ms to a server and back"
+        return f"{self._latency.round_trip * 1000:.1f} ms to a server and back"
 
     def _catch_up(self) -> str:
         """Replay what has gathered, so that little is left for the pause."""
         marks = 0
-        for number in range(ROUNDS):
-            result = self._link.round(self._source, dry_run=self._dry_run)
-            marks += result.marks
+        for number in range(MAX_CATCH_UP_CYCLES):
+            result = self._sessions.run_cycle(self._source, dry_run=self._dry_run)
+            marks += result.entries
             # A short round leaves little for the next one. On a busy machine none is very short.
-            enough = SHORT if number < TRIES else self._max_pause / 4
-            if result.seconds < enough + self._distance.of_a_round or self._dry_run:
+            enough = CATCH_UP_SECONDS if number < CATCH_UP_TRIES else self._max_pause / 4
+            if result.seconds < enough + self._latency.cycle_seconds or self._dry_run:
                 return f"{marks:,} changes"
         raise ConflictError(
             "The standby does not catch up with the writers: run `frontdesk transfer relay` and try again"
@@ -143,57 +148,57 @@ class _Switch:
 
     def _rehearse(self, epoch: int) -> None:
         """Try and time what can be taken back, and take it back."""
-        source, target = self._link.to(self._source), self._link.to(self._target)
+        source, target = self._sessions.session(self._source), self._sessions.session(self._target)
         with self._step("close (taken back)"):
-            self._at_a_moment(lambda: fencing.try_close(source, epoch, self._max_pause / 2))
-            self._report.pause = monotonic() - self._began
+            self._close_when_quiet(lambda: fencing.rehearse_close(source, epoch, self._max_pause / 2))
+            self._report.pause = monotonic() - self._pause_began
         with self._step("drain and verify the tail (taken back)") as say:
-            result = self._link.round(self._source, verify=True, dry_run=True)
-            say(f"{result.marks:,} changes")
+            result = self._sessions.run_cycle(self._source, verify=True, dry_run=True)
+            say(f"{result.entries:,} changes")
         with self._step("sequences (looked at)") as say:
             found = sequences.find(source, self._schemas())
-            [positions] = together(source, sequences.reading(found))
-            behind = together(target, *sequences.advancing(found, positions, dry_run=True))
+            [positions] = execute_batch(source, sequences.positions_query(found))
+            behind = execute_batch(target, *sequences.advance_statements(found, positions, dry_run=True))
             say(f"{sum(map(len, behind))} to advance")
         for connection, name in ((source, "hand over"), (target, "open")):
             with self._step(f"{name} (taken back)"):
-                fencing.try_row(connection)
+                fencing.rehearse_row_update(connection)
 
-    def _go(self, epoch: int) -> None:
-        found = sequences.find(self._link.to(self._source), self._schemas())
-        for tries_left in reversed(range(ATTEMPTS)):
+    def _execute(self, epoch: int) -> None:
+        found = sequences.find(self._sessions.session(self._source), self._schemas())
+        for tries_left in reversed(range(CLOSE_ATTEMPTS)):
             with self._step(f"close {self._source}"):
-                work, attempt, answers = self._at_a_moment(lambda: self._close(epoch, found))
+                work, attempt, answers = self._close_when_quiet(lambda: self._close(epoch, found))
             try:
-                self._link.set_deadline(self._began + self._max_pause)
+                self._sessions.set_deadline(self._pause_began + self._max_pause)
                 *answers, positions = answers
-                self._check_closed(work.heed(answers), attempt)
+                self._check_closed(work.read_answers(answers), attempt)
                 # A large transaction was faster than the lock: a short pause in vain beats a long one.
-                if tries_left and work.marks > self._distance.short_log:
+                if tries_left and work.entries > self._latency.short_log_entries:
                     self._reopen(work, epoch, attempt)
                     continue
-                self._drain(work, sequences.advancing(found, positions))
+                self._drain(work, sequences.advance_statements(found, positions))
                 self._hand_over(work, epoch, attempt)
                 break
-            except UndecidedError:
+            except HandOverUnknownError:
                 raise
             except BaseException as error:
-                work.let_go()
-                self._give_up(epoch, attempt, error)
+                work.rollback()
+                self._abort(epoch, attempt, error)
                 raise
             finally:
-                self._link.set_deadline(None)
+                self._sessions.set_deadline(None)
         with self._step(f"open {self._target}"):
-            self._open(self._target, fencing.Row(self._source, "standby", epoch + 1, attempt))
-        self._report.pause = monotonic() - self._began
-        self._note(self._target, self._command, **self._report.as_dict())
+            self._open(self._target, fencing.SideRow(self._source, "standby", epoch + 1, attempt))
+        self._report.pause = monotonic() - self._pause_began
+        self._record_step(self._target, self._command, **self._report.as_dict())
 
-    def _at_a_moment(self, close: Callable[[], T]) -> T:
+    def _close_when_quiet(self, close: Callable[[], T]) -> T:
         """Close, at a moment when nobody has to wait long."""
-        connection = self._link.to(self._source)
-        for _ in range(ATTEMPTS):
-            self._wait_for_a_moment(connection)
-            self._began = monotonic()
+        connection = self._sessions.session(self._source)
+        for _ in range(CLOSE_ATTEMPTS):
+            self._wait_until_quiet(connection)
+            self._pause_began = monotonic()
             with suppress(psycopg.errors.LockNotAvailable):
                 return close()
         raise ConflictError(
@@ -201,26 +206,26 @@ class _Switch:
             f" {active_writers.describe(connection)}. Nothing has changed; end it, or try at a quieter time."
         )
 
-    def _close(self, epoch: int, found: list[Sequence]) -> tuple[Replay, int, list[Any]]:
+    def _close(self, epoch: int, source_sequences: list[SequenceInfo]) -> tuple[ApplyCycle, int, list[Any]]:
         """Close, and look in the same breath at what is left to do. The standby's locks come first."""
-        work = self._link.replay(self._source)
+        work = self._sessions.new_verified_cycle(self._source)
         try:
             work.lock_target()
-        except MovedOnError as error:
+        except DirectionChangedError as error:
             raise TakenOverError(TAKEN_OVER) from error
         except psycopg.errors.LockNotAvailable as error:
             raise ConflictError(
                 f"Somebody else is replaying on {self._target} and does not end. Run the same command again."
             ) from error
-        connection = self._link.to(self._source)
-        self._began = monotonic()
-        connection.deadline = self._began + self._max_pause
-        look = (*work.reading(), sequences.reading(found))
+        connection = self._sessions.session(self._source)
+        self._pause_began = monotonic()
+        connection.deadline = self._pause_began + self._max_pause
+        look = (*work.read_statements(), sequences.positions_query(source_sequences))
         try:
             attempt, answers = fencing.close(connection, epoch, self._max_pause / 2, self._max_pause, *look)
-        except LOST as error:
+        except CONNECTION_LOST_ERRORS as error:
             if isinstance(error, psycopg.errors.LockNotAvailable):
-                work.let_go()
+                work.rollback()
                 raise
             raise UnavailableError(
                 f"{self._source} was lost while it was being closed. If it was closed, it opens by itself"
@@ -230,15 +235,18 @@ class _Switch:
             connection.deadline = None
         return work, attempt, answers
 
-    def _wait_for_a_moment(self, connection: psycopg.Connection[Any]) -> None:
+    def _wait_until_quiet(self, connection: psycopg.Connection[Any]) -> None:
         """Wait until no long transaction writes and little is left of those that did, QUIET s at most."""
-        give_up = monotonic() + QUIET
+        give_up = monotonic() + QUIET_TIMEOUT_SECONDS
         while (patience := give_up - monotonic()) > 0:
-            active_writers.wait_for_quiet(connection, patience)
-            if self._dry_run or self._link.round(self._source).marks <= self._distance.short_log:
+            active_writers.wait_for_long_writers(connection, patience)
+            if (
+                self._dry_run
+                or self._sessions.run_cycle(self._source).entries <= self._latency.short_log_entries
+            ):
                 return
 
-    def _check_closed(self, row: fencing.Row, attempt: int) -> None:
+    def _check_closed(self, row: fencing.SideRow, attempt: int) -> None:
         """Whether the snapshot was taken while nobody could write.
 
         Then closing was a synchronous commit after those of all writers, who may not wait for their own: the
@@ -247,52 +255,58 @@ class _Switch:
         if (row.state, row.attempt) != ("closing", attempt):
             raise DeadlineError(f"the pause was longer than {self._max_pause:g} s")
 
-    def _reopen(self, work: Replay, epoch: int, attempt: int) -> None:
+    def _reopen(self, cycle: ApplyCycle, epoch: int, attempt: int) -> None:
         """Take the closing back at once."""
-        if not fencing.reopen(self._link.to(self._source), epoch, attempt, "ROLLBACK"):
+        if not fencing.reopen(self._sessions.session(self._source), epoch, attempt, "ROLLBACK"):
             raise TakenOverError
-        work.let_go()
+        cycle.rollback()
 
-    def _drain(self, work: Replay, advancing: list[Statement]) -> None:
+    def _drain(self, cycle: ApplyCycle, sequence_statements: list[Statement]) -> None:
         with self._step("drain and verify the tail") as say:
-            work.fetch()
-            advanced = sum(map(len, work.apply(*advancing)))
-            say(f"{work.marks:,} changes, {advanced} sequences advanced")
+            cycle.fetch()
+            advanced = sum(map(len, cycle.apply(*sequence_statements)))
+            say(f"{cycle.entries:,} changes, {advanced} sequences advanced")
 
-    def _hand_over(self, work: Replay, epoch: int, attempt: int) -> None:
+    def _hand_over(self, cycle: ApplyCycle, epoch: int, attempt: int) -> None:
         with self._step("hand over"):
             try:
-                fencing.hand_over(self._link.to(self._source), epoch, attempt, "COMMIT", *work.forgetting())
-            except LOST:
+                fencing.hand_over(
+                    self._sessions.session(self._source),
+                    epoch,
+                    attempt,
+                    "COMMIT",
+                    *cycle.completion_statements(),
+                )
+            except CONNECTION_LOST_ERRORS:
                 # The answer is lost, not necessarily the step: only the row knows.
                 if not self._is_handed_over(epoch):
                     raise
-            except fencing.TooLateError as error:
+            except fencing.PauseExpiredError as error:
                 raise DeadlineError(f"the pause was longer than {self._max_pause:g} s") from error
 
     def _is_handed_over(self, epoch: int) -> bool:
         try:
-            row = self._persistently(self._source, lambda connection: fencing.look(connection))
+            row = self._call_with_retries(self._source, lambda connection: fencing.read_side_row(connection))
         except UnavailableError as error:
-            raise UndecidedError(
+            raise HandOverUnknownError(
                 f"{self._source} was lost while it was handing over. Run the same command again as soon as"
                 " both servers can be reached: if it was done, writes are closed until then."
             ) from error
         return bool(row.state == "standby" and row.epoch == epoch + 1)
 
-    def _open(self, name: SideName, ahead: fencing.Row) -> None:
+    def _open(self, name: SideName, ahead: fencing.SideRow) -> None:
         try:
-            self._persistently(name, lambda connection: fencing.open_(connection, ahead))
+            self._call_with_retries(name, lambda connection: fencing.open_(connection, ahead))
         except UnavailableError as error:
             raise UnavailableError(
                 f"{name} cannot be reached and opened, and writes stay closed until it is: run the same"
                 " command again as soon as it can be reached, or let the relay do it."
             ) from error
 
-    def _give_up(self, epoch: int, attempt: int, error: BaseException) -> None:
+    def _abort(self, epoch: int, attempt: int, error: BaseException) -> None:
         """Open the old side again; raises AbortedError in words for people, or UnavailableError."""
         try:
-            reopened = self._persistently(
+            reopened = self._call_with_retries(
                 self._source, lambda connection: fencing.reopen(connection, epoch, attempt)
             )
         except UnavailableError as lost:
@@ -300,42 +314,44 @@ class _Switch:
                 f"{self._source} was lost before it handed over. It has opened by itself,"
                 f" {self._max_pause:g} s after it was closed; nothing is lost. Run the same command again."
             ) from lost
-        pause = monotonic() - self._began
-        reason = from_driver(error).message.rstrip(".") if isinstance(error, Exception) else "interrupted"
+        pause = monotonic() - self._pause_began
+        reason = (
+            to_frontdesk_error(error).message.rstrip(".") if isinstance(error, Exception) else "interrupted"
+        )
         if isinstance(error, TakenOverError) or not reopened:
             raise TakenOverError(TAKEN_OVER) from error
-        self._note(self._source, f"{self._command} aborted", reason=type(error).__name__, pause=pause)
+        self._record_step(self._source, f"{self._command} aborted", reason=type(error).__name__, pause=pause)
         if isinstance(error, Exception):
             raise AbortedError(
                 f"Aborted after {pause:.2f} s: {reason}. Writes are open on {self._source} again, and nothing"
-                f" is lost.{self._distance.blame(self._max_pause)}"
+                f" is lost.{self._latency.long_pause_hint(self._max_pause)}"
             ) from error
 
-    def _persistently(self, name: SideName, call: Callable[[psycopg.Connection[Any]], Any]) -> Any:
+    def _call_with_retries(self, name: SideName, call: Callable[[psycopg.Connection[Any]], Any]) -> Any:
         """Call a step that must reach that side, again and again for a while. Raises UnavailableError."""
-        give_up = monotonic() + REACH
+        give_up = monotonic() + RETRY_FOR_SECONDS
         while True:
             try:
-                connection = self._link.to(name)
+                connection = self._sessions.session(name)
                 connection.deadline = min(give_up, monotonic() + 5)
                 answer = call(connection)
                 connection.deadline = None
-            except (*LOST, psycopg.errors.LockNotAvailable) as error:
+            except (*CONNECTION_LOST_ERRORS, psycopg.errors.LockNotAvailable) as error:
                 if monotonic() > give_up:
                     raise UnavailableError from error
                 sleep(0.1)
             else:
                 return answer
 
-    def _note(self, name: SideName, step: str, **detail: object) -> None:
+    def _record_step(self, name: SideName, step: str, **detail: object) -> None:
         """The journal is for people: what is done stays done, whether it can be noted or not."""
         try:
-            journal.note(self._link.to(name), step, **detail)
-        except LOST:
+            journal.record(self._sessions.session(name), step, **detail)
+        except CONNECTION_LOST_ERRORS:
             log.warning("The journal on %s misses %r: the connection was lost", name, step)
 
     def _schemas(self) -> list[str]:
-        return sorted({table.schema for table in self._link.tables(self._source)})
+        return sorted({table.schema for table in self._sessions.tables(self._source)})
 
     @property
     def _command(self) -> str:

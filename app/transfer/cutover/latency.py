@@ -8,60 +8,62 @@ from typing import Any, Self
 import psycopg
 
 # Trips to a server and back, one after the other.
-PAUSE_TRIPS = 5  # close and look; fetch; apply; hand over; open
-ROUND_TRIPS = 6  # of a round of the relay
-SHARE = 0.75  # of the longest pause that the trips may take: the rest is for what is done on the servers
-LOOKS = 3
+PAUSE_ROUND_TRIPS = 5  # close and look; fetch; apply; hand over; open
+CYCLE_ROUND_TRIPS = 6  # of a round of the relay
+MAX_LATENCY_SHARE = (
+    0.75  # of the longest pause that the trips may take: the rest is for what is done on the servers
+)
+MEASUREMENTS = 3
 
-SHORT_LOG = 2_000  # marks: what is replayed in a moment
-GATHERS = 8_000  # marks a second that writers at full speed may make
+SHORT_LOG_ENTRIES = 2_000  # marks: what is replayed in a moment
+CHANGES_PER_SECOND = 8_000  # marks a second that writers at full speed may make
 
 
 @dataclass(frozen=True)
-class Distance:
-    """`trip`: seconds until the server that is farther away has answered, when nothing else holds it up."""
+class Latency:
+    """`round_trip`: seconds until the server that is farther away has answered, when nothing else holds it up."""
 
-    trip: float
+    round_trip: float
 
     @classmethod
-    def of(cls, connections: Iterable[psycopg.Connection[Any]]) -> Self:
+    def measure(cls, connections: Iterable[psycopg.Connection[Any]]) -> Self:
         """Measure it."""
-        return cls(max(min(_seconds(each) for _ in range(LOOKS)) for each in connections))
+        return cls(max(min(_measure_round_trip(each) for _ in range(MEASUREMENTS)) for each in connections))
 
     @property
-    def of_a_round(self) -> float:
+    def cycle_seconds(self) -> float:
         """Seconds that a round of the relay is on the way."""
-        return ROUND_TRIPS * self.trip
+        return CYCLE_ROUND_TRIPS * self.round_trip
 
     @property
-    def short_log(self) -> int:
+    def short_log_entries(self) -> int:
         """Marks that may be left for a pause: more gather until it begins where each trip takes longer."""
-        return SHORT_LOG + round(GATHERS * self.of_a_round)
+        return SHORT_LOG_ENTRIES + round(CHANGES_PER_SECOND * self.cycle_seconds)
 
-    def is_too_long(self, max_pause: float) -> bool:
+    def is_too_high(self, max_pause: float) -> bool:
         """Whether a pause is not to be had so short."""
-        return PAUSE_TRIPS * self.trip > SHARE * max_pause
+        return PAUSE_ROUND_TRIPS * self.round_trip > MAX_LATENCY_SHARE * max_pause
 
-    def blame(self, max_pause: float) -> str:
+    def long_pause_hint(self, max_pause: float) -> str:
         """What to add where a pause was too long; nothing where little of it was spent on the way."""
-        if PAUSE_TRIPS * self.trip < SHARE / 3 * max_pause:
+        if PAUSE_ROUND_TRIPS * self.round_trip < MAX_LATENCY_SHARE / 3 * max_pause:
             return ""
         return f" It is far: {self}; run it nearer to the servers, or with a longer --max-pause."
 
     @property
-    def enough(self) -> float:
+    def recommended_max_pause(self) -> float:
         """A longest pause that leaves as much time for work as for the way."""
-        return 2 * PAUSE_TRIPS * self.trip
+        return 2 * PAUSE_ROUND_TRIPS * self.round_trip
 
     def __str__(self) -> str:
         """For people: what it costs."""
         return (
-            f"a server answers after {self.trip * 1000:.0f} ms, and writes wait for {PAUSE_TRIPS} answers,"
-            f" {PAUSE_TRIPS * self.trip:.2f} s"
+            f"a server answers after {self.round_trip * 1000:.0f} ms, and writes wait for {PAUSE_ROUND_TRIPS} answers,"
+            f" {PAUSE_ROUND_TRIPS * self.round_trip:.2f} s"
         )
 
 
-def _seconds(connection: psycopg.Connection[Any]) -> float:
+def _measure_round_trip(connection: psycopg.Connection[Any]) -> float:
     began = monotonic()
     connection.execute("SELECT")
     return monotonic() - began

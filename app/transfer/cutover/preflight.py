@@ -7,12 +7,12 @@ import psycopg
 
 from app.errors import ConflictError
 from app.transfer.protocol import change_capture
-from app.transfer.protocol.endpoints import SideName, refuse_same_database
-from app.transfer.protocol.stages import other_than
-from app.transfer.protocol.tables import ALEMBIC, SCHEMA, moved_tables
+from app.transfer.protocol.endpoints import SideName, require_different_databases
+from app.transfer.protocol.stages import other_side
+from app.transfer.protocol.tables import ALEMBIC_TABLE, SCHEMA, transfer_tables
 from app.transfer.relay import sequences
-from app.transfer.relay.apply_cycle import is_drained
-from app.transfer.relay.session_pair import Link
+from app.transfer.relay.apply_cycle import is_change_log_empty
+from app.transfer.relay.session_pair import SessionPair
 
 _SEQUENCES = """
     SELECT nspname || '.' || relname FROM pg_catalog.pg_class
@@ -23,35 +23,37 @@ _SEQUENCES = """
 """
 
 
-def check(link: Link, source: SideName) -> None:
+def check(link: SessionPair, source: SideName) -> None:
     """Raise ConflictError, which names everything that is in the way and what to do about it."""
-    found = list(_obstacles(link, source))
+    found = list(_find_problems(link, source))
     if found:
         raise ConflictError(f"In the way: {'; '.join(found)}.")
 
 
-def _obstacles(link: Link, source: SideName) -> Iterator[str]:
-    target = other_than(source)
-    sessions: dict[SideName, psycopg.Connection[Any]] = {name: link.to(name) for name in (source, target)}
-    refuse_same_database(sessions["legacy"], sessions["primary"])
+def _find_problems(link: SessionPair, source: SideName) -> Iterator[str]:
+    target = other_side(source)
+    sessions: dict[SideName, psycopg.Connection[Any]] = {
+        name: link.session(name) for name in (source, target)
+    }
+    require_different_databases(sessions["legacy"], sessions["primary"])
     for name, session in sessions.items():
         bare = change_capture.tables_without_triggers(session)
         if bare:
             yield f"{name}: not fenced and captured: {', '.join(bare)}: run `frontdesk transfer start`"
     try:
-        link.refuse_incomplete_copy(source)
+        link.require_complete_copy(source)
     except ConflictError as error:
         yield error.message.rstrip(".")
-    if len({revision(session) for session in sessions.values()}) > 1:
+    if len({alembic_revision(session) for session in sessions.values()}) > 1:
         yield "the two sides stand at different Alembic revisions: `alembic upgrade head` on both"
-    if not is_drained(sessions[target]):
+    if not is_change_log_empty(sessions[target]):
         yield (
             f"{target} is the standby, yet changes of its own are noted there:"
             " `frontdesk transfer verify` tells whether its rows differ"
         )
     if source == "legacy" and _last_verification(sessions.values()) is False:
         yield "the last verification found differences: `frontdesk transfer repair`, then verify again"
-    schemas = sorted({table.schema for table in moved_tables(sessions[source])})
+    schemas = sorted({table.schema for table in transfer_tables(sessions[source])})
     there, here = ({each[:2] for each in sequences.find(sessions[n], schemas)} for n in (source, target))
     if there - here:
         yield f"{target}: sequences are missing: {', '.join(map('.'.join, sorted(there - here)))}"
@@ -60,12 +62,12 @@ def _obstacles(link: Link, source: SideName) -> Iterator[str]:
         yield f"{target}: no right to set the sequences {', '.join(denied)}: GRANT UPDATE ON SEQUENCE …"
 
 
-def revision(connection: psycopg.Connection[Any]) -> str | None:
+def alembic_revision(connection: psycopg.Connection[Any]) -> str | None:
     """The Alembic revision that the database stands at."""
-    known = connection.execute("SELECT pg_catalog.to_regclass(%s) IS NOT NULL", (ALEMBIC,)).fetchone()
+    known = connection.execute("SELECT pg_catalog.to_regclass(%s) IS NOT NULL", (ALEMBIC_TABLE,)).fetchone()
     if known != (True,):
         return None
-    row = connection.execute(f"SELECT version_num FROM {ALEMBIC}").fetchone()
+    row = connection.execute(f"SELECT version_num FROM {ALEMBIC_TABLE}").fetchone()
     return str(row[0]) if row else None
 
 

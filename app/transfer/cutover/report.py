@@ -16,11 +16,11 @@ class Step:
     detail: str = ""
 
 
-OnStep = Callable[[Step], object]
+OnStepDone = Callable[[Step], object]
 
 
 @dataclass
-class Report:
+class CutoverReport:
     """What was done to make a side live. `pause`: seconds during which nobody could write."""
 
     live: SideName

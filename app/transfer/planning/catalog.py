@@ -13,11 +13,11 @@ from psycopg.rows import TupleRow
 from app.transfer.protocol.tables import BENCH_SCHEMA, SCHEMA
 
 # What the move itself keeps there is no difference.
-OWN_SCHEMAS = (SCHEMA, BENCH_SCHEMA)
+TRANSFER_SCHEMAS = (SCHEMA, BENCH_SCHEMA)
 
 
 @dataclass(frozen=True)
-class Item:
+class CatalogObject:
     """One object of a side. `table` is the moved table that it is a part of, under the name `part` there."""
 
     kind: str
@@ -25,7 +25,7 @@ class Item:
     definition: str
     table: str | None = None
     part: str = ""
-    valid: bool = True
+    is_valid: bool = True
 
 
 _TABLES = """
@@ -177,19 +177,19 @@ _FILTER = """
 
 def read(
     connection: Connection[TupleRow], moved: Sequence[str], *, texts_comparable: bool
-) -> dict[tuple[str, str], Item]:
+) -> dict[tuple[str, str], CatalogObject]:
     """All objects by kind and name. `moved` are the tables whose parts count; those missing are left out.
 
     `texts_comparable`: whether the text of views can be compared: major versions write it differently.
     """
     tables: dict[int, str] = dict(connection.execute(_TABLES, {"names": list(moved)}).fetchall())
-    parameters = {"tables": list(tables), "own": list(OWN_SCHEMAS), "texts": texts_comparable}
-    found = [Item("moved table", name, "", table=name) for name in tables.values()]
+    parameters = {"tables": list(tables), "own": list(TRANSFER_SCHEMAS), "texts": texts_comparable}
+    found = [CatalogObject("moved table", name, "", table=name) for name in tables.values()]
     for kind, query in _PARTS.items():
         for oid, part, definition, valid in connection.execute(query, parameters):
             name = f"{tables[oid]}.{part}" if part else tables[oid]
-            found.append(Item(kind, name, definition, tables[oid], part or "", valid))
+            found.append(CatalogObject(kind, name, definition, tables[oid], part or "", valid))
     for kind, query in _OTHERS.items():
         for name, definition in connection.execute(_FILTER.format(query=query), parameters):
-            found.append(Item(kind, name, definition))
+            found.append(CatalogObject(kind, name, definition))
     return {(item.kind, item.name): item for item in found}

@@ -8,7 +8,7 @@ LEGACY, PRIMARY, BOTH = "legacy", "primary", "both"
 
 
 @dataclass(frozen=True)
-class Finding:
+class PlanFinding:
     """One thing that stands in the way of a move, or is good to know before it.
 
     `side`: where it is (legacy, primary or both). `advice` is SQL where SQL mends it.
@@ -22,7 +22,7 @@ class Finding:
     in_the_way: bool = True
 
 
-class LeftOut:
+class Exclusions:
     """What the operator leaves out by name; `auth.*` names a whole schema."""
 
     def __init__(self, patterns: tuple[str, ...]) -> None:
@@ -30,12 +30,12 @@ class LeftOut:
         self.names: list[str] = []
         self._used: set[str] = set()
 
-    def remember(self, names: Collection[str]) -> None:
+    def add_earlier_exclusions(self, names: Collection[str]) -> None:
         """What was left out before; if it is gone by now, so much the better."""
         self.patterns += tuple(names)
         self._used.update(names)
 
-    def has(self, name: str) -> bool:
+    def excludes(self, name: str) -> bool:
         """Whether it is left out; remembers its name."""
         matching = [each for each in self.patterns if each == name or fnmatchcase(name, each)]
         if matching and name not in self.names:
@@ -44,6 +44,6 @@ class LeftOut:
         return bool(matching)
 
     @property
-    def unused(self) -> list[str]:
+    def unused_patterns(self) -> list[str]:
         """Patterns that nothing has matched: most likely a slip of the pen."""
         return [each for each in self.patterns if each not in self._used]

@@ -12,15 +12,23 @@ from psycopg import sql
 from app.config import Settings
 from app.errors import InvalidInputError
 from app.transfer.planning import catalog, schema_diff, server_checks
-from app.transfer.planning.findings import BOTH, LEGACY, PRIMARY, Finding, LeftOut
+from app.transfer.planning.findings import BOTH, LEGACY, PRIMARY, Exclusions, PlanFinding
 from app.transfer.protocol import control_schema
-from app.transfer.protocol.endpoints import Sides, refuse_same_database
-from app.transfer.protocol.tables import ALEMBIC, SCHEMA, Table, chosen, in_order, moved_tables, read_tables
+from app.transfer.protocol.endpoints import Sides, require_different_databases
+from app.transfer.protocol.tables import (
+    ALEMBIC_TABLE,
+    SCHEMA,
+    TableInfo,
+    read_tables,
+    select_tables,
+    sort_parents_first,
+    transfer_tables,
+)
 
 # Bytes a second that a small server was seen to take in, with indexes and foreign keys to keep.
-WRITE_RATE = 15_000_000
+WRITE_BYTES_PER_SECOND = 15_000_000
 SAMPLE_BLOCKS = 256  # of the largest table, read to see how fast legacy answers
-PARALLEL = 2
+ASSUMED_COPY_JOBS = 2
 
 _SIZES = """
     SELECT nspname || '.' || relname,
@@ -57,40 +65,40 @@ class SideSummary:
 class Plan:
     """What a move would do.
 
-    `moved`: the tables, parents before children; `left_out`: what was left out by name; `seconds`: the
+    `transfer_tables`: the tables, parents before children; `left_out`: what was left out by name; `seconds`: the
     copy, roughly.
     """
 
-    moved: tuple[Table, ...]
+    transfer_tables: tuple[TableInfo, ...]
     sides: tuple[SideSummary, ...]
     tables: tuple[TableSize, ...]
-    findings: tuple[Finding, ...]
+    findings: tuple[PlanFinding, ...]
     left_out: tuple[str, ...]
     is_started: bool
     seconds: float
 
     @property
-    def in_the_way(self) -> list[Finding]:
+    def blocking_findings(self) -> list[PlanFinding]:
         """The findings that have to be dealt with before `start`."""
         return [finding for finding in self.findings if finding.in_the_way]
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
         return {
-            "ready": not self.in_the_way,
+            "ready": not self.blocking_findings,
             "started": self.is_started,
             "sides": [asdict(side) for side in self.sides],
             "tables": [asdict(table) for table in self.tables],
             "rows": sum(table.rows for table in self.tables),
             "bytes": sum(table.total_bytes for table in self.tables),
             "seconds": self.seconds,
-            "in_the_way": [asdict(finding) for finding in self.in_the_way],
+            "in_the_way": [asdict(finding) for finding in self.blocking_findings],
             "good_to_know": [asdict(finding) for finding in self.findings if not finding.in_the_way],
             "left_out": list(self.left_out),
         }
 
 
-def make(
+def make_plan(
     sides: Sides, settings: Settings, include: Collection[str] = (), leave_out: Collection[str] = ()
 ) -> Plan:
     """Look at both sides and compare them.
@@ -100,13 +108,13 @@ def make(
     UnavailableError where a side cannot be reached, InvalidInputError for names that nothing bears.
     """
     with closing(sides.legacy.connect()) as legacy, closing(sides.primary.connect()) as primary:
-        refuse_same_database(legacy, primary)
+        require_different_databases(legacy, primary)
         for connection in (legacy, primary):
             connection.execute("SET default_transaction_read_only = on")  # so that it surely changes nothing
-        return examine(legacy, primary, settings, include, leave_out)
+        return make_plan_on_sessions(legacy, primary, settings, include, leave_out)
 
 
-def examine(
+def make_plan_on_sessions(
     legacy: psycopg.Connection[Any],
     primary: psycopg.Connection[Any],
     settings: Settings | None,
@@ -117,17 +125,17 @@ def examine(
 
     What `start` has been told before need not be said again.
     """
-    left_out = LeftOut(tuple(leave_out))
-    is_started = control_schema.exists(legacy)
+    left_out = Exclusions(tuple(leave_out))
+    is_started = control_schema.is_set_up(legacy)
     if is_started:
-        include = {*include, *(table.name for table in moved_tables(legacy))}
-        left_out.remember(_left_out_before(legacy))
+        include = {*include, *(table.name for table in transfer_tables(legacy))}
+        left_out.add_earlier_exclusions(_left_out_before(legacy))
     there, here = read_tables(legacy), read_tables(primary)
-    moved = {table.name for table in chosen([*there, *here], include)}
+    moved = {table.name for table in select_tables([*there, *here], include)}
     unknown = sorted(set(include) - moved)
     if unknown:
         raise InvalidInputError(f"There is no table {', '.join(unknown)}; names are like public.extra.")
-    findings = list(server_checks.between(legacy, primary))
+    findings = list(server_checks.compare_databases(legacy, primary))
     findings += _undecided(there, here, moved, left_out)
     comparable = legacy.info.server_version // 10_000 == primary.info.server_version // 10_000
     objects = [catalog.read(each, sorted(moved), texts_comparable=comparable) for each in (legacy, primary)]
@@ -135,27 +143,27 @@ def examine(
     for side, connection, tables in ((LEGACY, legacy, there), (PRIMARY, primary, here)):
         ours = [table for table in tables if table.name in moved]
         others = [table for table in tables if table.name not in moved]
-        findings += server_checks.of_side(connection, side, ours, others, left_out)
+        findings += server_checks.check_side(connection, side, ours, others, left_out)
         if settings is not None:
-            findings += server_checks.of_pool(connection, side, settings)
+            findings += server_checks.check_connection_budget(connection, side, settings)
         if side == PRIMARY and not is_started:
-            findings += server_checks.rows_on_primary(connection, ours)
-    if None in (server_checks.revision(legacy), server_checks.revision(primary)):
+            findings += server_checks.check_primary_is_empty(connection, ours)
+    if None in (server_checks.alembic_revision(legacy), server_checks.alembic_revision(primary)):
         # An empty database lacks all of them; the migrations that are to be run make them.
         findings = [each for each in findings if each.kind != "moved table" or each.name in include]
-    if left_out.unused:
-        raise InvalidInputError(f"There is nothing named {', '.join(left_out.unused)} to leave out.")
-    ours = in_order(table for table in there if table.name in moved)
+    if left_out.unused_patterns:
+        raise InvalidInputError(f"There is nothing named {', '.join(left_out.unused_patterns)} to leave out.")
+    ours = sort_parents_first(table for table in there if table.name in moved)
     sizes = _sizes(legacy, ours)
     seconds = [size.seconds for size in sizes]
     return Plan(
-        moved=tuple(ours),
+        transfer_tables=tuple(ours),
         sides=(_summary(legacy, LEGACY), _summary(primary, PRIMARY)),
         tables=tuple(sizes),
         findings=tuple(findings),
         left_out=tuple(left_out.names),
         is_started=is_started,
-        seconds=round(max([sum(seconds) / PARALLEL, *seconds]), 1),
+        seconds=round(max([sum(seconds) / ASSUMED_COPY_JOBS, *seconds]), 1),
     )
 
 
@@ -167,19 +175,22 @@ def _left_out_before(legacy: psycopg.Connection[Any]) -> list[str]:
 
 
 def _undecided(
-    there: Sequence[Table], here: Sequence[Table], moved: Collection[str], left_out: LeftOut
-) -> list[Finding]:
+    legacy_tables: Sequence[TableInfo],
+    primary_tables: Sequence[TableInfo],
+    moved: Collection[str],
+    left_out: Exclusions,
+) -> list[PlanFinding]:
     """Tables outside our models that are neither included nor left out."""
     found = []
-    legacy, primary = {table.name for table in there}, {table.name for table in here}
-    for name in sorted((legacy | primary) - set(moved) - {ALEMBIC}):
-        if left_out.has(name):
+    legacy, primary = {table.name for table in legacy_tables}, {table.name for table in primary_tables}
+    for name in sorted((legacy | primary) - set(moved) - {ALEMBIC_TABLE}):
+        if left_out.excludes(name):
             continue
         side = BOTH if name in legacy and name in primary else LEGACY if name in legacy else PRIMARY
         advice = (
             f"Move it, too (--include {name}; both sides must have it), or leave it out: --leave-out {name}"
         )
-        found.append(Finding("table", name, side, "it is none of Frontdesk's models", advice))
+        found.append(PlanFinding("table", name, side, "it is none of Frontdesk's models", advice))
     return found
 
 
@@ -193,14 +204,14 @@ def _summary(connection: psycopg.Connection[Any], name: str) -> SideSummary:
     return SideSummary(name, version.split()[0], database, role, size)
 
 
-def _sizes(legacy: psycopg.Connection[Any], tables: Sequence[Table]) -> list[TableSize]:
+def _sizes(legacy: psycopg.Connection[Any], tables: Sequence[TableInfo]) -> list[TableSize]:
     counted = {
         name: sizes for name, *sizes in legacy.execute(_SIZES, {"tables": [table.name for table in tables]})
     }
     largest = max(tables, key=lambda table: counted[table.name][1], default=None)
     may_read = largest is not None and server_checks.may_read(legacy, largest.name)
     read_rate = _read_rate(legacy, largest) if largest is not None and may_read else None
-    each_byte = 1 / WRITE_RATE + (1 / read_rate if read_rate else 0)
+    each_byte = 1 / WRITE_BYTES_PER_SECOND + (1 / read_rate if read_rate else 0)
     return [
         TableSize(table.name, rows, size, total, round(size * each_byte, 2))
         for table in tables
@@ -208,7 +219,7 @@ def _sizes(legacy: psycopg.Connection[Any], tables: Sequence[Table]) -> list[Tab
     ]
 
 
-def _read_rate(legacy: psycopg.Connection[Any], table: Table) -> float | None:
+def _read_rate(legacy: psycopg.Connection[Any], table: TableInfo) -> float | None:
     """Bytes a second that legacy sends here, seen on the first blocks of a table; None where it is empty."""
     query = sql.SQL("COPY (SELECT {} FROM ONLY {} WHERE ctid < '({},0)') TO STDOUT (FORMAT binary)").format(
         table.column_list(), table.identifier, sql.Literal(SAMPLE_BLOCKS)

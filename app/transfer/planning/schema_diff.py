@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator, Mapping
 
-from app.transfer.planning.catalog import Item
-from app.transfer.planning.findings import BOTH, LEGACY, PRIMARY, Finding, LeftOut
+from app.transfer.planning.catalog import CatalogObject
+from app.transfer.planning.findings import BOTH, LEGACY, PRIMARY, Exclusions, PlanFinding
 
-Items = Mapping[tuple[str, str], Item]
+CatalogObjects = Mapping[tuple[str, str], CatalogObject]
 
 
 _UNDECIDED = "Make both sides alike, or leave it out by name: --leave-out {name!r}."
@@ -21,14 +21,14 @@ _MAKE = {
 }
 
 
-def compare(legacy: Items, primary: Items, left_out: LeftOut) -> Iterator[Finding]:
+def compare(legacy: CatalogObjects, primary: CatalogObjects, left_out: Exclusions) -> Iterator[PlanFinding]:
     """Every difference between the sides, and what is not valid on either of them."""
     for key in sorted({*legacy, *primary}):
         there, here = legacy.get(key), primary.get(key)
         item = there or here
         assert item is not None, "the key is from one of the two"  # noqa: S101
         if item.table is None:
-            if left_out.has(item.name):
+            if left_out.excludes(item.name):
                 continue
         elif item.kind != "moved table" and not _is_on_both(item.table, legacy, primary):
             continue  # the missing table says it all
@@ -38,21 +38,23 @@ def compare(legacy: Items, primary: Items, left_out: LeftOut) -> Iterator[Findin
             yield _on_one_side(item, LEGACY if here is None else PRIMARY, legacy, primary)
         elif there.definition != here.definition:
             problem = f"differs: legacy has {there.definition}; primary has {here.definition}"
-            yield Finding(item.kind, item.name, BOTH, problem, _alike(item))
+            yield PlanFinding(item.kind, item.name, BOTH, problem, _alignment_remedy(item))
 
 
-def _invalid(item: Item | None, side: str) -> Iterator[Finding]:
-    if item is None or item.valid:
+def _invalid(item: CatalogObject | None, side: str) -> Iterator[PlanFinding]:
+    if item is None or item.is_valid:
         return
     if item.kind == "constraint":
         advice = f'On {side}: ALTER TABLE {item.table} VALIDATE CONSTRAINT "{item.part}"'
-        yield Finding(item.kind, item.name, side, "existing rows were never checked against it", advice)
+        yield PlanFinding(item.kind, item.name, side, "existing rows were never checked against it", advice)
     else:
         advice = f"On {side}: REINDEX INDEX CONCURRENTLY, or drop it and run `alembic upgrade head`."
-        yield Finding(item.kind, item.name, side, "its build did not finish: it is not valid", advice)
+        yield PlanFinding(item.kind, item.name, side, "its build did not finish: it is not valid", advice)
 
 
-def _on_one_side(item: Item, side: str, legacy: Items, primary: Items) -> Finding:
+def _on_one_side(
+    item: CatalogObject, side: str, legacy: CatalogObjects, primary: CatalogObjects
+) -> PlanFinding:
     other = PRIMARY if side == LEGACY else LEGACY
     problem = f"only {side} has it: {item.definition}" if item.definition else f"only {side} has it"
     if item.kind == "moved table":
@@ -63,22 +65,22 @@ def _on_one_side(item: Item, side: str, legacy: Items, primary: Items) -> Findin
         made = _MAKE[item.kind].format(table=item.table, part=item.part, definition=item.definition)
         advice = f"On {other}: {made}; or drop it on {side}."
     else:
-        advice = _alike(item)
-    return Finding(item.kind, item.name, side, problem, advice)
+        advice = _alignment_remedy(item)
+    return PlanFinding(item.kind, item.name, side, problem, advice)
 
 
-def _same_under_another_name(item: Item, others: Items) -> Item | None:
+def _same_under_another_name(item: CatalogObject, others: CatalogObjects) -> CatalogObject | None:
     if item.kind != "constraint":
         return None
     alike = (item.kind, item.table, item.definition)
     return next((each for each in others.values() if (each.kind, each.table, each.definition) == alike), None)
 
 
-def _alike(item: Item) -> str:
+def _alignment_remedy(item: CatalogObject) -> str:
     if item.table is not None:
         return "Make both sides alike: `alembic upgrade head` on both, then undo what was changed by hand."
     return _UNDECIDED.format(name=item.name)
 
 
-def _is_on_both(table: str, *sides: Items) -> bool:
+def _is_on_both(table: str, *sides: CatalogObjects) -> bool:
     return all(("moved table", table) in side for side in sides)

@@ -7,12 +7,12 @@ import psycopg
 
 from app.config import Settings
 from app.database import connection_budget
-from app.transfer.planning.findings import LEGACY, PRIMARY, Finding, LeftOut
-from app.transfer.protocol.tables import ALEMBIC, SCHEMA, Table
+from app.transfer.planning.findings import LEGACY, PRIMARY, Exclusions, PlanFinding
+from app.transfer.protocol.tables import ALEMBIC_TABLE, SCHEMA, TableInfo
 
 # Connections that the commands of a move take beside each other: a copy with two, the relay, one to look on.
 NEEDED_CONNECTIONS = 4
-LONG = 60  # seconds; `start` waits for transactions that have written
+LONG_TRANSACTION_SECONDS = 60  # seconds; `start` waits for transactions that have written
 OLDEST_SERVER = 150_000
 
 Connection = psycopg.Connection[Any]
@@ -36,7 +36,7 @@ _RIGHTS = """
     FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
     WHERE nspname || '.' || relname = ANY (%(tables)s) ORDER BY 1
 """
-_ACTIVE = """
+_TRIGGERS_AND_RULES = """
     SELECT nspname || '.' || relname, tgname, 'trigger'
     FROM pg_trigger JOIN pg_class ON pg_class.oid = tgrelid
     JOIN pg_namespace ON pg_namespace.oid = relnamespace JOIN pg_proc ON pg_proc.oid = tgfoid
@@ -59,80 +59,92 @@ _OLD_LOCALE = """
 """
 
 
-def of_side(
-    connection: Connection, side: str, tables: Sequence[Table], others: Sequence[Table], left_out: LeftOut
-) -> Iterator[Finding]:
+def check_side(
+    connection: Connection,
+    side: str,
+    tables: Sequence[TableInfo],
+    others: Sequence[TableInfo],
+    left_out: Exclusions,
+) -> Iterator[PlanFinding]:
     """What is in the way on one side. `others`: its tables that are not moved."""
-    yield from _server(connection, side, left_out)
+    yield from _check_server(connection, side, left_out)
     for table in tables:
-        for reason in table.obstacles():
-            yield Finding("table", table.name, side, reason, f"See above; on {side}.")
-    yield from _rights(connection, side, tables)
-    yield from _broken_references(side, tables, others)
+        for reason in table.problems():
+            yield PlanFinding("table", table.name, side, reason, f"See above; on {side}.")
+    yield from _check_privileges(connection, side, tables)
+    yield from _check_foreign_keys(side, tables, others)
     parameters = {"own": SCHEMA, "tables": [table.name for table in tables]}
-    for name, part, kind in connection.execute(_ACTIVE, parameters):
+    for name, part, kind in connection.execute(_TRIGGERS_AND_RULES, parameters):
         if kind == "rule":
             advice = f'On {side}: DROP RULE "{part}" ON {name}.'
-            yield Finding(kind, f"{name}.{part}", side, "it would act when changes are replayed", advice)
+            yield PlanFinding(kind, f"{name}.{part}", side, "it would act when changes are replayed", advice)
         else:
             advice = "Nothing to do: it is switched off in the transactions that replay, and only there."
-            yield Finding(kind, f"{name}.{part}", side, "somebody's own trigger", advice, in_the_way=False)
+            yield PlanFinding(
+                kind, f"{name}.{part}", side, "somebody's own trigger", advice, in_the_way=False
+            )
 
 
-def _server(connection: Connection, side: str, left_out: LeftOut) -> Iterator[Finding]:
+def _check_server(connection: Connection, side: str, left_out: Exclusions) -> Iterator[PlanFinding]:
     database = connection.info.dbname
-    row = connection.execute(_DATABASE, {"long": LONG}).fetchone()
+    row = connection.execute(_DATABASE, {"long": LONG_TRANSACTION_SECONDS}).fetchone()
     assert row is not None, "one row of functions"  # noqa: S101
     may_create, may_use, is_replica, prepared, large_objects, long_running, user = row
     if not may_create:
         advice = f'On {side}, as its owner: GRANT CREATE ON DATABASE "{database}" TO "{user}"'
-        yield Finding("privilege", database, side, "the role may not create a schema", advice)
+        yield PlanFinding("privilege", database, side, "the role may not create a schema", advice)
     if not may_use:
         advice = f'On {side}: GRANT USAGE ON SCHEMA public TO "{user}"'
-        yield Finding("privilege", "public", side, "the role may not use the schema", advice)
+        yield PlanFinding("privilege", "public", side, "the role may not use the schema", advice)
     if is_replica:
-        yield Finding(
+        yield PlanFinding(
             "server", database, side, "it is a read-only replica", "Name its primary server in the URL."
         )
     if prepared:
         problem = f"{prepared} prepared transactions: their writes could slip past the capture"
         advice = "COMMIT PREPARED or ROLLBACK PREPARED each (SELECT * FROM pg_prepared_xacts)."
-        yield Finding("transaction", "prepared transactions", side, problem, advice)
-    if large_objects and not left_out.has("large objects"):
+        yield PlanFinding("transaction", "prepared transactions", side, problem, advice)
+    if large_objects and not left_out.excludes("large objects"):
         problem = f"{large_objects} large objects, which are not moved"
         advice = "Move them yourself, or leave them out: --leave-out 'large objects'."
-        yield Finding("table", "large objects", side, problem, advice)
+        yield PlanFinding("table", "large objects", side, problem, advice)
     if long_running and side == LEGACY:
-        problem = (
-            f"{long_running} transactions are older than {LONG} s: start waits for those that have written"
-        )
+        problem = f"{long_running} transactions are older than {LONG_TRANSACTION_SECONDS} s: start waits for those that have written"
         advice = "SELECT pid, application_name, xact_start FROM pg_stat_activity ORDER BY xact_start"
-        yield Finding("transaction", "long transactions", side, problem, advice, in_the_way=False)
+        yield PlanFinding("transaction", "long transactions", side, problem, advice, in_the_way=False)
     if connection.info.server_version < OLDEST_SERVER:
         problem = f"PostgreSQL {connection.info.server_version // 10_000}: tried with 15 and newer"
-        yield Finding("server", database, side, problem, "Rehearse with a copy first.", in_the_way=False)
+        yield PlanFinding("server", database, side, problem, "Rehearse with a copy first.", in_the_way=False)
 
 
-def _rights(connection: Connection, side: str, tables: Sequence[Table]) -> Iterator[Finding]:
+def _check_privileges(
+    connection: Connection, side: str, tables: Sequence[TableInfo]
+) -> Iterator[PlanFinding]:
     parameters = {"tables": [table.name for table in tables]}
     for name, owns, may_write, hides_rows, inherits in connection.execute(_RIGHTS, parameters):
         if not owns:
-            advice = f"Give {VARIABLE[side]} the owner's role, or on {side}: ALTER TABLE {name} OWNER TO …"
-            yield Finding("privilege", name, side, "only its owner can put triggers on it", advice)
+            advice = (
+                f"Give {URL_VARIABLES[side]} the owner's role, or on {side}: ALTER TABLE {name} OWNER TO …"
+            )
+            yield PlanFinding("privilege", name, side, "only its owner can put triggers on it", advice)
         elif not may_write:
             advice = f"On {side}: GRANT SELECT, INSERT, UPDATE, DELETE ON {name} TO its owner."
-            yield Finding("privilege", name, side, "the role may not read and write it", advice)
+            yield PlanFinding("privilege", name, side, "the role may not read and write it", advice)
         if hides_rows:
             advice = f"On {side}: ALTER TABLE {name} NO FORCE ROW LEVEL SECURITY, or a role with BYPASSRLS."
-            yield Finding("row security", name, side, "its policies may hide rows from the move", advice)
+            yield PlanFinding("row security", name, side, "its policies may hide rows from the move", advice)
         if inherits:
-            yield Finding("table", name, side, "it is part of an inheritance", "Detach it, or leave it out.")
+            yield PlanFinding(
+                "table", name, side, "it is part of an inheritance", "Detach it, or leave it out."
+            )
 
 
-VARIABLE = {LEGACY: "LEGACY_DATABASE_URL", PRIMARY: "DATABASE_URL"}
+URL_VARIABLES = {LEGACY: "LEGACY_DATABASE_URL", PRIMARY: "DATABASE_URL"}
 
 
-def _broken_references(side: str, tables: Sequence[Table], others: Sequence[Table]) -> Iterator[Finding]:
+def _check_foreign_keys(
+    side: str, tables: Sequence[TableInfo], others: Sequence[TableInfo]
+) -> Iterator[PlanFinding]:
     """Foreign keys between what is moved and what is not: the relay can keep neither end of them."""
     moved = {table.name for table in tables}
     for table in (*tables, *others):
@@ -141,56 +153,56 @@ def _broken_references(side: str, tables: Sequence[Table], others: Sequence[Tabl
                 problem = f"{key.name} refers to {key.parent}, and only one of the two is moved"
                 drop = f"ALTER TABLE {table.name} DROP CONSTRAINT {key.name}"
                 advice = f"Move both, or neither; or on {side}: {drop}"
-                yield Finding("constraint", f"{table.name}.{key.name}", side, problem, advice)
+                yield PlanFinding("constraint", f"{table.name}.{key.name}", side, problem, advice)
 
 
-def of_pool(connection: Connection, side: str, settings: Settings) -> Iterator[Finding]:
+def check_connection_budget(connection: Connection, side: str, settings: Settings) -> Iterator[PlanFinding]:
     """Whether the services' connections and those of the move fit the server."""
     if settings.postgres_pooler:
         advice = (
             f"The pooler holds the services' connections; the move needs {NEEDED_CONNECTIONS} beside them."
         )
-        yield Finding(
+        yield PlanFinding(
             "connections", "pool", side, "not compared: there is a pooler", advice, in_the_way=False
         )
         return
     counted = connection_budget.measure(connection, settings, settings.web_concurrency)
-    fits = counted.left >= NEEDED_CONNECTIONS
+    fits = counted.remaining >= NEEDED_CONNECTIONS
     advice = (
         "Nothing to do."
         if fits
         else "Lower POSTGRES_MAX_CONNECTIONS, SERVICE_COUNT or WEB_CONCURRENCY, or raise max_connections."
     )
     problem = f"{counted}; the move needs {NEEDED_CONNECTIONS}"
-    yield Finding("connections", "pool", side, problem, advice, in_the_way=not fits)
+    yield PlanFinding("connections", "pool", side, problem, advice, in_the_way=not fits)
 
 
-def between(legacy: Connection, primary: Connection) -> Iterator[Finding]:
+def compare_databases(legacy: Connection, primary: Connection) -> Iterator[PlanFinding]:
     """Revisions, encodings and locales of the two databases."""
-    there, here = revision(legacy), revision(primary)
+    there, here = alembic_revision(legacy), alembic_revision(primary)
     if there != here or there is None:
         problem = f"legacy stands at {there or 'no revision'}, primary at {here or 'no revision'}"
         advice = "Run `alembic upgrade head` on both."
-        yield Finding("revision", ALEMBIC, "both", problem, advice)
+        yield PlanFinding("revision", ALEMBIC_TABLE, "both", problem, advice)
     (encoding, *locale, _), (other_encoding, *other_locale, _) = _locale(legacy), _locale(primary)
     if encoding != other_encoding:
         problem = f"legacy is encoded in {encoding}, primary in {other_encoding}"
         advice = f"Make primary's database anew: CREATE DATABASE … ENCODING '{encoding}' TEMPLATE template0"
-        yield Finding("collation", "encoding", "both", problem, advice)
+        yield PlanFinding("collation", "encoding", "both", problem, advice)
     if locale != other_locale:
         problem = f"legacy sorts by {' '.join(locale)}, primary by {' '.join(other_locale)}"
         advice = (
             "Lists ordered by text may come in another order; nothing that Frontdesk keeps depends on it."
         )
-        yield Finding("collation", "locale", "both", problem, advice, in_the_way=False)
+        yield PlanFinding("collation", "locale", "both", problem, advice, in_the_way=False)
     for side, connection in ((LEGACY, legacy), (PRIMARY, primary)):
         if _locale(connection)[-1]:
             problem = "the system's collation has changed since the indexes were built"
             advice = f"On {side}: REINDEX DATABASE, then ALTER DATABASE … REFRESH COLLATION VERSION."
-            yield Finding("collation", "version", side, problem, advice, in_the_way=False)
+            yield PlanFinding("collation", "version", side, problem, advice, in_the_way=False)
 
 
-def rows_on_primary(primary: Connection, tables: Sequence[Table]) -> Iterator[Finding]:
+def check_primary_is_empty(primary: Connection, tables: Sequence[TableInfo]) -> Iterator[PlanFinding]:
     """Rows that only primary has would be taken for rows that legacy has deleted."""
     for table in tables:
         if (
@@ -199,7 +211,7 @@ def rows_on_primary(primary: Connection, tables: Sequence[Table]) -> Iterator[Fi
             is not None
         ):
             advice = f"If nobody needs them, on primary: TRUNCATE {table.name} CASCADE"
-            yield Finding(
+            yield PlanFinding(
                 "table", table.name, PRIMARY, "it has rows already; the move needs it empty", advice
             )
 
@@ -213,13 +225,13 @@ def may_read(connection: Connection, table: str) -> bool:
     return row.fetchone() == (True,)
 
 
-def revision(connection: Connection) -> str | None:
+def alembic_revision(connection: Connection) -> str | None:
     """What Alembic has noted; None where it has not been."""
-    if connection.execute("SELECT to_regclass(%s)", (ALEMBIC,)).fetchone() == (None,):
+    if connection.execute("SELECT to_regclass(%s)", (ALEMBIC_TABLE,)).fetchone() == (None,):
         return None
-    if not may_read(connection, ALEMBIC):
+    if not may_read(connection, ALEMBIC_TABLE):
         return "a revision that the role may not read"
-    row = connection.execute(f"SELECT version_num FROM {ALEMBIC}").fetchone()
+    row = connection.execute(f"SELECT version_num FROM {ALEMBIC_TABLE}").fetchone()
     return row[0] if row else None
 
 

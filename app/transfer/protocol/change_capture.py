@@ -9,16 +9,16 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-from app.transfer.protocol.tables import SCHEMA, Table
+from app.transfer.protocol.tables import SCHEMA, TableInfo
 
 # Any number will do that no other program takes advisory locks on. Shared by every writing transaction,
 # exclusive to close.
 FENCE_LOCK = 0x46726F6E746631
 SETUP_LOCK = 0x46726F6E746634  # of whoever makes or drops what belongs to the move
-FENCED = "FD001"
+FENCED_SQLSTATE = "FD001"
 
 TRIGGERS = ("fence", "truncate", "insert", "update", "delete")  # names on each table, after the prefix
-PREFIX = "frontdesk_transfer_"
+TRIGGER_PREFIX = "frontdesk_transfer_"
 
 # The relay's transaction on the standby, and no other: the setting holds the transaction's own id, and the
 # session is of the role that has set up the move (which owns these functions).
@@ -51,7 +51,7 @@ BEGIN
         OR (present.state = 'closing' AND present.until < clock_timestamp()) THEN
         RETURN;
     END IF;
-    RAISE EXCEPTION 'this database is being moved and takes no writes now' USING ERRCODE = '{FENCED}',
+    RAISE EXCEPTION 'this database is being moved and takes no writes now' USING ERRCODE = '{FENCED_SQLSTATE}',
         HINT = 'Run the transaction again, on the side that is live.';
 END $frontdesk$;
 """
@@ -91,7 +91,16 @@ BEGIN
 END $frontdesk$
 """
 # Types whose text depends on no setting of the session; each SET costs every statement a microsecond.
-_PLAIN = ("bigint", "integer", "smallint", "text", "character varying", "uuid", "boolean", "numeric")
+_SETTING_INDEPENDENT_TYPES = (
+    "bigint",
+    "integer",
+    "smallint",
+    "text",
+    "character varying",
+    "uuid",
+    "boolean",
+    "numeric",
+)
 
 # Statement triggers with the changed rows: a merge of 20,000 rows calls them once.
 _ON_EACH_TABLE = """
@@ -110,7 +119,7 @@ ALTER TABLE {table} ENABLE ALWAYS TRIGGER {fence}, ENABLE ALWAYS TRIGGER {trunca
     ENABLE ALWAYS TRIGGER {insert}, ENABLE ALWAYS TRIGGER {update}, ENABLE ALWAYS TRIGGER {delete};
 """
 
-_STANDING = f"""
+_TABLES_WITHOUT_TRIGGERS = f"""
     SELECT moved.table_name FROM {SCHEMA}.moved
     WHERE (
         SELECT count(*) FROM pg_catalog.pg_trigger
@@ -130,7 +139,7 @@ _OUR_TRIGGERS = """
 """
 
 
-def set_up_alone(connection: psycopg.Connection[Any]) -> None:
+def lock_setup(connection: psycopg.Connection[Any]) -> None:
     """Wait for whoever else sets up this side: IF NOT EXISTS and OR REPLACE alone fail in a race."""
     connection.execute("SELECT pg_catalog.pg_advisory_xact_lock(%s)", (SETUP_LOCK,))
 
@@ -141,7 +150,7 @@ def create_functions(connection: psycopg.Connection[Any]) -> None:
     connection.execute(_FENCE)
 
 
-def add_triggers(connection: psycopg.Connection[Any], table: Table) -> None:
+def add_triggers(connection: psycopg.Connection[Any], table: TableInfo) -> None:
     """Fence and capture one table, in a transaction of its own.
 
     It is one call: a network that is lost in the middle leaves no table locked.
@@ -156,14 +165,14 @@ def add_triggers(connection: psycopg.Connection[Any], table: Table) -> None:
     ).fetchone()
     assert row is not None, "recorded by `create`"  # noqa: S101
     function = sql.Identifier(SCHEMA, f"capture_{row[0]}")
-    is_plain = all(kind.partition("(")[0] in _PLAIN for kind in table.key_types)
+    is_plain = all(kind.partition("(")[0] in _SETTING_INDEPENDENT_TYPES for kind in table.key_types)
     settings = (
         ""
         if is_plain
         else "SET TimeZone = 'UTC' SET DateStyle = 'ISO, YMD' SET IntervalStyle = 'postgres'"
         " SET extra_float_digits = 1 SET bytea_output = 'hex'"
     )
-    names = {each: sql.Identifier(PREFIX + each) for each in TRIGGERS}
+    names = {each: sql.Identifier(TRIGGER_PREFIX + each) for each in TRIGGERS}
     connection.execute(
         sql.SQL(
             f"SELECT pg_catalog.pg_advisory_xact_lock({SETUP_LOCK});" + _CAPTURE + ";" + _ON_EACH_TABLE
@@ -183,13 +192,15 @@ def add_triggers(connection: psycopg.Connection[Any], table: Table) -> None:
 
 def tables_without_triggers(connection: psycopg.Connection[Any]) -> list[str]:
     """The moved tables that are not, or no longer, fenced and captured."""
-    names = [PREFIX + each for each in TRIGGERS]
-    return [name for (name,) in connection.execute(_STANDING, {"names": names})]
+    names = [TRIGGER_PREFIX + each for each in TRIGGERS]
+    return [name for (name,) in connection.execute(_TABLES_WITHOUT_TRIGGERS, {"names": names})]
 
 
-def captured_tables(connection: psycopg.Connection[Any]) -> list[tuple[str, str, list[str]]]:
+def tables_with_triggers(connection: psycopg.Connection[Any]) -> list[tuple[str, str, list[str]]]:
     """Schema and name of each table that has any of the triggers, and which."""
-    return connection.execute(_OUR_TRIGGERS, {"names": [PREFIX + each for each in TRIGGERS]}).fetchall()
+    return connection.execute(
+        _OUR_TRIGGERS, {"names": [TRIGGER_PREFIX + each for each in TRIGGERS]}
+    ).fetchall()
 
 
 def drop_triggers(connection: psycopg.Connection[Any]) -> None:
@@ -197,7 +208,7 @@ def drop_triggers(connection: psycopg.Connection[Any]) -> None:
 
     Raises psycopg.errors.LockNotAvailable after the session's `lock_timeout`.
     """
-    for schema, table, names in captured_tables(connection):
+    for schema, table, names in tables_with_triggers(connection):
         drop = sql.SQL("DROP TRIGGER {} ON {}")
         place = sql.Identifier(schema, table)
         connection.execute(sql.SQL("; ").join(drop.format(sql.Identifier(name), place) for name in names))

@@ -8,7 +8,7 @@ from typing import Any
 import psycopg
 
 from app.transfer.protocol import change_capture, fencing
-from app.transfer.protocol.tables import SCHEMA, Table
+from app.transfer.protocol.tables import SCHEMA, TableInfo
 
 _STATEMENTS = f"""
 CREATE SCHEMA IF NOT EXISTS {SCHEMA};
@@ -86,7 +86,7 @@ GRANT SELECT ON {SCHEMA}.side TO PUBLIC;
 _TABLES = ("side", "marks", "moved", "copied", "stretches", "relay", "journal", "verifications")
 
 
-def exists(connection: psycopg.Connection[Any]) -> bool:
+def is_set_up(connection: psycopg.Connection[Any]) -> bool:
     """Whether a move has been set up on this side, as far as its `side` row."""
     found = connection.execute(
         "SELECT pg_catalog.to_regclass(%s) IS NOT NULL", (f"{SCHEMA}.side",)
@@ -99,16 +99,16 @@ def exists(connection: psycopg.Connection[Any]) -> bool:
         return False
 
 
-def remains(connection: psycopg.Connection[Any]) -> bool:
+def has_leftovers(connection: psycopg.Connection[Any]) -> bool:
     """Whether there is anything of a move on this side."""
     found = connection.execute("SELECT pg_catalog.to_regnamespace(%s) IS NOT NULL", (SCHEMA,)).fetchone()
-    return found == (True,) or bool(change_capture.captured_tables(connection))
+    return found == (True,) or bool(change_capture.tables_with_triggers(connection))
 
 
-def create(connection: psycopg.Connection[Any], tables: list[Table]) -> None:
+def create(connection: psycopg.Connection[Any], tables: list[TableInfo]) -> None:
     """Make what the move keeps on this side and record its tables; what is there already stays."""
     with connection.transaction():
-        change_capture.set_up_alone(connection)
+        change_capture.lock_setup(connection)
         connection.execute(_STATEMENTS)
         change_capture.create_functions(connection)
         fencing.create_functions(connection)

@@ -26,18 +26,18 @@ from app.errors import (
 T = TypeVar("T")
 
 SideName = Literal["legacy", "primary"]
-VARIABLES: dict[SideName, str] = {"legacy": "LEGACY_DATABASE_URL", "primary": "DATABASE_URL"}
+URL_VARIABLES: dict[SideName, str] = {"legacy": "LEGACY_DATABASE_URL", "primary": "DATABASE_URL"}
 
-APPLICATION = "frontdesk-transfer"  # of every session of a move, so that they can be told from services'
+APPLICATION_NAME = "frontdesk-transfer"  # of every session of a move, so that they can be told from services'
 
 # Seconds without an answer after which a server has to show that it is there. Something on the way may take
 # whatever is sent, and pass nothing on: TCP then sees nothing wrong.
-SILENCE = 20.0
-REACH = 10.0  # seconds for a new session
-POOLER_PATIENCE = 3.0  # seconds for a second session through a pooler
+PROBE_AFTER_SECONDS = 20.0
+CONNECT_TIMEOUT = 10.0  # seconds for a new session
+POOLER_TIMEOUT_SECONDS = 3.0  # seconds for a second session through a pooler
 
 # Nothing that a server or a role sets by default may cut the work short, or change what it means.
-_SESSION = {
+_SESSION_SETTINGS = {
     "statement_timeout": "0",
     "lock_timeout": "10s",
     # A process that was frozen in the middle of a transaction lets go of its locks.
@@ -67,7 +67,7 @@ class TransferConnection(DeadlineConnection):
             timeout = max(0.001, self.deadline - monotonic())
         try:
             if timeout is None:
-                return self._wait_while_it_is_there(gen, interval)
+                return self._wait_while_responding(gen, interval)
             return super().wait(gen, interval, timeout)
         except psycopg.OperationalError as error:
             if isinstance(error, ClientDeadlineExceeded):
@@ -81,19 +81,19 @@ class TransferConnection(DeadlineConnection):
                 ) from error
             raise
 
-    def _wait_while_it_is_there(self, gen: PQGen[T], interval: float) -> T:
+    def _wait_while_responding(self, gen: PQGen[T], interval: float) -> T:
         going_on = gen
         while True:
             try:
-                return psycopg.Connection.wait(self, going_on, interval, SILENCE)
+                return psycopg.Connection.wait(self, going_on, interval, PROBE_AFTER_SECONDS)
             except psycopg.errors._WaitTimeout as error:  # psycopg has no public name for it
-                if not self.side.answers():
+                if not self.side.is_responding():
                     self.pgconn.finish()
                     raise ClientDeadlineExceeded from error
-                going_on = _going_on(gen)
+                going_on = _resume_wait(gen)
 
 
-def _going_on(gen: PQGen[T]) -> PQGen[T]:
+def _resume_wait(gen: PQGen[T]) -> PQGen[T]:
     """One that was waited for in vain, to be waited for again; psycopg begins with `next`."""
     ready: int = READY_NONE
     while True:
@@ -114,7 +114,7 @@ class Side:
     def __repr__(self) -> str:
         return f"Side({self.name})"
 
-    def connect(self, timeout: float = REACH) -> TransferConnection:
+    def connect(self, timeout: float = CONNECT_TIMEOUT) -> TransferConnection:
         """A new session in autocommit; the caller closes it. `timeout`: seconds for connecting.
 
         Values are written in the canonical form (see app/database/checksum.py), and tables must be named
@@ -124,34 +124,34 @@ class Side:
             connection = self._connect(timeout)
         except psycopg.OperationalError as error:
             # A refused password comes without a SQLSTATE's class of its own when libpq gives up.
-            kind = PermanentlyUnavailableError if _is_refusal(error) else UnavailableError
+            kind = PermanentlyUnavailableError if _is_permanent_failure(error) else UnavailableError
             reason = " ".join(str(error).split())
-            raise kind(f"Cannot reach {self.name} ({VARIABLES[self.name]}): {reason}") from None
+            raise kind(f"Cannot reach {self.name} ({URL_VARIABLES[self.name]}): {reason}") from None
         connection.deadline = monotonic() + timeout
         try:
-            self._refuse_shared_session(connection)
+            self._require_dedicated_session(connection)
             # As statements, not as connection options, which poolers refuse.
             connection.execute(
                 "SELECT pg_catalog.set_config(name, value, false)"
                 " FROM unnest(%(names)s::text[], %(values)s::text[]) AS setting (name, value)",
-                {"names": [*_SESSION], "values": [*_SESSION.values()]},
+                {"names": [*_SESSION_SETTINGS], "values": [*_SESSION_SETTINGS.values()]},
             )
             use_canonical_form(connection)
         except BaseException as error:  # nobody else knows of the session yet
             connection.close()
             if isinstance(error, SideLostError):
                 raise UnavailableError(
-                    f"Cannot reach {self.name} ({VARIABLES[self.name]}): {error}"
+                    f"Cannot reach {self.name} ({URL_VARIABLES[self.name]}): {error}"
                 ) from error
             raise
         connection.deadline = None
         return connection
 
-    def answers(self) -> bool:
+    def is_responding(self) -> bool:
         """Whether somebody is there who answers, be it with a refusal."""
         try:
-            with closing(self._connect(REACH)) as connection:
-                connection.deadline = monotonic() + REACH
+            with closing(self._connect(CONNECT_TIMEOUT)) as connection:
+                connection.deadline = monotonic() + CONNECT_TIMEOUT
                 connection.execute("SELECT")
         except (psycopg.errors.ConnectionTimeout, ClientDeadlineExceeded):
             return False
@@ -161,13 +161,13 @@ class Side:
 
     def _connect(self, timeout: float) -> TransferConnection:
         parameters: dict[str, Any] = KEEPALIVES | psycopg.conninfo.conninfo_to_dict(self.url)
-        parameters |= {"application_name": APPLICATION, "connect_timeout": max(2, round(timeout))}
+        parameters |= {"application_name": APPLICATION_NAME, "connect_timeout": max(2, round(timeout))}
         # Never prepared: a plan that was made for ten rows would be used for a million.
         connection = TransferConnection.connect(**parameters, autocommit=True, prepare_threshold=None)
         connection.side = self
         return connection
 
-    def _refuse_shared_session(self, connection: TransferConnection) -> None:
+    def _require_dedicated_session(self, connection: TransferConnection) -> None:
         """Raise ConfigurationError behind a pooler that lends its sessions for a transaction at a time.
 
         Settings made there would hit whoever comes next: the services. A pooler answers for no process of
@@ -176,8 +176,8 @@ class Side:
         query = "SELECT pg_catalog.pg_backend_pid()"
         if connection.execute(query).fetchone() == (connection.info.backend_pid,):
             return
-        with closing(self._connect(REACH)) as other:
-            other.deadline = monotonic() + POOLER_PATIENCE
+        with closing(self._connect(CONNECT_TIMEOUT)) as other:
+            other.deadline = monotonic() + POOLER_TIMEOUT_SECONDS
             for _ in range(3):
                 try:
                     is_shared = connection.execute(query).fetchone() == other.execute(query).fetchone()
@@ -185,7 +185,7 @@ class Side:
                     return  # it keeps the one session that there is for its first client
                 if is_shared:
                     raise ConfigurationError(
-                        f"{VARIABLES[self.name]} leads to a pooler that shares its sessions between clients:"
+                        f"{URL_VARIABLES[self.name]} leads to a pooler that shares its sessions between clients:"
                         " use the server's own address, or the pooler's port for sessions."
                     )
 
@@ -198,14 +198,14 @@ class Sides:
     primary: Side
 
     @classmethod
-    def of(cls, settings: Settings) -> "Sides":
+    def from_settings(cls, settings: Settings) -> "Sides":
         """The databases that the settings name, past a pooler. Raises ConfigurationError without a legacy."""
         if settings.legacy_database_url is None:
             raise ConfigurationError(
                 "LEGACY_DATABASE_URL is not set: a transfer needs the database that is moved away from."
             )
         legacy = Side("legacy", settings.legacy_database_url.get_secret_value())
-        return cls(legacy, Side("primary", embedded_server.migration_url_of(settings)))
+        return cls(legacy, Side("primary", embedded_server.resolve_migration_url(settings)))
 
     def __iter__(self) -> Any:
         return iter((self.legacy, self.primary))
@@ -219,11 +219,11 @@ class Sides:
         return self.primary if side.name == "legacy" else self.legacy
 
 
-def _is_refusal(error: psycopg.OperationalError) -> bool:
+def _is_permanent_failure(error: psycopg.OperationalError) -> bool:
     return error.sqlstate is not None and error.sqlstate[:2] in ("28", "3D")
 
 
-def refuse_same_database(legacy: psycopg.Connection[Any], primary: psycopg.Connection[Any]) -> None:
+def require_different_databases(legacy: psycopg.Connection[Any], primary: psycopg.Connection[Any]) -> None:
     """Raise ConfigurationError where both URLs lead to one database."""
     identity = (
         "SELECT pg_catalog.pg_postmaster_start_time(), pg_catalog.current_database(),"

@@ -20,12 +20,12 @@ import psycopg
 from app.errors import FrontdeskError
 from app.transfer.protocol.change_capture import FENCE_LOCK
 from app.transfer.protocol.endpoints import SideName
-from app.transfer.protocol.pipeline import Statement, together
+from app.transfer.protocol.pipeline import Statement, execute_batch
 from app.transfer.protocol.tables import SCHEMA
 
-State = Literal["open", "closing", "standby"]
+FenceState = Literal["open", "closing", "standby"]
 
-TAKEN_BACK = "FD002"
+REHEARSAL_SQLSTATE = "FD002"
 
 _FUNCTIONS = f"""
 -- The lock waits for every transaction that has written, and those to come wait behind it. When this
@@ -91,8 +91,8 @@ CREATE OR REPLACE FUNCTION {SCHEMA}.try_close(expected bigint, patience integer)
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $frontdesk$
 BEGIN
     PERFORM {SCHEMA}.close(expected, patience, patience);
-    RAISE 'taken back' USING ERRCODE = '{TAKEN_BACK}';
-EXCEPTION WHEN SQLSTATE '{TAKEN_BACK}' THEN
+    RAISE 'taken back' USING ERRCODE = '{REHEARSAL_SQLSTATE}';
+EXCEPTION WHEN SQLSTATE '{REHEARSAL_SQLSTATE}' THEN
     RETURN;
 END $frontdesk$;
 
@@ -100,8 +100,8 @@ CREATE OR REPLACE FUNCTION {SCHEMA}.try_row() RETURNS void
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $frontdesk$
 BEGIN
     UPDATE {SCHEMA}.side SET attempt = attempt;
-    RAISE 'taken back' USING ERRCODE = '{TAKEN_BACK}';
-EXCEPTION WHEN SQLSTATE '{TAKEN_BACK}' THEN
+    RAISE 'taken back' USING ERRCODE = '{REHEARSAL_SQLSTATE}';
+EXCEPTION WHEN SQLSTATE '{REHEARSAL_SQLSTATE}' THEN
     RETURN;
 END $frontdesk$;
 """
@@ -111,7 +111,7 @@ class TakenOverError(FrontdeskError):
     """Somebody else has gone on with this move; see `frontdesk transfer status`."""
 
 
-class TooLateError(FrontdeskError):
+class PauseExpiredError(FrontdeskError):
     """The time for which writes may wait is over; the side has opened by itself."""
 
 
@@ -120,11 +120,11 @@ class NotDrainedError(FrontdeskError):
 
 
 @dataclass(frozen=True)
-class Row:
+class SideRow:
     """The row of one side."""
 
     name: SideName
-    state: State
+    state: FenceState
     epoch: int
     attempt: int
 
@@ -134,7 +134,7 @@ def create_functions(connection: psycopg.Connection[Any]) -> None:
     connection.execute(_FUNCTIONS)
 
 
-def look_statement(*, lock: str = "") -> str:
+def side_row_query(*, lock: str = "") -> str:
     """What asks for the row of a side. `lock`: FOR SHARE or FOR UPDATE, until the transaction ends."""
     return (
         "SELECT name,"
@@ -143,35 +143,35 @@ def look_statement(*, lock: str = "") -> str:
     )
 
 
-def row_of(answer: list[Any]) -> Row:
+def parse_side_row(answer: list[Any]) -> SideRow:
     """What was answered to it."""
     if not answer:
         raise FrontdeskError(
             "The move has lost its row: `frontdesk transfer finish --force` removes the rest."
         )
-    return Row(*answer[0])
+    return SideRow(*answer[0])
 
 
-def look(connection: psycopg.Connection[Any]) -> Row:
+def read_side_row(connection: psycopg.Connection[Any]) -> SideRow:
     """The row of this side, now."""
-    return row_of(connection.execute(look_statement()).fetchall())
+    return parse_side_row(connection.execute(side_row_query()).fetchall())
 
 
 def close(
     connection: psycopg.Connection[Any],
     epoch: int,
-    patience: float,
+    lock_timeout: float,
     pause: float,
     *then: Statement,
 ) -> tuple[int, list[Any]]:
     """Open (or closing) to closing, for `pause` seconds; the attempt, which is now ours alone.
 
-    Waits `patience` seconds at most, during which new writers wait as well, then raises
+    Waits `lock_timeout` seconds at most, during which new writers wait as well, then raises
     psycopg.errors.LockNotAvailable. Raises TakenOverError where the side is at another epoch. `then`: what
     the same message asks for once the side is closed; the answers to it are returned, too.
     """
-    call = _call("close", epoch, max(1, round(patience * 1000)), round(pause * 1000))
-    _, [(attempt,)], _, *answers = together(connection, "BEGIN", call, "COMMIT", *then)
+    call = _call("close", epoch, max(1, round(lock_timeout * 1000)), round(pause * 1000))
+    _, [(attempt,)], _, *answers = execute_batch(connection, "BEGIN", call, "COMMIT", *then)
     if attempt is None:
         raise TakenOverError
     return int(attempt), answers
@@ -182,7 +182,7 @@ def reopen(connection: psycopg.Connection[Any], epoch: int, attempt: int, *befor
 
     `before`: what the same message has to do first.
     """
-    return bool(_answer(connection, *before, _call("reopen", epoch, attempt)))
+    return bool(_run_function(connection, *before, _call("reopen", epoch, attempt)))
 
 
 def hand_over(connection: psycopg.Connection[Any], epoch: int, attempt: int, *before: Statement) -> None:
@@ -191,40 +191,40 @@ def hand_over(connection: psycopg.Connection[Any], epoch: int, attempt: int, *be
     `before`: what the same message has to do first. Raises NotDrainedError, TooLateError or TakenOverError,
     and then the side is as it was.
     """
-    answer = _answer(connection, *before, _call("hand_over", epoch, attempt))
+    answer = _run_function(connection, *before, _call("hand_over", epoch, attempt))
     if answer == "too late":
-        raise TooLateError
+        raise PauseExpiredError
     if answer == "not drained":
         raise NotDrainedError
     if answer != "done":
         raise TakenOverError
 
 
-def open_(connection: psycopg.Connection[Any], other: Row) -> bool:
+def open_(connection: psycopg.Connection[Any], other: SideRow) -> bool:
     """Standby to open at the epoch of the `other` side, which was seen as a standby one epoch ahead.
 
     False where it was opened already.
     """
     if other.state != "standby":
         raise TakenOverError
-    return bool(_answer(connection, _call("open", other.epoch - 1)))
+    return bool(_run_function(connection, _call("open", other.epoch - 1)))
 
 
-def try_close(connection: psycopg.Connection[Any], epoch: int, patience: float) -> None:
+def rehearse_close(connection: psycopg.Connection[Any], epoch: int, lock_timeout: float) -> None:
     """`close`, taken back at once. Raises psycopg's errors."""
-    _answer(connection, _call("try_close", epoch, max(1, round(patience * 1000))))
+    _run_function(connection, _call("try_close", epoch, max(1, round(lock_timeout * 1000))))
 
 
-def try_row(connection: psycopg.Connection[Any]) -> None:
+def rehearse_row_update(connection: psycopg.Connection[Any]) -> None:
     """Write the row as it is, taken back at once. Raises psycopg's errors."""
-    _answer(connection, _call("try_row"))
+    _run_function(connection, _call("try_row"))
 
 
 def _call(function: str, *arguments: int) -> str:
     return f"SELECT {SCHEMA}.{function}({', '.join(map(str, arguments))})"
 
 
-def _answer(connection: psycopg.Connection[Any], *statements: Statement) -> Any:
+def _run_function(connection: psycopg.Connection[Any], *statements: Statement) -> Any:
     """What the last of them, a function, has answered."""
-    [(answer,)] = together(connection, *statements)[-1]
+    [(answer,)] = execute_batch(connection, *statements)[-1]
     return answer

@@ -8,7 +8,7 @@ from psycopg.types.json import Jsonb
 from app.transfer.protocol.tables import SCHEMA
 
 
-def note(connection: psycopg.Connection[Any], step: str, **detail: object) -> None:
+def record(connection: psycopg.Connection[Any], step: str, **detail: object) -> None:
     """Write one line into this side's journal. No personal data: names, counts, seconds."""
     connection.execute(
         f"INSERT INTO {SCHEMA}.journal (step, detail) VALUES (%s, %s)",

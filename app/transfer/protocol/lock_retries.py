@@ -22,18 +22,18 @@ def with_lock_retries(connection: psycopg.Connection[Any], step: Callable[[], ob
     """
 
     def give_up(state: RetryCallState) -> object:
-        raise ConflictError(f"A table stays locked: {_writers(connection)}.")
+        raise ConflictError(f"A table stays locked: {_describe_lock_holders(connection)}.")
 
     Retrying(
         retry=retry_if_exception_type((psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected)),
         stop=stop_after_attempt(LOCK_ATTEMPTS),
         wait=wait_random_exponential(multiplier=0.05, max=1),
-        before_sleep=lambda _: autovacuum_locks.send_away(connection),
+        before_sleep=lambda _: autovacuum_locks.cancel_autovacuum(connection),
         retry_error_callback=give_up,
     )(step)
 
 
-def _writers(connection: psycopg.Connection[Any]) -> str:
+def _describe_lock_holders(connection: psycopg.Connection[Any]) -> str:
     """Who holds the locks: process, application and age of the transaction, no statement's text."""
     rows = connection.execute(
         "SELECT DISTINCT pid, application_name, extract(epoch FROM clock_timestamp() - xact_start)::int"

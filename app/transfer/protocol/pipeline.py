@@ -8,7 +8,7 @@ from psycopg import sql
 Statement = str | sql.SQL | sql.Composed
 
 
-def together(connection: psycopg.Connection[Any], *statements: Statement) -> list[Any]:
+def execute_batch(connection: psycopg.Connection[Any], *statements: Statement) -> list[Any]:
     """What each has to say: its rows, or the number of rows that it has written.
 
     The server begins when it has all of them, so whoever is lost on the way leaves nothing half-sent behind.

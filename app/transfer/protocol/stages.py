@@ -8,9 +8,9 @@ import psycopg
 
 from app.transfer.protocol import control_schema, fencing
 from app.transfer.protocol.endpoints import SideName
-from app.transfer.protocol.fencing import Row
+from app.transfer.protocol.fencing import SideRow
 
-LOOKS = 5
+MAX_READS = 5
 
 
 class Stage(StrEnum):
@@ -27,12 +27,12 @@ class Stage(StrEnum):
     UNKNOWN = "unknown"  # a side cannot be asked
 
 
-def other_than(name: SideName) -> SideName:
+def other_side(name: SideName) -> SideName:
     """The side across."""
     return "primary" if name == "legacy" else "legacy"
 
 
-def stage_of(legacy: Row | None, primary: Row | None) -> Stage:
+def stage_of(legacy: SideRow | None, primary: SideRow | None) -> Stage:
     """The stage that the two rows tell; RELAYING covers all that the copy has to do."""
     if legacy is None and primary is None:
         return Stage.NOT_STARTED
@@ -49,21 +49,21 @@ def stage_of(legacy: Row | None, primary: Row | None) -> Stage:
     return Stage.BROKEN
 
 
-def look_at(connections: Mapping[SideName, psycopg.Connection[Any]]) -> dict[SideName, Row | None]:
+def read_side_rows(connections: Mapping[SideName, psycopg.Connection[Any]]) -> dict[SideName, SideRow | None]:
     """The rows of the sides, as far as they have one.
 
     They are not read at one moment: those that contradict each other, because a switch has come between, are
     read again.
     """
-    for _ in range(LOOKS):
-        rows = {name: _row(connection) for name, connection in connections.items()}
+    for _ in range(MAX_READS):
+        rows = {name: _read_side_row(connection) for name, connection in connections.items()}
         if stage_of(rows.get("legacy"), rows.get("primary")) is not Stage.BROKEN:
             break
     return rows
 
 
-def _row(connection: psycopg.Connection[Any]) -> Row | None:
+def _read_side_row(connection: psycopg.Connection[Any]) -> SideRow | None:
     try:
-        return fencing.look(connection) if control_schema.exists(connection) else None
+        return fencing.read_side_row(connection) if control_schema.is_set_up(connection) else None
     except psycopg.errors.UndefinedTable:  # `finish` has just taken it away
         return None

@@ -10,8 +10,8 @@ import psycopg
 from app.errors import UnavailableError
 from app.transfer.protocol import change_capture
 from app.transfer.protocol.endpoints import SideName, Sides
-from app.transfer.protocol.fencing import Row
-from app.transfer.protocol.stages import Stage, look_at, stage_of
+from app.transfer.protocol.fencing import SideRow
+from app.transfer.protocol.stages import Stage, read_side_rows, stage_of
 from app.transfer.protocol.tables import SCHEMA
 
 
@@ -23,7 +23,7 @@ class Status:
     live: SideName | None = None  # takes writes
     next: str = ""
     in_the_way: list[str] = field(default_factory=list)
-    sides: dict[SideName, Row | None] = field(default_factory=dict)  # None: no move is known there
+    sides: dict[SideName, SideRow | None] = field(default_factory=dict)  # None: no move is known there
     marks: int | None = None  # keys that the standby does not have yet
     lag: float | None = None  # seconds since the oldest of them was written; 0 without any
     last_round: datetime | None = None
@@ -39,13 +39,13 @@ class Status:
         return asdict(self)
 
 
-def status(sides: Sides, within: float = 30.0) -> Status:
+def read_status(sides: Sides, timeout: float = 30.0) -> Status:
     """Ask both sides; what one of them cannot tell is None, and said in `in_the_way`.
 
-    Raises psycopg's errors where a side breaks off, or has not answered `within` so many seconds.
+    Raises psycopg's errors where a side breaks off, or has not answered `timeout` so many seconds.
     """
     found = Status()
-    deadline = monotonic() + within
+    deadline = monotonic() + timeout
     connections: dict[SideName, psycopg.Connection[Any]] = {}
     try:
         for side in sides:
@@ -61,72 +61,72 @@ def status(sides: Sides, within: float = 30.0) -> Status:
     return found
 
 
-def _read(found: Status, connections: dict[SideName, psycopg.Connection[Any]]) -> None:
-    found.sides.update(look_at(connections))
+def _read(status: Status, connections: dict[SideName, psycopg.Connection[Any]]) -> None:
+    status.sides.update(read_side_rows(connections))
     if len(connections) == 2:
-        found.stage = stage_of(found.sides["legacy"], found.sides["primary"])
-    found.live = _live(found)
+        status.stage = stage_of(status.sides["legacy"], status.sides["primary"])
+    status.live = _live_side(status)
     for name, connection in connections.items():
-        row = found.sides[name]
+        row = status.sides[name]
         if row is None:
             continue
         if row.state == "standby":
-            _read_standby(found, connection, row)
+            _read_standby(status, connection, row)
         else:
-            _read_source(found, connection)
+            _read_source(status, connection)
         unguarded = change_capture.tables_without_triggers(connection)
         if unguarded:
-            found.in_the_way.append(f"{name}: not fenced and captured: {', '.join(unguarded)}")
-            if found.stage in (Stage.RELAYING, Stage.COPYING):
-                found.stage = Stage.STARTING
-    if found.stage is Stage.RELAYING and (found.copied or 0) < (found.tables or 0):
-        found.stage = Stage.COPYING
-    found.next = _next(found)
+            status.in_the_way.append(f"{name}: not fenced and captured: {', '.join(unguarded)}")
+            if status.stage in (Stage.RELAYING, Stage.COPYING):
+                status.stage = Stage.STARTING
+    if status.stage is Stage.RELAYING and (status.copied or 0) < (status.tables or 0):
+        status.stage = Stage.COPYING
+    status.next = _next(status)
 
 
-def _live(found: Status) -> SideName | None:
-    if found.stage is Stage.NOT_STARTED:
+def _live_side(status: Status) -> SideName | None:
+    if status.stage is Stage.NOT_STARTED:
         return "legacy"
-    is_open = [name for name, row in found.sides.items() if row is not None and row.state == "open"]
+    is_open = [name for name, row in status.sides.items() if row is not None and row.state == "open"]
     return is_open[0] if len(is_open) == 1 else None
 
 
-def _read_source(found: Status, connection: psycopg.Connection[Any]) -> None:
-    found.marks, found.lag = log(connection)
+def _read_source(status: Status, connection: psycopg.Connection[Any]) -> None:
+    status.marks, status.lag = read_backlog(connection)
     row = connection.execute(f"SELECT finished_at, seconds FROM {SCHEMA}.relay").fetchone()
-    found.last_round, found.replay_seconds = row if row else (None, None)
+    status.last_round, status.replay_seconds = row if row else (None, None)
     row = connection.execute(f"SELECT count(*) FROM {SCHEMA}.moved").fetchone()
-    found.tables = row[0] if row else None
-    found.journal = [
+    status.tables = row[0] if row else None
+    status.journal = [
         {"at": at, "step": step, "detail": detail}
         for at, step, detail in connection.execute(
             f"SELECT at, step, detail FROM {SCHEMA}.journal ORDER BY id DESC LIMIT 10"
         )
     ]
-    _read_verification(found, connection)
+    _read_verification(status, connection)
 
 
-def _read_standby(found: Status, connection: psycopg.Connection[Any], row: Row) -> None:
+def _read_standby(status: Status, connection: psycopg.Connection[Any], row: SideRow) -> None:
     if row.name == "primary":
-        found.copied = len(copied_tables(connection))
-    waiting, _ = log(connection)
-    if waiting and found.stage is not Stage.HANDED_OVER:
-        found.in_the_way.append(
+        status.copied = len(copied_tables(connection))
+    waiting, _ = read_backlog(connection)
+    if waiting and status.stage is not Stage.HANDED_OVER:
+        status.in_the_way.append(
             f"{row.name} is the standby, yet changes of its own are noted there ({waiting}):"
             " run `frontdesk transfer verify`"
         )
-    _read_verification(found, connection)
+    _read_verification(status, connection)
 
 
-def _read_verification(found: Status, connection: psycopg.Connection[Any]) -> None:
+def _read_verification(status: Status, connection: psycopg.Connection[Any]) -> None:
     last = connection.execute(
         f"SELECT at, equal FROM {SCHEMA}.verifications ORDER BY at DESC LIMIT 1"
     ).fetchone()
-    if last is not None and (found.verified_at is None or last[0] > found.verified_at):
-        found.verified_at, found.verified_equal = last
+    if last is not None and (status.verified_at is None or last[0] > status.verified_at):
+        status.verified_at, status.verified_equal = last
 
 
-def log(connection: psycopg.Connection[Any]) -> tuple[int, float]:
+def read_backlog(connection: psycopg.Connection[Any]) -> tuple[int, float]:
     """How many marks wait on this side, and for how many seconds the oldest has waited."""
     row = connection.execute(
         "SELECT count(*), coalesce(extract(epoch FROM clock_timestamp() - min(at)), 0)::float8"
@@ -155,11 +155,11 @@ _NEXT = {
 }
 
 
-def _next(found: Status) -> str:
-    if found.stage is Stage.RELAYING:
-        if found.verified_equal:
+def _next(status: Status) -> str:
+    if status.stage is Stage.RELAYING:
+        if status.verified_equal:
             return "frontdesk transfer cutover"
-        if found.verified_equal is False:
+        if status.verified_equal is False:
             return "frontdesk transfer repair, then frontdesk transfer verify"
         return "frontdesk transfer relay (beside everything else), frontdesk transfer verify"
-    return _NEXT[found.stage]
+    return _NEXT[status.stage]

@@ -12,7 +12,7 @@ from app.models import Base
 
 SCHEMA = "frontdesk_transfer"
 BENCH_SCHEMA = "frontdesk_transfer_bench"  # what `bench` makes and removes
-ALEMBIC = "public.alembic_version"  # each side's own: both must stand at the same revision already
+ALEMBIC_TABLE = "public.alembic_version"  # each side's own: both must stand at the same revision already
 
 # What belongs to extensions, to the server, or to one session is nobody's data.
 _TABLES = """
@@ -52,17 +52,17 @@ _FOREIGN_KEYS = """
 
 
 @dataclass(frozen=True)
-class ForeignKey:
+class ForeignKeyInfo:
     """A reference to another table (its qualified name)."""
 
     name: str
     parent: str
     is_deferrable: bool
-    acts: bool  # ON DELETE or ON UPDATE changes rows of the child
+    changes_rows: bool  # ON DELETE or ON UPDATE changes rows of the child
 
 
 @dataclass(frozen=True)
-class Table:
+class TableInfo:
     """A table. `columns`: those that are written (no generated ones), in the table's order."""
 
     schema: str
@@ -72,7 +72,7 @@ class Table:
     columns: tuple[str, ...]
     types: tuple[str, ...]  # of the columns, as PostgreSQL writes them
     key: tuple[str, ...]  # of the primary key, in its order
-    foreign_keys: tuple[ForeignKey, ...]
+    foreign_keys: tuple[ForeignKeyInfo, ...]
     is_binary_safe: bool  # whether COPY in binary can be read by another server
 
     @property
@@ -96,11 +96,11 @@ class Table:
 
     def column_list(self, alias: str | None = None) -> sql.Composed:
         """The columns, quoted: `a, b` or `t.a, t.b`."""
-        return listed(self.columns, alias)
+        return quote_columns(self.columns, alias)
 
     def key_list(self, alias: str | None = None) -> sql.Composed:
         """The key's columns, quoted."""
-        return listed(self.key, alias)
+        return quote_columns(self.key, alias)
 
     def text_key(self, alias: str) -> sql.Composed:
         """The key of a row as the log holds it: `ARRAY[t.a::text, …]`."""
@@ -115,7 +115,7 @@ class Table:
         ]
         return sql.SQL(", ").join(columns)
 
-    def obstacles(self) -> list[str]:
+    def problems(self) -> list[str]:
         """Why the table cannot be moved as it is; each says what to do."""
         found = []
         if self.kind != "r":
@@ -126,7 +126,7 @@ class Table:
         if not self.key and self.kind == "r":
             found.append(f"{self.name} has no primary key: add one, or leave it out")
         for key in self.foreign_keys:
-            if key.acts:
+            if key.changes_rows:
                 found.append(
                     f"{self.name}: foreign key {key.name} changes rows by itself (CASCADE or SET):"
                     " make it NO ACTION DEFERRABLE, or leave the table out"
@@ -139,12 +139,12 @@ class Table:
         return found
 
 
-def listed(columns: Iterable[str], alias: str | None = None) -> sql.Composed:
+def quote_columns(columns: Iterable[str], alias: str | None = None) -> sql.Composed:
     """Columns, quoted: `a, b` or `t.a, t.b`."""
     return sql.SQL(", ").join(sql.Identifier(alias, c) if alias else sql.Identifier(c) for c in columns)
 
 
-def read_tables(connection: psycopg.Connection[Any]) -> list[Table]:
+def read_tables(connection: psycopg.Connection[Any]) -> list[TableInfo]:
     """All tables of the database that hold somebody's data, by name."""
     rows = connection.execute(_TABLES, {"own": [SCHEMA, BENCH_SCHEMA]}).fetchall()
     names = {oid: f"{schema}.{name}" for oid, schema, name, _, _ in rows}
@@ -155,12 +155,12 @@ def read_tables(connection: psycopg.Connection[Any]) -> list[Table]:
     keys: dict[int, list[str]] = {oid: [] for oid in names}
     for oid, name in connection.execute(_KEYS, known):
         keys[oid].append(name)
-    references: dict[int, list[ForeignKey]] = {oid: [] for oid in names}
+    references: dict[int, list[ForeignKeyInfo]] = {oid: [] for oid in names}
     for oid, name, parent, deferrable, *actions in connection.execute(_FOREIGN_KEYS, known):
         acts = any(action not in ("a", "r") for action in actions)
-        references[oid].append(ForeignKey(name, names.get(parent, str(parent)), deferrable, acts))
+        references[oid].append(ForeignKeyInfo(name, names.get(parent, str(parent)), deferrable, acts))
     return [
-        Table(
+        TableInfo(
             schema,
             name,
             kind,
@@ -175,16 +175,16 @@ def read_tables(connection: psycopg.Connection[Any]) -> list[Table]:
     ]
 
 
-def chosen(tables: Iterable[Table], include: Collection[str]) -> list[Table]:
+def select_tables(tables: Iterable[TableInfo], include: Collection[str]) -> list[TableInfo]:
     """Those that are moved: our own always, others as they are named (`public.extra`)."""
     ours = {f"public.{table.name}" for table in Base.metadata.sorted_tables}
     return [table for table in tables if table.name in ours or table.name in include]
 
 
-def in_order(tables: Iterable[Table]) -> list[Table]:
+def sort_parents_first(tables: Iterable[TableInfo]) -> list[TableInfo]:
     """Parents before children; tables that refer to each other in a circle by name."""
     waiting = {table.name: table for table in sorted(tables, key=lambda table: table.name)}
-    ordered: list[Table] = []
+    ordered: list[TableInfo] = []
     while waiting:
         ready = [
             table
@@ -197,7 +197,7 @@ def in_order(tables: Iterable[Table]) -> list[Table]:
     return ordered
 
 
-def moved_tables(connection: psycopg.Connection[Any]) -> list[Table]:
+def transfer_tables(connection: psycopg.Connection[Any]) -> list[TableInfo]:
     """The tables that the running move is about, parents before children, as this side has them."""
     recorded = connection.execute(f"SELECT table_name FROM {SCHEMA}.moved ORDER BY position").fetchall()
     present = {table.name: table for table in read_tables(connection)}

@@ -16,36 +16,38 @@ _SEQUENCES = """
     ORDER BY 1, 2
 """
 
-Sequence = tuple[str, str, int]  # its schema, its name, and by how much it counts
-Position = tuple[int, int, bool]  # its place in the list, the last number, and whether that was handed out
+SequenceInfo = tuple[str, str, int]  # its schema, its name, and by how much it counts
+SequencePosition = tuple[
+    int, int, bool
+]  # its place in the list, the last number, and whether that was handed out
 
 
-def find(connection: psycopg.Connection[Any], schemas: list[str]) -> list[Sequence]:
+def find(connection: psycopg.Connection[Any], schemas: list[str]) -> list[SequenceInfo]:
     """The sequences of the schemas."""
     return connection.execute(_SEQUENCES, {"schemas": schemas}).fetchall()
 
 
-def reading(found: Iterable[Sequence]) -> Statement:
+def positions_query(sequences: Iterable[SequenceInfo]) -> Statement:
     """What asks the source for the position of each. Send it when nobody writes."""
     each = [
         sql.SQL("SELECT {}, last_value, is_called FROM {}").format(sql.Literal(n), sql.Identifier(*names))
-        for n, (*names, _) in enumerate(found)
+        for n, (*names, _) in enumerate(sequences)
     ]
     return sql.SQL(" UNION ALL ").join(each) if each else "SELECT WHERE false"
 
 
-def advancing(
-    found: list[Sequence], positions: Iterable[Position], *, dry_run: bool = False
+def advance_statements(
+    sequences: list[SequenceInfo], positions: Iterable[SequencePosition], *, dry_run: bool = False
 ) -> list[Statement]:
     """What sets the standby's to the source's, never backwards; each answers with a row if it was behind.
 
     Send them while the standby's row is locked: it cannot open meanwhile, and hand out a number that is then
     set back. `dry_run`: they only look.
     """
-    return [_advancing(found[n], last, dry_run) for n, last, is_called in positions if is_called]
+    return [_advance_statement(sequences[n], last, dry_run) for n, last, is_called in positions if is_called]
 
 
-def _advancing(sequence: Sequence, last: int, dry_run: bool) -> Statement:
+def _advance_statement(sequence: SequenceInfo, last: int, dry_run: bool) -> Statement:
     *names, step = sequence
     name = sql.Identifier(*names)
     set_ = sql.SQL("setval({}, {}, true)").format(sql.Literal(name.as_string(None)), sql.Literal(last))

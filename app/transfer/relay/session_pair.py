@@ -6,13 +6,13 @@ from typing import Self
 
 from app.errors import ConflictError, InvalidInputError
 from app.transfer.protocol.endpoints import SideName, Sides, TransferConnection
-from app.transfer.protocol.fencing import Row
-from app.transfer.protocol.stages import Stage, look_at, other_than, stage_of
+from app.transfer.protocol.fencing import SideRow
+from app.transfer.protocol.stages import Stage, other_side, read_side_rows, stage_of
 from app.transfer.protocol.status import copied_tables
-from app.transfer.protocol.tables import SCHEMA, Table, moved_tables
-from app.transfer.relay.apply_cycle import MovedOnError, Replay, Round, replay
+from app.transfer.protocol.tables import SCHEMA, TableInfo, transfer_tables
+from app.transfer.relay.apply_cycle import ApplyCycle, CycleResult, DirectionChangedError, run_apply_cycle
 
-VACUUM_AFTER = 50_000  # marks deleted: the log is read as a whole, with what is dead in it
+VACUUM_AFTER_ENTRIES = 50_000  # marks deleted: the log is read as a whole, with what is dead in it
 
 
 class NotStartedError(InvalidInputError):
@@ -20,17 +20,17 @@ class NotStartedError(InvalidInputError):
 
 
 @dataclass(frozen=True)
-class Rows:
+class SideRows:
     """The state of both sides as it was a moment ago."""
 
-    legacy: Row | None
-    primary: Row | None
+    legacy: SideRow | None
+    primary: SideRow | None
 
     @property
     def stage(self) -> Stage:
         return stage_of(self.legacy, self.primary)
 
-    def of(self, name: SideName) -> Row:
+    def require(self, name: SideName) -> SideRow:
         """The row of one side. Raises NotStartedError where it has none."""
         row = self.legacy if name == "legacy" else self.primary
         if row is None:
@@ -38,9 +38,9 @@ class Rows:
         return row
 
     @property
-    def ahead_and_behind(self) -> tuple[Row, Row]:
+    def ahead_and_behind(self) -> tuple[SideRow, SideRow]:
         """By their epochs. Raises NotStartedError."""
-        ahead, behind = sorted((self.of("legacy"), self.of("primary")), key=lambda row: -row.epoch)
+        ahead, behind = sorted((self.require("legacy"), self.require("primary")), key=lambda row: -row.epoch)
         return ahead, behind
 
     @property
@@ -54,63 +54,67 @@ class Rows:
         return leading[0]
 
 
-class Link:
+class SessionPair:
     """Sessions on both sides, made when they are needed, and made again when they were lost."""
 
     def __init__(self, sides: Sides) -> None:
         self._sides = sides
         self._connections: dict[SideName, TransferConnection] = {}
-        self._tables: list[Table] = []
-        self._known_from: TransferConnection | None = None
-        self._forgotten = 0
+        self._tables: list[TableInfo] = []
+        self._tables_read_from: TransferConnection | None = None
+        self._deleted_entries = 0
 
-    def to(self, name: SideName) -> TransferConnection:
+    def session(self, name: SideName) -> TransferConnection:
         """The session on that side. Raises UnavailableError."""
         known = self._connections.get(name)
         if known is None or known.closed:
             known = self._connections[name] = self._sides.named(name).connect()
         return known
 
-    def look(self) -> Rows:
+    def read_side_rows(self) -> SideRows:
         """Ask both sides."""
-        rows = look_at({"legacy": self.to("legacy"), "primary": self.to("primary")})
-        return Rows(rows["legacy"], rows["primary"])
+        rows = read_side_rows({"legacy": self.session("legacy"), "primary": self.session("primary")})
+        return SideRows(rows["legacy"], rows["primary"])
 
-    def round(self, source: SideName, *, verify: bool = False, dry_run: bool = False) -> Round:
+    def run_cycle(self, source: SideName, *, verify: bool = False, dry_run: bool = False) -> CycleResult:
         """Bring the other side up to date with `source`. Raises MovedOnError, psycopg's errors."""
-        sessions = self.to(source), self.to(other_than(source))
-        result = replay(*sessions, self.tables(source), verify=verify, dry_run=dry_run)
-        self._forgotten += 0 if dry_run else result.marks
+        sessions = self.session(source), self.session(other_side(source))
+        result = run_apply_cycle(*sessions, self.tables(source), verify=verify, dry_run=dry_run)
+        self._deleted_entries += 0 if dry_run else result.entries
         return result
 
-    def replay(self, source: SideName) -> Replay:
+    def new_verified_cycle(self, source: SideName) -> ApplyCycle:
         """The same, verified, step by step."""
-        return Replay(self.to(source), self.to(other_than(source)), self.tables(source), verify=True)
+        return ApplyCycle(
+            self.session(source), self.session(other_side(source)), self.tables(source), verify=True
+        )
 
-    def tables(self, source: SideName) -> list[Table]:
+    def tables(self, source: SideName) -> list[TableInfo]:
         """Those of the move, parents first, as that side has them."""
-        connection = self.to(source)
-        if self._known_from is not connection:
-            self._tables, self._known_from = moved_tables(connection), connection
+        connection = self.session(source)
+        if self._tables_read_from is not connection:
+            self._tables, self._tables_read_from = transfer_tables(connection), connection
         return self._tables
 
-    def refuse_incomplete_copy(self, source: SideName) -> None:
+    def require_complete_copy(self, source: SideName) -> None:
         """Raise ConflictError where the first copy, from legacy to primary, has not finished."""
         if source == "primary":
             return
-        copied = set(copied_tables(self.to("primary")))
-        missing = [table.name for table in moved_tables(self.to("legacy")) if table.name not in copied]
+        copied = set(copied_tables(self.session("primary")))
+        missing = [
+            table.name for table in transfer_tables(self.session("legacy")) if table.name not in copied
+        ]
         if missing:
             raise ConflictError(
                 f"{len(missing)} tables are not copied yet ({', '.join(missing[:3])}, …):"
                 " run `frontdesk transfer copy`."
             )
 
-    def tidy(self, source: SideName) -> None:
+    def vacuum_log_if_due(self, source: SideName) -> None:
         """Clear the log of its dead rows, now and then; writers do not notice."""
-        if self._forgotten >= VACUUM_AFTER:
-            self._forgotten = 0
-            self.to(source).execute(f"VACUUM (TRUNCATE false) {SCHEMA}.marks")
+        if self._deleted_entries >= VACUUM_AFTER_ENTRIES:
+            self._deleted_entries = 0
+            self.session(source).execute(f"VACUUM (TRUNCATE false) {SCHEMA}.marks")
 
     def set_deadline(self, deadline: float | None) -> None:
         """Give up whatever waits for a server at that time (of `time.monotonic`)."""
@@ -132,4 +136,4 @@ class Link:
         self.close()
 
 
-__all__ = ["Link", "MovedOnError", "NotStartedError", "Rows"]
+__all__ = ["DirectionChangedError", "NotStartedError", "SessionPair", "SideRows"]

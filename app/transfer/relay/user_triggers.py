@@ -7,9 +7,9 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-from app.transfer.protocol.change_capture import PREFIX
-from app.transfer.protocol.pipeline import Statement, together
-from app.transfer.protocol.tables import Table
+from app.transfer.protocol.change_capture import TRIGGER_PREFIX
+from app.transfer.protocol.pipeline import Statement, execute_batch
+from app.transfer.protocol.tables import TableInfo
 
 _ENABLED = """
     SELECT nspname || '.' || relname, tgname, tgenabled::text FROM pg_catalog.pg_trigger
@@ -19,24 +19,24 @@ _ENABLED = """
         AND nspname || '.' || relname = ANY({tables})
     ORDER BY 1, 2
 """
-_BACK = {"O": "ENABLE", "A": "ENABLE ALWAYS"}
+_ENABLE_CLAUSES = {"O": "ENABLE", "A": "ENABLE ALWAYS"}
 
-Trigger = tuple[str, str, str]  # its table, its name, and its mode as pg_trigger.tgenabled
+UserTrigger = tuple[str, str, str]  # its table, its name, and its mode as pg_trigger.tgenabled
 
 
-def enabled(tables: Sequence[Table]) -> sql.Composed:
+def enabled_triggers_query(tables: Sequence[TableInfo]) -> sql.Composed:
     """What asks for each trigger that would fire."""
     names = [table.name for table in tables]
-    return sql.SQL(_ENABLED).format(prefix=sql.Literal(PREFIX), tables=sql.Literal(names))
+    return sql.SQL(_ENABLED).format(prefix=sql.Literal(TRIGGER_PREFIX), tables=sql.Literal(names))
 
 
-def foreign_triggers(connection: psycopg.Connection[Any], tables: Sequence[Table]) -> list[Trigger]:
+def find_user_triggers(connection: psycopg.Connection[Any], tables: Sequence[TableInfo]) -> list[UserTrigger]:
     """Each trigger that would fire."""
-    return connection.execute(enabled(tables)).fetchall()
+    return connection.execute(enabled_triggers_query(tables)).fetchall()
 
 
-def silencing(
-    triggers: Sequence[Trigger], tables: Sequence[Table]
+def disable_and_enable_statements(
+    triggers: Sequence[UserTrigger], tables: Sequence[TableInfo]
 ) -> tuple[list[Statement], list[Statement]]:
     """What switches those of `tables` off inside a transaction, and on again at its end.
 
@@ -47,17 +47,17 @@ def silencing(
     by_name = {table.name: table.identifier for table in tables}
     found = [(by_name[table], name, mode) for table, name, mode in triggers if table in by_name]
     off = [_alter(table, "DISABLE", name) for table, name, _ in found]
-    on = [_alter(table, _BACK[mode], name) for table, name, mode in found]
+    on = [_alter(table, _ENABLE_CLAUSES[mode], name) for table, name, mode in found]
     return [*off], [*["SET CONSTRAINTS ALL IMMEDIATE"] * bool(on), *on]
 
 
 @contextmanager
-def silenced(connection: psycopg.Connection[Any], tables: Sequence[Table]) -> Iterator[None]:
+def triggers_disabled(connection: psycopg.Connection[Any], tables: Sequence[TableInfo]) -> Iterator[None]:
     """Keep them from firing inside the caller's transaction. Raises psycopg's errors."""
-    off, on = silencing(foreign_triggers(connection, tables), tables)
-    together(connection, *off)
+    off, on = disable_and_enable_statements(find_user_triggers(connection, tables), tables)
+    execute_batch(connection, *off)
     yield
-    together(connection, *on)
+    execute_batch(connection, *on)
 
 
 def _alter(table: sql.Identifier, verb: str, trigger: str) -> sql.Composed:

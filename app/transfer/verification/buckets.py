@@ -12,14 +12,14 @@ import psycopg
 from psycopg import sql
 
 from app.database.checksum import row_hash_sql
-from app.transfer.protocol.tables import SCHEMA, Table
+from app.transfer.protocol.tables import SCHEMA, TableInfo
 
-BUCKET = 1_000  # keys
-MOST_SLOW_BUCKETS = 64  # of a table whose key no index serves in this order: each takes a scan
-AT_ONCE = 50  # queries on the way, so that the distance to a server counts once
+BUCKET_KEYS = 1_000  # keys
+MAX_UNINDEXED_BUCKETS = 64  # of a table whose key no index serves in this order: each takes a scan
+QUERIES_IN_FLIGHT = 50  # queries on the way, so that the distance to a server counts once
 
 Connection = psycopg.Connection[Any]
-Key = tuple[str, ...]  # as text, in the order of the primary key
+PrimaryKey = tuple[str, ...]  # as text, in the order of the primary key
 
 _COLLATED = """
     SELECT attname FROM pg_attribute
@@ -35,12 +35,12 @@ _DIGEST = """
     FROM (SELECT {key}, {hash} AS hash FROM ONLY {table} WHERE {between}) AS hashed
 """
 _ROWS = "SELECT {text_key}, {hash} FROM ONLY {table} AS t WHERE {between}"
-_SOME = """
+_ROWS_BY_KEY = """
     SELECT {text_key}, {hash} FROM ONLY {table} AS t
     JOIN (SELECT {typed_key} FROM jsonb_array_elements(%s::jsonb) AS wanted (k)) AS wanted
         ON ({t_key}) = ({wanted_key})
 """
-_LOGGED = f"""
+_PENDING_KEYS = f"""
     SELECT DISTINCT key FROM {SCHEMA}.marks JOIN jsonb_array_elements(%s::jsonb) AS wanted (k)
         ON key = ARRAY(SELECT jsonb_array_elements_text(k))
     WHERE table_name = %s
@@ -51,32 +51,32 @@ _LOGGED = f"""
 class Bucket:
     """Keys greater than `after`, up to `until`; None is where the table begins or ends."""
 
-    after: Key | None
-    until: Key | None
+    after: PrimaryKey | None
+    until: PrimaryKey | None
 
 
-class Reader:
+class BucketReader:
     """Reads one table of a session in the canonical form."""
 
-    def __init__(self, connection: Connection, table: Table, collated: Collection[str]) -> None:
-        """`collated`: key columns that sort by a collation, which may differ from side to side."""
+    def __init__(self, connection: Connection, table: TableInfo, collated_columns: Collection[str]) -> None:
+        """`collated_columns`: key columns that sort by a collation, which may differ from side to side."""
         self._connection = connection
         self._table = table
         self._hash = sql.SQL(row_hash_sql(table.columns).replace("%", "%%"))
         self._order = [
             sql.SQL('{} COLLATE "C"').format(sql.Identifier(column))
-            if column in collated
+            if column in collated_columns
             else sql.Identifier(column)
             for column in table.key
         ]
-        self._is_slow = bool(collated)
+        self._is_unindexed = bool(collated_columns)
 
     def buckets(self) -> list[Bucket]:
         """The buckets that the keys of this side make."""
-        size = BUCKET
-        if self._is_slow:
+        size = BUCKET_KEYS
+        if self._is_unindexed:
             (rows,) = self._one(sql.SQL("SELECT count(*) FROM ONLY {}").format(self._table.identifier))
-            size = max(BUCKET, rows // MOST_SLOW_BUCKETS)
+            size = max(BUCKET_KEYS, rows // MAX_UNINDEXED_BUCKETS)
         query = sql.SQL(_BOUNDS).format(
             text_key=self._table.text_key("placed"),
             key=self._table.key_list(),
@@ -90,17 +90,19 @@ class Reader:
     def digests(self, buckets: Sequence[Bucket]) -> list[tuple[int, bytes]]:
         """Rows and SHA-256 of each bucket."""
         with self._connection.pipeline():
-            answers = [self._ask(_DIGEST, bucket) for bucket in buckets]
+            answers = [self._query_bucket(_DIGEST, bucket) for bucket in buckets]
         return [answer.fetchone() or (0, b"") for answer in answers]
 
-    def rows(self, bucket: Bucket) -> dict[Key, bytes]:
+    def hash_bucket_rows(self, bucket: Bucket) -> dict[PrimaryKey, bytes]:
         """SHA-256 of each row in it, by key."""
-        return {tuple(key): digest for key, digest in self._ask(_ROWS, bucket)}
+        return {tuple(key): digest for key, digest in self._query_bucket(_ROWS, bucket)}
 
-    def some(self, keys: Collection[Key], columns: Sequence[str] | None = None) -> dict[Key, bytes]:
+    def hash_rows(
+        self, keys: Collection[PrimaryKey], columns: Sequence[str] | None = None
+    ) -> dict[PrimaryKey, bytes]:
         """SHA-256 of the rows with these keys, as far as there are any; of all columns, or of some."""
         hash_ = self._hash if columns is None else sql.SQL(row_hash_sql(columns).replace("%", "%%"))
-        query = sql.SQL(_SOME).format(
+        query = sql.SQL(_ROWS_BY_KEY).format(
             text_key=self._table.text_key("t"),
             hash=sql.SQL("(SELECT {} FROM (SELECT t.*) AS own)").format(hash_),
             table=self._table.identifier,
@@ -111,12 +113,12 @@ class Reader:
         rows = self._connection.execute(query, (_as_json(keys),))
         return {tuple(key): digest for key, digest in rows}
 
-    def logged(self, keys: Collection[Key]) -> set[Key]:
+    def pending_keys(self, keys: Collection[PrimaryKey]) -> set[PrimaryKey]:
         """Those of the keys that wait in this side's log."""
-        rows = self._connection.execute(_LOGGED, (_as_json(keys), self._table.name))
+        rows = self._connection.execute(_PENDING_KEYS, (_as_json(keys), self._table.name))
         return {tuple(key) for (key,) in rows}
 
-    def _ask(self, template: str, bucket: Bucket) -> psycopg.Cursor[Any]:
+    def _query_bucket(self, template: str, bucket: Bucket) -> psycopg.Cursor[Any]:
         conditions: list[sql.Composable] = [sql.SQL("true")]
         values: list[str] = []
         for sign, bound in ((sql.SQL(">"), bucket.after), (sql.SQL("<="), bucket.until)):
@@ -142,25 +144,28 @@ class Reader:
         return self._connection.execute(query).fetchone()
 
 
-def collated(connections: Sequence[Connection], table: Table) -> set[str]:
+def find_collated_columns(connections: Sequence[Connection], table: TableInfo) -> set[str]:
     """The key columns that sort by a collation."""
     parameters = (table.identifier.as_string(None), list(table.key))
     return {name for each in connections for (name,) in each.execute(_COLLATED, parameters)}
 
 
-def in_batches(buckets: Sequence[Bucket], lanes: int) -> Iterator[list[Sequence[Bucket]]]:
+def batch_buckets(buckets: Sequence[Bucket], connection_count: int) -> Iterator[list[Sequence[Bucket]]]:
     """A batch for each lane at a time, each as many as are on the way at once."""
-    for start in range(0, len(buckets), lanes * AT_ONCE):
-        end = min(len(buckets), start + lanes * AT_ONCE)
-        yield [buckets[first : min(end, first + AT_ONCE)] for first in range(start, end, AT_ONCE)]
+    for start in range(0, len(buckets), connection_count * QUERIES_IN_FLIGHT):
+        end = min(len(buckets), start + connection_count * QUERIES_IN_FLIGHT)
+        yield [
+            buckets[first : min(end, first + QUERIES_IN_FLIGHT)]
+            for first in range(start, end, QUERIES_IN_FLIGHT)
+        ]
 
 
-def _typed_key(table: Table) -> sql.Composed:
+def _typed_key(table: TableInfo) -> sql.Composed:
     return sql.SQL(", ").join(
         sql.SQL(f"(k->>{place})::{kind} AS {{}}").format(sql.Identifier(column))
         for place, (column, kind) in enumerate(zip(table.key, table.key_types, strict=True))
     )
 
 
-def _as_json(keys: Collection[Key]) -> str:
+def _as_json(keys: Collection[PrimaryKey]) -> str:
     return json.dumps([list(key) for key in keys])

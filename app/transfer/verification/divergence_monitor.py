@@ -12,15 +12,15 @@ from app.observability import metrics, sentry
 
 log = logging.getLogger(__name__)
 
-WINDOW = 300.0  # seconds
-MOST = 10  # differences in the window, at any rate
-MOST_PERCENT = 5.0
-ENOUGH = 20  # comparisons from which on a rate means something
-NAMED = 20  # keys in one message
+WINDOW_SECONDS = 300.0  # seconds
+MAX_DIFFERING_READS = 10  # differences in the window, at any rate
+MAX_DIFFERING_PERCENT = 5.0
+MIN_COMPARISONS = 20  # comparisons from which on a rate means something
+MAX_LISTED = 20  # keys in one message
 
 
 @dataclass(frozen=True)
-class Recent:
+class RecentComparisons:
     """What the last five minutes of this process brought: reads compared, and those that differed."""
 
     compared: int = 0
@@ -34,7 +34,9 @@ class Recent:
     @property
     def is_alarming(self) -> bool:
         """Over 5 % of enough comparisons, or more than ten."""
-        return self.differed > MOST or (self.compared >= ENOUGH and self.percent > MOST_PERCENT)
+        return self.differed > MAX_DIFFERING_READS or (
+            self.compared >= MIN_COMPARISONS and self.percent > MAX_DIFFERING_PERCENT
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -42,11 +44,11 @@ class Recent:
             "compared": self.compared,
             "differed": self.differed,
             "percent": round(self.percent, 1),
-            "window_seconds": int(WINDOW),
+            "window_seconds": int(WINDOW_SECONDS),
         }
 
 
-class DivergenceWatch:
+class DivergenceMonitor:
     """Safe to share between threads. One message an episode, which ends when the figures are calm again."""
 
     def __init__(self) -> None:
@@ -54,12 +56,12 @@ class DivergenceWatch:
         self._seen: deque[tuple[float, tuple[str, ...]]] = deque()  # when, and the keys that differed
         self._is_alarmed = False
 
-    def note(self, differing: Collection[str] = ()) -> None:
+    def record(self, differing: Collection[str] = ()) -> None:
         """Count one comparison. `differing` names what differed: tables and our ids, nothing personal."""
         metrics.READS_COMPARED.inc()
         if differing:
             metrics.READS_DIFFERED.inc()
-            log.warning("A read differs on the two sides: %s", ", ".join(list(differing)[:NAMED]))
+            log.warning("A read differs on the two sides: %s", ", ".join(list(differing)[:MAX_LISTED]))
         with self._lock:
             self._seen.append((time.monotonic(), tuple(differing)))
         recent = self.recent()
@@ -68,18 +70,18 @@ class DivergenceWatch:
             self._is_alarmed = recent.is_alarming
             keys = sorted({key for _, named in self._seen for key in named})
         if is_new:
-            sentry.message(
+            sentry.capture_message(
                 f"The two sides of the move diverge: {recent.differed} of {recent.compared} compared reads"
-                f" ({recent.percent:.1f} %) in five minutes differed: {', '.join(keys[:NAMED])}",
+                f" ({recent.percent:.1f} %) in five minutes differed: {', '.join(keys[:MAX_LISTED])}",
                 component="transfer",
             )
 
-    def recent(self) -> Recent:
+    def recent(self) -> RecentComparisons:
         """The window, now."""
         with self._lock:
-            while self._seen and self._seen[0][0] < time.monotonic() - WINDOW:
+            while self._seen and self._seen[0][0] < time.monotonic() - WINDOW_SECONDS:
                 self._seen.popleft()
-            return Recent(len(self._seen), sum(bool(keys) for _, keys in self._seen))
+            return RecentComparisons(len(self._seen), sum(bool(keys) for _, keys in self._seen))
 
 
-watch = DivergenceWatch()
+shared_monitor = DivergenceMonitor()

@@ -9,28 +9,28 @@ import psycopg
 from app.errors import ConflictError
 from app.transfer.protocol import journal
 from app.transfer.protocol.endpoints import SideName, Sides
-from app.transfer.protocol.stages import other_than
+from app.transfer.protocol.stages import other_side
 from app.transfer.protocol.tables import SCHEMA
-from app.transfer.relay.session_pair import Link, MovedOnError
-from app.transfer.verification.verify import Divergence, OnProgress, Report, verify
+from app.transfer.relay.session_pair import DirectionChangedError, SessionPair
+from app.transfer.verification.verify import Divergence, OnVerifyProgress, VerificationReport, verify
 
-ATTEMPTS = 5
+APPLY_ATTEMPTS = 5
 
 Connection = psycopg.Connection[Any]
-Mark = tuple[str, list[str]]  # table and key
+LogEntry = tuple[str, list[str]]  # table and key
 
 
 @dataclass
-class Repair:
-    """What differed, and what differs still. `strangers`: changes somebody made on the standby itself."""
+class RepairReport:
+    """What differed, and what differs still. `standby_changes`: changes somebody made on the standby itself."""
 
     found: list[Divergence]
-    strangers: int
+    standby_changes: int
     is_dry_run: bool
     remaining: list[Divergence] = field(default_factory=list)
 
     @property
-    def is_well(self) -> bool:
+    def succeeded(self) -> bool:
         """Whether both sides are equal now."""
         return not self.remaining
 
@@ -38,43 +38,45 @@ class Repair:
         """For JSON."""
         return {
             "dry_run": self.is_dry_run,
-            "equal": self.is_well,
-            "strangers": self.strangers,
+            "equal": self.succeeded,
+            "strangers": self.standby_changes,
             "found": [asdict(each) for each in self.found],
             "remaining": [asdict(each) for each in self.remaining],
         }
 
 
 def repair(
-    sides: Sides, *, dry_run: bool = False, on_progress: OnProgress = lambda table, done, total: None
-) -> Repair:
+    sides: Sides, *, dry_run: bool = False, on_progress: OnVerifyProgress = lambda table, done, total: None
+) -> RepairReport:
     """Find what differs, note its keys in the log, replay, and compare again.
 
     What somebody has changed on the standby past the fence is taken back, too. `dry_run` only finds.
     Raises NotStartedError, and ConflictError where tables cannot be compared.
     """
-    with Link(sides) as link:
-        source = link.look().source
-        report = _compared(verify(sides, on_progress=on_progress))
+    with SessionPair(sides) as link:
+        source = link.read_side_rows().source
+        report = _require_compared(verify(sides, on_progress=on_progress))
         strangers = (
-            link.to(other_than(source)).execute(f"SELECT seq, table_name, key FROM {SCHEMA}.marks").fetchall()
+            link.session(other_side(source))
+            .execute(f"SELECT seq, table_name, key FROM {SCHEMA}.marks")
+            .fetchall()
         )
-        result = Repair(report.divergences, len(strangers), dry_run)
+        result = RepairReport(report.divergences, len(strangers), dry_run)
         if dry_run:
             result.remaining = report.divergences
             return result
-        marks: list[Mark] = [(each.table, list(each.key)) for each in report.divergences]
+        marks: list[LogEntry] = [(each.table, list(each.key)) for each in report.divergences]
         marks += [(table, key) for _, table, key in strangers]
         if not marks:
             return result
-        _replay(link, source, marks)
+        _log_and_apply(link, source, marks)
         # By number: what is noted meanwhile is news.
-        link.to(other_than(source)).execute(
+        link.session(other_side(source)).execute(
             f"DELETE FROM {SCHEMA}.marks WHERE seq = ANY (%s)", ([seq for seq, _, _ in strangers],)
         )
-        result.remaining = _compared(verify(sides, on_progress=on_progress)).divergences
-        journal.note(
-            link.to(source),
+        result.remaining = _require_compared(verify(sides, on_progress=on_progress)).divergences
+        journal.record(
+            link.session(source),
             "repair",
             found=len(result.found),
             remaining=len(result.remaining),
@@ -83,25 +85,25 @@ def repair(
     return result
 
 
-def _compared(report: Report) -> Report:
+def _require_compared(report: VerificationReport) -> VerificationReport:
     reasons = [f"{table.name}: {table.reason}" for table in report.tables if table.reason]
     if reasons:
         raise ConflictError(f"Not everything can be compared: {'; '.join(reasons)}.")
     return report
 
 
-def _replay(link: Link, source: SideName, marks: Sequence[Mark]) -> None:
+def _log_and_apply(link: SessionPair, source: SideName, entries: Sequence[LogEntry]) -> None:
     """Note the keys and bring them over; a relay that runs beside may be faster."""
-    connection = link.to(source)
+    connection = link.session(source)
     with connection.transaction(), connection.cursor() as cursor:
         # As every writer does: a side that is being closed takes no marks, for nobody would bring them over.
         cursor.execute(f"SELECT {SCHEMA}.enter()")
-        cursor.executemany(f"INSERT INTO {SCHEMA}.marks (table_name, key) VALUES (%s, %s)", marks)
-    for attempt in range(1, ATTEMPTS + 1):
+        cursor.executemany(f"INSERT INTO {SCHEMA}.marks (table_name, key) VALUES (%s, %s)", entries)
+    for attempt in range(1, APPLY_ATTEMPTS + 1):
         try:
-            link.round(source)
-        except MovedOnError:
-            if attempt == ATTEMPTS:
+            link.run_cycle(source)
+        except DirectionChangedError:
+            if attempt == APPLY_ATTEMPTS:
                 raise
         else:
             return

@@ -19,18 +19,31 @@ from psycopg.types.json import Jsonb
 from app.errors import InvalidInputError
 from app.transfer.protocol import control_schema
 from app.transfer.protocol.endpoints import SideName, Sides
-from app.transfer.protocol.fencing import look
-from app.transfer.protocol.stages import Stage, other_than
-from app.transfer.protocol.tables import SCHEMA, Table, chosen, in_order, moved_tables, read_tables
-from app.transfer.relay.session_pair import Rows
-from app.transfer.verification.buckets import Bucket, Key, Reader, collated, in_batches
+from app.transfer.protocol.fencing import read_side_row
+from app.transfer.protocol.stages import Stage, other_side
+from app.transfer.protocol.tables import (
+    SCHEMA,
+    TableInfo,
+    read_tables,
+    select_tables,
+    sort_parents_first,
+    transfer_tables,
+)
+from app.transfer.relay.session_pair import SideRows
+from app.transfer.verification.buckets import (
+    Bucket,
+    BucketReader,
+    PrimaryKey,
+    batch_buckets,
+    find_collated_columns,
+)
 
-LANES = 2  # connections on each side
-LOOKS = 3  # that must agree before a difference counts
-BETWEEN_LOOKS = 0.05  # seconds
-PATIENCE = 15.0  # seconds for candidates that keep changing, or wait in the log
-MANY = 5_000  # candidates looked at together
-RECORDED = 100  # rows that are told with their columns, and in the record of a verification
+CONNECTIONS_PER_SIDE = 2  # connections on each side
+CONFIRMING_READS = 3  # that must agree before a difference counts
+RECHECK_INTERVAL_SECONDS = 0.05  # seconds
+SETTLE_TIMEOUT_SECONDS = 15.0  # seconds for candidates that keep changing, or wait in the log
+RECHECK_BATCH_KEYS = 5_000  # candidates looked at together
+MAX_RECORDED_ROWS = 100  # rows that are told with their columns, and in the record of a verification
 
 Connection = psycopg.Connection[Any]
 
@@ -40,7 +53,7 @@ class Divergence:
     """One row that is not the same: `missing` or `extra` on the standby, or `different` in `columns`."""
 
     table: str
-    key: Key
+    key: PrimaryKey
     kind: str
     columns: tuple[str, ...] = ()
 
@@ -61,7 +74,7 @@ class TableResult:
 
 
 @dataclass
-class Report:
+class VerificationReport:
     """What a verification has found. `source` is the side that the other one follows."""
 
     source: SideName
@@ -93,75 +106,87 @@ class Report:
         }
 
 
-OnProgress = Callable[[str, int, int], object]  # table, buckets done, buckets in all
+OnVerifyProgress = Callable[[str, int, int], object]  # table, buckets done, buckets in all
 
 
 def verify(
     sides: Sides,
     *,
     only: Collection[str] = (),
-    on_progress: OnProgress = lambda table, done, total: None,
-    patience: float = PATIENCE,
-) -> Report:
+    on_progress: OnVerifyProgress = lambda table, done, total: None,
+    settle_timeout: float = SETTLE_TIMEOUT_SECONDS,
+) -> VerificationReport:
     """Compare the tables of the move (or those of the models, where none has begun), or `only` some.
 
     The result is recorded where there is a move. Raises UnavailableError and InvalidInputError.
     """
     with ExitStack() as stack:
         lanes = [
-            {side.name: stack.enter_context(closing(side.connect())) for side in sides} for _ in range(LANES)
+            {side.name: stack.enter_context(closing(side.connect())) for side in sides}
+            for _ in range(CONNECTIONS_PER_SIDE)
         ]
-        comparison = Comparison(lanes)
-        report = comparison.run(only, on_progress, patience)
-        if comparison.is_moving and not only and report.is_compared:
+        comparison = Verification(lanes)
+        report = comparison.run(only, on_progress, settle_timeout)
+        if comparison.is_transfer_active and not only and report.is_compared:
             for connection in lanes[0].values():
                 _record(connection, report)
         return report
 
 
-class Comparison:
+class Verification:
     """Both sides, several sessions on each, and which of them is followed."""
 
-    def __init__(self, lanes: Sequence[Mapping[SideName, Connection]]) -> None:
-        rows = Rows(*(look(each) if control_schema.exists(each) else None for each in lanes[0].values()))
-        self.is_moving = rows.stage not in (Stage.NOT_STARTED, Stage.STARTING)
-        self.name: SideName = rows.source if self.is_moving else "legacy"
-        self._lanes = [(lane[self.name], lane[other_than(self.name)]) for lane in lanes]
-        source, standby = self._lanes[0]
-        self.tables = moved_tables(source) if self.is_moving else in_order(chosen(read_tables(source), ()))
-        self._there = {table.name: table for table in read_tables(standby)}
+    def __init__(self, sessions: Sequence[Mapping[SideName, Connection]]) -> None:
+        rows = SideRows(
+            *(
+                read_side_row(each) if control_schema.is_set_up(each) else None
+                for each in sessions[0].values()
+            )
+        )
+        self.is_transfer_active = rows.stage not in (Stage.NOT_STARTED, Stage.STARTING)
+        self.source: SideName = rows.source if self.is_transfer_active else "legacy"
+        self._sessions = [(lane[self.source], lane[other_side(self.source)]) for lane in sessions]
+        source, standby = self._sessions[0]
+        self.tables = (
+            transfer_tables(source)
+            if self.is_transfer_active
+            else sort_parents_first(select_tables(read_tables(source), ()))
+        )
+        self._standby_tables = {table.name: table for table in read_tables(standby)}
 
-    def run(self, only: Collection[str], on_progress: OnProgress, patience: float) -> Report:
+    def run(
+        self, only: Collection[str], on_progress: OnVerifyProgress, settle_timeout: float
+    ) -> VerificationReport:
         """Compare table after table, then look again at what had not settled."""
         unknown = sorted(set(only) - {table.name for table in self.tables})
         if unknown:
             raise InvalidInputError(f"{', '.join(unknown)}: not among the tables that are compared.")
-        report = Report(self.name)
+        report = VerificationReport(self.source)
         began = time.monotonic()
-        open_: list[tuple[TableResult, Pair, set[Key]]] = []
-        with ThreadPoolExecutor(2 * LANES) as threads:
+        open_: list[tuple[TableResult, TablePair, set[PrimaryKey]]] = []
+        with ThreadPoolExecutor(2 * CONNECTIONS_PER_SIDE) as threads:
             for table in self.tables:
                 if only and table.name not in only:
                     continue
-                result = TableResult(table.name, reason=self.obstacle(table))
+                result = TableResult(table.name, reason=self.reason_not_comparable(table))
                 report.tables.append(result)
                 if not result.reason:
                     pairs = self._pairs(table)
                     found, unsettled = self._compare(threads, pairs, result, on_progress)
                     report.divergences += found
                     open_.append((result, pairs[0], unsettled))
-        deadline = time.monotonic() + patience
+        deadline = time.monotonic() + settle_timeout
         for result, pair, keys in open_:
-            found, waiting, unsettled = pair.settle(keys, deadline)
+            found, waiting, unsettled = pair.recheck(keys, deadline)
             report.divergences += found
             result.different += len(found)
             result.waiting, result.unsettled = len(waiting), len(unsettled)
         report.seconds = time.monotonic() - began
         return report
 
-    def obstacle(self, table: Table) -> str:
+    def reason_not_comparable(self, table: TableInfo) -> str:
         """Why the table cannot be compared; empty where it can."""
-        other = self._there.get(table.name)
+        other = self._standby_tables.get(table.name)
         if other is None:
             return "the standby does not have it"
         if not table.key:
@@ -170,33 +195,39 @@ class Comparison:
             return "its columns or its key differ on the standby"
         return ""
 
-    def _pairs(self, table: Table) -> list["Pair"]:
+    def _pairs(self, table: TableInfo) -> list["TablePair"]:
         """The table on both sides, for each lane."""
-        sorts = collated(self._lanes[0], table)
+        sorts = find_collated_columns(self._sessions[0], table)
         return [
-            Pair(table, Reader(source, table, sorts), Reader(standby, table, sorts), source, self.is_moving)
-            for source, standby in self._lanes
+            TablePair(
+                table,
+                BucketReader(source, table, sorts),
+                BucketReader(standby, table, sorts),
+                source,
+                self.is_transfer_active,
+            )
+            for source, standby in self._sessions
         ]
 
     def _compare(
         self,
         threads: ThreadPoolExecutor,
-        pairs: Sequence["Pair"],
+        pairs: Sequence["TablePair"],
         result: TableResult,
-        on_progress: OnProgress,
-    ) -> tuple[list[Divergence], set[Key]]:
+        on_progress: OnVerifyProgress,
+    ) -> tuple[list[Divergence], set[PrimaryKey]]:
         """The divergences, and the candidates that had not settled at a few looks."""
         began = time.monotonic()
         buckets = pairs[0].source.buckets()
         done, root = 0, hashlib.sha256()
         found: list[Divergence] = []
-        unsettled: set[Key] = set()
-        for batches in in_batches(buckets, len(pairs)):
+        unsettled: set[PrimaryKey] = set()
+        for batches in batch_buckets(buckets, len(pairs)):
             answers = [
                 [threads.submit(reader.digests, batch) for reader in (pair.source, pair.standby)]
                 for pair, batch in zip(pairs, batches, strict=False)
             ]
-            candidates: set[Key] = set()
+            candidates: set[PrimaryKey] = set()
             for batch, (there, here) in zip(batches, answers, strict=True):
                 for bucket, (rows, digest), (other_rows, other) in zip(
                     batch, there.result(), here.result(), strict=True
@@ -205,10 +236,10 @@ class Comparison:
                     result.standby_rows += other_rows
                     root.update(digest)
                     if digest != other:
-                        candidates |= pairs[0].open(bucket)
+                        candidates |= pairs[0].differing_keys(bucket)
                 done += len(batch)
                 on_progress(result.name, done, len(buckets))
-            divergences, waiting, moving = pairs[0].settle(candidates, deadline=0)
+            divergences, waiting, moving = pairs[0].recheck(candidates, deadline=0)
             found += divergences
             unsettled |= waiting | moving
         result.root, result.different = root.hexdigest(), len(found)
@@ -216,90 +247,99 @@ class Comparison:
         return found, unsettled
 
 
-class Pair:
+class TablePair:
     """One table on both sides."""
 
     def __init__(
-        self, table: Table, source: Reader, standby: Reader, connection: Connection, is_logged: bool
+        self,
+        table: TableInfo,
+        source: BucketReader,
+        standby: BucketReader,
+        connection: Connection,
+        has_change_log: bool,
     ) -> None:
         self.table = table
         self.source = source
         self.standby = standby
         self._connection = connection
-        self._is_logged = is_logged
+        self._has_change_log = has_change_log
 
-    def open(self, bucket: Bucket) -> set[Key]:
+    def differing_keys(self, bucket: Bucket) -> set[PrimaryKey]:
         """The keys in it that differ at this moment."""
-        there, here = self.source.rows(bucket), self.standby.rows(bucket)
+        there, here = self.source.hash_bucket_rows(bucket), self.standby.hash_bucket_rows(bucket)
         return {key for key in {*there, *here} if there.get(key) != here.get(key)}
 
-    def settle(
-        self, candidates: Collection[Key], deadline: float
-    ) -> tuple[list[Divergence], set[Key], set[Key]]:
+    def recheck(
+        self, candidates: Collection[PrimaryKey], deadline: float
+    ) -> tuple[list[Divergence], set[PrimaryKey], set[PrimaryKey]]:
         """Look again: divergences, keys that wait in the log, and keys that do not stand still.
 
         At least LOOKS times, and until `deadline` (of `time.monotonic`) where that does not settle it.
         """
         found: list[Divergence] = []
-        waiting: set[Key] = set()
-        unsettled: set[Key] = set()
+        waiting: set[PrimaryKey] = set()
+        unsettled: set[PrimaryKey] = set()
         keys = sorted(candidates)
-        for first in range(0, len(keys), MANY):
-            each = self._settle(keys[first : first + MANY], deadline)
+        for first in range(0, len(keys), RECHECK_BATCH_KEYS):
+            each = self._recheck_batch(keys[first : first + RECHECK_BATCH_KEYS], deadline)
             found += each[0]
             waiting |= each[1]
             unsettled |= each[2]
         return found, waiting, unsettled
 
-    def _settle(self, keys: Sequence[Key], deadline: float) -> tuple[list[Divergence], set[Key], set[Key]]:
-        seen: dict[Key, tuple[Any, int]] = {}
-        found: dict[Key, str] = {}
-        pending, waiting, looks = set(keys), set[Key](), 0
-        while pending and (looks <= LOOKS or time.monotonic() < deadline):
+    def _recheck_batch(
+        self, keys: Sequence[PrimaryKey], deadline: float
+    ) -> tuple[list[Divergence], set[PrimaryKey], set[PrimaryKey]]:
+        seen: dict[PrimaryKey, tuple[Any, int]] = {}
+        found: dict[PrimaryKey, str] = {}
+        pending, waiting, looks = set(keys), set[PrimaryKey](), 0
+        while pending and (looks <= CONFIRMING_READS or time.monotonic() < deadline):
             if looks:
-                time.sleep(BETWEEN_LOOKS)
+                time.sleep(RECHECK_INTERVAL_SECONDS)
             looks += 1
             # The log and the rows of one snapshot first: a key that is not in the log then is on the
             # standby as it was then, or newer.
-            there, waiting = self._look(pending)
-            here = self.standby.some(pending)
+            there, waiting = self._read_source(pending)
+            here = self.standby.hash_rows(pending)
             for key in list(pending):
                 both = (there.get(key), here.get(key))
                 before, count = seen.get(key, (None, 0))
                 seen[key] = (both, count + 1 if both == before and key not in waiting else 1)
                 if both[0] == both[1]:
                     pending.discard(key)
-                elif key not in waiting and seen[key][1] >= LOOKS:
+                elif key not in waiting and seen[key][1] >= CONFIRMING_READS:
                     pending.discard(key)
                     found[key] = "extra" if both[0] is None else "missing" if both[1] is None else "different"
         return self._divergences(found), waiting & pending, pending - waiting
 
-    def _look(self, keys: Collection[Key]) -> tuple[dict[Key, bytes], set[Key]]:
+    def _read_source(self, keys: Collection[PrimaryKey]) -> tuple[dict[PrimaryKey, bytes], set[PrimaryKey]]:
         with self._connection.transaction():
             self._connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-            return self.source.some(keys), self.source.logged(keys) if self._is_logged else set()
+            return self.source.hash_rows(keys), self.source.pending_keys(
+                keys
+            ) if self._has_change_log else set()
 
-    def _divergences(self, found: Mapping[Key, str]) -> list[Divergence]:
+    def _divergences(self, kinds: Mapping[PrimaryKey, str]) -> list[Divergence]:
         """With the columns that differ, of the first RECORDED rows: more than that nobody reads."""
-        different = [key for key, kind in found.items() if kind == "different"][:RECORDED]
-        columns: dict[Key, list[str]] = {}
+        different = [key for key, kind in kinds.items() if kind == "different"][:MAX_RECORDED_ROWS]
+        columns: dict[PrimaryKey, list[str]] = {}
         for column in self.table.columns if different else ():
-            there, here = (side.some(different, [column]) for side in (self.source, self.standby))
+            there, here = (side.hash_rows(different, [column]) for side in (self.source, self.standby))
             for key in different:
                 if there.get(key) != here.get(key):
                     columns.setdefault(key, []).append(column)
         return [
-            Divergence(self.table.name, key, kind, tuple(columns.get(key, ()))) for key, kind in found.items()
+            Divergence(self.table.name, key, kind, tuple(columns.get(key, ()))) for key, kind in kinds.items()
         ]
 
 
-def _record(connection: Connection, report: Report) -> None:
+def _record(connection: Connection, report: VerificationReport) -> None:
     detail = {
         "rows": sum(table.source_rows for table in report.tables),
         "seconds": round(report.seconds, 3),
         "roots": {table.name: table.root for table in report.tables},
         "different": len(report.divergences),
-        "keys": [[each.table, list(each.key), each.kind] for each in report.divergences[:RECORDED]],
+        "keys": [[each.table, list(each.key), each.kind] for each in report.divergences[:MAX_RECORDED_ROWS]],
     }
     connection.execute(
         f"INSERT INTO {SCHEMA}.verifications (equal, detail) VALUES (%s, %s)",

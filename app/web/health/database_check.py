@@ -14,10 +14,10 @@ from app.web.health.single_flight import SingleFlight
 
 log = logging.getLogger(__name__)
 
-PATIENCE = 1_000  # milliseconds for a statement; callers wait less, see single_flight.py
+STATEMENT_TIMEOUT_MS = 1_000  # milliseconds for a statement; callers wait less, see single_flight.py
 
 
-class Verdict(Enum):
+class DatabaseStatus(Enum):
     """What a check found; the value is all that a caller over HTTP learns of it."""
 
     READY = "ready"
@@ -27,10 +27,10 @@ class Verdict(Enum):
 
 
 _BY_STATE = {
-    SchemaState.AT_HEAD: Verdict.READY,
-    SchemaState.EMPTY: Verdict.BEHIND,
-    SchemaState.BEHIND: Verdict.BEHIND,
-    SchemaState.UNKNOWN: Verdict.UNKNOWN,
+    SchemaState.AT_HEAD: DatabaseStatus.READY,
+    SchemaState.EMPTY: DatabaseStatus.BEHIND,
+    SchemaState.BEHIND: DatabaseStatus.BEHIND,
+    SchemaState.UNKNOWN: DatabaseStatus.UNKNOWN,
 }
 
 
@@ -43,38 +43,38 @@ class DatabaseCheck:
 
     def __init__(self, database: AnyDatabase) -> None:
         self._database = database
-        self._last = Verdict.READY
-        self._single_flight = SingleFlight(self._look, too_late=Verdict.UNREACHABLE)
+        self._last = DatabaseStatus.READY
+        self._single_flight = SingleFlight(self._query_status, timeout_result=DatabaseStatus.UNREACHABLE)
         self.start = self._single_flight.start
         runner.revisions()  # reading the chain of files takes a moment that no probe should wait for
 
-    def __call__(self) -> Verdict:
+    def __call__(self) -> DatabaseStatus:
         """The verdict, at most a second old, within the deadline of a probe."""
         return self._single_flight()
 
-    def _look(self) -> Verdict:
+    def _query_status(self) -> DatabaseStatus:
         try:
-            verdict, reason = _BY_STATE[runner.standing(_revision(self._database))], ""
+            verdict, reason = _BY_STATE[runner.schema_state_at(_revision(self._database))], ""
         except psycopg.OperationalError as error:
             # libpq's words name host, user and reason, never the password.
-            verdict, reason = Verdict.UNREACHABLE, " ".join(str(error).split())
+            verdict, reason = DatabaseStatus.UNREACHABLE, " ".join(str(error).split())
         except FrontdeskError as error:  # of two databases, which one is live cannot be told
-            verdict, reason = Verdict.UNREACHABLE, error.message
+            verdict, reason = DatabaseStatus.UNREACHABLE, error.message
         except psycopg.Error as error:
-            verdict, reason = Verdict.UNKNOWN, f"SQLSTATE {error.sqlstate}"
+            verdict, reason = DatabaseStatus.UNKNOWN, f"SQLSTATE {error.sqlstate}"
         self._log(verdict, reason)
         return verdict
 
-    def _log(self, verdict: Verdict, reason: str) -> None:
+    def _log(self, status: DatabaseStatus, reason: str) -> None:
         """Say it once when it changes, not with every probe."""
-        if verdict is not self._last:
-            level = logging.INFO if verdict is Verdict.READY else logging.WARNING
-            log.log(level, "Database check: %s %s", verdict.value, reason)
-        self._last = verdict
+        if status is not self._last:
+            level = logging.INFO if status is DatabaseStatus.READY else logging.WARNING
+            log.log(level, "Database check: %s %s", status.value, reason)
+        self._last = status
 
 
 def _revision(database: AnyDatabase) -> str | None:
-    with closing(database.connect_alone(PATIENCE)) as connection:
+    with closing(database.connect_outside_pool(STATEMENT_TIMEOUT_MS)) as connection:
         try:
             row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
         except psycopg.errors.UndefinedTable:

@@ -9,8 +9,8 @@ from flask import Response, jsonify, request
 
 from app.config import Settings
 
-PLAIN = "application/json"
-DRAFT = "application/health+json"
+JSON_MEDIA_TYPE = "application/json"
+HEALTH_JSON_MEDIA_TYPE = "application/health+json"
 
 Document = dict[str, Any]
 
@@ -20,10 +20,14 @@ _WARN = ("warning", "at_capacity")
 def health_answer(settings: Settings, check: str, status: str, document: Document, code: int) -> Response:
     """`document` as JSON, or as the draft has it. `status` is its word for the state, `check` its subject."""
     # Probes that do not name the draft are the most, and weighing what they accept takes as long as the rest.
-    names_it = DRAFT in request.environ.get("HTTP_ACCEPT", "").lower()
-    if names_it and request.accept_mimetypes.best_match([PLAIN, DRAFT]) == DRAFT:
+    names_it = HEALTH_JSON_MEDIA_TYPE in request.environ.get("HTTP_ACCEPT", "").lower()
+    if (
+        names_it
+        and request.accept_mimetypes.best_match([JSON_MEDIA_TYPE, HEALTH_JSON_MEDIA_TYPE])
+        == HEALTH_JSON_MEDIA_TYPE
+    ):
         response = jsonify(_draft(settings, check, status, document, code))
-        response.mimetype = DRAFT
+        response.mimetype = HEALTH_JSON_MEDIA_TYPE
     else:
         response = jsonify(document)
     response.status_code = code

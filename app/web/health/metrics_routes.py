@@ -9,7 +9,7 @@ from prometheus_client.exposition import choose_encoder
 
 from app.config import Settings
 from app.observability import slow_queries
-from app.observability.metric_readings import query_figures, registry
+from app.observability.metric_readings import read_query_metrics, registry
 from app.web.serving.tokens import has_token
 
 
@@ -37,15 +37,15 @@ def metrics_routes(settings: Settings) -> Blueprint:
         """Queries by kind, percentiles and the last slow ones; times in milliseconds."""
         if not may_see():
             return jsonify(status="ok")
-        found = query_figures()
+        found = read_query_metrics()
         document = {
             "total": found.total,
             "by_type": {
-                kind: {"count": each.count, "avg_ms": _milliseconds(each.seconds / each.count)}
+                kind: {"count": each.count, "avg_ms": _milliseconds(each.total_seconds / each.count)}
                 for kind, each in found.kinds.items()
             },
             "percentiles": {name: _milliseconds(value) for name, value in found.percentiles.items()},
-            "slow_queries": [asdict(query) for query in slow_queries.last()],
+            "slow_queries": [asdict(query) for query in slow_queries.recent()],
         }
         now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
         return jsonify(timestamp=now, metrics=document)

@@ -7,16 +7,16 @@ from flask import Blueprint, jsonify
 from flask.typing import ResponseReturnValue
 
 from app.schemas.types import MAX_ID
-from app.web.health.documents import DRAFT, PLAIN
+from app.web.health.documents import HEALTH_JSON_MEDIA_TYPE, JSON_MEDIA_TYPE
 
-Schema = dict[str, Any]
+JsonSchema = dict[str, Any]
 
 HTML = "text/html"
-TEXT: Schema = {"type": "string"}
-MOMENT: Schema = {"type": "string", "format": "date-time"}
-COUNT: Schema = {"type": "integer", "minimum": 0}
-SECONDS: Schema = {"type": ["number", "null"], "minimum": 0}
-DURATION: Schema = {"type": ["number", "null"], "minimum": 0, "description": "Milliseconds."}
+TEXT: JsonSchema = {"type": "string"}
+DATE_TIME: JsonSchema = {"type": "string", "format": "date-time"}
+COUNT: JsonSchema = {"type": "integer", "minimum": 0}
+SECONDS_OR_NULL: JsonSchema = {"type": ["number", "null"], "minimum": 0}
+MILLISECONDS_OR_NULL: JsonSchema = {"type": ["number", "null"], "minimum": 0, "description": "Milliseconds."}
 
 
 def openapi_routes() -> Blueprint:
@@ -31,7 +31,7 @@ def openapi_routes() -> Blueprint:
     return routes
 
 
-def _description() -> Schema:
+def _description() -> JsonSchema:
     return {
         "openapi": "3.1.0",
         "info": {
@@ -49,7 +49,7 @@ def _description() -> Schema:
             "/health/live": _health("Whether the process answers.", _status("ok"), fails=False),
             "/health/ready": _health(
                 "Whether the database is reachable and its schema is the one of this code.",
-                _status("ok", "unavailable", timestamp=MOMENT, code=TEXT),
+                _status("ok", "unavailable", timestamp=DATE_TIME, code=TEXT),
             ),
             "/health/database": _health("The pool, and whether the database answers.", _database()),
             "/health/database/metrics": _plain("Queries by kind, percentiles, slow queries.", _metrics()),
@@ -63,7 +63,7 @@ def _description() -> Schema:
                 "Figures for Prometheus.",
                 {
                     "200": _answer("In Prometheus's text format.", {"text/plain": {"schema": TEXT}}),
-                    "401": _challenge(PLAIN),
+                    "401": _challenge(JSON_MEDIA_TYPE),
                 },
             ),
             "/status": _get(
@@ -85,30 +85,33 @@ def _description() -> Schema:
     }
 
 
-def _get(summary: str, responses: Schema, parameters: list[Schema] | None = None) -> Schema:
-    operation: Schema = {"summary": summary, "responses": responses}
+def _get(summary: str, responses: JsonSchema, parameters: list[JsonSchema] | None = None) -> JsonSchema:
+    operation: JsonSchema = {"summary": summary, "responses": responses}
     if parameters:
         operation["parameters"] = parameters
     return {"get": operation}
 
 
-def _answer(description: str, content: Schema) -> Schema:
+def _answer(description: str, content: JsonSchema) -> JsonSchema:
     return {"description": description, "content": content}
 
 
-def _plain(summary: str, schema: Schema) -> Schema:
-    return _get(summary, {"200": _answer("The answer.", {PLAIN: {"schema": schema}})})
+def _plain(summary: str, schema: JsonSchema) -> JsonSchema:
+    return _get(summary, {"200": _answer("The answer.", {JSON_MEDIA_TYPE: {"schema": schema}})})
 
 
 def _health(
     summary: str,
-    schema: Schema,
-    parameters: list[Schema] | None = None,
+    schema: JsonSchema,
+    parameters: list[JsonSchema] | None = None,
     mistakes: set[str] | None = None,
     fails: bool = True,
-) -> Schema:
+) -> JsonSchema:
     """A check: in our own form, or in the draft's for who accepts that."""
-    content = {PLAIN: {"schema": schema}, DRAFT: {"schema": {"$ref": "#/components/schemas/Draft"}}}
+    content = {
+        JSON_MEDIA_TYPE: {"schema": schema},
+        HEALTH_JSON_MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Draft"}},
+    }
     responses = {"200": _answer("Well, or well enough.", content)}
     for code in sorted(mistakes or ()):
         responses[code] = _answer("The question is wrong.", content)
@@ -117,77 +120,81 @@ def _health(
     return _get(summary, responses, parameters)
 
 
-def _challenge(media_type: str) -> Schema:
+def _challenge(media_type: str) -> JsonSchema:
     headers = {"WWW-Authenticate": {"required": True, "schema": TEXT}}
     return _answer("HEALTH_TOKEN is needed.", {media_type: {}}) | {"headers": headers}
 
 
-def _object(required: list[str], **properties: Schema) -> Schema:
+def _object(required: list[str], **properties: JsonSchema) -> JsonSchema:
     return {"type": "object", "required": required, "properties": properties}
 
 
-def _all(**properties: Schema) -> Schema:
+def _object_all_required(**properties: JsonSchema) -> JsonSchema:
     return _object([*properties], **properties)
 
 
-def _or_null(schema: Schema) -> Schema:
+def _or_null(schema: JsonSchema) -> JsonSchema:
     return {"anyOf": [schema, {"type": "null"}]}
 
 
-def _map_of(schema: Schema) -> Schema:
+def _map_of(schema: JsonSchema) -> JsonSchema:
     return {"type": "object", "additionalProperties": schema}
 
 
-def _list_of(schema: Schema) -> Schema:
+def _list_of(schema: JsonSchema) -> JsonSchema:
     return {"type": "array", "items": schema}
 
 
-def _status(*words: str, **details: Schema) -> Schema:
+def _status(*words: str, **details: JsonSchema) -> JsonSchema:
     return _object(["status"], status={"enum": [*words]}, **details)
 
 
-def _process() -> Schema:
-    return _all(status={"const": "ok"}, uptime=COUNT | {"description": "Seconds."}, timestamp=MOMENT)
+def _process() -> JsonSchema:
+    return _object_all_required(
+        status={"const": "ok"}, uptime=COUNT | {"description": "Seconds."}, timestamp=DATE_TIME
+    )
 
 
-def _database() -> Schema:
+def _database() -> JsonSchema:
     words = ["healthy", "at_capacity", "unreachable"]
-    details = _all(
-        timestamp=MOMENT,
-        database=_all(
+    details = _object_all_required(
+        timestamp=DATE_TIME,
+        database=_object_all_required(
             enabled={"type": "boolean"},
             backend={"const": "postgresql"},
-            connections=_all(total=COUNT, idle=COUNT, waiting=COUNT, max=COUNT),
-            utilization=_all(percent=COUNT, status={"enum": ["normal", "high"]}),
-            health=_all(status={"enum": words}, waiting_requests=COUNT),
+            connections=_object_all_required(total=COUNT, idle=COUNT, waiting=COUNT, max=COUNT),
+            utilization=_object_all_required(percent=COUNT, status={"enum": ["normal", "high"]}),
+            health=_object_all_required(status={"enum": words}, waiting_requests=COUNT),
         ),
     )
     return {"anyOf": [details, _status(*words)]}
 
 
-def _metrics() -> Schema:
-    slow = _all(
+def _metrics() -> JsonSchema:
+    slow = _object_all_required(
         text=TEXT,
         kind=TEXT,
-        duration_ms=DURATION,
+        duration_ms=MILLISECONDS_OR_NULL,
         rows={"type": ["integer", "null"]},
-        at=MOMENT,
+        at=DATE_TIME,
         company_id={"type": ["integer", "null"]},
         operation={"type": ["string", "null"]},
     )
-    details = _all(
-        timestamp=MOMENT,
-        metrics=_all(
+    details = _object_all_required(
+        timestamp=DATE_TIME,
+        metrics=_object_all_required(
             total=COUNT,
-            by_type=_map_of(_all(count=COUNT, avg_ms=DURATION)),
-            percentiles=_all(p50=DURATION, p95=DURATION, p99=DURATION),
+            by_type=_map_of(_object_all_required(count=COUNT, avg_ms=MILLISECONDS_OR_NULL)),
+            percentiles=_object_all_required(
+                p50=MILLISECONDS_OR_NULL, p95=MILLISECONDS_OR_NULL, p99=MILLISECONDS_OR_NULL
+            ),
             slow_queries=_list_of(slow),
         ),
     )
     return {"anyOf": [details, _status("ok")]}
 
 
-def _whatsapp() -> Schema:
+def _whatsapp() -> JsonSchema:
     return _status(
         "healthy",
         "warning",
@@ -195,15 +202,15 @@ def _whatsapp() -> Schema:
         "unavailable",
         "unknown",
         code=TEXT,
-        timestamp=MOMENT,
+        timestamp=DATE_TIME,
         company_id={"type": "integer"},
         auth_records=COUNT,
         total_keys=COUNT,
         expired_keys=COUNT,
-        thresholds=_all(warning=COUNT, critical=COUNT),
-        last_check=MOMENT,
+        thresholds=_object_all_required(warning=COUNT, critical=COUNT),
+        last_check=DATE_TIME,
         last_write={"type": ["string", "null"], "format": "date-time"},
-        keys_by_type=_map_of(_all(total=COUNT, expired=COUNT)),
+        keys_by_type=_map_of(_object_all_required(total=COUNT, expired=COUNT)),
         salons=_map_of(COUNT),
         attention=_list_of({"type": "object"}),
         worker={"type": ["string", "null"]},
@@ -212,7 +219,7 @@ def _whatsapp() -> Schema:
     )
 
 
-def _transfer() -> Schema:
+def _transfer() -> JsonSchema:
     return _status(
         "healthy",
         "warning",
@@ -220,30 +227,32 @@ def _transfer() -> Schema:
         "unavailable",
         "not_configured",
         code=TEXT,
-        timestamp=MOMENT,
+        timestamp=DATE_TIME,
         stage=TEXT,
         live={"enum": ["legacy", "primary", None]},
-        lag=_or_null(_all(keys=_or_null(COUNT), seconds=SECONDS)),
-        replay_seconds=SECONDS,
+        lag=_or_null(_object_all_required(keys=_or_null(COUNT), seconds=SECONDS_OR_NULL)),
+        replay_seconds=SECONDS_OR_NULL,
         divergences=_or_null(
-            _all(compared=COUNT, differed=COUNT, percent={"type": "number"}, window_seconds=COUNT)
+            _object_all_required(
+                compared=COUNT, differed=COUNT, percent={"type": "number"}, window_seconds=COUNT
+            )
         ),
-        last_verification=_or_null(_all(at=MOMENT, equal={"type": "boolean"})),
+        last_verification=_or_null(_object_all_required(at=DATE_TIME, equal={"type": "boolean"})),
         reasons=_list_of(TEXT),
         next=TEXT,
-        last_check=MOMENT,
+        last_check=DATE_TIME,
     )
 
 
-def _company() -> list[Schema]:
+def _company() -> list[JsonSchema]:
     schema = {"type": "integer", "minimum": 1, "maximum": MAX_ID}
     return [
         {"name": "company_id", "in": "query", "description": "A company's YClients id.", "schema": schema}
     ]
 
 
-def _draft() -> Schema:
-    check = _object(["status"], status={"enum": ["pass", "warn", "fail"]}, time=MOMENT)
+def _draft() -> JsonSchema:
+    check = _object(["status"], status={"enum": ["pass", "warn", "fail"]}, time=DATE_TIME)
     return _object(
         ["status", "serviceId"],
         status={"enum": ["pass", "warn", "fail"]},

@@ -9,14 +9,14 @@ from flask.typing import ResponseReturnValue
 
 from app.errors import FrontdeskError
 from app.frontdesk import Frontdesk
-from app.observability.severity import Level
-from app.web.health.database_check import DatabaseCheck, Verdict
+from app.observability.severity import Severity
+from app.web.health.database_check import DatabaseCheck, DatabaseStatus
 from app.web.health.documents import Document, health_answer
 from app.web.health.transfer_check import TransferCheck
 from app.web.health.whatsapp_check import WhatsAppCheck
 from app.web.serving.tokens import has_token
 
-HIGH = 80  # percent of the pool in use
+POOL_HIGH_PERCENT = 80  # percent of the pool in use
 
 
 class Health:
@@ -58,13 +58,13 @@ class Health:
     def ready(self) -> ResponseReturnValue:
         """200 when requests can be served; 503 with a code otherwise."""
         code = "shutting_down" if self.shutting_down else self.check_database().value
-        if code == Verdict.READY.value:
+        if code == DatabaseStatus.READY.value:
             return self._answer("database", "ok", {"timestamp": _now()})
         return self._answer("database", "unavailable", {"code": code, "timestamp": _now()}, 503)
 
     def database(self) -> ResponseReturnValue:
         """Connections of this process's pool, and whether the database answers at all."""
-        reachable = self.check_database() is not Verdict.UNREACHABLE
+        reachable = self.check_database() is not DatabaseStatus.UNREACHABLE
         pool = self._desk.database.pool
         figures = pool.get_stats()
         total, idle, limit = figures["pool_size"], figures["pool_available"], figures["pool_max"]
@@ -80,7 +80,10 @@ class Health:
             "enabled": True,
             "backend": "postgresql",
             "connections": {"total": total, "idle": idle, "waiting": waiting, "max": limit},
-            "utilization": {"percent": percent, "status": "high" if percent > HIGH else "normal"},
+            "utilization": {
+                "percent": percent,
+                "status": "high" if percent > POOL_HIGH_PERCENT else "normal",
+            },
             "health": {"status": status, "waiting_requests": waiting},
         }
         shown = {"timestamp": _now(), "database": document} if self.may_see_details() else {"status": status}
@@ -112,15 +115,15 @@ class Health:
             nothing = dict.fromkeys(("live", "lag", "replay_seconds", "divergences", "last_verification"))
             details: Document = {"stage": "not configured", **nothing, "timestamp": _now()}
             return self._answer("transfer", "not_configured", details)
-        code = 503 if seen.level is Level.CRITICAL else 200
+        code = 503 if seen.level is Severity.CRITICAL else 200
         return self._answer("transfer", str(seen.level), {**seen.as_dict(), "timestamp": _now()}, code)
 
-    def _answer_level(self, level: Level, details: Document) -> ResponseReturnValue:
+    def _answer_level(self, level: Severity, details: Document) -> ResponseReturnValue:
         return self._answer(
             "whatsapp",
             str(level),
             {name: value for name, value in details.items() if name != "status"},
-            503 if level is Level.CRITICAL else 200,
+            503 if level is Severity.CRITICAL else 200,
         )
 
     def _answer(self, check: str, status: str, details: Document, code: int = 200) -> ResponseReturnValue:

@@ -4,17 +4,17 @@ import logging
 from datetime import UTC, datetime, timedelta
 
 from app.config import Settings
-from app.errors import RAW_ERRORS, DeadlineError, FrontdeskError, from_driver
-from app.transfer.health import TransferHealth, judge, publish
+from app.errors import DRIVER_ERRORS, DeadlineError, FrontdeskError, to_frontdesk_error
+from app.transfer.health import TransferHealth, assess_health, update_metrics
 from app.transfer.protocol.endpoints import Sides
-from app.transfer.protocol.status import status
-from app.transfer.verification.divergence_monitor import watch
+from app.transfer.protocol.status import read_status
+from app.transfer.verification.divergence_monitor import shared_monitor
 from app.web.health.single_flight import SingleFlight
 
 log = logging.getLogger(__name__)
 
-PATIENCE = 5.0  # seconds for both sides; callers wait less, see single_flight.py
-RECENT = timedelta(minutes=1)
+STATUS_TIMEOUT_SECONDS = 5.0  # seconds for both sides; callers wait less, see single_flight.py
+MAX_RESULT_AGE = timedelta(minutes=1)
 
 
 class TransferCheck:
@@ -24,7 +24,9 @@ class TransferCheck:
         self._settings = settings
         self._last: TransferHealth | None = None
         self._failure = ""
-        self._single_flight: SingleFlight[TransferHealth | None] = SingleFlight(self._look, too_late=None)
+        self._single_flight: SingleFlight[TransferHealth | None] = SingleFlight(
+            self._query_status, timeout_result=None
+        )
 
     @property
     def is_configured(self) -> bool:
@@ -41,22 +43,26 @@ class TransferCheck:
         if not self.is_configured:
             return None
         found = self._single_flight()
-        if found is None and (last := self._last) is not None and datetime.now(UTC) - last.at < RECENT:
+        if (
+            found is None
+            and (last := self._last) is not None
+            and datetime.now(UTC) - last.at < MAX_RESULT_AGE
+        ):
             found = last
         if found is None:
             raise DeadlineError
         return found
 
-    def _look(self) -> TransferHealth:
+    def _query_status(self) -> TransferHealth:
         try:
-            seen = status(Sides.of(self._settings), within=PATIENCE)
-        except (FrontdeskError, *RAW_ERRORS) as error:
-            failure = from_driver(error)
+            seen = read_status(Sides.from_settings(self._settings), timeout=STATUS_TIMEOUT_SECONDS)
+        except (FrontdeskError, *DRIVER_ERRORS) as error:
+            failure = to_frontdesk_error(error)
             self._log(failure.message)
             raise failure from error
         self._log("; ".join(seen.in_the_way))
-        publish(seen)
-        self._last = judge(seen, watch.recent())
+        update_metrics(seen)
+        self._last = assess_health(seen, shared_monitor.recent())
         return self._last
 
     def _log(self, failure: str) -> None:

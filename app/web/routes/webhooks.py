@@ -11,14 +11,14 @@ from prometheus_client import Counter
 from pydantic import SecretStr
 from werkzeug.exceptions import HTTPException
 
-from app.errors import FrontdeskError, InvalidInputError, from_driver
+from app.errors import FrontdeskError, InvalidInputError, to_frontdesk_error
 from app.frontdesk import Frontdesk
 from app.observability.failure_reports import report
-from app.yclients.webhook import RESOURCES, Event, take_event
+from app.yclients.webhook import KINDS_BY_RESOURCE, WebhookEvent, handle_event
 
 log = logging.getLogger(__name__)
 
-LARGEST_BODY = 1024 * 1024  # bytes; a record has a few thousand
+MAX_BODY_BYTES = 1024 * 1024  # bytes; a record has a few thousand
 
 EVENTS = Counter("frontdesk_webhook_events", "Events that YClients has sent.", ["resource", "outcome"])
 
@@ -34,17 +34,17 @@ def webhook_routes(desk: Frontdesk, secret: SecretStr) -> Blueprint:
             abort(401, "The secret in the address is wrong.")
         company_id = None
         try:
-            event = Event.of(_body())
+            event = WebhookEvent.parse(_body())
             company_id = event.company_id
-            outcome = take_event(desk, event)
+            outcome = handle_event(desk, event)
         except HTTPException:
             raise
         except InvalidInputError as error:
             return _error(error, 400)
         except Exception as error:  # noqa: BLE001 - the boundary; Flask's own would log the address and its secret
             report(error, "webhook", company_id, component="web")
-            return _error(from_driver(error), 503)  # to be sent again
-        resource = event.resource if event.resource in RESOURCES else "other"
+            return _error(to_frontdesk_error(error), 503)  # to be sent again
+        resource = event.resource if event.resource in KINDS_BY_RESOURCE else "other"
         EVENTS.labels(resource, outcome.value).inc()
         log.info("Webhook of company %s: %s %s", company_id, resource, outcome.value)
         return jsonify(outcome=outcome.value)
@@ -58,7 +58,7 @@ def _error(error: FrontdeskError, status: int) -> ResponseReturnValue:
 
 def _body() -> Any:
     """The JSON of the request, of whatever type it claims to be. Raises InvalidInputError; 413."""
-    request.max_content_length = LARGEST_BODY
+    request.max_content_length = MAX_BODY_BYTES
     try:
         return json.loads(request.get_data(cache=False))
     except (ValueError, RecursionError):

@@ -21,9 +21,9 @@ from app.whatsapp.session_store import SessionStore
 log = logging.getLogger(__name__)
 
 # Bytes. All pre-keys of a new pairing are 200 KB; the state of a very large account is a few MB.
-MAX_BODY = 16 * 1024 * 1024
-MAX_DRAINED = 128 * 1024 * 1024
-WORKER = "Frontdesk-Worker"  # the header that names the worker which writes
+MAX_BODY_BYTES = 16 * 1024 * 1024
+MAX_DRAINED_BYTES = 128 * 1024 * 1024
+WORKER_HEADER = "Frontdesk-Worker"  # the header that names the worker which writes
 
 _STATUS = {
     "invalid": HTTPStatus.BAD_REQUEST,
@@ -49,7 +49,7 @@ class _Routes:
 
     def blueprint(self) -> Blueprint:
         routes = Blueprint("whatsapp", __name__, url_prefix="/whatsapp/<company>")
-        routes.before_request(self.admit)
+        routes.before_request(self.authenticate)
         routes.register_error_handler(FrontdeskError, _failure)
         routes.register_error_handler(RequestEntityTooLarge, _too_large)
         rules: list[tuple[str, str, Callable[..., ResponseReturnValue]]] = [
@@ -57,17 +57,17 @@ class _Routes:
             ("PUT", "/creds", self.put_creds),
             ("POST", "/keys/get", self.get_keys),
             ("POST", "/keys/set", self.set_keys),
-            ("PUT", "/lease", self.hold),
-            ("DELETE", "/lease", self.release),
-            ("DELETE", "", self.forget),
+            ("PUT", "/lease", self.renew_lease),
+            ("DELETE", "/lease", self.release_lease),
+            ("DELETE", "", self.delete_session),
         ]
         for method, rule, view in rules:
             routes.add_url_rule(rule, view_func=view, methods=[method])
         return routes
 
-    def admit(self) -> ResponseReturnValue | None:
+    def authenticate(self) -> ResponseReturnValue | None:
         """Nobody gets in without the token; in production nobody gets in where there is none."""
-        request.max_content_length = MAX_BODY
+        request.max_content_length = MAX_BODY_BYTES
         expected = self._desk.settings.whatsapp_api_token
         if expected is None:
             if self._desk.settings.is_production:
@@ -76,7 +76,7 @@ class _Routes:
             response = _error(401, "unauthorized", "Send WHATSAPP_API_TOKEN as a Bearer token.")
             response.headers["WWW-Authenticate"] = "Bearer"
             return response
-        g.worker = request.headers.get(WORKER)
+        g.worker = request.headers.get(WORKER_HEADER)
         return None
 
     def get_creds(self, company: str) -> ResponseReturnValue:
@@ -115,18 +115,18 @@ class _Routes:
         self._store(company).set_keys(_body(), g.worker).unwrap()
         return "", 204
 
-    def hold(self, company: str) -> ResponseReturnValue:
+    def renew_lease(self, company: str) -> ResponseReturnValue:
         """The worker of the header takes the session."""
-        return jsonify(asdict(self._store(company).hold(_worker()).unwrap()))
+        return jsonify(asdict(self._store(company).take_lease(_worker()).unwrap()))
 
-    def release(self, company: str) -> ResponseReturnValue:
+    def release_lease(self, company: str) -> ResponseReturnValue:
         """The worker of the header lets it go."""
-        self._store(company).release(_worker()).unwrap()
+        self._store(company).release_lease(_worker()).unwrap()
         return "", 204
 
-    def forget(self, company: str) -> ResponseReturnValue:
+    def delete_session(self, company: str) -> ResponseReturnValue:
         """Log out."""
-        self._store(company).forget().unwrap()
+        self._store(company).delete_session().unwrap()
         return "", 204
 
     def _store(self, company: str) -> SessionStore:
@@ -138,14 +138,14 @@ class _Routes:
 
 def _body() -> Any:
     text = request.get_data(cache=False)
-    if len(text) >= MAX_BODY:  # a body of unknown length is cut off there without a word
+    if len(text) >= MAX_BODY_BYTES:  # a body of unknown length is cut off there without a word
         raise RequestEntityTooLarge
-    return baileys_json.parse(text)
+    return baileys_json.parse_json(text)
 
 
 def _worker() -> str:
     if g.worker is None:
-        raise InvalidInputError(fields={WORKER: "is required: the name of the worker"})
+        raise InvalidInputError(fields={WORKER_HEADER: "is required: the name of the worker"})
     name: str = g.worker
     return name
 
@@ -164,11 +164,11 @@ def _too_large(error: RequestEntityTooLarge) -> Response:
     # A client that is still sending would see a broken connection in place of the answer.
     stream, left = request.environ["wsgi.input"], request.content_length or 0
     if request.environ.get("wsgi.input_terminated"):  # the server knows where a body of unknown length ends
-        left = left or MAX_DRAINED
-    left = min(left, MAX_DRAINED)
+        left = left or MAX_DRAINED_BYTES
+    left = min(left, MAX_DRAINED_BYTES)
     while left > 0 and (chunk := stream.read(min(left, 65536))):
         left -= len(chunk)
-    return _error(413, "too_large", f"The body is larger than {MAX_BODY // 1024 // 1024} MB.")
+    return _error(413, "too_large", f"The body is larger than {MAX_BODY_BYTES // 1024 // 1024} MB.")
 
 
 def _error(status: int, code: str, message: str, retryable: bool = False) -> Response:

@@ -12,15 +12,17 @@ from typing import TYPE_CHECKING
 
 from prometheus_client import Counter
 
-from app.observability.rate_limited_log import Sparingly
-from app.observability.sentry import NOT_TRACED as PROBES
+from app.observability.rate_limited_log import RateLimitedLog
+from app.observability.sentry import UNTRACED_PATHS as PROBES
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 log = logging.getLogger(__name__)
 
-TURNED_AWAY = Counter("frontdesk_http_turned_away", "Requests that found no free thread and were sent away.")
+REQUESTS_SHED = Counter(
+    "frontdesk_http_turned_away", "Requests that found no free thread and were sent away."
+)
 
 _PROBE = re.compile(rb"(?:GET|HEAD) (?:%s)" % b"|".join(map(str.encode, PROBES)))
 END = b"\r\n\r\n"  # of a head
@@ -53,20 +55,20 @@ def is_probe(head: bytes) -> bool:
     return bool(end and _PROBE.match(head)) and _BODY.search(head) is None
 
 
-def refuse_here() -> None:
+def shed_load_on_this_thread() -> None:
     """Have this thread send away from now on what is no probe."""
     _thread.refuses = True
 
 
-def admit(app: "WSGIApplication") -> "WSGIApplication":
+def shed_load(app: "WSGIApplication") -> "WSGIApplication":
     """`app`, and an answer in its place on threads that refuse."""
-    warning = Sparingly(log)
+    warning = RateLimitedLog(log)
 
     def answer(environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
         if not hasattr(_thread, "refuses") or environ.get("PATH_INFO", "").startswith(PROBES):
             return app(environ, start_response)
-        TURNED_AWAY.inc()
-        warning.warn("A request was turned away: all threads wait for the database or for clients")
+        REQUESTS_SHED.inc()
+        warning.warning("A request was turned away: all threads wait for the database or for clients")
         start_response("503 SERVICE UNAVAILABLE", [*_HEADERS])
         return [_TOO_MANY]
 

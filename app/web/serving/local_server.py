@@ -14,16 +14,16 @@ from app.config import PROJECT_ROOT
 from app.errors import FrontdeskError
 
 HOST = "127.0.0.1"  # the health API is open to whoever reaches it, so only this machine does
-PATIENCE = 2.0  # seconds; the workers of a server that was killed leave its port within one
+BIND_TIMEOUT_SECONDS = 2.0  # seconds; the workers of a server that was killed leave its port within one
 
 
 class PortError(FrontdeskError):
     """The port cannot be used."""
 
 
-def take_port(port: int) -> socket.socket:
+def bind_port(port: int) -> socket.socket:
     """Take the port at once and hold it: whoever connects before `serve` waits. Raises PortError."""
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + BIND_TIMEOUT_SECONDS
     while True:
         door = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -36,13 +36,15 @@ def take_port(port: int) -> socket.socket:
         except OSError:
             door.close()
             if time.monotonic() > deadline:
-                raise PortError(f"Port {port} {_occupant(port)}, or choose another with --port.") from None
+                raise PortError(
+                    f"Port {port} {_describe_port_user(port)}, or choose another with --port."
+                ) from None
             time.sleep(0.1)
         else:
             return door
 
 
-def _occupant(port: int) -> str:
+def _describe_port_user(port: int) -> str:
     connection = http.client.HTTPConnection(HOST, port, timeout=1)
     try:
         connection.request("GET", "/health")
@@ -56,26 +58,28 @@ def _occupant(port: int) -> str:
     return "is busy: another program listens there. Stop it"
 
 
-def serve(app: Callable[[], Flask], door: socket.socket, when_ready: Callable[[], None]) -> NoReturn:
+def serve(app: Callable[[], Flask], listener: socket.socket, when_ready: Callable[[], None]) -> NoReturn:
     """Serve until SIGINT (at once), SIGTERM or SIGHUP (gracefully); leaves the process with SystemExit.
 
     The master is this very process: workers notice within a second when it is killed, and leave the port.
     They are forks of it and leave it with SystemExit too, so nothing may stand after this call.
     """
-    _Server(app, door, when_ready).run()
+    _Server(app, listener, when_ready).run()
     raise SystemExit
 
 
 class _Server(gunicorn.app.base.Application):  # type: ignore[misc] # gunicorn has no types
-    def __init__(self, app: Callable[[], Flask], door: socket.socket, when_ready: Callable[[], None]) -> None:
+    def __init__(
+        self, app: Callable[[], Flask], listener: socket.socket, when_ready: Callable[[], None]
+    ) -> None:
         self._app = app
-        self._door = door
+        self._listener = listener
         self._when_ready = when_ready
         super().__init__()
 
     def load_config(self) -> None:
         self.load_config_from_file(str(PROJECT_ROOT / "gunicorn.conf.py"))
-        self.cfg.set("bind", f"fd://{self._door.detach()}")
+        self.cfg.set("bind", f"fd://{self._listener.detach()}")
         self.cfg.set("workers", 1)  # several share their metrics, which takes preparation before this
         self.cfg.set("preload_app", True)  # a mistake in it is seen here, not in a worker
         self.cfg.set("when_ready", self._ready)

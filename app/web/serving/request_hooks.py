@@ -15,7 +15,7 @@ from app.observability.failure_reports import report
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
-HEADER = "X-Request-ID"
+REQUEST_ID_HEADER = "X-Request-ID"
 # What proxies make. It goes into the log, so it must not be able to hold a phone.
 _MADE_BY_A_MACHINE = re.compile(r"(?=.*[A-Za-z])[A-Za-z0-9-]{16,64}")
 
@@ -29,40 +29,40 @@ class Application(Flask):
 
     def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
         """Answer one request."""
-        if environ.get("PATH_INFO", "").startswith(sentry.NOT_TRACED):
+        if environ.get("PATH_INFO", "").startswith(sentry.UNTRACED_PATHS):
             return self.wsgi_app(environ, start_response)
         return super().__call__(environ, start_response)
 
 
-def watch_requests(app: Flask) -> None:
+def register_request_hooks(app: Flask) -> None:
     """Name every request, answer every error as JSON."""
-    app.before_request(_name)
-    app.after_request(_finish)
-    app.teardown_request(_forget_name)
-    app.register_error_handler(HTTPException, _mistake)
-    app.register_error_handler(Exception, _failure)
+    app.before_request(_assign_request_id)
+    app.after_request(_set_response_headers)
+    app.teardown_request(_clear_request_id)
+    app.register_error_handler(HTTPException, _handle_http_exception)
+    app.register_error_handler(Exception, _handle_exception)
 
 
-def _name() -> None:
+def _assign_request_id() -> None:
     given = request.environ.get("HTTP_X_REQUEST_ID", "")
     # It need not be secret. os.urandom would let go of the interpreter's lock and queue for it again.
     ours = f"{random.getrandbits(128):032x}"
     operation_context.request_id.set(given if _MADE_BY_A_MACHINE.fullmatch(given) else ours)
 
 
-def _finish(response: Response) -> Response:
+def _set_response_headers(response: Response) -> Response:
     """Show the name; and no answer here is true for long."""
-    response.headers[HEADER] = operation_context.request_id.get() or ""
+    response.headers[REQUEST_ID_HEADER] = operation_context.request_id.get() or ""
     response.headers["Cache-Control"] = "no-store"
     return response
 
 
-def _forget_name(error: BaseException | None) -> None:
+def _clear_request_id(error: BaseException | None) -> None:
     """What the thread does next belongs to no request."""
     operation_context.request_id.set(None)
 
 
-def _mistake(error: HTTPException) -> Response:
+def _handle_http_exception(error: HTTPException) -> Response:
     """The caller's, with the headers that belong to it (`Allow` of a 405, say)."""
     response = Response(headers=error.get_headers())
     response.status_code = error.code or 500
@@ -72,7 +72,7 @@ def _mistake(error: HTTPException) -> Response:
     return response
 
 
-def _failure(error: Exception) -> ResponseReturnValue:
+def _handle_exception(error: Exception) -> ResponseReturnValue:
     """Ours. Flask itself would log the address, which may hold anything, and the error's text."""
     failure = report(error, request.endpoint or "unknown", component="web")
     answer = {"code": failure.code, "message": failure.message}

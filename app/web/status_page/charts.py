@@ -12,7 +12,7 @@ Point = tuple[float, float | None]  # seconds ago, and the value; None is a gap
 
 
 @dataclass(frozen=True)
-class Line:
+class Curve:
     """One curve: its name is its class in the style sheet and its word in the legend."""
 
     name: str
@@ -41,9 +41,9 @@ class Chart:
     """A drawing; `summary` says in words what it shows, for those who cannot see it."""
 
     summary: str
-    lines: Sequence[Line] = ()
-    across: Sequence[Mark] = ()
-    down: Sequence[Mark] = ()
+    lines: Sequence[Curve] = ()
+    y_marks: Sequence[Mark] = ()
+    x_marks: Sequence[Mark] = ()
     strips: Sequence[Strip] = field(default=())
 
 
@@ -76,9 +76,9 @@ def strip_of_states(window: float, every: float, states: Iterable[tuple[float, s
     strips = []
     for name, group in groupby(states, key=lambda each: each[1]):
         ago = [moment for moment, _ in group]
-        left, right = _across(window, ago[0] + every), _across(window, ago[-1])
+        left, right = _x_position(window, ago[0] + every), _x_position(window, ago[-1])
         strips.append(Strip(name, round(left, 1), round(max(right - left, 1), 1)))
-    return Chart(summary, strips=strips, down=_minutes(window))
+    return Chart(summary, strips=strips, x_marks=_minutes(window))
 
 
 def milliseconds(value: float | None) -> str:
@@ -100,19 +100,21 @@ def _between(start: float, end: float, share: float) -> float:
     return start + (end - start) * share
 
 
-def _across(window: float, ago: float) -> float:
+def _x_position(window: float, ago: float) -> float:
     return _between(RIGHT, LEFT, min(1.0, max(0.0, ago / window)))
 
 
 def _minutes(window: float) -> list[Mark]:
     return [
-        Mark(_across(window, window * share), f"−{window * share / 60:g} min" if share else "now")
+        Mark(_x_position(window, window * share), f"−{window * share / 60:g} min" if share else "now")
         for share in (1, 0.5, 0)
     ]
 
 
-def _lines(window: float, curves: dict[str, Sequence[Point]], height: Callable[[float], float]) -> list[Line]:
-    return [Line(name, _path(window, points, height)) for name, points in curves.items()]
+def _lines(
+    window: float, curves: dict[str, Sequence[Point]], height: Callable[[float], float]
+) -> list[Curve]:
+    return [Curve(name, _path(window, points, height)) for name, points in curves.items()]
 
 
 def _path(window: float, points: Sequence[Point], height: Callable[[float], float]) -> str:
@@ -120,6 +122,6 @@ def _path(window: float, points: Sequence[Point], height: Callable[[float], floa
     parts: list[str] = []
     for is_there, group in groupby(points, key=lambda point: point[1] is not None):
         if is_there:
-            spots = [f"{_across(window, ago):.1f} {height(value or 0):.1f}" for ago, value in group]
+            spots = [f"{_x_position(window, ago):.1f} {height(value or 0):.1f}" for ago, value in group]
             parts.append("M" + "L".join(spots) + ("h0" if len(spots) == 1 else ""))
     return "".join(parts)

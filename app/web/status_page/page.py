@@ -14,31 +14,42 @@ from flask import Blueprint, make_response, render_template
 from flask.typing import ResponseReturnValue
 from markupsafe import Markup, escape
 
-from app.backup.freshness import ages
+from app.backup.freshness import check_freshness
 from app.errors import FrontdeskError
 from app.frontdesk import Frontdesk
 from app.observability import slow_queries
-from app.observability.severity import Level
+from app.observability.severity import Severity
 from app.observability.slow_queries import SlowQuery
 from app.transfer.health import TransferHealth
-from app.web.health.database_check import Verdict
+from app.web.health.database_check import DatabaseStatus
 from app.web.health.installation_check import Installation, InstallationCheck
-from app.web.health.problems import LASTING, RECENT, State, problems
+from app.web.health.problems import POOL_HIGH_WINDOW, RECENT_WINDOW, ServiceState, find_problems
 from app.web.health.routes import Health
 from app.web.status_page import charts
-from app.web.status_page.history import EVERY, WINDOW, History, Look, intervals, since
-from app.whatsapp.health import Overview
+from app.web.status_page.history import (
+    HISTORY_SECONDS,
+    SAMPLE_INTERVAL_SECONDS,
+    History,
+    HistorySample,
+    interval_since,
+    intervals,
+)
+from app.whatsapp.health import WhatsAppHealth
 
-REFRESH = 10  # seconds
-LISTED = 20  # rows of one table
-WINDOWS = (WINDOW / 6, WINDOW / 2, WINDOW)  # seconds; a young process shows a shorter time, not a void
-SUMMARY = 300.0  # seconds that "now" looks back
+REFRESH_SECONDS = 10  # seconds
+MAX_LISTED = 20  # rows of one table
+CHART_WINDOWS_SECONDS = (
+    HISTORY_SECONDS / 6,
+    HISTORY_SECONDS / 2,
+    HISTORY_SECONDS,
+)  # seconds; a young process shows a shorter time, not a void
+SUMMARY_WINDOW_SECONDS = 300.0  # seconds that "now" looks back
 
 STATES = {
-    Verdict.READY: "well",
-    Verdict.UNREACHABLE: "down",
-    Verdict.BEHIND: "attention",
-    Verdict.UNKNOWN: "attention",
+    DatabaseStatus.READY: "well",
+    DatabaseStatus.UNREACHABLE: "down",
+    DatabaseStatus.BEHIND: "attention",
+    DatabaseStatus.UNKNOWN: "attention",
 }
 
 
@@ -48,8 +59,8 @@ class StatusPage:
     def __init__(self, desk: Frontdesk, health: Health) -> None:
         self._desk = desk
         self._health = health
-        self._installation = InstallationCheck(desk.database)
-        self.history = History(health.check_database, self._installation, health.check_transfer)
+        self._installation_check = InstallationCheck(desk.database)
+        self.history = History(health.check_database, self._installation_check, health.check_transfer)
 
     def blueprint(self) -> Blueprint:
         """The route."""
@@ -61,20 +72,20 @@ class StatusPage:
 
     def show(self) -> ResponseReturnValue:
         """The page; without HEALTH_TOKEN, where one is set, the state alone and a browser's question."""
-        for check in (self._health.check_database, self._installation, self._health.check_whatsapp):
+        for check in (self._health.check_database, self._installation_check, self._health.check_whatsapp):
             check.start()
-        looks = self.history.with_now()
+        looks = self.history.read_samples()
         whatsapp = self._whatsapp()
-        installation = self._installation()
-        backup_ages = ages(installation.backups, self._desk.settings) if installation else []
+        installation = self._installation_check()
+        backup_ages = check_freshness(installation.backups, self._desk.settings) if installation else []
         transfer = self._transfer()
-        slow = slow_queries.last()
-        recent = since(looks, RECENT.total_seconds())
-        found = problems(
+        slow = slow_queries.recent()
+        recent = interval_since(looks, RECENT_WINDOW.total_seconds())
+        found = find_problems(
             self._health.shutting_down,
-            looks[-1].verdict,
-            [look.snapshot for look in looks if look.at >= looks[-1].at - LASTING.total_seconds()],
-            None if recent is None else recent.happened,
+            looks[-1].database_status,
+            [look.snapshot for look in looks if look.at >= looks[-1].at - POOL_HIGH_WINDOW.total_seconds()],
+            None if recent is None else recent.delta,
             installation,
             whatsapp,
             slow,
@@ -83,9 +94,9 @@ class StatusPage:
         )
         page: dict[str, Any] = {
             "service": self._desk.settings.service_name,
-            "state": max((problem.state for problem in found), default=State.WELL),
+            "state": max((problem.state for problem in found), default=ServiceState.WELL),
             "now": datetime.now(UTC),
-            "refresh": REFRESH,
+            "refresh": REFRESH_SECONDS,
             "nonce": secrets.token_urlsafe(16),
             "details": self._health.may_see_details(),
         }
@@ -94,16 +105,16 @@ class StatusPage:
                 "release": self._desk.settings.release,
                 "uptime": timedelta(seconds=self._health.uptime),
                 "problems": found,
-                "verdict": looks[-1].verdict,
+                "verdict": looks[-1].database_status,
                 "pool": looks[-1].snapshot,
                 "installation": installation,
                 "backup_ages": backup_ages,
                 "whatsapp": whatsapp,
-                "levels": Level,
+                "levels": Severity,
                 "is_moving": self._health.check_transfer.is_configured,
                 "transfer": transfer,
-                "slow": _by_statement(slow)[:LISTED],
-                "listed": LISTED,
+                "slow": _by_statement(slow)[:MAX_LISTED],
+                "listed": MAX_LISTED,
                 **_figures(looks),
                 **_syncs(installation),
             }
@@ -119,7 +130,7 @@ class StatusPage:
             response.headers["WWW-Authenticate"] = 'Basic realm="Frontdesk", charset="UTF-8"'
         return response
 
-    def _whatsapp(self) -> Overview | None:
+    def _whatsapp(self) -> WhatsAppHealth | None:
         try:
             return self._health.check_whatsapp()
         except FrontdeskError:
@@ -152,28 +163,28 @@ def _by_statement(slow: list[SlowQuery]) -> list[SlowStatement]:
     ]
 
 
-def _figures(looks: list[Look]) -> dict[str, Any]:
+def _figures(samples: list[HistorySample]) -> dict[str, Any]:
     """Curves of the time that was watched, half an hour at most, and figures of the last minutes."""
-    now, parts, lately = looks[-1], intervals(looks), since(looks, SUMMARY)
-    watched = now.at - looks[0].at
-    window = next((each for each in WINDOWS if watched <= each), WINDOW)
+    now, parts, lately = samples[-1], intervals(samples), interval_since(samples, SUMMARY_WINDOW_SECONDS)
+    watched = now.at - samples[0].at
+    window = next((each for each in CHART_WINDOWS_SECONDS if watched <= each), HISTORY_SECONDS)
 
     def curve(values: Iterable[tuple[float, float | None]]) -> list[charts.Point]:
         return [(now.at - at, value) for at, value in values]
 
     def durations(share: float) -> list[charts.Point]:
-        seconds = [(part.at, part.happened.percentile(share)) for part in parts]
+        seconds = [(part.at, part.delta.percentile(share)) for part in parts]
         return curve((at, None if value is None else value * 1000) for at, value in seconds)
 
     commits = [(part.at, None if part.commits is None else part.commits / part.seconds) for part in parts]
     percentiles = {
-        name: None if lately is None or (value := lately.happened.percentile(share)) is None else value * 1000
+        name: None if lately is None or (value := lately.delta.percentile(share)) is None else value * 1000
         for name, share in (("p50", 0.5), ("p95", 0.95), ("p99", 0.99))
     }
     return {
         "percentiles": percentiles,
-        "pool_waits": 0 if lately is None else lately.happened.pool_waits,
-        "query_rate": None if lately is None else lately.happened.queries / lately.seconds,
+        "pool_waits": 0 if lately is None else lately.delta.pool_waits,
+        "query_rate": None if lately is None else lately.delta.queries / lately.seconds,
         "commit_rate": commits[-1][1] if commits else None,
         "latency": charts.chart_of_times(
             window,
@@ -184,8 +195,8 @@ def _figures(looks: list[Look]) -> dict[str, Any]:
         "pool_use": charts.chart_of_counts(
             window,
             {
-                "in-use": curve((look.at, look.snapshot.pool_in_use) for look in looks),
-                "waiting": curve((look.at, look.snapshot.pool_waiting or None) for look in looks),
+                "in-use": curve((look.at, look.snapshot.pool_in_use) for look in samples),
+                "waiting": curve((look.at, look.snapshot.pool_waiting or None) for look in samples),
             },
             now.snapshot.pool_max,
             f"Connections in use over time; now {now.snapshot.pool_in_use}.",
@@ -198,9 +209,9 @@ def _figures(looks: list[Look]) -> dict[str, Any]:
         ),
         "answering": charts.strip_of_states(
             window,
-            EVERY,
-            [(now.at - look.at, STATES[look.verdict]) for look in looks],
-            f"Whether the database answered over time; now: {now.verdict.value}.",
+            SAMPLE_INTERVAL_SECONDS,
+            [(now.at - look.at, STATES[look.database_status]) for look in samples],
+            f"Whether the database answered over time; now: {now.database_status.value}.",
         ),
     }
 
@@ -212,7 +223,7 @@ def _syncs(installation: Installation | None) -> dict[str, Any]:
     ended = [run.last_success for run, _ in installation.syncs if run.last_success is not None]
     return {
         "syncs": sorted(
-            installation.syncs, key=lambda each: (each[1].is_well, -each[0].started_at.timestamp())
+            installation.syncs, key=lambda each: (each[1].is_healthy, -each[0].started_at.timestamp())
         ),
         "last_success": max(ended, default=None),
     }
@@ -220,10 +231,10 @@ def _syncs(installation: Installation | None) -> dict[str, Any]:
 
 def _ago(moment: datetime) -> str:
     """`40 s ago`, `3 min ago`, `5 h ago`, `12 days ago`."""
-    return f"{_length(datetime.now(UTC) - moment)} ago"
+    return f"{_format_length(datetime.now(UTC) - moment)} ago"
 
 
-def _length(time: timedelta) -> str:
+def _format_length(time: timedelta) -> str:
     seconds = max(0, int(time.total_seconds()))
     for unit, length in (("days", 86400), ("h", 3600), ("min", 60)):
         if seconds >= 2 * length:
@@ -238,15 +249,15 @@ def _with_code(text: str) -> Markup:
     return Markup().join(code.format(part) if number % 2 else part for number, part in enumerate(parts))
 
 
-def _ends(statement: str) -> str:
+def _shorten_statement(statement: str) -> str:
     """A long one without its middle, which names columns: the tables and conditions stand at its end."""
     return statement if len(statement) <= 320 else f"{statement[:100]} … {statement[-200:]}"
 
 
 FILTERS: dict[str, Callable[..., Any]] = {
     "ago": _ago,
-    "ends": _ends,
-    "length_of_time": _length,
+    "ends": _shorten_statement,
+    "length_of_time": _format_length,
     "milliseconds": charts.milliseconds,
     "moment": datetime.fromisoformat,
     "with_code": _with_code,

@@ -19,7 +19,7 @@ from tenacity.wait import wait_base, wait_exponential, wait_random
 from app.config import Settings
 from app.errors import ConfigurationError
 from app.yclients.api.rate_limit import RateLimiter
-from app.yclients.api.responses import Answer, read_answer
+from app.yclients.api.responses import ApiResponse, parse_response
 from app.yclients.errors import TokensMissingError, TransientError, YClientsError
 
 log = logging.getLogger(__name__)
@@ -42,28 +42,34 @@ CLIENT_FIELDS = (
     "visits",
     "last_change_date",
 )
-PATIENCE = 60.0  # seconds for one whole answer
-ATTEMPTS = 6
-LONGEST_PAUSE = 30.0  # seconds between two attempts
-LONGEST_WAIT = 120.0  # seconds that YClients may ask for; for longer the sync is better started again
-LARGEST_ANSWER = 64 * 1024 * 1024  # bytes
+RESPONSE_TIMEOUT_SECONDS = 60.0  # seconds for one whole answer
+MAX_REQUEST_ATTEMPTS = 6
+MAX_BACKOFF_SECONDS = 30.0  # seconds between two attempts
+MAX_RETRY_AFTER_SECONDS = (
+    120.0  # seconds that YClients may ask for; for longer the sync is better started again
+)
+MAX_RESPONSE_BYTES = 64 * 1024 * 1024  # bytes
 
 
-class YClients:
+class YClientsClient:
     """The API with both tokens. Safe to share between threads; leaving the `with` block ends their waits."""
 
     def __init__(
-        self, settings: Settings, limiter: RateLimiter, backoff: float = 1.0, patience: float = PATIENCE
+        self,
+        settings: Settings,
+        limiter: RateLimiter,
+        initial_backoff: float = 1.0,
+        response_timeout: float = RESPONSE_TIMEOUT_SECONDS,
     ) -> None:
-        """`backoff`: seconds before the second attempt, doubled for each one after it; `patience`: seconds
+        """`initial_backoff`: seconds before the second attempt, doubled for each one after it; `response_timeout`: seconds
         for one answer. Raises ConfigurationError."""
         base_url = api_url(settings)
         if settings.is_production and base_url.scheme != "https":
             raise ConfigurationError("YCLIENTS_BASE_URL: production sends its tokens over https only.")
         self._limiter = limiter
-        self._patience = patience
+        self._response_timeout = response_timeout
         self._counting = threading.Lock()
-        self.requests = 0
+        self.request_count = 0
         self._stopped = threading.Event()
         partner = _token(settings.yclients_partner_token)
         user = _token(settings.yclients_user_token)
@@ -73,14 +79,14 @@ class YClients:
                 "Authorization": f"Bearer {partner}, User {user}",
                 "Accept": "application/vnd.yclients.v2+json",
             },
-            timeout=httpx.Timeout(min(patience, 30.0), connect=min(patience, 10.0)),
+            timeout=httpx.Timeout(min(response_timeout, 30.0), connect=min(response_timeout, 10.0)),
             # The tokens go nowhere else: a redirect is an error.
             follow_redirects=False,
         )
         self._retrying = Retrying(
             retry=retry_if_exception_type(TransientError),
-            stop=stop_after_attempt(ATTEMPTS),
-            wait=_Backoff(backoff),
+            stop=stop_after_attempt(MAX_REQUEST_ATTEMPTS),
+            wait=_Backoff(initial_backoff),
             sleep=self._wait,
             before_sleep=before_sleep_log(log, logging.WARNING),
             reraise=True,
@@ -97,23 +103,23 @@ class YClients:
 
     # What is asked for
 
-    def company(self, company_id: int) -> Answer:
+    def company(self, company_id: int) -> ApiResponse:
         """The salon: one row."""
         return self._get(f"company/{company_id}")
 
-    def service_categories(self, company_id: int) -> Answer:
+    def service_categories(self, company_id: int) -> ApiResponse:
         """All categories of the price list."""
         return self._get(f"company/{company_id}/service_categories/")
 
-    def services(self, company_id: int) -> Answer:
+    def services(self, company_id: int) -> ApiResponse:
         """The whole price list."""
         return self._get(f"company/{company_id}/services/")
 
-    def staff(self, company_id: int) -> Answer:
+    def staff(self, company_id: int) -> ApiResponse:
         """Everyone who works there."""
         return self._get(f"company/{company_id}/staff/")
 
-    def clients(self, company_id: int, page: int) -> Answer:
+    def clients(self, company_id: int, page: int) -> ApiResponse:
         """One page of all clients, counted from 1, in the order of their ids."""
         wanted = {
             "page": page,
@@ -124,25 +130,25 @@ class YClients:
         }
         return self._request("POST", f"company/{company_id}/clients/search", body=wanted)
 
-    def records(self, company_id: int, page: int, changed_after: datetime | None) -> Answer:
+    def records(self, company_id: int, page: int, changed_after: datetime | None) -> ApiResponse:
         """One page of bookings, counted from 1, deleted ones too; those changed since then, or all."""
         wanted: dict[str, Any] = {"page": page, "count": RECORDS_PER_PAGE, "with_deleted": 1}
         if changed_after is not None:
             wanted["changed_after"] = changed_after.strftime("%Y-%m-%dT%H:%M:%S%z")
         return self._get(f"records/{company_id}", wanted)
 
-    def schedule(self, company_id: int, staff_id: int, first: date, last: date) -> Answer:
+    def schedule(self, company_id: int, staff_id: int, first: date, last: date) -> ApiResponse:
         """One member of staff's days from `first` to `last`, both included."""
         return self._get(f"schedule/{company_id}/{staff_id}/{first.isoformat()}/{last.isoformat()}")
 
     # How it is asked
 
-    def _get(self, path: str, wanted: Mapping[str, Any] | None = None) -> Answer:
+    def _get(self, path: str, wanted: Mapping[str, Any] | None = None) -> ApiResponse:
         return self._request("GET", path, wanted)
 
     def _request(
         self, method: str, path: str, parameters: Mapping[str, Any] | None = None, body: Any = None
-    ) -> Answer:
+    ) -> ApiResponse:
         """Ask until there is an answer. Raises YClientsError; every request here only reads."""
         content = None if body is None else json.dumps(body)
         headers = {} if body is None else {"Content-Type": "application/json"}
@@ -150,15 +156,15 @@ class YClients:
             method, path, params=parameters or None, content=content, headers=headers
         )
 
-        def attempt() -> Answer:
-            self._wait(self._limiter.take_turn())
+        def attempt() -> ApiResponse:
+            self._wait(self._limiter.reserve())
             with self._counting:
-                self.requests += 1
+                self.request_count += 1
             try:
-                return read_answer(*self._exchange(request))
+                return parse_response(*self._exchange(request))
             except TransientError as error:
                 # Every process hears of it, so that none runs into the same refusal.
-                if error.retry_after is not None and error.retry_after <= LONGEST_WAIT:
+                if error.retry_after is not None and error.retry_after <= MAX_RETRY_AFTER_SECONDS:
                     self._limiter.pause(error.retry_after)
                 raise
 
@@ -166,7 +172,7 @@ class YClients:
 
     def _exchange(self, request: httpx.Request) -> tuple[int, bytes, float | None]:
         """Send it; return the status, the body and the seconds of Retry-After."""
-        deadline = time.monotonic() + self._patience
+        deadline = time.monotonic() + self._response_timeout
         content = bytearray()
         try:
             response = self._http.send(request, stream=True)
@@ -174,8 +180,10 @@ class YClients:
                 for chunk in response.iter_bytes():
                     content += chunk
                     if time.monotonic() > deadline:
-                        raise TransientError(f"YClients took more than {self._patience:.0f} s for an answer.")
-                    if len(content) > LARGEST_ANSWER:
+                        raise TransientError(
+                            f"YClients took more than {self._response_timeout:.0f} s for an answer."
+                        )
+                    if len(content) > MAX_RESPONSE_BYTES:
                         raise YClientsError("YClients sends an answer that is too large to be one.")
             finally:
                 response.close()
@@ -202,12 +210,12 @@ class _Backoff(wait_base):
     """What YClients asks for, or longer after each failure, at random so that processes part."""
 
     def __init__(self, first: float) -> None:
-        self._longer = wait_exponential(multiplier=first, max=LONGEST_PAUSE) + wait_random(0, first)
+        self._longer = wait_exponential(multiplier=first, max=MAX_BACKOFF_SECONDS) + wait_random(0, first)
 
     def __call__(self, retry_state: RetryCallState) -> float:
         error = retry_state.outcome.exception() if retry_state.outcome else None
         asked_for = error.retry_after if isinstance(error, TransientError) else None
-        if asked_for is not None and asked_for > LONGEST_WAIT:
+        if asked_for is not None and asked_for > MAX_RETRY_AFTER_SECONDS:
             raise TransientError(
                 f"YClients asks to be left alone for {asked_for:.0f} s; start the sync again after that."
             ) from None

@@ -7,11 +7,11 @@ from psycopg import sql
 
 from app.database.database import Database
 from app.database.live_database import AnyDatabase
-from app.errors import RAW_ERRORS, from_driver
+from app.errors import DRIVER_ERRORS, to_frontdesk_error
 
 
 @dataclass(frozen=True)
-class Limit:
+class RateLimit:
     """At most `count` requests in any period of so many seconds."""
 
     count: int
@@ -21,14 +21,14 @@ class Limit:
 # YClients allows 5 requests a second and 200 a minute. What is sent on time arrives a little earlier or
 # later than the others, more so on a busy machine, so a part of each period is left free. That costs a long
 # sync nothing: the minute decides how long it takes.
-YCLIENTS_LIMITS = (Limit(5, 1.4), Limit(200, 61.0))
+YCLIENTS_LIMITS = (RateLimit(5, 1.4), RateLimit(200, 61.0))
 
 # A reservation this far ahead was not made by requests that wait: the server's clock was set back, or
 # another server has taken over.
-FAR_AHEAD = "5 minutes"
+MAX_RESERVATION_AHEAD = "5 minutes"
 
 # Nobody waits for the disk: what a crash of the server forgets is the last fraction of a second.
-_TAKE_TURN = """
+_RESERVE_SQL = """
     INSERT INTO request_budgets AS b (api, granted)
     SELECT %(api)s, ARRAY[clock_timestamp()] FROM set_config('synchronous_commit', 'off', true)
     ON CONFLICT (api) DO UPDATE SET granted = CASE
@@ -51,7 +51,9 @@ class RateLimiter:
     held while the caller waits for it, so a process that is killed blocks nobody.
     """
 
-    def __init__(self, database: AnyDatabase, api: str, limits: tuple[Limit, ...] = YCLIENTS_LIMITS) -> None:
+    def __init__(
+        self, database: AnyDatabase, api: str, limits: tuple[RateLimit, ...] = YCLIENTS_LIMITS
+    ) -> None:
         """`api` is the host and port whose limits these are."""
         self._database = database
         self._api = api
@@ -62,24 +64,24 @@ class RateLimiter:
             )
             for limit in limits
         ]
-        self._take_turn = sql.SQL(_TAKE_TURN).format(
-            far_ahead=sql.Literal(FAR_AHEAD),
+        self._reserve_sql = sql.SQL(_RESERVE_SQL).format(
+            far_ahead=sql.Literal(MAX_RESERVATION_AHEAD),
             ends=sql.SQL(", ").join(ends),
             remembered=sql.Literal(max(limit.count for limit in limits)),
         )
 
-    def take_turn(self) -> float:
+    def reserve(self) -> float:
         """Reserve the next turn; return the seconds until it comes. Raises FrontdeskError."""
 
         def take(database: Database) -> tuple[float] | None:
             with database.autocommit() as connection:
-                return connection.execute(self._take_turn, {"api": self._api}).fetchone()
+                return connection.execute(self._reserve_sql, {"api": self._api}).fetchone()
 
         try:
             with self._one_at_a_time:
-                turn = self._database.follow(take)
-        except RAW_ERRORS as error:
-            raise from_driver(error) from error
+                turn = self._database.run_on_live(take)
+        except DRIVER_ERRORS as error:
+            raise to_frontdesk_error(error) from error
         assert turn is not None, "an upsert without a condition returns its row"  # noqa: S101
         return max(0.0, float(turn[0]))
 
@@ -91,12 +93,12 @@ class RateLimiter:
                 connection.execute(_PAUSE, {"api": self._api, "seconds": seconds})
 
         try:
-            self._database.follow(pause)
-        except RAW_ERRORS as error:
-            raise from_driver(error) from error
+            self._database.run_on_live(pause)
+        except DRIVER_ERRORS as error:
+            raise to_frontdesk_error(error) from error
 
 
-def time_needed(requests: int, limits: tuple[Limit, ...] = YCLIENTS_LIMITS) -> float:
+def estimate_seconds(requests: int, limits: tuple[RateLimit, ...] = YCLIENTS_LIMITS) -> float:
     """Seconds until the last of so many requests may be sent, when nobody else sends any."""
     turns: list[float] = []
     for number in range(requests):

@@ -11,48 +11,48 @@ from app.yclients.errors import (
     RefusedError,
     TransientError,
     UnauthorizedError,
-    UnknownToYClientsError,
     YClientsError,
+    YClientsNotFoundError,
 )
 from app.yclients.mapping.values import boolean, integer
 
-_REFUSALS = {
+_ERRORS_BY_STATUS = {
     401: UnauthorizedError,
     402: PaymentRequiredError,
     403: ForbiddenError,
-    404: UnknownToYClientsError,
+    404: YClientsNotFoundError,
 }
-_OUT_OF_ORDER = (408, 425)  # beside everything from 500 on
-LONGEST_MESSAGE = 200
+_RETRYABLE_STATUSES = (408, 425)  # beside everything from 500 on
+MAX_MESSAGE_CHARS = 200
 
 
 @dataclass(frozen=True)
-class Answer:
+class ApiResponse:
     """The rows of one answer, and how many there are in all where YClients says so."""
 
     rows: list[Any]
     total: int | None = None
 
 
-def read_answer(status: int, content: bytes, retry_after: float | None = None) -> Answer:
+def parse_response(status: int, content: bytes, retry_after: float | None = None) -> ApiResponse:
     """Open the envelope. Raises TransientError where another attempt may help, else YClientsError."""
     if status == 429:
         raise TransientError("YClients says that requests come too fast (429).", retry_after)
-    if status >= 500 or status in _OUT_OF_ORDER:
+    if status >= 500 or status in _RETRYABLE_STATUSES:
         raise TransientError(f"YClients is out of order ({status}).", retry_after)
     if 300 <= status < 400:
         raise YClientsError(
             f"YClients sends us to another address ({status}), and the tokens go to no other:"
             " check YCLIENTS_BASE_URL."
         )
-    if status in _REFUSALS:
-        raise _REFUSALS[status]
+    if status in _ERRORS_BY_STATUS:
+        raise _ERRORS_BY_STATUS[status]
     envelope = _decode(content) if status < 400 or content[:1] == b"{" else None
     if status >= 400 or not isinstance(envelope, Mapping) or boolean(envelope.get("success")) is not True:
-        raise RefusedError(f"YClients refuses the request ({status}){_own_words(envelope)}")
+        raise RefusedError(f"YClients refuses the request ({status}){_error_message(envelope)}")
     meta = envelope.get("meta")
     total = integer(meta.get("total_count")) if isinstance(meta, Mapping) else None
-    return Answer(_rows(envelope.get("data")), total if isinstance(total, int) and total >= 0 else None)
+    return ApiResponse(_rows(envelope.get("data")), total if isinstance(total, int) and total >= 0 else None)
 
 
 def _decode(content: bytes) -> Any:
@@ -74,9 +74,9 @@ def _rows(data: Any) -> list[Any]:
     raise YClientsError("YClients' answer has no rows where they should be.")
 
 
-def _own_words(envelope: Any) -> str:
+def _error_message(envelope: Any) -> str:
     """YClients' own message; our requests hold no person's data that it could repeat."""
     meta = envelope.get("meta") if isinstance(envelope, Mapping) else None
     message = meta.get("message") if isinstance(meta, Mapping) else None
-    words = " ".join(message.split())[:LONGEST_MESSAGE] if isinstance(message, str) else ""
+    words = " ".join(message.split())[:MAX_MESSAGE_CHARS] if isinstance(message, str) else ""
     return f": {words}" if words else "."

@@ -12,19 +12,21 @@ from typing import Any, BinaryIO
 from app.yclients.mapping.values import UNREADABLE
 
 # No row of YClients comes near this; without a limit one broken file could take all memory.
-LONGEST_VALUE = 8 * 2**20  # characters
-BLOCK = 2**16  # bytes
+MAX_VALUE_LENGTH = 8 * 2**20  # characters
+BLOCK_BYTES = 2**16  # bytes
 
 _BLANKS = re.compile(r"[ \t\n\r]*")
-_LONGEST_TOKEN = 20  # characters of a literal or an escape; an error nearer to the end may be the end's fault
-_LONGEST_INTEGER = 40  # digits
+_MAX_TOKEN_CHARS = (
+    20  # characters of a literal or an escape; an error nearer to the end may be the end's fault
+)
+_MAX_INTEGER_DIGITS = 40  # digits
 # What an error points at where it is only the end of the file that is wrong.
-_CUT = re.compile(r"\s*(t|tr|tru|f|fa|fal|fals|n|nu|nul|[-.eE,]|\\.{0,11})?\s*")
+_TRUNCATED_TOKEN = re.compile(r"\s*(t|tr|tru|f|fa|fal|fals|n|nu|nul|[-.eE,]|\\.{0,11})?\s*")
 _TRUNCATED = "ends in the middle of its JSON: it is truncated"
 _DECODER = json.JSONDecoder(parse_constant=lambda _: UNREADABLE)  # NaN is no JSON, and costs its field only
-_PATIENT = json.JSONDecoder(
+_LONG_INTEGER_DECODER = json.JSONDecoder(
     parse_constant=lambda _: UNREADABLE,
-    parse_int=lambda digits: int(digits) if len(digits) <= _LONGEST_INTEGER else UNREADABLE,
+    parse_int=lambda digits: int(digits) if len(digits) <= _MAX_INTEGER_DIGITS else UNREADABLE,
 )
 
 
@@ -42,7 +44,7 @@ def decode(text: str, at: int = 0) -> tuple[Any, int]:
     except json.JSONDecodeError:
         raise
     except ValueError:  # an integer of more digits than Python converts
-        return _PATIENT.raw_decode(text, at)
+        return _LONG_INTEGER_DECODER.raw_decode(text, at)
 
 
 class JsonStream:
@@ -66,10 +68,10 @@ class JsonStream:
             self._at = self._skip_blanks()
             if self._at < len(self._text):
                 return self._text[self._at]
-            if not self._read_on(BLOCK):
+            if not self._read_on(BLOCK_BYTES):
                 return ""
 
-    def take(self, expected: str) -> str:
+    def expect(self, expected: str) -> str:
         """The next character that is not blank, which must be one of `expected`."""
         found = self.peek()
         if not found:
@@ -82,18 +84,18 @@ class JsonStream:
     def value(self) -> Any:
         """The next value, whole."""
         self.peek()
-        size = BLOCK
+        size = BLOCK_BYTES
         while True:
             try:
                 value, end = decode(self._text, self._at)
             except json.JSONDecodeError as error:
                 is_open = error.msg.startswith("Unterminated string")
-                if not is_open and error.pos < len(self._text) - _LONGEST_TOKEN:
+                if not is_open and error.pos < len(self._text) - _MAX_TOKEN_CHARS:
                     raise JsonError("is not JSON") from None
-                if len(self._text) - self._at > LONGEST_VALUE:
-                    raise JsonError(f"holds a value of more than {LONGEST_VALUE // 2**20} MB") from None
+                if len(self._text) - self._at > MAX_VALUE_LENGTH:
+                    raise JsonError(f"holds a value of more than {MAX_VALUE_LENGTH // 2**20} MB") from None
                 if not self._read_on(size):
-                    is_cut = is_open or _CUT.fullmatch(self._text, error.pos)
+                    is_cut = is_open or _TRUNCATED_TOKEN.fullmatch(self._text, error.pos)
                     raise JsonError(_TRUNCATED if is_cut else "is not JSON") from None
                 size *= 2  # so that a long value is not decoded once for every block
                 continue

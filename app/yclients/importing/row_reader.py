@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from app.errors import InvalidInputError
-from app.text import printable
-from app.yclients.importing.json_stream import BLOCK, LONGEST_VALUE, JsonError, JsonStream, decode
+from app.text import to_printable_line
+from app.yclients.importing.json_stream import BLOCK_BYTES, MAX_VALUE_LENGTH, JsonError, JsonStream, decode
 from app.yclients.mapping.values import boolean
 
 _BOM = b"\xef\xbb\xbf"
-_LONGEST_MESSAGE = 200
+_MAX_MESSAGE_CHARS = 200
 
 
 class BrokenFileError(InvalidInputError):
@@ -20,10 +20,10 @@ class BrokenFileError(InvalidInputError):
     def __init__(self, path: Path, reason: str) -> None:
         self.path = path
         self.reason = reason
-        super().__init__(f"{printable(str(path))}: {reason}")
+        super().__init__(f"{to_printable_line(str(path))}: {reason}")
 
 
-class NotARow:
+class InvalidLine:
     """A line that is no JSON; the rows around it are not concerned."""
 
     reason = "is not JSON"
@@ -50,7 +50,7 @@ class RowReader:
         try:
             with self.path.open("rb") as file:
                 file.seek(len(_BOM) if file.read(len(_BOM)) == _BOM else 0)
-                rows = self._lines(file) if self._has_a_row_a_line(file) else self._document(file)
+                rows = self._lines(file) if self._is_ndjson(file) else self._document(file)
                 for row in rows:
                     yield row
                     self._rows_read += 1
@@ -58,24 +58,26 @@ class RowReader:
             raise BrokenFileError(self.path, f"cannot be read ({error.strerror})") from None
         self.bytes_read = self.size
 
-    def _has_a_row_a_line(self, file: BinaryIO) -> bool:
+    def _is_ndjson(self, file: BinaryIO) -> bool:
         """Told by the first line: an object of its own that is not the API's envelope."""
         start = file.tell()
         first = b""
         while not first.strip():
-            first = file.readline(BLOCK)
+            first = file.readline(BLOCK_BYTES)
             if not first:
                 raise BrokenFileError(self.path, "is empty")
         file.seek(start)
         value = _decode_line(first)
-        if isinstance(value, NotARow):
+        if isinstance(value, InvalidLine):
             return self.path.suffix in (".ndjson", ".jsonl")
         return isinstance(value, dict) and {"success", "data"}.isdisjoint(value)
 
     def _lines(self, file: BinaryIO) -> Iterator[Any]:
-        while line := file.readline(LONGEST_VALUE + 1):
-            if len(line) > LONGEST_VALUE:
-                raise self._broken(f"holds a line of more than {LONGEST_VALUE // 2**20} MB", self.bytes_read)
+        while line := file.readline(MAX_VALUE_LENGTH + 1):
+            if len(line) > MAX_VALUE_LENGTH:
+                raise self._broken(
+                    f"holds a line of more than {MAX_VALUE_LENGTH // 2**20} MB", self.bytes_read
+                )
             self.bytes_read = file.tell()
             if line.strip():
                 yield _decode_line(line)
@@ -110,20 +112,20 @@ def _rows_of_object(stream: JsonStream) -> Iterator[Any]:
     """The rows of an envelope, handed out as they are read; an object that is none is a row itself."""
     envelope: dict[str, Any] = {}
     has_data = False
-    begin = stream.take("{")
+    begin = stream.expect("{")
     if stream.peek() == "}":
-        begin = stream.take("}")
+        begin = stream.expect("}")
     while begin != "}":
         if stream.peek() != '"':
             raise JsonError("is not JSON")
         key = stream.value()
-        stream.take(":")
+        stream.expect(":")
         if key == "data" and stream.peek() == "[":
             has_data = True
             yield from _rows_of_list(stream)
         else:
             envelope[key] = stream.value()
-        begin = stream.take(",}")
+        begin = stream.expect(",}")
     if boolean(envelope.get("success")) is False:
         raise JsonError(f"YClients answered with an error: {_message(envelope)}")
     data = envelope.get("data")
@@ -136,12 +138,12 @@ def _rows_of_object(stream: JsonStream) -> Iterator[Any]:
 
 
 def _rows_of_list(stream: JsonStream) -> Iterator[Any]:
-    stream.take("[")
+    stream.expect("[")
     if stream.peek() == "]":
-        stream.take("]")
+        stream.expect("]")
         return
     yield stream.value()
-    while stream.take(",]") == ",":
+    while stream.expect(",]") == ",":
         yield stream.value()
 
 
@@ -150,12 +152,12 @@ def _decode_line(line: bytes) -> Any:
     try:
         value, end = decode(text)
     except (json.JSONDecodeError, RecursionError):
-        return NotARow()
-    return value if end == len(text) else NotARow()
+        return InvalidLine()
+    return value if end == len(text) else InvalidLine()
 
 
 def _message(envelope: dict[str, Any]) -> str:
     meta = envelope.get("meta")
     message = meta.get("message") if isinstance(meta, dict) else envelope.get("message")
     text = message if isinstance(message, str) and message.strip() else "no reason given"
-    return printable(text)[:_LONGEST_MESSAGE]
+    return to_printable_line(text)[:_MAX_MESSAGE_CHARS]

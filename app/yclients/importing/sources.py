@@ -6,35 +6,35 @@ from pathlib import Path
 from typing import Any
 
 from app.errors import InvalidInputError
-from app.yclients.importing.detect_entity import recognise, staff_id_in
+from app.yclients.importing.detect_entity import detect_entity, staff_id_from_filename
 from app.yclients.importing.row_reader import BrokenFileError, RowReader
-from app.yclients.mapping.entities import COMPANY, KINDS, SCHEDULES, Kind
+from app.yclients.mapping.entities import COMPANY, KINDS, SCHEDULES, EntityKind
 from app.yclients.mapping.values import integer
 
-LOOKED_AT = 20  # first rows of a file, by which its kind is recognised
+SAMPLE_ROWS = 20  # first rows of a file, by which its kind is recognised
 
 
 @dataclass(frozen=True)
-class Source:
-    """A file whose kind is known. `is_ours`: its rows have our columns; else they are payloads.
+class SourceFile:
+    """A file whose kind is known. `has_frontdesk_columns`: its rows have our columns; else they are payloads.
 
     `staff_id` is whose schedule it holds.
     """
 
     reader: RowReader
-    kind: Kind
-    is_ours: bool
+    kind: EntityKind
+    has_frontdesk_columns: bool
     staff_id: int | None
 
 
-def open_sources(
-    paths: Sequence[Path], company_id: int, kind: Kind | None, staff_id: int | None
-) -> list[Source]:
+def open_source_files(
+    paths: Sequence[Path], company_id: int, kind: EntityKind | None, staff_id: int | None
+) -> list[SourceFile]:
     """The files in the order of their import, those without any rows left out.
 
     Raises InvalidInputError that names each file which cannot be used, and why.
     """
-    sources: list[Source] = []
+    sources: list[SourceFile] = []
     problems: list[str] = []
     for path in paths:
         try:
@@ -46,24 +46,24 @@ def open_sources(
     return sorted(sources, key=lambda source: KINDS.index(source.kind))
 
 
-def _open(path: Path, company_id: int, kind: Kind | None, staff_id: int | None) -> Iterator[Source]:
+def _open(path: Path, company_id: int, kind: EntityKind | None, staff_id: int | None) -> Iterator[SourceFile]:
     reader = RowReader(path)
     first = _first_rows(reader)
     if not first:
         return  # an answer without rows
-    shape = recognise(first, path, kind)
+    shape = detect_entity(first, path, kind)
     if shape is None:
         names = ", ".join(known.name for known in KINDS)
         raise BrokenFileError(path, f"what its rows are cannot be told; say it with --kind ({names})")
     objects = [row for row in first if isinstance(row, dict)]
     if shape.kind is COMPANY:
-        _refuse_another_company(objects, shape.is_ours, company_id, path)
-    whose = staff_id if staff_id is not None else staff_id_in(path)
+        _refuse_another_company(objects, shape.has_frontdesk_columns, company_id, path)
+    whose = staff_id if staff_id is not None else staff_id_from_filename(path)
     if shape.kind is SCHEDULES and whose is None and not any("staff_id" in row for row in objects):
         raise BrokenFileError(
             path, "whose schedule it is cannot be told; say it with --staff, or name it schedule_ID"
         )
-    yield Source(reader, shape.kind, shape.is_ours, whose)
+    yield SourceFile(reader, shape.kind, shape.has_frontdesk_columns, whose)
 
 
 def _first_rows(reader: RowReader) -> list[Any]:
@@ -72,7 +72,7 @@ def _first_rows(reader: RowReader) -> list[Any]:
     try:
         for row in reader:
             first.append(row)
-            if len(first) == LOOKED_AT:
+            if len(first) == SAMPLE_ROWS:
                 break
     except BrokenFileError:
         if not first:
@@ -81,10 +81,10 @@ def _first_rows(reader: RowReader) -> list[Any]:
 
 
 def _refuse_another_company(
-    objects: list[dict[str, Any]], is_ours: bool, company_id: int, path: Path
+    objects: list[dict[str, Any]], has_frontdesk_columns: bool, company_id: int, path: Path
 ) -> None:
     for row in objects:
-        given = integer(row.get("company_id", company_id) if is_ours else row.get("id"))
+        given = integer(row.get("company_id", company_id) if has_frontdesk_columns else row.get("id"))
         if given != company_id:
             name = f"company {given}" if isinstance(given, int) else "a company without a usable id"
             raise BrokenFileError(path, f"is about {name}, not about company {company_id}")

@@ -5,14 +5,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from app.schemas.schema import Key
-from app.text import printable
+from app.schemas.schema import RowKey
+from app.text import to_printable_line
 from app.yclients.importing.row_reader import BrokenFileError
 from app.yclients.summary import KindSummary
 
 
 @dataclass(frozen=True)
-class Finding:
+class ImportProblem:
     """A rejected row, or a warning: a row that was stored without what could not be read of it.
 
     `position` counts the rows of the file from 0; `reasons` by field never quote a value.
@@ -21,7 +21,7 @@ class Finding:
     path: Path
     kind: str
     position: int
-    key: Key | None
+    key: RowKey | None
     is_rejected: bool
     reasons: Mapping[str, str]
 
@@ -32,17 +32,18 @@ class Finding:
     def as_dict(self) -> dict[str, Any]:
         """The finding as JSON has it."""
         return {
-            "file": printable(str(self.path)),
+            "file": to_printable_line(str(self.path)),
             "kind": self.kind,
             "position": self.position,
-            "key": [printable(part) if isinstance(part, str) else part for part in self.key or ()] or None,
+            "key": [to_printable_line(part) if isinstance(part, str) else part for part in self.key or ()]
+            or None,
             "outcome": self.outcome,
-            "errors": {printable(name): reason for name, reason in self.reasons.items()},
+            "errors": {to_printable_line(name): reason for name, reason in self.reasons.items()},
         }
 
     def __str__(self) -> str:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in self.reasons.items())
-        return printable(f"{self.path}, row {self.position}: {self.outcome}: {reasons}")
+        return to_printable_line(f"{self.path}, row {self.position}: {self.outcome}: {reasons}")
 
 
 @dataclass
@@ -54,15 +55,15 @@ class ImportSummary:
     made_company: bool = False  # not known before, made with default settings
     kinds: dict[str, KindSummary] = field(default_factory=dict)
     broken: list[BrokenFileError] = field(default_factory=list)  # files not read to their end
-    findings: list[Finding] = field(default_factory=list)  # the first of them
+    problems: list[ImportProblem] = field(default_factory=list)  # the first of them
 
     @property
-    def changed(self) -> bool:
+    def has_changes(self) -> bool:
         """Whether any row was written (or would be, in a dry run)."""
         return self.made_company or any(kind.inserted or kind.updated for kind in self.kinds.values())
 
     @property
-    def is_well(self) -> bool:
+    def succeeded(self) -> bool:
         """Whether every row of every file is stored."""
         return not self.broken and not any(kind.rejected for kind in self.kinds.values())
 
@@ -72,10 +73,10 @@ class ImportSummary:
             "company_id": self.company_id,
             "dry_run": self.is_dry_run,
             "made_company": self.made_company,
-            "changed": self.changed,
+            "changed": self.has_changes,
             "kinds": {name: kind.as_dict() for name, kind in self.kinds.items()},
             "broken_files": [
-                {"file": printable(str(error.path)), "reason": error.reason} for error in self.broken
+                {"file": to_printable_line(str(error.path)), "reason": error.reason} for error in self.broken
             ],
-            "findings": [finding.as_dict() for finding in self.findings],
+            "findings": [finding.as_dict() for finding in self.problems],
         }

@@ -8,11 +8,11 @@ from typing import Any
 from app.schemas.schema import Values
 from app.schemas.types import MAX_ID
 from app.yclients.mapping.fields import (
-    Context,
-    Mapped,
+    MappedRow,
+    MappingContext,
     Payload,
     first_key,
-    is_length,
+    is_duration,
     item_rows,
     mirrored_row,
 )
@@ -27,11 +27,11 @@ from app.yclients.mapping.values import (
     text,
 )
 
-ONE_HOUR = 3600  # seconds; what a booking takes where YClients does not say
-LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)
+DEFAULT_DURATION_SECONDS = 3600  # seconds; what a booking takes where YClients does not say
+UNKNOWN_DELETION_TIME = datetime(2000, 1, 1, tzinfo=UTC)
 
 
-def booking(payload: Payload, context: Context) -> Mapped:
+def booking(payload: Payload, context: MappingContext) -> MappedRow:
     """A record; `api_id` may be the id of a booking that was made here."""
     row = mirrored_row(
         payload,
@@ -42,7 +42,7 @@ def booking(payload: Payload, context: Context) -> Mapped:
             "attendance": (first_key(payload, "attendance", "visit_attendance"), integer),
         },
     )
-    mapped = Mapped(row)
+    mapped = MappedRow(row)
     if "staff_id" in payload or "staff" in payload:
         row["staff_id"] = reference(payload.get("staff_id")) or _id_within(payload.get("staff"))
     # Any other program may have put its own kind of id here, so what is not one of ours is no fault.
@@ -101,7 +101,7 @@ def _cost(given: Payload) -> Any:
     return unreadable
 
 
-def _times_of(payload: Payload, context: Context, mapped: Mapped) -> None:
+def _times_of(payload: Payload, context: MappingContext, mapped: MappedRow) -> None:
     """`datetime` has an offset and is the truth; `date` is the salon's local time."""
     starts_at = instant(payload.get("datetime"), context.zone)
     if starts_at is None or starts_at is UNREADABLE:
@@ -111,8 +111,8 @@ def _times_of(payload: Payload, context: Context, mapped: Mapped) -> None:
     if starts_at is None:
         return  # required, which validation says
     lengths = [integer(payload.get(name)) for name in ("seance_length", "length")]
-    length = next(filter(is_length, lengths), ONE_HOUR)
-    if not any(map(is_length, lengths)) and any(given not in (None, 0) for given in lengths):
+    length = next(filter(is_duration, lengths), DEFAULT_DURATION_SECONDS)
+    if not any(map(is_duration, lengths)) and any(given not in (None, 0) for given in lengths):
         mapped.warnings["ends_at"] = "the length is not one in seconds; an hour is assumed"
     mapped.row["starts_at"] = mapped.row["ends_at"] = starts_at
     if isinstance(starts_at, datetime):
@@ -122,7 +122,7 @@ def _times_of(payload: Payload, context: Context, mapped: Mapped) -> None:
             mapped.row["ends_at"] = UNREADABLE
 
 
-def _deletion_of(payload: Payload, context: Context, mapped: Mapped) -> None:
+def _deletion_of(payload: Payload, context: MappingContext, mapped: MappedRow) -> None:
     """A deleted record is cancelled, since its last change: not since now, or each import would differ."""
     deleted = boolean(payload.get("deleted"))
     if deleted is UNREADABLE:
@@ -131,7 +131,7 @@ def _deletion_of(payload: Payload, context: Context, mapped: Mapped) -> None:
     if deleted is True:
         times = [instant(payload.get(name), context.zone) for name in ("last_change_date", "create_date")]
         times.append(mapped.row.get("starts_at"))
-        mapped.row["deleted_at"] = next((t for t in times if isinstance(t, datetime)), LONG_AGO)
+        mapped.row["deleted_at"] = next((t for t in times if isinstance(t, datetime)), UNKNOWN_DELETION_TIME)
 
 
 def _id_within(value: Any) -> Any:

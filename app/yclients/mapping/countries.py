@@ -45,7 +45,7 @@ def country_code(name: str) -> str | None:
     """The ISO 3166 alpha-2 code of a country named in one of YClients' languages, or None."""
     if name.strip().upper() in phonenumbers.SUPPORTED_REGIONS:
         return name.strip().upper()
-    return _codes_by_name().get(_folded(name))
+    return _codes_by_name().get(_normalise_name(name))
 
 
 @cache
@@ -54,9 +54,9 @@ def _codes_by_name() -> dict[str, str]:
     for language in LANGUAGES:
         for code, name in Locale.parse(language).territories.items():
             if code in phonenumbers.SUPPORTED_REGIONS:
-                codes.setdefault(_folded(name), code)
+                codes.setdefault(_normalise_name(name), code)
     return codes | ALIASES
 
 
-def _folded(name: str) -> str:
+def _normalise_name(name: str) -> str:
     return " ".join(name.casefold().replace("ё", "е").split())

@@ -11,25 +11,25 @@ from app.repositories import Repositories
 from app.repositories.base import Repository
 from app.schemas import rows
 from app.schemas.lenient import validate_lenient
-from app.schemas.schema import Schema, Values
+from app.schemas.schema import RowSchema, Values
 from app.schemas.types import Name
 from app.yclients.mapping import bookings, payloads
-from app.yclients.mapping.fields import Context, Mapped, Payload
+from app.yclients.mapping.fields import MappedRow, MappingContext, Payload
 
 
 @dataclass(frozen=True)
-class Kind:
+class EntityKind:
     """One kind of row.
 
-    `signs` are keys that only this kind of payload has, `hint` is a part of the names of its files.
+    `distinctive_keys` are keys that only this kind of payload has, `filename_hint` is a part of the names of its files.
     """
 
     name: str
-    schema: Schema
-    map_payload: Callable[[Payload, Context], Mapped]
-    repository: Callable[[Repositories], Repository[Any]]
-    signs: frozenset[str]
-    hint: str
+    schema: RowSchema
+    map_payload: Callable[[Payload, MappingContext], MappedRow]
+    select_repository: Callable[[Repositories], Repository[Any]]
+    distinctive_keys: frozenset[str]
+    filename_hint: str
 
     def __str__(self) -> str:
         return self.name
@@ -51,9 +51,9 @@ class _CompanyAsSent(TypedDict, total=False):
     country: Name
 
 
-_COMPANY_AS_SENT = Schema(_CompanyAsSent)
+_COMPANY_AS_SENT = RowSchema(_CompanyAsSent)
 
-COMPANY = Kind(
+COMPANY = EntityKind(
     "company",
     rows.COMPANY,
     payloads.company,
@@ -61,7 +61,7 @@ COMPANY = Kind(
     frozenset({"timezone", "country", "city", "address", "coordinate_lat", "coordinate_lon"}),
     "compan",
 )
-SERVICE_CATEGORIES = Kind(
+SERVICE_CATEGORIES = EntityKind(
     "service_categories",
     rows.SERVICE_CATEGORY,
     payloads.service_category,
@@ -69,7 +69,7 @@ SERVICE_CATEGORIES = Kind(
     frozenset(),  # id, title and weight, which services have too
     "categor",
 )
-SERVICES = Kind(
+SERVICES = EntityKind(
     "services",
     rows.SERVICE,
     payloads.service,
@@ -77,7 +77,7 @@ SERVICES = Kind(
     frozenset({"price_min", "price_max", "category_id"}),
     "service",
 )
-STAFF = Kind(
+STAFF = EntityKind(
     "staff",
     rows.STAFF,
     payloads.staff_member,
@@ -85,7 +85,7 @@ STAFF = Kind(
     frozenset({"specialization", "position", "fired", "hidden", "rating", "votes_count", "show_rating"}),
     "staff",
 )
-CLIENTS = Kind(
+CLIENTS = EntityKind(
     "clients",
     rows.CLIENT,
     payloads.client,
@@ -93,7 +93,7 @@ CLIENTS = Kind(
     frozenset({"surname", "patronymic", "birth_date", "spent", "sold", "visits", "importance", "sex"}),
     "client",
 )
-SCHEDULES = Kind(
+SCHEDULES = EntityKind(
     "schedules",
     rows.STAFF_SCHEDULE,
     payloads.schedule,
@@ -101,7 +101,7 @@ SCHEDULES = Kind(
     frozenset({"date", "slots", "is_working"}),
     "schedule",
 )
-BOOKINGS = Kind(
+BOOKINGS = EntityKind(
     "bookings",
     rows.BOOKING,
     bookings.booking,
@@ -112,4 +112,4 @@ BOOKINGS = Kind(
 
 # In the order in which they are imported: what others refer to comes first.
 KINDS = (COMPANY, SERVICE_CATEGORIES, SERVICES, STAFF, CLIENTS, SCHEDULES, BOOKINGS)
-BY_NAME = {kind.name: kind for kind in KINDS}
+KINDS_BY_NAME = {kind.name: kind for kind in KINDS}

@@ -13,7 +13,7 @@ Fields = Mapping[str, tuple[str, Callable[[Any], Any]]]  # by our column: the pa
 
 # Columns that are never NULL: where YClients says nothing, they are left out, for their default to stand or
 # for validation to say that they are required.
-_NEVER_NULL = frozenset(
+_NOT_NULL_COLUMNS = frozenset(
     {
         *(
             "yclients_id",
@@ -37,11 +37,11 @@ _NEVER_NULL = frozenset(
         ),
     }
 )
-_ONE_WEEK = 7 * 24 * 3600  # seconds
+_MAX_DURATION_SECONDS = 7 * 24 * 3600  # seconds
 
 
 @dataclass(frozen=True)
-class Context:
+class MappingContext:
     """Whose payloads these are; `staff_id` is whose schedule, which the payload itself does not say."""
 
     company_id: int
@@ -50,14 +50,14 @@ class Context:
 
 
 @dataclass
-class Mapped:
+class MappedRow:
     """A row for validation, and by column what of the payload could not be read."""
 
     row: Values
     warnings: dict[str, str] = field(default_factory=dict)
 
 
-def mirrored_row(payload: Payload, context: Context, fields: Fields) -> Values:
+def mirrored_row(payload: Payload, context: MappingContext, fields: Fields) -> Values:
     """A row with what all mirrored rows have: it is alive, and may say when it changed and whose it is."""
     row = plain_row(payload, {"company_id": ("company_id", integer), **fields})
     if "last_change_date" in payload:
@@ -68,7 +68,9 @@ def mirrored_row(payload: Payload, context: Context, fields: Fields) -> Values:
 def plain_row(payload: Payload, fields: Fields) -> Values:
     """The columns whose keys the payload has."""
     row = {column: read(payload[key]) for column, (key, read) in fields.items() if key in payload}
-    return {column: value for column, value in row.items() if value is not None or column not in _NEVER_NULL}
+    return {
+        column: value for column, value in row.items() if value is not None or column not in _NOT_NULL_COLUMNS
+    }
 
 
 def item_rows(value: Any, fields: Fields) -> Any:
@@ -84,6 +86,6 @@ def first_key(payload: Payload, *names: str) -> str:
     return next((name for name in names if not is_empty(payload.get(name))), names[0])
 
 
-def is_length(value: Any) -> TypeGuard[int]:
+def is_duration(value: Any) -> TypeGuard[int]:
     """Whether this is a length in seconds that a service or a booking may have."""
-    return isinstance(value, int) and 0 < value <= _ONE_WEEK
+    return isinstance(value, int) and 0 < value <= _MAX_DURATION_SECONDS

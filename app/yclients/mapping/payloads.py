@@ -9,11 +9,11 @@ from typing import Any
 
 from app.yclients.mapping.countries import country_code
 from app.yclients.mapping.fields import (
-    Context,
-    Mapped,
+    MappedRow,
+    MappingContext,
     Payload,
     first_key,
-    is_length,
+    is_duration,
     item_rows,
     mirrored_row,
     plain_row,
@@ -23,17 +23,17 @@ from app.yclients.mapping.values import (
     amount,
     birth_date,
     boolean,
-    clock,
-    day,
+    calendar_date,
     integer,
+    inverted_boolean,
     items,
-    opposite,
     reference,
     text,
+    time_of_day,
 )
 
 
-def company(payload: Payload, context: Context) -> Mapped:
+def company(payload: Payload, context: MappingContext) -> MappedRow:
     """The country becomes its ISO code where its name is known."""
     row = plain_row(
         payload,
@@ -47,16 +47,16 @@ def company(payload: Payload, context: Context) -> Mapped:
         },
     )
     row.setdefault("company_id", UNREADABLE)  # whose it is must be said
-    return Mapped(row)
+    return MappedRow(row)
 
 
-def service_category(payload: Payload, context: Context) -> Mapped:
+def service_category(payload: Payload, context: MappingContext) -> MappedRow:
     """A group of the price list."""
     fields = {"yclients_id": ("id", integer), "title": ("title", text), "weight": ("weight", integer)}
-    return Mapped(mirrored_row(payload, context, fields))
+    return MappedRow(mirrored_row(payload, context, fields))
 
 
-def service(payload: Payload, context: Context) -> Mapped:
+def service(payload: Payload, context: MappingContext) -> MappedRow:
     """Without a duration of its own, a service takes as long as its slowest performer."""
     row = mirrored_row(
         payload,
@@ -78,13 +78,13 @@ def service(payload: Payload, context: Context) -> Mapped:
         row["staff"] = performers = item_rows(payload["staff"], fields)
         if row.get("duration") is None and isinstance(performers, list):
             durations = [p.get("duration") for p in performers if isinstance(p, dict)]
-            row["duration"] = max(filter(is_length, durations), default=None)
-    return Mapped(row)
+            row["duration"] = max(filter(is_duration, durations), default=None)
+    return MappedRow(row)
 
 
-def staff_member(payload: Payload, context: Context) -> Mapped:
+def staff_member(payload: Payload, context: MappingContext) -> MappedRow:
     """`fired` and `hidden` become their opposites, `is_active` and `is_bookable`."""
-    return Mapped(
+    return MappedRow(
         mirrored_row(
             payload,
             context,
@@ -95,14 +95,14 @@ def staff_member(payload: Payload, context: Context) -> Mapped:
                 "position": ("position", _title),
                 "rating": ("rating", amount),
                 "weight": ("weight", integer),
-                "is_active": ("fired", opposite),
-                "is_bookable": ("hidden", opposite),
+                "is_active": ("fired", inverted_boolean),
+                "is_bookable": ("hidden", inverted_boolean),
             },
         )
     )
 
 
-def client(payload: Payload, context: Context) -> Mapped:
+def client(payload: Payload, context: MappingContext) -> MappedRow:
     """A client; `spent` (in older answers `sold`) is the total spent."""
     row = mirrored_row(
         payload,
@@ -123,17 +123,17 @@ def client(payload: Payload, context: Context) -> Mapped:
             "balance": ("balance", amount),
         },
     )
-    return Mapped(row)
+    return MappedRow(row)
 
 
-def schedule(payload: Payload, context: Context) -> Mapped:
+def schedule(payload: Payload, context: MappingContext) -> MappedRow:
     """One date of a schedule; its member of staff is the context's, unless the payload names one."""
     row = plain_row(
         payload,
         {
             "company_id": ("company_id", integer),
             "staff_id": ("staff_id", integer),
-            "date": ("date", day),
+            "date": ("date", calendar_date),
             "is_working": ("is_working", boolean),
             "intervals": ("slots", _intervals),
         },
@@ -142,7 +142,7 @@ def schedule(payload: Payload, context: Context) -> Mapped:
         row.setdefault("staff_id", context.staff_id)
     if "intervals" in row:
         row.setdefault("is_working", bool(row["intervals"]))
-    return Mapped(row | {"deleted_at": None})
+    return MappedRow(row | {"deleted_at": None})
 
 
 def _country(value: Any) -> Any:
@@ -162,7 +162,7 @@ def _intervals(value: Any) -> Any:
 
 
 def _interval(slot: Payload) -> Any:
-    start, end = clock(slot.get("from")), clock(slot.get("to"), midnight="24:00")
+    start, end = time_of_day(slot.get("from")), time_of_day(slot.get("to"), midnight="24:00")
     if isinstance(start, str) and isinstance(end, str) and start >= end:
         return UNREADABLE  # costs this one interval, where validation would refuse the whole day's
     return {"from": start, "to": end}

@@ -77,13 +77,13 @@ def boolean(value: Any) -> Any:
     return UNREADABLE
 
 
-def opposite(value: Any) -> Any:
+def inverted_boolean(value: Any) -> Any:
     """A boolean with its meaning inverted."""
     read = boolean(value)
     return not read if isinstance(read, bool) else read
 
 
-def day(value: Any) -> Any:
+def calendar_date(value: Any) -> Any:
     """A date, alone or in front of a time."""
     if is_empty(value):
         return None
@@ -95,7 +95,7 @@ def day(value: Any) -> Any:
 
 def birth_date(value: Any) -> Any:
     """A date; 1970-01-01 is how YClients writes an unknown one."""
-    read = day(value)
+    read = calendar_date(value)
     return None if read == date(1970, 1, 1) else read
 
 
@@ -110,7 +110,7 @@ def instant(value: Any, zone: ZoneInfo) -> Any:
         return UNREADABLE
 
 
-def clock(value: Any, midnight: str = "00:00") -> Any:
+def time_of_day(value: Any, midnight: str = "00:00") -> Any:
     """A time of day as `HH:MM`; `midnight` is what 00:00 is called here."""
     found = _CLOCK.fullmatch(value.strip()) if isinstance(value, str) else None
     if found is None:

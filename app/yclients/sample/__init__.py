@@ -10,8 +10,8 @@ from zoneinfo import ZoneInfo
 
 COMPANY_ID = 4564
 ZONE = ZoneInfo("Europe/Moscow")
-PAST, FUTURE = 14, 21  # days of schedules and bookings around today
-OPENS, CLOSES = 10, 20
+DAYS_BACK, DAYS_AHEAD = 14, 21  # days of schedules and bookings around today
+OPENING_HOUR, CLOSING_HOUR = 10, 20
 
 _FILES = Path(__file__).parent
 _CHANCE_OF_A_VISIT = 0.5
@@ -21,7 +21,7 @@ def write_sample(folder: Path, today: date) -> list[Path]:
     """Write the salon's files into `folder` and name them; schedules and bookings lie around `today`."""
     random = Random(COMPANY_ID)  # noqa: S311 - the same salon for everyone, and no secret
     answers = {path.stem: json.loads(path.read_text("utf-8")) for path in sorted(_FILES.glob("*.json"))}
-    days = [today + timedelta(days=n) for n in range(-PAST, FUTURE + 1)]
+    days = [today + timedelta(days=n) for n in range(-DAYS_BACK, DAYS_AHEAD + 1)]
     working: dict[int, list[date]] = {}
     for member in answers["staff"]["data"]:
         if not member["fired"]:
@@ -40,7 +40,7 @@ def _answer(data: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _schedule(day: date, works: bool) -> dict[str, Any]:
-    slots = [{"from": f"{OPENS}:00", "to": "14:00"}, {"from": "15:00", "to": f"{CLOSES}:00"}]
+    slots = [{"from": f"{OPENING_HOUR}:00", "to": "14:00"}, {"from": "15:00", "to": f"{CLOSING_HOUR}:00"}]
     return {"date": day.isoformat(), "is_working": int(works), "slots": slots if works else []}
 
 
@@ -56,7 +56,7 @@ def _bookings(
             if performer["id"] == staff_id
         ]
         for day in days:
-            for hour in (OPENS, OPENS + 2, CLOSES - 4, CLOSES - 2):
+            for hour in (OPENING_HOUR, OPENING_HOUR + 2, CLOSING_HOUR - 4, CLOSING_HOUR - 2):
                 if random.random() < _CHANCE_OF_A_VISIT:
                     record += 1
                     service, length = random.choice(offered)

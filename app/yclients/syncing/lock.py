@@ -10,41 +10,41 @@ from app.data_layer.unit_of_work import UnitOfWork
 from app.database import embedded_server
 from app.database.connection import connection_class, connection_parameters
 from app.database.database import Connection
-from app.errors import from_driver
+from app.errors import to_frontdesk_error
 from app.yclients.errors import SyncRunningError
 
-_KEY = "hashtextextended('yclients sync of company ' || %(company_id)s::text, 0)"
-_HELD = f"""
+_LOCK_KEY_SQL = "hashtextextended('yclients sync of company ' || %(company_id)s::text, 0)"
+_RUNNING_COMPANIES_SQL = f"""
     SELECT company_id FROM unnest(%(company_ids)s::bigint[]) AS wanted (company_id)
     WHERE EXISTS (
         SELECT FROM pg_locks
         WHERE locktype = 'advisory' AND objsubid = 1 AND granted
           AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
-          AND (classid::bigint << 32) | objid::bigint = {_KEY % {"company_id": "wanted.company_id"}}
+          AND (classid::bigint << 32) | objid::bigint = {_LOCK_KEY_SQL % {"company_id": "wanted.company_id"}}
     )
 """  # noqa: S608 - the key has no value in it, but a column
 
 
 @contextmanager
-def company_lock(settings: Settings, company_id: int) -> Iterator[None]:
+def hold_sync_lock(settings: Settings, company_id: int) -> Iterator[None]:
     """Hold the lock of the company's sync. Raises SyncRunningError where another session holds it.
 
     It has a connection of its own, past a pooler that would give the session to somebody else. A process
     that is killed loses the connection, and the lock with it.
     """
     settings = settings.model_copy(update={"postgres_pooler": None})
-    parameters = connection_parameters(settings, embedded_server.migration_url_of(settings))
+    parameters = connection_parameters(settings, embedded_server.resolve_migration_url(settings))
     try:
         connection = connection_class(settings).connect(**parameters, autocommit=True)
     except psycopg.Error as error:
-        raise from_driver(error) from error
+        raise to_frontdesk_error(error) from error
     with closing(connection):
         try:
             row = connection.execute(
-                f"SELECT pg_try_advisory_lock({_KEY})", {"company_id": company_id}
+                f"SELECT pg_try_advisory_lock({_LOCK_KEY_SQL})", {"company_id": company_id}
             ).fetchone()
         except psycopg.Error as error:
-            raise from_driver(error) from error
+            raise to_frontdesk_error(error) from error
         if row is None or not row[0]:
             raise SyncRunningError
         try:
@@ -52,19 +52,19 @@ def company_lock(settings: Settings, company_id: int) -> Iterator[None]:
         finally:
             # The server notices a closed connection a moment later, and the next sync may come sooner.
             with suppress(psycopg.Error):  # the connection is lost, and the lock with it
-                connection.execute(f"SELECT pg_advisory_unlock({_KEY})", {"company_id": company_id})
+                connection.execute(f"SELECT pg_advisory_unlock({_LOCK_KEY_SQL})", {"company_id": company_id})
 
 
-def is_running(uow: UnitOfWork) -> bool:
+def is_sync_running(uow: UnitOfWork) -> bool:
     """Whether some process syncs the company now."""
     connection = uow.session.connection()
-    parameters = {"company_ids": [uow.scope.company_id]}
-    return connection.exec_driver_sql(_HELD, parameters).scalar() is not None
+    parameters = {"company_ids": [uow.tenant.company_id]}
+    return connection.exec_driver_sql(_RUNNING_COMPANIES_SQL, parameters).scalar() is not None
 
 
-def running(connection: Connection, company_ids: Collection[int]) -> set[int]:
+def find_running_companies(connection: Connection, company_ids: Collection[int]) -> set[int]:
     """Those of these companies that some process syncs now."""
     if not company_ids:
         return set()
-    rows = connection.execute(_HELD, {"company_ids": [*company_ids]}).fetchall()
+    rows = connection.execute(_RUNNING_COMPANIES_SQL, {"company_ids": [*company_ids]}).fetchall()
     return {row[0] for row in rows}

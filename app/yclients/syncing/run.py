@@ -8,44 +8,44 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
-from app.data_layer.operations import an_instant
-from app.data_layer.unit_of_work import UnitOfWork, checked_company_id
-from app.errors import FrontdeskError, InvalidInputError, from_driver
+from app.data_layer.operations import validate_instant
+from app.data_layer.unit_of_work import UnitOfWork, validate_company_id
+from app.errors import FrontdeskError, InvalidInputError, to_frontdesk_error
 from app.frontdesk import Frontdesk
 from app.observability.failure_reports import report
 from app.repositories.mirrored_rows import MirroredRepository
 from app.schemas.schema import Batch
-from app.yclients.api.client import CLIENTS_PER_PAGE, RECORDS_PER_PAGE, YClients, api_url
-from app.yclients.api.paging import AHEAD, Listing, in_order, row_id
+from app.yclients.api.client import CLIENTS_PER_PAGE, RECORDS_PER_PAGE, YClientsClient, api_url
+from app.yclients.api.paging import MAX_CONCURRENT_REQUESTS, PagedList, map_in_order, payload_id
 from app.yclients.api.rate_limit import RateLimiter
-from app.yclients.api.responses import Answer
-from app.yclients.errors import UnknownToYClientsError
-from app.yclients.ingest import Fault, Intake
+from app.yclients.api.responses import ApiResponse
+from app.yclients.errors import YClientsNotFoundError
+from app.yclients.ingest import Ingest, RowProblem
 from app.yclients.mapping.entities import (
     BOOKINGS,
-    BY_NAME,
     CLIENTS,
     COMPANY,
     KINDS,
+    KINDS_BY_NAME,
     SCHEDULES,
     SERVICE_CATEGORIES,
     SERVICES,
     STAFF,
-    Kind,
+    EntityKind,
 )
-from app.yclients.mapping.values import day
-from app.yclients.syncing.lock import company_lock
+from app.yclients.mapping.values import calendar_date
+from app.yclients.syncing.lock import hold_sync_lock
 from app.yclients.syncing.run_record import RunRecord
 from app.yclients.syncing.summary import SyncedKind, SyncSummary
 
 SCHEDULE_DAYS = 30  # from today on
 # A complete list that lacks more than half of what was there (and more than a few rows) is broken more
 # likely than true.
-A_FEW = 10
+MIN_DELETIONS = 10
 
 
 @dataclass(frozen=True)
-class Progress:
+class SyncProgress:
     """How far the rows of one kind are; `total` is None where YClients does not say."""
 
     kind: str
@@ -53,7 +53,7 @@ class Progress:
     total: int | None
 
 
-OnProgress = Callable[[Progress], None]
+OnProgress = Callable[[SyncProgress], None]
 
 
 def sync(
@@ -65,7 +65,7 @@ def sync(
     only: Collection[str] | None = None,
     dry_run: bool = False,
     on_progress: OnProgress | None = None,
-    client: YClients | None = None,
+    client: YClientsClient | None = None,
 ) -> SyncSummary:
     """Bring one company up to date with YClients.
 
@@ -79,28 +79,28 @@ def sync(
     ConfigurationError for what is wrong from the start, another FrontdeskError (YClientsError, say) where
     the run failed: it is recorded then, and reported to Sentry.
     """
-    company_id = checked_company_id(company_id)
+    company_id = validate_company_id(company_id)
     kinds = _wanted(only)
     if full and since is not None:
         raise InvalidInputError("Give either full or since.")
     if since is not None:
-        since = an_instant("since", since)
+        since = validate_instant("since", since)
     settings = desk.settings
     if client is None:
-        client = YClients(settings, RateLimiter(desk.database, api_url(settings).netloc.decode()))
+        client = YClientsClient(settings, RateLimiter(desk.database, api_url(settings).netloc.decode()))
     # The client is left first: it wakes the threads that wait for their turn.
-    lock = company_lock(desk.database.live().settings, company_id)
-    with lock, ThreadPoolExecutor(AHEAD) as executor, client:
+    lock = hold_sync_lock(desk.database.live().settings, company_id)
+    with lock, ThreadPoolExecutor(MAX_CONCURRENT_REQUESTS) as executor, client:
         mode = "full" if full else "since" if since else "incremental"
         summary = SyncSummary(company_id, mode, dry_run, changed_after=since)
-        intake = Intake(desk, company_id, dry_run)
+        intake = Ingest(desk, company_id, dry_run)
         return _Sync(client, executor, intake, summary, kinds, on_progress or (lambda _: None)).run()
 
 
-def _wanted(only: Collection[str] | None) -> list[Kind]:
-    unknown = sorted(set(only or ()) - set(BY_NAME))
+def _wanted(only: Collection[str] | None) -> list[EntityKind]:
+    unknown = sorted(set(only or ()) - set(KINDS_BY_NAME))
     if unknown or (only is not None and not only):
-        raise InvalidInputError(fields={"only": f"must be some of {', '.join(BY_NAME)}"})
+        raise InvalidInputError(fields={"only": f"must be some of {', '.join(KINDS_BY_NAME)}"})
     return [kind for kind in KINDS if only is None or kind.name in only]
 
 
@@ -109,37 +109,37 @@ class _Sync:
 
     def __init__(
         self,
-        client: YClients,
+        client: YClientsClient,
         executor: Executor,
-        intake: Intake,
+        ingest: Ingest,
         summary: SyncSummary,
-        kinds: list[Kind],
+        kinds: list[EntityKind],
         on_progress: OnProgress,
     ) -> None:
         self._client = client
         self._executor = executor
-        self._intake = intake
-        self._company_id = intake.company_id
+        self._ingest = ingest
+        self._company_id = ingest.company_id
         self._kinds = kinds
-        if not intake.is_known and COMPANY not in kinds:
+        if not ingest.is_known and COMPANY not in kinds:
             self._kinds = [COMPANY, *kinds]  # nothing can be stored without it
         self._on_progress = on_progress
         self._began = time.perf_counter()
-        self._team: list[int] | None = None
+        self._staff_ids: list[int] | None = None
         self._bookings_are_complete = False
         self.summary = summary
-        self._record = RunRecord(intake, summary)
+        self._record = RunRecord(ingest, summary)
 
     def run(self) -> SyncSummary:
         """Do it all; whatever stops it is recorded."""
-        readers: dict[Kind, Callable[[], None]] = {
-            COMPANY: partial(self._take_list, COMPANY, self._client.company),
-            SERVICE_CATEGORIES: partial(self._take_list, SERVICE_CATEGORIES, self._client.service_categories),
-            SERVICES: partial(self._take_list, SERVICES, self._client.services),
-            STAFF: partial(self._take_list, STAFF, self._client.staff),
-            CLIENTS: self._take_clients,
-            SCHEDULES: self._take_schedules,
-            BOOKINGS: self._take_bookings,
+        readers: dict[EntityKind, Callable[[], None]] = {
+            COMPANY: partial(self._sync_list, COMPANY, self._client.company),
+            SERVICE_CATEGORIES: partial(self._sync_list, SERVICE_CATEGORIES, self._client.service_categories),
+            SERVICES: partial(self._sync_list, SERVICES, self._client.services),
+            STAFF: partial(self._sync_list, STAFF, self._client.staff),
+            CLIENTS: self._sync_clients,
+            SCHEDULES: self._sync_schedules,
+            BOOKINGS: self._sync_bookings,
         }
         names = [kind.name for kind in self._kinds]
         try:
@@ -157,7 +157,7 @@ class _Sync:
             self._record.fail(names, FrontdeskError("The sync was stopped by hand."), code="interrupted")
             raise
         except Exception as error:  # whatever it was, the record must say that the run failed; it goes on up
-            failure = from_driver(error)
+            failure = to_frontdesk_error(error)
             report(error, "sync", self._company_id, component="yclients")
             self._measure()
             self._record.fail(names, failure)
@@ -168,97 +168,105 @@ class _Sync:
 
     # Reading
 
-    def _take_list(self, kind: Kind, fetch: Callable[[int], Answer]) -> None:
+    def _sync_list(self, kind: EntityKind, fetch: Callable[[int], ApiResponse]) -> None:
         """What comes in one answer."""
         answer = fetch(self._company_id)
-        batch = self._land(kind, answer.rows, len(answer.rows))
+        batch = self._merge_chunk(kind, answer.rows, len(answer.rows))
         if kind is STAFF:
-            self._team = [row["yclients_id"] for row in batch.rows if row.get("is_active", True)]
+            self._staff_ids = [row["yclients_id"] for row in batch.rows if row.get("is_active", True)]
         if kind is not COMPANY:
             is_complete = answer.total is None or len(answer.rows) >= answer.total
-            self._compare(kind, {(row_id(row),) for row in answer.rows}, is_complete)
+            self._mark_missing_deleted(kind, {(payload_id(row),) for row in answer.rows}, is_complete)
 
-    def _take_clients(self) -> None:
+    def _sync_clients(self) -> None:
         fetch = partial(self._client.clients, self._company_id)
-        listing = Listing(self._executor, fetch, CLIENTS_PER_PAGE)
+        listing = PagedList(self._executor, fetch, CLIENTS_PER_PAGE)
         for rows in listing:
-            self._land(CLIENTS, rows, listing.total)
-        self._compare(CLIENTS, {(each,) for each in listing.seen}, listing.is_complete)
+            self._merge_chunk(CLIENTS, rows, listing.total)
+        self._mark_missing_deleted(CLIENTS, {(each,) for each in listing.seen_ids}, listing.is_complete)
 
-    def _take_bookings(self) -> None:
+    def _sync_bookings(self) -> None:
         """Deleted ones come with a mark, so there is nothing to compare."""
-        zone = self._intake.context().zone
+        zone = self._ingest.context().zone
         since = self.summary.changed_after and self.summary.changed_after.astimezone(zone)
         fetch = partial(self._client.records, self._company_id, changed_after=since)
-        listing = Listing(self._executor, fetch, RECORDS_PER_PAGE)
+        listing = PagedList(self._executor, fetch, RECORDS_PER_PAGE)
         for rows in listing:
-            self._land(BOOKINGS, rows, listing.total)
+            self._merge_chunk(BOOKINGS, rows, listing.total)
         self._bookings_are_complete = listing.is_complete
         if not listing.is_complete:
             self._note(BOOKINGS, "the list changed while it was read; the next run reads the same again")
 
-    def _take_schedules(self) -> None:
-        first = datetime.now(self._intake.context().zone).date()
+    def _sync_schedules(self) -> None:
+        first = datetime.now(self._ingest.context().zone).date()
         last = first + timedelta(days=SCHEDULE_DAYS)
-        team = self._team
+        team = self._staff_ids
         if team is None:
-            team = self._intake.transact(lambda uow: [member.yclients_id for member in uow.staff.team()])
+            team = self._ingest.transact(
+                lambda uow: [member.yclients_id for member in uow.staff.find_staff()]
+            )
         team = sorted(set(team))
 
-        def fetch(staff_id: int) -> Answer | None:
+        def fetch(staff_id: int) -> ApiResponse | None:
             try:
                 return self._client.schedule(self._company_id, staff_id, first, last)
-            except UnknownToYClientsError:  # fired or deleted a moment ago
+            except YClientsNotFoundError:  # fired or deleted a moment ago
                 return None
 
         seen: set[Any] = set()
         everyone_answered = True
         days = (last - first).days + 1
-        for staff_id, answer in zip(team, in_order(self._executor, fetch, team), strict=True):
+        for staff_id, answer in zip(team, map_in_order(self._executor, fetch, team), strict=True):
             if answer is None:
                 self._note(SCHEDULES, f"YClients has none for staff member {staff_id}; ours are kept")
                 everyone_answered = False
                 continue
-            self._land(SCHEDULES, answer.rows, len(team) * days, staff_id)
-            seen |= {(staff_id, day(row.get("date"))) for row in answer.rows if isinstance(row, dict)}
+            self._merge_chunk(SCHEDULES, answer.rows, len(team) * days, staff_id)
+            seen |= {
+                (staff_id, calendar_date(row.get("date"))) for row in answer.rows if isinstance(row, dict)
+            }
         if everyone_answered:  # those who left the team have no days any more
-            self._compare(SCHEDULES, seen, True, date__gte=first, date__lte=last)
+            self._mark_missing_deleted(SCHEDULES, seen, True, date__gte=first, date__lte=last)
 
     # Storing
 
-    def _land(self, kind: Kind, rows: Iterable[Any], total: int | None, staff_id: int | None = None) -> Batch:
+    def _merge_chunk(
+        self, kind: EntityKind, rows: Iterable[Any], total: int | None, staff_id: int | None = None
+    ) -> Batch:
         """Store a page in a transaction of its own."""
         counts = self.summary.kinds[kind.name]
-        context = self._intake.context(staff_id)
-        batch = self._intake.new_batch(kind)
+        context = self._ingest.context(staff_id)
+        batch = self._ingest.new_batch(kind)
         for position, row in enumerate(rows, counts.rows):
-            fault = self._intake.take_payload(kind, batch, position, row, context)
+            fault = self._ingest.add_payload(kind, batch, position, row, context)
             if fault is not None:
-                self.summary.add_fault(kind.name, fault)
-        report = self._intake.land(kind, batch)
+                self.summary.add_problem(kind.name, fault)
+        report = self._ingest.merge_chunk(kind, batch)
         refused, report.rejected = report.rejected, []
         for row in refused:
-            self.summary.add_fault(kind.name, Fault(row.position, row.key, True, row.errors))
+            self.summary.add_problem(kind.name, RowProblem(row.position, row.key, True, row.errors))
         counts.add(report)
-        self._on_progress(Progress(kind.name, counts.rows, total))
+        self._on_progress(SyncProgress(kind.name, counts.rows, total))
         return batch
 
-    def _compare(self, kind: Kind, seen: set[Any], is_complete: bool, **within: Any) -> None:
+    def _mark_missing_deleted(
+        self, kind: EntityKind, seen: set[Any], is_complete: bool, **within: Any
+    ) -> None:
         """Mark as deleted what a complete list lacks; what came after the run began is left alone."""
         if not is_complete:
             self._note(kind, "the list changed while it was read; nothing is taken for deleted")
             return
 
         def mark(uow: UnitOfWork) -> int | None:
-            repository = kind.repository(uow)
+            repository = kind.select_repository(uow)
             assert isinstance(repository, MirroredRepository)  # noqa: S101 - all but company and bookings
-            known = repository.known_keys(self._record.started_at, **within)
+            known = repository.find_ids_by_key(self._record.started_at, **within)
             missing = [ours for key, ours in known.items() if key not in seen]
             if missing and not self._is_believable(len(seen), len(missing), len(known)):
                 return None
             return repository.mark_deleted(missing, self._record.started_at)
 
-        marked = self._intake.transact(mark)
+        marked = self._ingest.transact(mark)
         if marked is None:
             self._note(
                 kind,
@@ -272,14 +280,14 @@ class _Sync:
     def _is_believable(self, seen: int, missing: int, known: int) -> bool:
         if not seen:
             return False
-        return self.summary.mode == "full" or missing <= max(A_FEW, known // 2)
+        return self.summary.mode == "full" or missing <= max(MIN_DELETIONS, known // 2)
 
     # Ending
 
     def _measure(self) -> None:
-        self.summary.made_company = self._intake.made_company
-        self.summary.requests = self._client.requests
+        self.summary.made_company = self._ingest.made_company
+        self.summary.requests = self._client.request_count
         self.summary.seconds = time.perf_counter() - self._began
 
-    def _note(self, kind: Kind, text: str) -> None:
+    def _note(self, kind: EntityKind, text: str) -> None:
         self.summary.notes.append(f"{kind.name}: {text}.")

@@ -7,9 +7,9 @@ from sqlalchemy import func, select
 
 from app.data_layer.unit_of_work import UnitOfWork
 from app.errors import FrontdeskError
-from app.repositories.sync_runs import SyncRuns
-from app.yclients.errors import UnknownToYClientsError
-from app.yclients.ingest import Intake
+from app.repositories.sync_runs import SyncRunLog
+from app.yclients.errors import YClientsNotFoundError
+from app.yclients.ingest import Ingest
 from app.yclients.syncing.summary import SyncSummary
 
 log = logging.getLogger(__name__)
@@ -21,22 +21,22 @@ OVERLAP = timedelta(minutes=15)
 class RunRecord:
     """The row of one run; a dry run has none. Make it under the lock of the company's sync."""
 
-    def __init__(self, intake: Intake, summary: SyncSummary) -> None:
+    def __init__(self, ingest: Ingest, summary: SyncSummary) -> None:
         """Decide what the run goes on from: `summary.changed_after`. Raises FrontdeskError."""
-        self._intake = intake
+        self._ingest = ingest
         self._summary = summary
         self._run_id: int | None = None
-        self.started_at, self._complete_until = intake.transact(_where_we_are)  # by the server's clock
+        self.started_at, self._complete_until = ingest.transact(_read_sync_position)  # by the server's clock
         if summary.mode == "incremental" and self._complete_until is not None:
             summary.changed_after = self._complete_until - OVERLAP
 
     def start(self, kinds: list[str]) -> None:
         """Record that the run is under way, as soon as there is a company to record it for."""
-        if self._run_id is not None or self._summary.is_dry_run or not self._intake.is_known:
+        if self._run_id is not None or self._summary.is_dry_run or not self._ingest.is_known:
             return
         summary, started_at = self._summary, self.started_at
-        self._run_id = self._intake.transact(
-            lambda uow: SyncRuns(uow.session, summary.company_id).start(
+        self._run_id = self._ingest.transact(
+            lambda uow: SyncRunLog(uow.session, summary.company_id).start(
                 summary.mode, kinds, started_at, summary.changed_after
             )
         )
@@ -54,10 +54,10 @@ class RunRecord:
 
     def fail(self, kinds: list[str], failure: FrontdeskError, code: str | None = None) -> None:
         """Record what stopped the run."""
-        if self._run_id is None and isinstance(failure, UnknownToYClientsError):
+        if self._run_id is None and isinstance(failure, YClientsNotFoundError):
             return  # nobody knows such a salon: none is made to record it for
         try:
-            self._intake.make_company_known()
+            self._ingest.ensure_company()
             self.start(kinds)
             self._end(error_code=code or failure.code, error_message=failure.message)
         except FrontdeskError as error:
@@ -74,14 +74,14 @@ class RunRecord:
         if run_id is None:
             return
         counts = {name: kind.as_dict() for name, kind in summary.kinds.items()}
-        self._intake.transact(
-            lambda uow: SyncRuns(uow.session, summary.company_id).finish(
+        self._ingest.transact(
+            lambda uow: SyncRunLog(uow.session, summary.company_id).finish(
                 run_id, counts, summary.requests, complete_until, error_code, error_message
             )
         )
 
 
-def _where_we_are(uow: UnitOfWork) -> tuple[datetime, datetime | None]:
+def _read_sync_position(uow: UnitOfWork) -> tuple[datetime, datetime | None]:
     """The server's time, and until when everything changed upstream is here."""
     now: datetime = uow.session.scalars(select(func.now())).one()
-    return now, SyncRuns(uow.session, uow.scope.company_id).complete_until()
+    return now, SyncRunLog(uow.session, uow.tenant.company_id).complete_until()

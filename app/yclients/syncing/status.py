@@ -6,17 +6,17 @@ from typing import Any
 
 from app.data_layer.unit_of_work import UnitOfWork
 from app.database.database import Connection
-from app.errors import RAW_ERRORS, from_driver
+from app.errors import DRIVER_ERRORS, to_frontdesk_error
 from app.frontdesk import Frontdesk
 from app.models import SyncRun
-from app.repositories.server_activity import LastRun, last_runs
-from app.repositories.sync_runs import SyncRuns
-from app.yclients.syncing.lock import is_running, running
+from app.repositories.server_activity import LastSyncRun, read_last_sync_runs
+from app.repositories.sync_runs import SyncRunLog
+from app.yclients.syncing.lock import find_running_companies, is_sync_running
 
-LISTED = 10  # runs of each company
+MAX_LISTED = 10  # runs of each company
 
 
-class State(Enum):
+class SyncState(Enum):
     """What became of a run."""
 
     DONE = "done"
@@ -26,16 +26,16 @@ class State(Enum):
     INTERRUPTED = "interrupted"  # stopped by hand, or its process was killed
 
     @property
-    def is_well(self) -> bool:
-        return self in (State.DONE, State.RUNNING)
+    def is_healthy(self) -> bool:
+        return self in (SyncState.DONE, SyncState.RUNNING)
 
 
 @dataclass(frozen=True)
-class RunStatus:
+class SyncRunStatus:
     """One run and its state."""
 
     run: SyncRun
-    state: State
+    state: SyncState
 
     @property
     def written(self) -> int:
@@ -66,8 +66,8 @@ class RunStatus:
 
 
 def sync_status(
-    desk: Frontdesk, company_id: int | None = None, limit: int = LISTED
-) -> dict[int, list[RunStatus]]:
+    desk: Frontdesk, company_id: int | None = None, limit: int = MAX_LISTED
+) -> dict[int, list[SyncRunStatus]]:
     """The last runs by company, the newest first. Raises FrontdeskError."""
     companies = [company_id] if company_id is not None else _companies(desk)
     return {each: desk.transact(each, lambda uow: _runs(uow, limit)) for each in companies}
@@ -78,25 +78,27 @@ def _companies(desk: Frontdesk) -> list[int]:
     statement = "SELECT DISTINCT company_id FROM sync_runs ORDER BY company_id"
     try:
         return [row[0] for row in desk.database.read(lambda c: c.execute(statement).fetchall())]
-    except RAW_ERRORS as error:
-        raise from_driver(error) from error
+    except DRIVER_ERRORS as error:
+        raise to_frontdesk_error(error) from error
 
 
-def _runs(uow: UnitOfWork, limit: int) -> list[RunStatus]:
-    runs = SyncRuns(uow.session, uow.scope.company_id).latest(limit)
-    under_way = any(run.finished_at is None for run in runs) and is_running(uow)
-    return [RunStatus(run, _state(run, under_way)) for run in runs]
+def _runs(uow: UnitOfWork, limit: int) -> list[SyncRunStatus]:
+    runs = SyncRunLog(uow.session, uow.tenant.company_id).latest(limit)
+    under_way = any(run.finished_at is None for run in runs) and is_sync_running(uow)
+    return [SyncRunStatus(run, _state(run, under_way)) for run in runs]
 
 
-def last_syncs(connection: Connection) -> list[tuple[LastRun, State]]:
+def last_syncs(connection: Connection) -> list[tuple[LastSyncRun, SyncState]]:
     """The newest run of every company and its state, in two statements. Raises psycopg's errors."""
-    runs = last_runs(connection)
-    under_way = running(connection, [run.company_id for run in runs if run.finished_at is None])
+    runs = read_last_sync_runs(connection)
+    under_way = find_running_companies(
+        connection, [run.company_id for run in runs if run.finished_at is None]
+    )
     return [(run, _state(run, run.company_id in under_way)) for run in runs]
 
 
-def _state(run: SyncRun | LastRun, under_way: bool) -> State:
+def _state(run: SyncRun | LastSyncRun, under_way: bool) -> SyncState:
     if run.finished_at is None:
-        return State.RUNNING if under_way else State.INTERRUPTED
-    known = {None: State.DONE, "incomplete": State.INCOMPLETE, "interrupted": State.INTERRUPTED}
-    return known.get(run.error_code, State.FAILED)
+        return SyncState.RUNNING if under_way else SyncState.INTERRUPTED
+    known = {None: SyncState.DONE, "incomplete": SyncState.INCOMPLETE, "interrupted": SyncState.INTERRUPTED}
+    return known.get(run.error_code, SyncState.FAILED)

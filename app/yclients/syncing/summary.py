@@ -4,8 +4,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from app.yclients.ingest import Fault
-from app.yclients.summary import KEPT, KindSummary
+from app.yclients.ingest import RowProblem
+from app.yclients.summary import MAX_KEPT, KindSummary
 
 
 @dataclass
@@ -28,30 +28,32 @@ class SyncSummary:
     seconds: float = 0.0
     kinds: dict[str, SyncedKind] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)  # what is not as it should be, for people
-    faults: list[tuple[str, Fault]] = field(default_factory=list)  # the first of them, each with its kind
+    problems: list[tuple[str, RowProblem]] = field(
+        default_factory=list
+    )  # the first of them, each with its kind
 
     @property
-    def changed(self) -> bool:
+    def has_changes(self) -> bool:
         """Whether any row was written (or would be, in a dry run)."""
         return self.made_company or any(
             kind.inserted or kind.updated or kind.deleted for kind in self.kinds.values()
         )
 
     @property
-    def is_well(self) -> bool:
+    def succeeded(self) -> bool:
         """Whether all that YClients has is here."""
         return not self.notes and not any(kind.rejected for kind in self.kinds.values())
 
-    def add_fault(self, kind: str, fault: Fault) -> None:
+    def add_problem(self, kind: str, problem: RowProblem) -> None:
         """Count a fault, and keep it if it is one of the first."""
         counts = self.kinds[kind]
-        if fault.is_rejected:
+        if problem.is_rejected:
             counts.rows += 1
             counts.rejected += 1
         else:
             counts.warnings += 1
-        if len(self.faults) < KEPT:
-            self.faults.append((kind, fault))
+        if len(self.problems) < MAX_KEPT:
+            self.problems.append((kind, problem))
 
     def as_dict(self) -> dict[str, Any]:
         """The summary as JSON has it."""
@@ -60,7 +62,7 @@ class SyncSummary:
             "mode": self.mode,
             "dry_run": self.is_dry_run,
             "made_company": self.made_company,
-            "changed": self.changed,
+            "changed": self.has_changes,
             "changed_after": self.changed_after,
             "requests": self.requests,
             "seconds": round(self.seconds, 3),
@@ -73,6 +75,6 @@ class SyncSummary:
                     "outcome": "rejected" if fault.is_rejected else "warning",
                     "errors": dict(fault.reasons),
                 }
-                for kind, fault in self.faults
+                for kind, fault in self.problems
             ],
         }

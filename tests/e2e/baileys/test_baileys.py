@@ -14,7 +14,7 @@ from pydantic import SecretStr
 from app import Frontdesk, Settings
 from app.migrations import runner
 from app.whatsapp.cleanup import clean_up
-from app.whatsapp.encryption import Vault
+from app.whatsapp.encryption import Cipher
 from app.whatsapp.import_folder import read_folder
 from tests.e2e.baileys.conftest import TOKEN, Peer, PeerError, serving
 from tests.servers import Server, execute
@@ -117,7 +117,7 @@ def test_a_session_in_files_comes_in_whole(
     session = read_folder(tmp_path)
     assert not session.skipped
     with Frontdesk(whatsapp_settings) as desk:
-        desk.company(BORIS).whatsapp.bring_in(session.creds, session.keys).unwrap()
+        desk.company(BORIS).whatsapp.import_session(session.creds, session.keys).unwrap()
     boris = peers[2]
     boris.open(url, BORIS)
     boris("assertSameAsFiles", folder=str(tmp_path))
@@ -131,11 +131,11 @@ def test_a_session_with_the_first_systems_arrays_goes_on(
     anna("meet", jid=salon.jid, bundle=used)
     send(anna, salon, "Hello")
     assert whatsapp_settings.database_url is not None
-    vault = Vault.of(whatsapp_settings)
+    vault = Cipher.from_settings(whatsapp_settings)
     with psycopg.connect(whatsapp_settings.database_url.get_secret_value()) as connection:
         for table, column in (("whatsapp_auth", "creds"), ("whatsapp_keys", "value")):
             for row_id, stored in connection.execute(f"SELECT id, {column} FROM {table}").fetchall():
-                old = json.loads(vault.unlock(stored), object_hook=as_array)
+                old = json.loads(vault.decrypt(stored), object_hook=as_array)
                 change = f"UPDATE {table} SET {column} = %s WHERE id = %s"
                 connection.execute(change, (json.dumps(old).encode(), row_id))
     salon.restart()

@@ -6,33 +6,33 @@ import pytest
 
 from app import Frontdesk
 from app.observability import sentry
-from tests.moves import NAME, SALON, Move
+from tests.moves import APPLICATION_NAME, COMPANY_ID, FakeTransfer
 from tests.servers import execute
 
 
 @pytest.fixture(scope="package")
-def pair(new_database: Callable[[], str]) -> Move:
-    return Move(new_database(), new_database())
+def pair(new_database: Callable[[], str]) -> FakeTransfer:
+    return FakeTransfer(new_database(), new_database())
 
 
 @pytest.fixture
-def move(pair: Move) -> Iterator[Move]:
+def move(pair: FakeTransfer) -> Iterator[FakeTransfer]:
     """Two empty databases at head."""
     yield pair
-    pair.forget()
-    sentry.backend = sentry.ONE_DATABASE
+    pair.reset()
+    sentry.backend = sentry.DEFAULT_BACKEND
 
 
 @pytest.fixture
-def started(move: Move) -> Move:
+def started(move: FakeTransfer) -> FakeTransfer:
     """The same with a move that has begun, and the company on both sides."""
     for url, title in ((move.legacy, "legacy"), (move.primary, "primary")):
-        execute(url, f"INSERT INTO companies (company_id, title) VALUES ({SALON}, '{title}')")
+        execute(url, f"INSERT INTO companies (company_id, title) VALUES ({COMPANY_ID}, '{title}')")
     move.start()
     return move
 
 
 @pytest.fixture
-def desk(started: Move) -> Iterator[Frontdesk]:
-    with Frontdesk(started.settings(service_name=NAME)) as desk:
+def desk(started: FakeTransfer) -> Iterator[Frontdesk]:
+    with Frontdesk(started.settings(service_name=APPLICATION_NAME)) as desk:
         yield desk

@@ -10,14 +10,14 @@ from app import Frontdesk
 from app.database import embedded_server, live_database, side_state
 from app.errors import FencedError
 from app.observability import sentry
-from app.whatsapp.health_monitor import observe
+from app.whatsapp.health_monitor import check_health
 from app.yclients.api.rate_limit import RateLimiter
-from tests.moves import SALON, Move, client, clients, sessions
-from tests.processes import PATIENCE, wait_until
+from tests.moves import COMPANY_ID, FakeTransfer, client, clients, sessions
+from tests.processes import WAIT_TIMEOUT_SECONDS, wait_until
 from tests.threads import at_once
 
 
-def test_writers_follow_there_and_back_and_lose_nothing(desk: Frontdesk, started: Move) -> None:
+def test_writers_follow_there_and_back_and_lose_nothing(desk: Frontdesk, started: FakeTransfer) -> None:
     written: dict[int, list[int]] = {n: [] for n in range(3)}
     stop = threading.Event()
 
@@ -25,7 +25,7 @@ def test_writers_follow_there_and_back_and_lose_nothing(desk: Frontdesk, started
         number = worker * 100_000
         while not stop.is_set():
             number += 1
-            desk.company(SALON).upsert_client(client(number)).unwrap()
+            desk.company(COMPANY_ID).upsert_client(client(number)).unwrap()
             written[worker].append(number)
 
     def wait_for_more() -> None:
@@ -41,11 +41,11 @@ def test_writers_follow_there_and_back_and_lose_nothing(desk: Frontdesk, started
     for round_ in range(4):
         wait_for_more()
         move_from, move_to = urls[round_ % 2], urls[1 - round_ % 2]
-        started.set(move_from, "closing")
+        started.set_state(move_from, "closing")
         time.sleep(0.05)  # drained meanwhile
-        started.set(move_from, "standby")
+        started.set_state(move_from, "standby")
         time.sleep(0.02)  # nobody is live
-        started.set(move_to, "open")
+        started.set_state(move_to, "open")
     wait_for_more()
     stop.set()
     for thread in threads:
@@ -55,75 +55,75 @@ def test_writers_follow_there_and_back_and_lose_nothing(desk: Frontdesk, started
     assert sorted(there[0] + there[1]) == acknowledged  # each exactly once
 
 
-def test_reads_follow_within_a_second(desk: Frontdesk, started: Move) -> None:
-    assert desk.company(SALON).get_company().unwrap().title == "legacy"
+def test_reads_follow_within_a_second(desk: Frontdesk, started: FakeTransfer) -> None:
+    assert desk.company(COMPANY_ID).get_company().unwrap().title == "legacy"
     started.hand_over(started.legacy, started.primary)
-    time.sleep(live_database.LOOK_EVERY)
-    assert desk.company(SALON).get_company().unwrap().title == "primary"
-    assert live_database.LOOK_EVERY < 1
+    time.sleep(live_database.REFRESH_INTERVAL_SECONDS)
+    assert desk.company(COMPANY_ID).get_company().unwrap().title == "primary"
+    assert live_database.REFRESH_INTERVAL_SECONDS < 1
 
 
-def test_reads_wait_while_neither_side_is_live(desk: Frontdesk, started: Move) -> None:
-    started.set(started.legacy, "standby")
+def test_reads_wait_while_neither_side_is_live(desk: Frontdesk, started: FakeTransfer) -> None:
+    started.set_state(started.legacy, "standby")
 
     def open_soon() -> None:
         time.sleep(0.3)
-        started.set(started.primary, "open")
+        started.set_state(started.primary, "open")
 
     def read() -> None:
-        assert desk.company(SALON).get_company().unwrap() is not None
+        assert desk.company(COMPANY_ID).get_company().unwrap() is not None
 
     at_once([open_soon, read, read])
-    assert desk.database.name == "primary"
+    assert desk.database.live_name == "primary"
 
 
 def test_a_block_ends_with_a_retryable_error_and_the_next_one_is_on_the_live_side(
-    desk: Frontdesk, started: Move
+    desk: Frontdesk, started: FakeTransfer
 ) -> None:
-    with pytest.raises(FencedError) as fenced, desk.unit_of_work(SALON) as uow:  # noqa: PT012 - in one block
+    with pytest.raises(FencedError) as fenced, desk.unit_of_work(COMPANY_ID) as uow:  # noqa: PT012 - in one block
         uow.companies.get()
         started.hand_over(started.legacy, started.primary)
         uow.clients.upsert(client(1))
     assert fenced.value.retryable
-    with desk.unit_of_work(SALON) as uow:
+    with desk.unit_of_work(COMPANY_ID) as uow:
         uow.clients.upsert(client(1))
     assert (clients(started.legacy), clients(started.primary)) == ([], [1])
 
 
 def test_a_closing_that_takes_too_long_is_an_answer_and_no_failure(
-    desk: Frontdesk, started: Move, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    desk: Frontdesk, started: FakeTransfer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(live_database, "PATIENCE", 0.3)
-    desk.company(SALON).upsert_client(client(1)).unwrap()
-    started.set(started.legacy, "closing")
+    monkeypatch.setattr(live_database, "OPEN_TIMEOUT_SECONDS", 0.3)
+    desk.company(COMPANY_ID).upsert_client(client(1)).unwrap()
+    started.set_state(started.legacy, "closing")
     began = time.monotonic()
-    error = desk.company(SALON).upsert_client(client(2)).error
+    error = desk.company(COMPANY_ID).upsert_client(client(2)).error
     assert error is not None
     assert (error.code, error.retryable) == ("fenced", True)
     assert 0.3 <= time.monotonic() - began < 5
-    assert desk.company(SALON).get_company().unwrap() is not None  # reads go on
+    assert desk.company(COMPANY_ID).get_company().unwrap() is not None  # reads go on
     assert [line for line in caplog.records if line.levelno >= logging.WARNING] == []
-    started.set(started.legacy, "open")  # the cutover was given up
-    desk.company(SALON).upsert_client(client(2)).unwrap()
+    started.set_state(started.legacy, "open")  # the cutover was given up
+    desk.company(COMPANY_ID).upsert_client(client(2)).unwrap()
     assert clients(started.legacy) == [1, 2]
 
 
-def test_only_the_live_side_has_connections(desk: Frontdesk, started: Move) -> None:
-    salon = desk.company(SALON)
+def test_only_the_live_side_has_connections(desk: Frontdesk, started: FakeTransfer) -> None:
+    salon = desk.company(COMPANY_ID)
     for old, new in ((started.legacy, started.primary), (started.primary, started.legacy)):
         at_once([lambda: salon.get_company().unwrap()] * 8)
         assert 1 <= sessions(old) <= 3
         assert sessions(new) == 0
         started.hand_over(old, new)
-        time.sleep(live_database.LOOK_EVERY)
+        time.sleep(live_database.REFRESH_INTERVAL_SECONDS)
         salon.get_company().unwrap()
         wait_until(lambda left=old: sessions(left) == 0)
 
 
 def test_a_busy_process_has_no_more_connections_than_it_may_and_its_checks_do_not_wait(
-    desk: Frontdesk, started: Move, monkeypatch: pytest.MonkeyPatch
+    desk: Frontdesk, started: FakeTransfer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    salon = desk.company(SALON)
+    salon = desk.company(COMPANY_ID)
     stop, seen = threading.Event(), list[int]()
 
     def work() -> None:
@@ -142,20 +142,20 @@ def test_a_busy_process_has_no_more_connections_than_it_may_and_its_checks_do_no
         thread.join()
     assert max(seen) == 3
     held = [desk.database.pool.getconn() for _ in range(3)]
-    time.sleep(live_database.LOOK_EVERY)
+    time.sleep(live_database.REFRESH_INTERVAL_SECONDS)
     with monkeypatch.context() as patch:
         # Who asks which side is live waits for one of the three connections.
-        patch.setattr(side_state, "ask", lambda database: pytest.fail("a check waits for the pool"))
-        desk.database.connect_alone(1_000).close()
+        patch.setattr(side_state, "read_side", lambda database: pytest.fail("a check waits for the pool"))
+        desk.database.connect_outside_pool(1_000).close()
     for connection in held:
         connection.close()
     salon.get_company().unwrap()
 
 
 def test_a_caller_that_waited_for_a_connection_of_the_old_side_gets_one_of_the_new(
-    desk: Frontdesk, started: Move
+    desk: Frontdesk, started: FakeTransfer
 ) -> None:
-    salon = desk.company(SALON)
+    salon = desk.company(COMPANY_ID)
     salon.get_company().unwrap()
     held = [desk.database.pool.getconn() for _ in range(3)]
     old = desk.database.pool
@@ -163,28 +163,28 @@ def test_a_caller_that_waited_for_a_connection_of_the_old_side_gets_one_of_the_n
     done.start()
     wait_until(lambda: old.waiting == 1)
     started.hand_over(started.legacy, started.primary)
-    time.sleep(live_database.LOOK_EVERY)
+    time.sleep(live_database.REFRESH_INTERVAL_SECONDS)
     desk.database.live()
-    done.join(PATIENCE)
+    done.join(WAIT_TIMEOUT_SECONDS)
     assert clients(started.primary) == [1]
     for connection in held:
         connection.close()
 
 
-def test_what_is_no_data_layer_follows_too(desk: Frontdesk, started: Move) -> None:
+def test_what_is_no_data_layer_follows_too(desk: Frontdesk, started: FakeTransfer) -> None:
     limiter = RateLimiter(desk.database, "moved.example")
-    limiter.take_turn()
-    observe(desk.database, desk.settings)
+    limiter.reserve()
+    check_health(desk.database, desk.settings)
     started.hand_over(started.legacy, started.primary)
-    limiter.take_turn()
+    limiter.reserve()
     limiter.pause(5)
-    assert desk.database.name == "primary"
-    observe(desk.database, desk.settings)
-    assert embedded_server.migration_url_of(desk.database.live().settings) == started.primary
+    assert desk.database.live_name == "primary"
+    check_health(desk.database, desk.settings)
+    assert embedded_server.resolve_migration_url(desk.database.live().settings) == started.primary
 
 
-def test_failures_are_tagged_with_the_side(desk: Frontdesk, started: Move) -> None:
+def test_failures_are_tagged_with_the_side(desk: Frontdesk, started: FakeTransfer) -> None:
     for url, name in ((started.legacy, "legacy"), (started.primary, "primary")):
-        desk.company(SALON).upsert_client(client(1)).unwrap()
+        desk.company(COMPANY_ID).upsert_client(client(1)).unwrap()
         assert sentry.backend == name
         started.hand_over(url, started.primary if name == "legacy" else started.legacy)

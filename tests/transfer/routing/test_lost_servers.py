@@ -12,7 +12,7 @@ from app.data_layer.unit_of_work import UnitOfWork
 from app.database import live_database, side_state
 from app.database.database import Database
 from app.errors import NoConnectionError, UnavailableError
-from tests.moves import SALON, Move, client, clients
+from tests.moves import COMPANY_ID, FakeTransfer, client, clients
 from tests.servers import Server, execute
 
 
@@ -23,38 +23,40 @@ def other_server() -> Iterator[Server]:
     server.delete()
 
 
-def test_the_other_side_is_not_even_asked(started: Move, monkeypatch: pytest.MonkeyPatch) -> None:
-    gone = Move(started.legacy, "postgresql://nobody@127.0.0.1:1/gone")
+def test_the_other_side_is_not_even_asked(started: FakeTransfer, monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = FakeTransfer(started.legacy, "postgresql://nobody@127.0.0.1:1/gone")
     asked: list[Database] = []
-    ask = side_state.ask
-    monkeypatch.setattr(side_state, "ask", lambda database: asked.append(database) or ask(database))
+    ask = side_state.read_side
+    monkeypatch.setattr(side_state, "read_side", lambda database: asked.append(database) or ask(database))
     began = time.monotonic()
     with Frontdesk(gone.settings()) as desk:
         for number in range(1, 8):
-            desk.company(SALON).upsert_client(client(number)).unwrap()
+            desk.company(COMPANY_ID).upsert_client(client(number)).unwrap()
             time.sleep(0.2)
-        legacy, primary = desk.database.both["legacy"], desk.database.both["primary"]
+        legacy, primary = desk.database.sides["legacy"], desk.database.sides["primary"]
     assert asked.count(primary) == 1  # to begin with
-    assert 2 <= asked.count(legacy) <= 2 + (time.monotonic() - began) / live_database.LOOK_EVERY
+    assert 2 <= asked.count(legacy) <= 2 + (time.monotonic() - began) / live_database.REFRESH_INTERVAL_SECONDS
     assert len(clients(started.legacy)) == 7
 
 
-def test_a_live_side_that_is_down_stays_the_live_side_unless_the_other_says_open(started: Move) -> None:
+def test_a_live_side_that_is_down_stays_the_live_side_unless_the_other_says_open(
+    started: FakeTransfer,
+) -> None:
     """The standby may lack writes: what cannot be reached is an error."""
-    gone = Move("postgresql://nobody@127.0.0.1:1/gone", started.primary)
+    gone = FakeTransfer("postgresql://nobody@127.0.0.1:1/gone", started.primary)
     with Frontdesk(gone.settings(postgres_connection_timeout=300)) as desk:
-        assert desk.company(SALON).get_company().error.code == "unavailable"
-        with pytest.raises(UnavailableError), desk.unit_of_work(SALON) as uow:
+        assert desk.company(COMPANY_ID).get_company().error.code == "unavailable"
+        with pytest.raises(UnavailableError), desk.unit_of_work(COMPANY_ID) as uow:
             uow.clients.upsert(client(1))
-        started.set(started.primary, "open")
-        time.sleep(live_database.LOOK_EVERY)
-        desk.company(SALON).upsert_client(client(1)).unwrap()
+        started.set_state(started.primary, "open")
+        time.sleep(live_database.REFRESH_INTERVAL_SECONDS)
+        desk.company(COMPANY_ID).upsert_client(client(1)).unwrap()
     assert clients(started.primary) == [1]
 
 
 @pytest.mark.parametrize("fault", [pytest.param("kill", marks=pytest.mark.full), "freeze"])
 def test_a_server_lost_after_the_hand_over_is_left_behind(
-    started: Move, other_server: Server, fault: str
+    started: FakeTransfer, other_server: Server, fault: str
 ) -> None:
     execute(other_server.url, "CREATE TABLE alembic_version ()", "CREATE TABLE companies ()")
     execute(
@@ -62,22 +64,24 @@ def test_a_server_lost_after_the_hand_over_is_left_behind(
         "CREATE SCHEMA frontdesk_transfer",
         "CREATE TABLE frontdesk_transfer.side AS SELECT 'open' AS state, 1::bigint AS epoch, now() AS until",
     )
-    pair = Move(other_server.url, started.primary)
+    pair = FakeTransfer(other_server.url, started.primary)
     with Frontdesk(pair.settings(postgres_connection_timeout=1_000, postgres_query_timeout=2_000)) as desk:
         desk.database.read(lambda connection: connection.execute("SELECT 1").fetchone())
-        assert desk.database.name == "legacy"
+        assert desk.database.live_name == "legacy"
         getattr(other_server, fault)()
-        started.set(started.primary, "open")
+        started.set_state(started.primary, "open")
         began = time.monotonic()
-        while desk.company(SALON).upsert_client(client(1)).error is not None:
+        while desk.company(COMPANY_ID).upsert_client(client(1)).error is not None:
             assert time.monotonic() - began < 10
-        assert desk.database.name == "primary"
+        assert desk.database.live_name == "primary"
     if fault == "freeze":
         other_server.thaw()
     assert clients(started.primary) == [1]
 
 
-def test_a_read_that_the_old_side_broke_off_is_made_on_the_live_one(desk: Frontdesk, started: Move) -> None:
+def test_a_read_that_the_old_side_broke_off_is_made_on_the_live_one(
+    desk: Frontdesk, started: FakeTransfer
+) -> None:
     read: list[str] = []
 
     def name(connection: psycopg.Connection[Any]) -> str:
@@ -91,7 +95,9 @@ def test_a_read_that_the_old_side_broke_off_is_made_on_the_live_one(desk: Frontd
     assert len(read) == 2
 
 
-def test_a_write_that_got_no_connection_is_made_on_the_live_side(desk: Frontdesk, started: Move) -> None:
+def test_a_write_that_got_no_connection_is_made_on_the_live_side(
+    desk: Frontdesk, started: FakeTransfer
+) -> None:
     runs = []
 
     def work(uow: UnitOfWork) -> None:
@@ -101,11 +107,11 @@ def test_a_write_that_got_no_connection_is_made_on_the_live_side(desk: Frontdesk
             raise NoConnectionError
         uow.clients.upsert(client(1))
 
-    desk.transact(SALON, work)
+    desk.transact(COMPANY_ID, work)
     assert clients(started.primary) == [1]
 
 
-def test_a_commit_whose_answer_was_lost_is_not_run_again(desk: Frontdesk, started: Move) -> None:
+def test_a_commit_whose_answer_was_lost_is_not_run_again(desk: Frontdesk, started: FakeTransfer) -> None:
     runs = []
 
     def work(uow: object) -> None:
@@ -114,5 +120,5 @@ def test_a_commit_whose_answer_was_lost_is_not_run_again(desk: Frontdesk, starte
         raise UnavailableError  # what a lost connection becomes
 
     with pytest.raises(UnavailableError):
-        desk.transact(SALON, work)
+        desk.transact(COMPANY_ID, work)
     assert len(runs) == 1

@@ -10,76 +10,80 @@ from app import Frontdesk
 from app.cli import main
 from app.database import live_database
 from app.errors import ConfigurationError
-from tests.moves import SALON, Move, client, clients
+from tests.moves import COMPANY_ID, FakeTransfer, client, clients
 from tests.servers import execute
 
 
-def test_before_a_move_the_legacy_database_is_live(move: Move) -> None:
+def test_before_a_move_the_legacy_database_is_live(move: FakeTransfer) -> None:
     with Frontdesk(move.settings()) as desk:
-        desk.company(SALON).upsert_company({"title": "Salon"}).unwrap()
-        desk.company(SALON).upsert_client(client(1)).unwrap()
+        desk.company(COMPANY_ID).upsert_company({"title": "Salon"}).unwrap()
+        desk.company(COMPANY_ID).upsert_client(client(1)).unwrap()
     assert (clients(move.legacy), clients(move.primary)) == ([1], [])
 
 
-def test_a_legacy_database_that_is_none_of_ours_is_left_alone(move: Move) -> None:
+def test_a_legacy_database_that_is_none_of_ours_is_left_alone(move: FakeTransfer) -> None:
     execute(move.legacy, "ALTER TABLE alembic_version RENAME TO versions")
     with Frontdesk(move.settings()) as desk:
-        desk.company(SALON).upsert_company({"title": "Salon"}).unwrap()
-        desk.company(SALON).upsert_client(client(1)).unwrap()
+        desk.company(COMPANY_ID).upsert_company({"title": "Salon"}).unwrap()
+        desk.company(COMPANY_ID).upsert_client(client(1)).unwrap()
     execute(move.legacy, "ALTER TABLE versions RENAME TO alembic_version")
     assert (clients(move.legacy), clients(move.primary)) == ([], [1])
 
 
-def test_a_process_goes_on_where_it_was_when_the_move_is_finished(desk: Frontdesk, started: Move) -> None:
-    desk.company(SALON).upsert_client(client(1)).unwrap()
+def test_a_process_goes_on_where_it_was_when_the_move_is_finished(
+    desk: Frontdesk, started: FakeTransfer
+) -> None:
+    desk.company(COMPANY_ID).upsert_client(client(1)).unwrap()
     started.hand_over(started.legacy, started.primary)
-    desk.company(SALON).upsert_client(client(2)).unwrap()
+    desk.company(COMPANY_ID).upsert_client(client(2)).unwrap()
     started.finish()
-    time.sleep(live_database.LOOK_EVERY)
-    desk.company(SALON).upsert_client(client(3)).unwrap()
+    time.sleep(live_database.REFRESH_INTERVAL_SECONDS)
+    desk.company(COMPANY_ID).upsert_client(client(3)).unwrap()
     assert (clients(started.legacy), clients(started.primary)) == ([1], [2, 3])
 
 
-def test_two_databases_with_companies_and_no_move_are_refused_until_one_is_named(started: Move) -> None:
+def test_two_databases_with_companies_and_no_move_are_refused_until_one_is_named(
+    started: FakeTransfer,
+) -> None:
     """After `finish` either may be the live one; a guess would lose what is written from then on."""
     started.finish()
     with (
         Frontdesk(started.settings()) as desk,
         pytest.raises(ConfigurationError, match=r"unset LEGACY_DATABASE_URL.*TRANSFER_PIN"),
-        desk.unit_of_work(SALON),
+        desk.unit_of_work(COMPANY_ID),
     ):
         pass
     for pin, url in (("legacy", started.legacy), ("primary", started.primary)):
         with Frontdesk(started.settings(transfer_pin=pin)) as desk:
-            desk.company(SALON).upsert_client(client(1)).unwrap()
+            desk.company(COMPANY_ID).upsert_client(client(1)).unwrap()
         assert clients(url) == [1]
 
 
 def test_a_process_that_slept_through_a_whole_move_does_not_wake_on_the_old_side(
-    move: Move, monkeypatch: pytest.MonkeyPatch
+    move: FakeTransfer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(live_database, "LONG_SLEEP", 0.6)
+    monkeypatch.setattr(live_database, "RECHECK_BOTH_AFTER_SECONDS", 0.6)
     with Frontdesk(move.settings()) as desk:
-        desk.company(SALON).upsert_company({"title": "Salon"}).unwrap()
-        execute(move.primary, f"INSERT INTO companies (company_id, title) VALUES ({SALON}, 'Salon')")
+        desk.company(COMPANY_ID).upsert_company({"title": "Salon"}).unwrap()
+        execute(move.primary, f"INSERT INTO companies (company_id, title) VALUES ({COMPANY_ID}, 'Salon')")
         time.sleep(0.7)
         for _ in range(2):  # and it does not forget
-            error = desk.company(SALON).upsert_client(client(1)).error
+            error = desk.company(COMPANY_ID).upsert_client(client(1)).error
             assert error is not None
             assert "TRANSFER_PIN" in error.message
     assert clients(move.legacy) == []
 
 
-def test_a_pinned_process_stays_and_is_refused(started: Move) -> None:
+def test_a_pinned_process_stays_and_is_refused(started: FakeTransfer) -> None:
     with Frontdesk(started.settings(transfer_pin="legacy")) as desk:
-        desk.company(SALON).upsert_client(client(1)).unwrap()
+        desk.company(COMPANY_ID).upsert_client(client(1)).unwrap()
         started.hand_over(started.legacy, started.primary)
-        assert desk.company(SALON).upsert_client(client(2)).error.code == "fenced"
+        assert desk.company(COMPANY_ID).upsert_client(client(2)).error.code == "fenced"
     assert clients(started.primary) == []
 
 
 def test_a_capture_that_is_switched_off_is_not_switched_on(
-    move: Move, monkeypatch: pytest.MonkeyPatch
+    move: FakeTransfer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DATABASE_URL", move.primary)
     monkeypatch.setenv("LEGACY_DATABASE_URL", move.legacy)
@@ -90,7 +94,7 @@ def test_a_capture_that_is_switched_off_is_not_switched_on(
 
 
 def test_reads_are_compared_only_where_there_is_a_standby(
-    move: Move, monkeypatch: pytest.MonkeyPatch
+    move: FakeTransfer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DATABASE_URL", move.primary)
     refused = CliRunner().invoke(main, ["demo", "traffic", "--compare-reads", "0.5"])
@@ -99,7 +103,7 @@ def test_reads_are_compared_only_where_there_is_a_standby(
 
 
 def test_the_doctor_says_which_side_is_live_and_whether_this_process_is_elsewhere(
-    started: Move, monkeypatch: pytest.MonkeyPatch
+    started: FakeTransfer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def found(code: int) -> str:
         examined = CliRunner().invoke(main, ["doctor", "--json"])
