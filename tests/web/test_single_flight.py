@@ -36,7 +36,7 @@ def test_a_thousand_at_once_cost_one_check(check: Check) -> None:
     check.gate.clear()
     ask = SingleFlight(check, timeout_result=-1)
     with ThreadPoolExecutor(50) as threads:
-        asked = [threads.submit(ask, deadline=60) for _ in range(1_000)]
+        asked = [threads.submit(ask, timeout=60) for _ in range(1_000)]
         check.gate.set()
         assert {each.result() for each in asked} == {1}
     assert check.runs == 1
@@ -54,7 +54,7 @@ def test_a_result_is_remembered_for_a_while_and_then_checked_anew(
 def test_who_asks_a_stuck_check_hears_so_and_starts_no_second_one(check: Check) -> None:
     check.gate.clear()
     ask = SingleFlight(check, timeout_result=-1)
-    assert [ask(deadline=0.05) for _ in range(20)] == [-1] * 20
+    assert [ask(timeout=0.05) for _ in range(20)] == [-1] * 20
     assert check.runs == 1
 
 
@@ -62,16 +62,16 @@ def test_after_the_deadline_nobody_waits_at_all(check: Check) -> None:
     check.gate.clear()
     ask = SingleFlight(check, timeout_result=-1)
     began = time.monotonic()
-    assert ask(deadline=0.0) == -1
+    assert ask(timeout=0.0) == -1
     assert time.monotonic() - began < single_flight.CHECK_TIMEOUT_SECONDS
 
 
 def test_a_late_result_serves_those_who_ask_after_it(check: Check) -> None:
     check.gate.clear()
     ask = SingleFlight(check, timeout_result=-1)
-    assert ask(deadline=0.0) == -1
+    assert ask(timeout=0.0) == -1
     check.gate.set()
-    assert ask(deadline=60.0) == 1
+    assert ask(timeout=60.0) == 1
 
 
 def test_what_the_check_raises_reaches_everybody_and_the_next_check_runs(

@@ -58,7 +58,7 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
         if not closed and _is_head_incomplete(conn, head):
             self._wait_for_more_than(len(fresh), conn)
             return
-        conn.data_ready, conn.seen_ids = True, 0
+        conn.data_ready, conn.seen = True, 0
         conn.sock.setsockopt(SOL_SOCKET, SO_RCVLOWAT, 1)
         if not head or load_shedding.is_probe(head):
             self._submit(self._probe_pool, conn)
@@ -107,7 +107,7 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
             self._submit(self._shedding_pool, self._queue.popleft()[1])
 
     def _wait_for_more_than(self, count: int, conn: TConn) -> None:
-        conn.seen_ids = count
+        conn.seen = count
         conn.sock.setsockopt(SOL_SOCKET, SO_RCVLOWAT, count + 1)
         conn.sock.setblocking(False)
         conn.set_timeout()
