@@ -38,7 +38,7 @@ class ErrorHandlingGroup(LazyGroup):
 
 @click.group(
     cls=ErrorHandlingGroup,
-    places=COMMAND_IMPORT_PATHS,
+    import_paths=COMMAND_IMPORT_PATHS,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 @click.version_option(package_name="frontdesk", message="%(package)s %(version)s")

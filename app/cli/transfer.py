@@ -34,7 +34,7 @@ from app.transfer.relay.relay import OnCycle, drain, relay
 from app.transfer.start import start
 
 
-@click.group("transfer", cls=LazyGroup, places={"demo": "app.demo.transfer:demo_command"})
+@click.group("transfer", cls=LazyGroup, import_paths={"demo": "app.demo.transfer:demo_command"})
 def transfer_commands() -> None:
     """Move the live database from LEGACY_DATABASE_URL to DATABASE_URL without losing a write.
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import psycopg
 
-LOCK_TIMEOUT_MS = "3s"  # more than deadlock_timeout, which is 1 s
+LOCK_TIMEOUT_MS = 3_000  # more than deadlock_timeout, which is 1 s
 
 # Of locks everybody may ask; whose process is a vacuum only the powerful can see.
 _VACUUMED_TABLES = """
@@ -25,5 +25,5 @@ def cancel_autovacuum(connection: psycopg.Connection[Any]) -> None:
     """
     for (table,) in connection.execute(_VACUUMED_TABLES).fetchall():
         with suppress(psycopg.Error), connection.transaction():  # the next attempt tells what is in its way
-            connection.execute(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT_MS}'")
+            connection.execute(f"SET LOCAL lock_timeout = {LOCK_TIMEOUT_MS}")
             connection.execute(f"LOCK TABLE {table} IN SHARE UPDATE EXCLUSIVE MODE")

@@ -47,7 +47,7 @@ class RaceResult:
 @click.group(
     "demo",
     cls=LazyGroup,
-    places={
+    import_paths={
         "traffic": "app.demo.traffic:traffic_command",
         "yclients": "app.demo.yclients:demo_yclients_command",
     },

@@ -61,13 +61,13 @@ def client(upstream: Upstream) -> Iterator[YClientsClient]:
 
 @pytest.fixture
 def client_of(desk: Frontdesk) -> Iterator[Callable[..., YClientsClient]]:
-    """Makes clients: `client_of(settings, backoff=30)`; all of them are closed in the end."""
+    """Makes clients: `client_of(settings, initial_backoff=30)`; all of them are closed in the end."""
     with ExitStack() as stack:
 
         def make(settings: Settings, **options: Any) -> YClientsClient:
             limiter = RateLimiter(desk.database, "tests", UNLIMITED)
             return stack.enter_context(
-                YClientsClient(settings, limiter, **{"backoff": FAST_BACKOFF_SECONDS, **options})
+                YClientsClient(settings, limiter, **{"initial_backoff": FAST_BACKOFF_SECONDS, **options})
             )
 
         yield make
@@ -205,7 +205,7 @@ class TestDisorder:
 
     def test_leaving_the_client_ends_its_waits(self, client_of: ClientOf, upstream: Upstream) -> None:
         upstream.fake.faults.append(Fault("status", status=503, times=99))
-        client = client_of(upstream.desk.settings, backoff=30)
+        client = client_of(upstream.desk.settings, initial_backoff=30)
         ends: list[BaseException] = []
 
         def ask() -> None:

@@ -93,7 +93,7 @@ def _shared(name: str) -> dict[str, Case]:
             .bulk_upsert(of(uow).validate([{**ROWS[name](), "company_id": theirs.company_id}]))
             .inserted
         ),
-        "fold": lambda uow, theirs: (
+        "deduplicate": lambda uow, theirs: (
             of(uow)
             .deduplicate(of(uow).validate([ROWS[name]()]))
             .merge_in_order(of(uow).merge_distinct)
@@ -113,17 +113,17 @@ CASES["clients"] |= {
     "search_by_name": lambda uow, theirs: uow.clients.search_by_name("Theirs", 10),
     "page": lambda uow, theirs: uow.clients.page(100, None),
     "find_or_create": lambda uow, theirs: uow.clients.find_or_create({"name": "Taken over", "phone": PHONE}),
-    "give_yclients_id": lambda uow, theirs: uow.clients.set_yclients_id("+79680000000", 77),
+    "set_yclients_id": lambda uow, theirs: uow.clients.set_yclients_id("+79680000000", 77),
 }
 CASES["services"] |= {
     "price_list": lambda uow, theirs: uow.services.price_list(include_inactive=True),
     "in_category": lambda uow, theirs: uow.services.in_category(5),
 }
-CASES["dialog_contexts"]["of_user"] = lambda uow, theirs: uow.dialog_contexts.find_by_user("u")
-CASES["staff"]["team"] = lambda uow, theirs: uow.staff.find_staff(include_inactive=True)
+CASES["dialog_contexts"]["find_by_user"] = lambda uow, theirs: uow.dialog_contexts.find_by_user("u")
+CASES["staff"]["find_staff"] = lambda uow, theirs: uow.staff.find_staff(include_inactive=True)
 CASES["whatsapp_auth"] |= {
-    "add": lambda uow, theirs: uow.whatsapp_auth.insert_first(b"Taken over") and None,
-    "replace": lambda uow, theirs: uow.whatsapp_auth.replace_version(b"Taken over", 1),
+    "insert_first": lambda uow, theirs: uow.whatsapp_auth.insert_first(b"Taken over") and None,
+    "replace_version": lambda uow, theirs: uow.whatsapp_auth.replace_version(b"Taken over", 1),
 }
 CASES["whatsapp_keys"] |= {
     "values": lambda uow, theirs: uow.whatsapp_keys.values("session", ["1"]),
@@ -134,16 +134,16 @@ CASES["whatsapp_keys"] |= {
 }
 CASES["staff_schedules"] |= {
     "between": lambda uow, theirs: uow.staff_schedules.between(DAY, DAY, 1),
-    "hours": lambda uow, theirs: uow.staff_schedules.find_availability(
+    "find_availability": lambda uow, theirs: uow.staff_schedules.find_availability(
         DAY, NOON, NOON + timedelta(days=1), 1
     ),
 }
 CASES["bookings"] |= {
     "between": lambda uow, theirs: uow.bookings.between(NOON, NOON + timedelta(days=1)),
-    "of_client": lambda uow, theirs: uow.bookings.find_by_client_phone(
+    "find_by_client_phone": lambda uow, theirs: uow.bookings.find_by_client_phone(
         PHONE, None, None, include_cancelled=True
     ),
-    "lock": lambda uow, theirs: uow.bookings.find_for_update(theirs.ids["bookings"]),
+    "find_for_update": lambda uow, theirs: uow.bookings.find_for_update(theirs.ids["bookings"]),
     # A row that names the other company is a TypeError: TestRowsThatNameAnotherCompany.
     "add": lambda uow, theirs: (
         uow.bookings.add(
@@ -157,7 +157,7 @@ CASES["bookings"] |= {
         )
         and None
     ),
-    "change": lambda uow, theirs: uow.bookings.update_columns(
+    "update_columns": lambda uow, theirs: uow.bookings.update_columns(
         theirs.ids["bookings"], {"comment": "Taken over"}
     ),
     "confirm": lambda uow, theirs: uow.bookings.confirm(theirs.booking, 4711),
@@ -176,12 +176,12 @@ SLOTS: dict[str, Case] = {
 }
 READS = {
     *("find_one", "find_many", "find_by_ids", "count", "get", "find_by_phone", "search_by_name", "page"),
-    *("price_list", "in_category", "of_user", "team", "values", "count_by_type", "between", "hours"),
-    *("of_client", "lock", "known_keys"),
+    *("price_list", "in_category", "find_by_user", "find_staff", "values", "count_by_type", "between", "find_availability"),
+    *("find_by_client_phone", "find_for_update", "find_ids_by_key"),
 }
 for listed in ("clients", "service_categories", "services", "staff", "staff_schedules"):
     CASES[listed] |= {
-        "known_keys": lambda uow, theirs, name=listed: getattr(uow, name).find_ids_by_key(LATE),
+        "find_ids_by_key": lambda uow, theirs, name=listed: getattr(uow, name).find_ids_by_key(LATE),
         "mark_deleted": lambda uow, theirs, name=listed: getattr(uow, name).mark_deleted(
             [theirs.ids[name]], LATE
         ),
@@ -249,7 +249,7 @@ class TestNoMethodCrossesCompanies:
         assert {
             name: public_methods(type(repository))
             for name, repository in vars(repositories).items()
-            if name != "scope"
+            if name != "tenant"
         } == {name: set(cases) for name, cases in CASES.items()}
         assert public_methods(BookingSlots) == set(SLOTS)
 

@@ -15,7 +15,7 @@ import logging
 import sys
 
 from app.observability import sentry
-from tests.processes import running
+from tests.processes import running_process
 
 def test_nothing():
     logging.getLogger("app.x").info("Company 962302, 2030-05-14T12:00:00.123456+00:00")
@@ -24,11 +24,11 @@ def test_a_line_of_the_log():
     logging.getLogger("app.x").info("Called %s", "+79161234567")
 
 def test_an_event():
-    sentry.message("Anna has called")
+    sentry.capture_message("Anna has called")
 
 def test_what_a_process_writes(tmp_path):
     command = [sys.executable, "-c", "print('anna@salon.example')"]
-    with running(command, tmp_path / "output", tmp_path) as process:
+    with running_process(command, tmp_path / "output", tmp_path) as process:
         process.wait()
 """
 

@@ -123,7 +123,7 @@ def test_a_full_disk_stops_a_move_for_as_long_as_it_is_full(disk: Disk) -> None:
     sides = disk.sides
     troubles: list[str] = []
     stop = Event()
-    following = Thread(target=relay, args=(sides, stop), kwargs={"on_trouble": troubles.append})
+    following = Thread(target=relay, args=(sides, stop), kwargs={"on_problem": troubles.append})
     with closing(psycopg.connect(sides.legacy.url, autocommit=True)) as legacy:
         legacy.execute("INSERT INTO companies (company_id, title) VALUES (1, 'Salon')")
         add_clients(legacy, 1)

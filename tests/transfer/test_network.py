@@ -46,7 +46,7 @@ def noticing_soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """What takes half a minute takes two seconds here, on either end of a connection."""
     monkeypatch.setattr(transfer_sides, "KEEPALIVES", KEEPALIVES)
     monkeypatch.setattr(transfer_sides, "PROBE_AFTER_SECONDS", LOST_WITHIN)
-    monkeypatch.setattr(transfer_sides, "CONNECT_TIMEOUT", 2.0)
+    monkeypatch.setattr(transfer_sides, "CONNECT_TIMEOUT_SECONDS", 2.0)
     for name, value in KEEPALIVES.items():
         on_the_server = name.replace("keepalives", "tcp_keepalives")
         assert on_the_server in transfer_sides._SESSION_SETTINGS

@@ -171,7 +171,7 @@ def test_a_move_that_is_given_up_leaves_legacy_live(moving: Sides, legacy: Conne
 
 def test_a_relay_that_runs_ends_well_when_the_move_is_finished(moving: Sides) -> None:
     said: list[str] = []
-    thread = Thread(target=relay, args=(moving, Event()), kwargs={"on_trouble": said.append})
+    thread = Thread(target=relay, args=(moving, Event()), kwargs={"on_problem": said.append})
     thread.start()
     wait_until(lambda: read_status(moving).stage is Stage.RELAYING)
     sleep(0.3)  # a few rounds

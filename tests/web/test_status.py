@@ -266,7 +266,7 @@ def test_a_full_pool_is_said_when_it_stays_full_or_lets_others_wait(
         monkeypatch.undo()
         for ago in (29, 19, 9):
             monkeypatch.setattr(time, "time", lambda ago=ago: now - ago)
-            kept._samples.append(kept.look())
+            kept._samples.append(kept.read_sample())
             monkeypatch.undo()
         assert "The pool stays nearly full: 3 of 3 connections in use." in show(client)
     assert "All is well" in show(client)
@@ -279,7 +279,7 @@ def test_the_half_hour_is_kept_whether_anybody_watches_or_not(
     now = time.time()
     for ago in (4000, 1200, 600, 300):
         monkeypatch.setattr(time, "time", lambda ago=ago: now - ago)
-        kept._samples.append(kept.look())
+        kept._samples.append(kept.read_sample())
     monkeypatch.undo()
     looks = kept.read_samples()
     assert [round(now - each.at, -1) for each in looks] == [1200, 600, 300, 0]

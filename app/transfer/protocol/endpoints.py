@@ -33,7 +33,7 @@ APPLICATION_NAME = "frontdesk-transfer"  # of every session of a move, so that t
 # Seconds without an answer after which a server has to show that it is there. Something on the way may take
 # whatever is sent, and pass nothing on: TCP then sees nothing wrong.
 PROBE_AFTER_SECONDS = 20.0
-CONNECT_TIMEOUT = 10.0  # seconds for a new session
+CONNECT_TIMEOUT_SECONDS = 10.0  # seconds for a new session
 POOLER_TIMEOUT_SECONDS = 3.0  # seconds for a second session through a pooler
 
 # Nothing that a server or a role sets by default may cut the work short, or change what it means.
@@ -114,7 +114,7 @@ class Side:
     def __repr__(self) -> str:
         return f"Side({self.name})"
 
-    def connect(self, timeout: float = CONNECT_TIMEOUT) -> TransferConnection:
+    def connect(self, timeout: float = CONNECT_TIMEOUT_SECONDS) -> TransferConnection:
         """A new session in autocommit; the caller closes it. `timeout`: seconds for connecting.
 
         Values are written in the canonical form (see app/database/checksum.py), and tables must be named
@@ -150,8 +150,8 @@ class Side:
     def is_responding(self) -> bool:
         """Whether somebody is there who answers, be it with a refusal."""
         try:
-            with closing(self._connect(CONNECT_TIMEOUT)) as connection:
-                connection.deadline = monotonic() + CONNECT_TIMEOUT
+            with closing(self._connect(CONNECT_TIMEOUT_SECONDS)) as connection:
+                connection.deadline = monotonic() + CONNECT_TIMEOUT_SECONDS
                 connection.execute("SELECT")
         except (psycopg.errors.ConnectionTimeout, ClientDeadlineExceeded):
             return False
@@ -176,7 +176,7 @@ class Side:
         query = "SELECT pg_catalog.pg_backend_pid()"
         if connection.execute(query).fetchone() == (connection.info.backend_pid,):
             return
-        with closing(self._connect(CONNECT_TIMEOUT)) as other:
+        with closing(self._connect(CONNECT_TIMEOUT_SECONDS)) as other:
             other.deadline = monotonic() + POOLER_TIMEOUT_SECONDS
             for _ in range(3):
                 try:
