@@ -19,13 +19,15 @@ def a_program() -> Iterator[io.StringIO]:
     """Its stderr, and the root logger as a program finds it."""
     stream, stderr = io.StringIO(), sys.stderr
     root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
+    handlers = root.handlers[:]
+    levels = {logger: logger.level for logger in map(logging.getLogger, (None, *logs._TOO_TALKATIVE))}
     root.handlers[:], sys.stderr = [], stream
     try:
         yield stream
     finally:
         root.handlers[:], sys.stderr = handlers, stderr
-        root.setLevel(level)
+        for logger, level in levels.items():
+            logger.setLevel(level)
 
 
 def production() -> Settings:
