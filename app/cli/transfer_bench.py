@@ -18,6 +18,7 @@ from rich.table import Table
 
 from app.cli import console
 from app.config import Settings
+from app.database.advisory_locks import AdvisoryLock
 from app.errors import ConflictError, FrontdeskError
 from app.frontdesk import Frontdesk, Salon
 from app.models import Base
@@ -28,7 +29,6 @@ COMPANY_ID = 1
 CLIENT_COUNT = 5_000
 ROWS_PER_UPSERT = 100  # clients upserted at once
 KEYS_PER_CALL = 20  # of a session, read or written at once
-BENCH_LOCK_KEY = 0x46726F6E746634  # of whoever measures on a side; any number that nobody else uses
 
 Operation = Callable[[Salon, int], Any]
 
@@ -133,7 +133,7 @@ def _call(operation: Operation, salon: Salon, number: int, timings: OperationTim
 def _salon(side: Side, settings: Settings) -> Iterator[Salon]:
     """A salon in a schema of its own on that side, with clients, bookings and a session."""
     with closing(side.connect()) as connection:
-        if connection.execute("SELECT pg_try_advisory_lock(%s)", (BENCH_LOCK_KEY,)).fetchone() != (True,):
+        if connection.execute("SELECT pg_try_advisory_lock(%s)", (AdvisoryLock.TRANSFER_BENCH,)).fetchone() != (True,):
             raise ConflictError(f"Another bench is under way on {side.name}.")
         _drop(connection)  # what one that was killed has left
         connection.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(BENCH_SCHEMA)))

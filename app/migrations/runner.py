@@ -20,6 +20,7 @@ from sqlalchemy import Connection, Engine, create_engine
 from sqlalchemy.exc import DBAPIError, PendingRollbackError
 from sqlalchemy.pool import NullPool
 
+from app.database.advisory_locks import AdvisoryLock
 from app.database.connection import CLIENT_ENCODING, append_connection_options, disable_transaction_timeout
 
 ALEMBIC_INI = Path(__file__).resolve().parents[2] / "alembic.ini"
@@ -35,8 +36,6 @@ LOCK_NOT_AVAILABLE = "55P03"
 DEADLOCK_DETECTED = "40P01"
 MAX_RETRY_PAUSE_SECONDS = 2.0  # seconds
 
-# Any number will do that no other program takes an advisory lock on.
-MIGRATION_LOCK_KEY = 0x46726F6E74646573  # "Frontdes"
 LOCK_POLL_SECONDS = 0.2  # seconds
 
 # Nothing that a server or a role sets by default may cut a long build short or change a meaning.
@@ -185,7 +184,7 @@ def migration_lock(engine: Engine, *, wait: bool = True) -> Iterator[Connection]
     """
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         said = False
-        while not connection.exec_driver_sql(f"SELECT pg_try_advisory_lock({MIGRATION_LOCK_KEY})").scalar():
+        while not connection.exec_driver_sql(f"SELECT pg_try_advisory_lock({AdvisoryLock.MIGRATIONS})").scalar():
             if not wait:
                 raise CommandError(
                     "Another deploy or de-duplication is at work on this database; try again when it is done."

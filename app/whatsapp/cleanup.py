@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from app.config import Settings
+from app.database.advisory_locks import AdvisoryLock
 from app.database.connection import connect_directly
 from app.database.database import Connection
 from app.errors import DRIVER_ERRORS, UnknownCompanyError, to_frontdesk_error
@@ -15,7 +16,6 @@ from app.repositories import whatsapp_all_companies as overview
 from app.whatsapp.retention import DELETION_GRACE_PERIOD, IDLE_PERIOD, PROTECTED_TYPES, Retention
 
 KEYS_PER_TRANSACTION = 500  # keys a transaction: a worker that writes one of them waits a few milliseconds
-CLEANUP_LOCK_KEY = 0x4664576173686564  # any number that nothing else here locks
 OnProgress = Callable[[int, int], None]  # companies done, companies
 
 
@@ -127,14 +127,14 @@ def _single_instance(connection: Connection, dry_run: bool) -> Iterator[bool]:
     if dry_run:
         yield True
         return
-    row = connection.execute("SELECT pg_try_advisory_lock(%s)", (CLEANUP_LOCK_KEY,)).fetchone()
+    row = connection.execute("SELECT pg_try_advisory_lock(%s)", (AdvisoryLock.WHATSAPP_CLEANUP,)).fetchone()
     is_alone = bool(row and row[0])
     try:
         yield is_alone
     finally:
         # Closing the connection would end the lock, too, but only a moment after.
         if is_alone and not connection.closed:
-            connection.execute("SELECT pg_advisory_unlock(%s)", (CLEANUP_LOCK_KEY,))
+            connection.execute("SELECT pg_advisory_unlock(%s)", (AdvisoryLock.WHATSAPP_CLEANUP,))
 
 
 def _by_type(counted: Iterable[overview.KeyCount]) -> dict[str, int]:

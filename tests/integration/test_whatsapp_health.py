@@ -15,6 +15,7 @@ from pydantic import SecretStr
 
 from app import Frontdesk, Settings
 from app.cli import main
+from app.database.advisory_locks import AdvisoryLock
 from app.database.connection import connect_directly
 from app.observability import sentry
 from app.observability.severity import Severity
@@ -139,7 +140,7 @@ class TestCleanUp:
     def test_of_several_at_once_one_runs_and_the_others_say_so(self, own: Settings, desk: Frontdesk) -> None:
         fill(own, "device-list", 2, expired=10)
         with connect_directly(own) as connection:
-            connection.execute("SELECT pg_advisory_lock(%s)", (cleanup.CLEANUP_LOCK_KEY,))
+            connection.execute("SELECT pg_advisory_lock(%s)", (AdvisoryLock.WHATSAPP_CLEANUP,))
             assert clean_up(own).as_dict()["ran"] is False
             assert left(own) == {"device-list": 2}
             said = frontdesk("cleanup")

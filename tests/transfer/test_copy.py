@@ -14,6 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 from app.cli import main
+from app.database.advisory_locks import AdvisoryLock
 from app.database.checksum import table_hash_sql
 from app.errors import ConflictError, InvalidInputError
 from app.models import Base
@@ -248,7 +249,7 @@ def test_a_rehearsal_writes_nothing_not_even_after_a_part_was_copied(
 def test_two_copies_at_once_are_one_too_many(salon: Sides) -> None:
     start(salon)
     with closing(salon.primary.connect()) as other:
-        other.execute("SELECT pg_advisory_lock(%s)", (copying.COPY_LOCK,))
+        other.execute("SELECT pg_advisory_lock(%s)", (AdvisoryLock.TRANSFER_COPY,))
         with pytest.raises(ConflictError, match="under way"):
             copy(salon)
 

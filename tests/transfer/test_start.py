@@ -6,6 +6,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from app.database.advisory_locks import AdvisoryLock
 from app.errors import ConflictError, InvalidInputError
 from app.migrations import runner
 from app.transfer.finish import finish
@@ -174,3 +175,18 @@ def test_a_table_whose_trigger_was_switched_off_is_in_the_way(sides: Sides, lega
     legacy.execute("ALTER TABLE clients DISABLE TRIGGER frontdesk_transfer_update")
     found = read_status(sides)
     assert found.in_the_way == ["legacy: not fenced and captured: public.clients"]
+
+
+def test_start_does_not_wait_for_a_benchmark(sides: Sides, legacy: Connection) -> None:
+    legacy.execute("SELECT pg_advisory_lock(%s)", (AdvisoryLock.TRANSFER_BENCH,))
+    start(sides)
+    assert read_status(sides).stage is Stage.COPYING
+
+
+def test_a_first_start_names_the_session_that_holds_the_setup_lock(
+    sides: Sides, legacy: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lock_retries, "LOCK_ATTEMPTS", 2)
+    legacy.execute("SELECT pg_advisory_lock(%s)", (AdvisoryLock.TRANSFER_SETUP,))
+    with pytest.raises(ConflictError, match=rf"processes {legacy.info.backend_pid} \("):
+        start(sides)

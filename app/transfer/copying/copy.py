@@ -15,6 +15,7 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
+from app.database.advisory_locks import AdvisoryLock
 from app.errors import ConflictError, InvalidInputError, UnavailableError
 from app.transfer.copying.chunk import Chunk, copy_chunk
 from app.transfer.copying.progress import CopyReport, begin_table, finish_table, read_progress
@@ -23,7 +24,6 @@ from app.transfer.protocol.endpoints import Sides
 from app.transfer.protocol.tables import TableInfo, transfer_tables
 
 DEFAULT_JOBS = 2  # connections on each side
-COPY_LOCK = 0x46726F6E746633  # of whoever copies, on primary; any number that nobody else uses
 
 Connection = psycopg.Connection[Any]
 OnCopyProgress = Callable[[CopyReport], object]
@@ -49,7 +49,7 @@ def copy(
         report = CopyReport(list(read_progress(legacy, primary, tables)), is_dry_run=dry_run)
         if dry_run or report.is_complete:
             return report
-        if primary.execute("SELECT pg_try_advisory_lock(%s)", (COPY_LOCK,)).fetchone() != (True,):
+        if primary.execute("SELECT pg_try_advisory_lock(%s)", (AdvisoryLock.TRANSFER_COPY,)).fetchone() != (True,):
             raise ConflictError("Another copy is under way.")
         pairs = [(legacy, primary)]
         for _ in range(jobs - 1):

@@ -5,7 +5,7 @@ from typing import Any
 
 import psycopg
 
-from app.transfer.protocol.change_capture import FENCE_LOCK
+from app.database.advisory_locks import AdvisoryLock
 
 WRITER_POLL_SECONDS = 0.05  # seconds
 
@@ -51,4 +51,4 @@ def describe(connection: psycopg.Connection[Any]) -> str:
 
 
 def _holders(connection: psycopg.Connection[Any]) -> set[tuple[int | None, str]]:
-    return {(pid, each) for pid, each in connection.execute(_HOLDERS, {"lock": FENCE_LOCK})}
+    return {(pid, each) for pid, each in connection.execute(_HOLDERS, {"lock": AdvisoryLock.TRANSFER_FENCE})}

@@ -9,12 +9,11 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
+from app.database.advisory_locks import AdvisoryLock
 from app.transfer.protocol.tables import SCHEMA, TableInfo
 
 # Any number will do that no other program takes advisory locks on. Shared by every writing transaction,
 # exclusive to close.
-FENCE_LOCK = 0x46726F6E746631
-SETUP_LOCK = 0x46726F6E746634  # of whoever makes or drops what belongs to the move
 FENCED_SQLSTATE = "FD001"
 
 TRIGGERS = ("fence", "truncate", "insert", "update", "delete")  # names on each table, after the prefix
@@ -37,7 +36,7 @@ CREATE OR REPLACE FUNCTION {SCHEMA}.enter() RETURNS void
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $frontdesk$
 DECLARE present {SCHEMA}.side;
 BEGIN
-    PERFORM pg_advisory_xact_lock_shared({FENCE_LOCK});
+    PERFORM pg_advisory_xact_lock_shared({AdvisoryLock.TRANSFER_FENCE});
     IF current_setting('transaction_isolation') IN ('read committed', 'read uncommitted') THEN
         SELECT * INTO present FROM {SCHEMA}.side;
     ELSE
@@ -141,7 +140,7 @@ _OUR_TRIGGERS = """
 
 def lock_setup(connection: psycopg.Connection[Any]) -> None:
     """Wait for whoever else sets up this side: IF NOT EXISTS and OR REPLACE alone fail in a race."""
-    connection.execute("SELECT pg_catalog.pg_advisory_xact_lock(%s)", (SETUP_LOCK,))
+    connection.execute("SELECT pg_catalog.pg_advisory_xact_lock(%s)", (AdvisoryLock.TRANSFER_SETUP,))
 
 
 def create_functions(connection: psycopg.Connection[Any]) -> None:
@@ -175,7 +174,7 @@ def add_triggers(connection: psycopg.Connection[Any], table: TableInfo) -> None:
     names = {each: sql.Identifier(TRIGGER_PREFIX + each) for each in TRIGGERS}
     connection.execute(
         sql.SQL(
-            f"SELECT pg_catalog.pg_advisory_xact_lock({SETUP_LOCK});" + _CAPTURE + ";" + _ON_EACH_TABLE
+            f"SELECT pg_catalog.pg_advisory_xact_lock({AdvisoryLock.TRANSFER_SETUP});" + _CAPTURE + ";" + _ON_EACH_TABLE
         ).format(
             function=function,
             settings=sql.SQL(settings),

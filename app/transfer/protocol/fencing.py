@@ -17,8 +17,8 @@ from typing import Any, Literal
 
 import psycopg
 
+from app.database.advisory_locks import AdvisoryLock
 from app.errors import FrontdeskError
-from app.transfer.protocol.change_capture import FENCE_LOCK
 from app.transfer.protocol.endpoints import SideName
 from app.transfer.protocol.pipeline import Statement, execute_batch
 from app.transfer.protocol.tables import SCHEMA
@@ -36,7 +36,7 @@ LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $frontdesk$
 DECLARE mine bigint;
 BEGIN
     PERFORM set_config('lock_timeout', patience::text, true);
-    PERFORM pg_advisory_xact_lock({FENCE_LOCK});
+    PERFORM pg_advisory_xact_lock({AdvisoryLock.TRANSFER_FENCE});
     UPDATE {SCHEMA}.side SET state = 'closing', attempt = attempt + 1,
             until = statement_timestamp() + make_interval(secs => pause / 1000.0)
         WHERE state IN ('open', 'closing') AND epoch = expected RETURNING attempt INTO mine;
@@ -63,7 +63,7 @@ LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $frontdesk$
 DECLARE present {SCHEMA}.side;
 BEGIN
     PERFORM set_config('lock_timeout', '1000', true);
-    PERFORM pg_advisory_xact_lock({FENCE_LOCK});
+    PERFORM pg_advisory_xact_lock({AdvisoryLock.TRANSFER_FENCE});
     SELECT * INTO present FROM {SCHEMA}.side FOR UPDATE;
     IF (present.state, present.epoch, present.attempt) IS DISTINCT FROM ('closing', expected, mine) THEN
         RETURN 'lost';

@@ -8,8 +8,8 @@ from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_aft
 from tenacity.wait import wait_random_exponential
 
 from app.database import autovacuum_locks
+from app.database.advisory_locks import AdvisoryLock
 from app.errors import ConflictError
-from app.transfer.protocol.tables import SCHEMA
 
 LOCK_TIMEOUT = "200ms"  # behind a trigger that waits for its lock, every writer of the table waits, too
 LOCK_ATTEMPTS = 60
@@ -33,16 +33,26 @@ def with_lock_retries(connection: psycopg.Connection[Any], step: Callable[[], ob
     )(step)
 
 
+# Sessions that hold what a step waits for: a write lock on a table, or the set-up lock.
+_LOCK_HOLDERS = f"""
+    SELECT DISTINCT pid, application_name, extract(epoch FROM clock_timestamp() - xact_start)::int
+    FROM pg_catalog.pg_locks LEFT JOIN pg_catalog.pg_stat_activity USING (pid)
+        LEFT JOIN pg_catalog.pg_class ON pg_class.oid = relation
+        LEFT JOIN pg_catalog.pg_namespace ON pg_namespace.oid = relnamespace
+    WHERE granted AND pid <> pg_backend_pid()
+        AND database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())
+        AND (
+            (mode = 'RowExclusiveLock' AND relkind IN ('r', 'p') AND nspname NOT LIKE 'pg\\_%')
+            OR (locktype = 'advisory' AND objsubid = 1
+                AND (classid::bigint << 32) | objid::bigint = {AdvisoryLock.TRANSFER_SETUP})
+        )
+    ORDER BY 3 DESC NULLS LAST
+"""
+
+
 def _describe_lock_holders(connection: psycopg.Connection[Any]) -> str:
-    """Who holds the locks: process, application and age of the transaction, no statement's text."""
-    rows = connection.execute(
-        "SELECT DISTINCT pid, application_name, extract(epoch FROM clock_timestamp() - xact_start)::int"
-        " FROM pg_catalog.pg_locks LEFT JOIN pg_catalog.pg_stat_activity USING (pid)"
-        " JOIN pg_catalog.pg_class ON pg_class.oid = relation"
-        " JOIN pg_catalog.pg_namespace ON pg_namespace.oid = relnamespace"
-        f" JOIN {SCHEMA}.moved ON moved.table_name = nspname || '.' || relname"
-        " WHERE granted AND mode = 'RowExclusiveLock' AND pid <> pg_backend_pid() ORDER BY 3 DESC NULLS LAST"
-    ).fetchall()
+    """Return the processes, applications and ages of the transactions that hold the locks."""
+    rows = connection.execute(_LOCK_HOLDERS).fetchall()
     if not rows:
         return "try again at a quieter time"
     listed = ", ".join(f"{pid} ({application or 'unnamed'}, {age} s)" for pid, application, age in rows[:5])

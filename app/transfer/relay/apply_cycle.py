@@ -15,6 +15,7 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
+from app.database.advisory_locks import AdvisoryLock
 from app.errors import ConflictError, FrontdeskError
 from app.transfer.protocol import fencing
 from app.transfer.protocol.pipeline import Statement, execute_batch
@@ -38,7 +39,6 @@ INTRANS, INERROR = psycopg.pq.TransactionStatus.INTRANS, psycopg.pq.TransactionS
 Connection = psycopg.Connection[Any]
 
 # Any number will do that no other program takes advisory locks on: of whoever replays, on the standby.
-RELAY_LOCK = 0x46726F6E746632
 
 # Past the fence: what this transaction writes here is allowed and leaves no marks.
 _BYPASS_FENCE = (
@@ -169,7 +169,7 @@ class ApplyCycle:
         _, _, row, *_, self._user_triggers = execute_batch(
             self._target,
             "BEGIN",
-            f"SELECT pg_advisory_xact_lock({RELAY_LOCK})",
+            f"SELECT pg_advisory_xact_lock({AdvisoryLock.TRANSFER_RELAY})",
             *_BYPASS_FENCE,
             _PREFER_INDEX_LOOKUPS,
             enabled_triggers_query(self._tables),
