@@ -19,7 +19,7 @@ $(DEVELOPMENT): LOCK_FILE = requirements-dev.txt
 LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-strip-extras \
 	--no-emit-index-url --no-emit-find-links --no-header --no-annotate pyproject.toml
 
-# Without bytecode, each of the tests' hundreds of processes would compile the project anew.
+# Without bytecode, each of the many processes of the tests would compile the project again.
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
@@ -48,10 +48,11 @@ test-clock: $(DEVELOPMENT) ## the tests on other dates: in 400 days, before a ye
 bench: $(DEVELOPMENT) ## the benchmarks, as one table
 	@$(BIN)/python -m benchmarks $(ARGS)
 
-lint: $(DEVELOPMENT) ## ruff and mypy
+lint: $(DEVELOPMENT) ## ruff, mypy, and the language of texts
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+	@$(BIN)/python .ci/check_language.py
 
 format: $(DEVELOPMENT) ## let ruff put the code in order
 	@$(BIN)/ruff check --fix .
