@@ -48,11 +48,10 @@ test-clock: $(DEVELOPMENT) ## the tests on other dates: in 400 days, before a ye
 bench: $(DEVELOPMENT) ## the benchmarks, as one table
 	@$(BIN)/python -m benchmarks $(ARGS)
 
-lint: $(DEVELOPMENT) ## ruff, mypy, and the language of texts
+lint: $(DEVELOPMENT) ## ruff and mypy
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
-	@$(BIN)/python .ci/check_language.py
 
 format: $(DEVELOPMENT) ## let ruff put the code in order
 	@$(BIN)/ruff check --fix .

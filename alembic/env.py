@@ -1,4 +1,4 @@
-"""Alembic's environment: which database, one deploy at a time, refusals before the first change."""
+"""Alembic environment: one deploy at a time, and all checks before the first change."""
 
 import logging.config
 import sys
@@ -38,7 +38,7 @@ def check_options() -> None:
     for key, value in context.get_x_argument(as_dictionary=True).items():
         if KNOWN_OPTIONS.get(key) != value:
             known = ", ".join(f"-x {name}={setting}" for name, setting in KNOWN_OPTIONS.items())
-            raise CommandError(f"Unknown option -x {key}={value}; there are {known}.")
+            raise CommandError(f"Unknown option -x {key}={value}; the options are: {known}.")
 
 
 def check_revision(revision: str | None) -> None:
@@ -51,15 +51,17 @@ def check_revision(revision: str | None) -> None:
 
 
 def check_schema(connection: Connection) -> None:
-    """Refuse where tables that are to come would not stand beside those that are there."""
+    """Raise MigrationRefused if new tables would be created in another schema than the existing ones."""
     is_due = is_migration_command() and runner.schema_state(connection) is not SchemaState.AT_HEAD
     if is_due and (misplaced := schema_snapshot.search_path_problems(connection, Base.metadata.tables)):
-        raise MigrationRefused("New tables would not stand where they should:", tuple(misplaced))
-    connection.rollback()  # Alembic begins its transactions itself
+        raise MigrationRefused(
+            "New tables would be created in another schema than the existing ones:", tuple(misplaced)
+        )
+    connection.rollback()  # Alembic starts its own transactions
 
 
 def is_migration_command() -> bool:
-    """Tell `upgrade`, `downgrade` and `stamp`, which have a destination, from `current` and `check`."""
+    """Return True for `upgrade`, `downgrade` and `stamp`: they have a target revision, `check` has none."""
     try:
         context.get_revision_argument()
     except KeyError:
@@ -68,7 +70,7 @@ def is_migration_command() -> bool:
 
 
 def should_include_name(name: str | None, kind: str, _parents: Any) -> bool:
-    """Leave the tables of others alone, which may live in the same database."""
+    """Exclude tables of other programs, which may be in the same database, from `alembic check`."""
     return kind != "table" or name in Base.metadata.tables
 
 
@@ -76,7 +78,7 @@ def configure(connection: Connection) -> MigrationContext:
     context.configure(
         connection=connection,
         target_metadata=Base.metadata,
-        # Each revision commits by itself: what is finished stays finished, and its locks are gone.
+        # Each revision commits separately, which keeps its result and releases its locks.
         transaction_per_migration=True,
         compare_server_default=True,
         include_name=should_include_name,
@@ -85,10 +87,10 @@ def configure(connection: Connection) -> MigrationContext:
 
 
 def run_migrations(connection: Connection) -> None:
-    """Run the steps, after every revision to come had its chance to refuse.
+    """Run the revisions, after the `preflight(connection)` functions of all of them.
 
-    An installation whose upgrade stops half-way can run neither the old code nor the new. So a
-    revision that may refuse has a `preflight(connection)`, and all of them come before the first step.
+    An installation whose upgrade stops half-way can run neither the old nor the new code. So the checks of
+    all revisions run before the first change. Raises MigrationRefused if a check fails.
     """
     migration_context = configure(connection)
     steps_to = migration_context._migrations_fn  # Alembic offers no public hook between planning and running
@@ -99,10 +101,11 @@ def run_migrations(connection: Connection) -> None:
             step for step in steps if getattr(step, "is_upgrade", False) and hasattr(step, "revision")
         ]
         if upgrades and (taken := adopt.index_name_conflicts(connection)):
-            raise MigrationRefused("Other tables' indexes are in the way:", tuple(taken))
+            raise MigrationRefused("Indexes of other tables have names that the upgrade needs:", tuple(taken))
         for step in upgrades:
             getattr(step.revision.module, "preflight", lambda _: None)(connection)
-        connection.commit()  # concurrent builds must not wait for what the checks have read
+        # End the transaction of the checks: concurrent index builds wait for open snapshots.
+        connection.commit()
         return steps
 
     migration_context._migrations_fn = checked_steps
@@ -112,7 +115,7 @@ def run_migrations(connection: Connection) -> None:
 
 def main() -> None:
     if context.is_offline_mode():
-        raise CommandError("--sql cannot work here: the chain looks at the rows that it carries over.")
+        raise CommandError("--sql is not supported: the migrations read the rows that they convert.")
     check_options()
     with runner.migration_engine(database_url()) as engine:
 
@@ -143,6 +146,6 @@ try:
 except MigrationRefused as refusal:
     if not from_command_line:
         raise
-    # Alembic would wrap the report to the terminal's width, and log it a second time.
+    # Print the report here: Alembic would wrap its lines to the terminal's width and log it a second time.
     sys.stderr.write("".join(f"{line}\n" for line in refusal.report))
     raise CommandError(refusal.summary) from None

@@ -3,21 +3,22 @@
 Revises: ${down_revision | comma,n}
 Created: ${create_date}
 
-Rules, because salons are at work while this runs:
+Rules for migrations, which run while salons use the database:
 
-- One concern. What it does to rows it does in batches, each its own transaction (`changes.batches`).
-- Safe to repeat: it may be killed anywhere and runs again from its start. Look at what
-  is there first (`app.migrations.introspection`).
-- No statement holds a strong lock for longer than a moment: `lock_timeout` is 100 ms, a revision that cannot
-  get a lock is rolled back to its last commit and tried again. So commit (`changes.commit`) after each table.
-- Indexes CONCURRENTLY (`changes.build_index`), constraints NOT VALID and then validated (`changes.add_not_valid`,
-  `changes.validate`), UNIQUE from a finished index (`changes.add_unique`).
-- A step that rewrites a table says so (`changes.announce_rewrite`), and a `preflight` asks before the first
-  change (`changes.refuse_large_rewrite`).
-- Every row is kept, merged or archived (`changes.archive`). `downgrade` restores what the old shape can hold and
-  refuses the rest by name (`changes.refuse_rows`).
-- Frozen in time: never import models, and copy the rules of today's code that it needs.
-- No personal data in what it prints: table, company and id.
+- A migration has one purpose. It changes rows in batches, one transaction each (`backfill.batches`).
+- It can be killed at any point and is then run again from its start. So it first checks what already exists
+  (`app.migrations.introspection`).
+- It holds strong locks briefly only. `lock_timeout` is 100 ms; a revision that cannot get a lock is rolled back
+  to its last commit and retried. So commit after each table (`changes.commit`).
+- Build indexes CONCURRENTLY (`changes.build_index`). Add constraints as NOT VALID and validate them afterwards
+  (`changes.add_not_valid_constraint`, `changes.validate_constraint`). Add UNIQUE from a finished index
+  (`changes.add_unique_constraint`).
+- Log the rewrite of a table (`changes.log_rewrite`), and check its size in a `preflight` function before the
+  first change (`changes.refuse_large_rewrite`).
+- Keep, merge or archive every row (`backfill.archive`). `downgrade` restores the rows that the old schema can
+  hold, and refuses the others by table, company and id (`backfill.refuse_rows`).
+- Never import models, which change over time. Copy the parts of the current code that the migration needs.
+- Log no personal data: only table, company and id.
 """
 
 ${imports if imports else ""}

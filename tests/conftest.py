@@ -1,7 +1,7 @@
-"""One server for the run, one database for each worker, one company for each test.
+"""Shared fixtures: one server per test run, one database per pytest-xdist worker, one company per test.
 
-Tenants are isolated, so tests that use a company of their own need neither a database of their own nor
-an order. A test that must see a whole database takes `database_url`, a clone of a migrated template.
+Tenants are isolated, so tests with their own company can share a database and run in any order. A test that
+needs a whole database uses `database_url`, a copy of a migrated template.
 """
 
 import gc
@@ -27,16 +27,16 @@ from app.observability import sentry, slow_queries
 from tests.servers import Server, execute, url_of
 from tests.watching import LogRecorder, SentryRecorder, find_personal_data, outputs, repetitions
 
-# How the controller tells the workers of pytest-xdist where the server is.
+# The controller of pytest-xdist passes the server to the workers in these environment variables.
 SERVER_URL_VARIABLE = "FRONTDESK_TEST_SERVER_URL"
 RUN_ID_VARIABLE = "FRONTDESK_TEST_RUN"
 
 hypothesis_settings.register_profile(
     "tests",
-    deadline=None,  # two cores and a server: time says nothing
+    deadline=None,  # examples use the database, so their durations vary widely
     database=None,
     print_blob=True,
-    # Fixtures here are made for sharing: examples tell themselves apart by their own companies or rows.
+    # Function-scoped fixtures are safe to share: each example uses its own companies or rows.
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 hypothesis_settings.load_profile("tests")
@@ -46,7 +46,10 @@ _numbers = itertools.count(1)
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Start the server before the workers start; the environment decides nothing but where it is."""
+    """Start the server before the workers, and remove settings from the environment.
+
+    TEST_DATABASE_URL names a server to use instead.
+    """
     global _server
     for name in Settings.model_fields:
         os.environ.pop(name.upper(), None)
@@ -62,32 +65,33 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """The tests stay until the end: garbage need not be looked for among them each time."""
+    """Exclude the collected tests from garbage collection, because they exist until the end of the run."""
     gc.freeze()
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
+    """Drop the template database from a server that the tests did not start."""
     if hasattr(config, "workerinput") or SERVER_URL_VARIABLE not in os.environ:
         return
     if _server is None:
         _drop(os.environ[SERVER_URL_VARIABLE], _name("template"))
-    # Ours goes when the run has ended: nobody need wait until a thousand databases are removed.
+    # A server that the tests started is removed by its guard process after the run, without delaying it.
 
 
 @pytest.fixture(scope="session")
 def server_url() -> str:
-    """libpq URL of the maintenance database of a server that tests may use as they like."""
+    """Return the libpq URL of the maintenance database of the server for tests."""
     return os.environ[SERVER_URL_VARIABLE]
 
 
 @pytest.fixture(scope="session")
 def template(server_url: str) -> str:
-    """Name of a database at Alembic's head; the first worker that needs it builds it."""
+    """Return the name of a database at Alembic's head, created by the first worker that needs it."""
     name = _name("template")
     with psycopg.connect(server_url, autocommit=True) as connection:
         connection.execute("SELECT pg_advisory_lock(hashtext(%s))", (name,))
-        known = connection.execute("SELECT FROM pg_database WHERE datname = %s", (name,)).fetchone()
-        if known is None:
+        exists = connection.execute("SELECT FROM pg_database WHERE datname = %s", (name,)).fetchone()
+        if exists is None:
             connection.execute(f'CREATE DATABASE "{name}"')
             runner.upgrade(url_of(server_url, name))
     return name
@@ -95,7 +99,7 @@ def template(server_url: str) -> str:
 
 @pytest.fixture(scope="session")
 def new_database(server_url: str, template: str) -> Iterator[Callable[[], str]]:
-    """Makes databases at head, and answers with their libpq URLs; all of them go at the end."""
+    """Yield a function that creates a database at head and returns its libpq URL. All are dropped at the end."""
     made: list[str] = []
 
     def make() -> str:
@@ -105,39 +109,39 @@ def new_database(server_url: str, template: str) -> Iterator[Callable[[], str]]:
 
     yield make
     if "TEST_DATABASE_URL" not in os.environ:
-        return  # the whole server goes; dropping a hundred databases takes half a minute
+        return  # the whole server is removed; dropping a hundred databases would take half a minute
     for name in made:
         _drop(server_url, name)
 
 
 @pytest.fixture
 def database_url(new_database: Callable[[], str]) -> str:
-    """libpq URL of an empty database at head, for this test alone."""
+    """Return the libpq URL of an empty database at head, for this test only."""
     return new_database()
 
 
 @pytest.fixture(scope="session")
 def worker_database_url(new_database: Callable[[], str]) -> str:
-    """libpq URL of the database that the tests of this worker share."""
+    """Return the libpq URL of the database that the tests of this worker share."""
     return new_database()
 
 
 @pytest.fixture(scope="session")
 def settings(worker_database_url: str) -> Settings:
-    """Settings with room for races."""
+    """Return settings with enough connections for tests of races."""
     return Settings(database_url=worker_database_url, postgres_max_connections=20)
 
 
 @pytest.fixture(scope="session")
 def desk(settings: Settings) -> Iterator[Frontdesk]:
-    """The service on the worker's database. Keep to your own companies."""
+    """Yield a Frontdesk on the worker's database. A test must use only its own companies."""
     with Frontdesk(settings) as desk:
         yield desk
 
 
 @pytest.fixture(scope="session")
 def new_company(desk: Frontdesk) -> Callable[..., DataLayer]:
-    """Makes companies that nobody else uses: `new_company(timezone="Asia/Kathmandu")`."""
+    """Return a function that creates a company for one test: `new_company(timezone="Asia/Kathmandu")`."""
 
     def make(**fields: Any) -> DataLayer:
         salon = desk.company(900_000 + next(_numbers))
@@ -150,13 +154,13 @@ def new_company(desk: Frontdesk) -> Callable[..., DataLayer]:
 
 @pytest.fixture
 def company_id() -> int:
-    """A company id that nobody uses yet."""
+    """Return an unused company id."""
     return 900_000 + next(_numbers)
 
 
 @pytest.fixture
 def salon(desk: Frontdesk, company_id: int) -> DataLayer:
-    """The data layer of a company that is known: Russian, in Moscow."""
+    """Create a Russian company in Moscow, and return its data layer."""
     salon = desk.company(company_id)
     salon.upsert_company({"title": "Salon", "timezone": "Europe/Moscow", "country": "RU"}).unwrap()
     return salon
@@ -164,7 +168,7 @@ def salon(desk: Frontdesk, company_id: int) -> DataLayer:
 
 @pytest.fixture
 def uow(desk: Frontdesk, salon: DataLayer) -> Iterator[UnitOfWork]:
-    """A unit of work of `salon` that is rolled back in the end."""
+    """Yield a unit of work of `salon`, which is rolled back after the test."""
     with desk.unit_of_work(salon.company_id) as uow:
         yield uow
         uow.session.rollback()
@@ -172,7 +176,7 @@ def uow(desk: Frontdesk, salon: DataLayer) -> Iterator[UnitOfWork]:
 
 @pytest.fixture(scope="session")
 def _sentry() -> SentryRecorder:
-    """Sentry as production starts it, with every trace kept; what it sends stays here."""
+    """Initialise Sentry as in production, but sample every trace and record payloads instead of sending."""
     sentry.initialise(Settings(sentry_dsn="http://key@127.0.0.1:9/1", sentry_traces_sample_rate=1))
     recorder = sentry_sdk.get_client().transport = SentryRecorder()
     return recorder
@@ -180,6 +184,7 @@ def _sentry() -> SentryRecorder:
 
 @pytest.fixture(scope="session")
 def _lines() -> Iterator[LogRecorder]:
+    """Record every log line of the run."""
     lines = LogRecorder()
     logging.getLogger().addHandler(lines)
     logging.getLogger("app").setLevel(logging.INFO)
@@ -189,7 +194,7 @@ def _lines() -> Iterator[LogRecorder]:
 
 @pytest.fixture
 def sent(_sentry: SentryRecorder) -> SentryRecorder:
-    """What this test sends to Sentry."""
+    """Return the recorder of the payloads that this test sends to Sentry."""
     return _sentry
 
 
@@ -197,9 +202,10 @@ def sent(_sentry: SentryRecorder) -> SentryRecorder:
 def nothing_leaks(
     request: pytest.FixtureRequest, _sentry: SentryRecorder, _lines: LogRecorder
 ) -> Iterator[None]:
-    """No test may let a person into the log, into Sentry or into what a process writes.
+    """Fail a test that writes personal data to the log, to Sentry or to the output of a process.
 
-    Nor may it run one statement ten times for ten rows.
+    Also fail a test in which a unit of work runs the same statement ten times (N+1), unless it has the marker
+    `repeats_statements`.
     """
     _sentry.payloads.clear()
     _lines.lines.clear()
@@ -215,7 +221,7 @@ def nothing_leaks(
 
 @pytest.fixture(scope="session", autouse=True)
 def only_local_sockets() -> Iterator[None]:
-    """Whatever is asked for over the network, no test may get it."""
+    """Fail any attempt of a test to connect to another host."""
     connect = socket.socket.connect
 
     def connect_locally(self: socket.socket, address: Any) -> None:

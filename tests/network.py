@@ -1,4 +1,4 @@
-"""A line to a server that tests can cut, let fall silent, slow down and heal: a TCP proxy."""
+"""A TCP proxy in front of a server, which tests can cut, silence, slow down and heal."""
 
 import asyncio
 import ctypes
@@ -12,20 +12,21 @@ from functools import partial
 from typing import Any, Literal, Self
 from urllib.parse import urlsplit
 
-_CHUNK = 16_384
+_CHUNK_BYTES = 16_384
 _ATTACH_FILTER, _DETACH_FILTER = 26, 27  # Linux: SO_ATTACH_FILTER, SO_DETACH_FILTER
 _DROP = ctypes.create_string_buffer(struct.pack("HBBI", 0x06, 0, 0, 0))  # BPF: return 0
-_RST = struct.pack("ii", 1, 0)  # SO_LINGER: close without a goodbye
+_RST = struct.pack("ii", 1, 0)  # SO_LINGER with timeout 0: close sends RST instead of FIN
 
 
 class TcpProxy:
-    """A port that leads to a server's. Every method may be called at any moment, from any thread."""
+    """A local port that forwards connections to a server. Its methods are thread-safe."""
 
     def __init__(self, server_url: str) -> None:
-        """`server_url` holds a host and a port."""
+        """Start the proxy. `server_url` must have a host and a port."""
         self._server = urlsplit(server_url)
-        self.delay, self.rate = 0.0, 0  # seconds each way; bytes a second of a connection each way, 0: any
-        self._traps: list[_FaultTrigger] = []
+        # Delay in seconds, and bytes per second of a connection, in each direction; a rate of 0 is unlimited.
+        self.delay, self.rate = 0.0, 0
+        self._triggers: list[_FaultTrigger] = []
         self._links: set[_Link] = set()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
@@ -36,43 +37,45 @@ class TcpProxy:
 
     @property
     def url(self) -> str:
-        """The server's URL, along this line."""
+        """The server's URL through this proxy."""
         return self._server._replace(netloc=f"{self._server.username}@127.0.0.1:{self.port}").geturl()
 
     def cut(self) -> None:
-        """Reset every connection, and refuse new ones."""
+        """Reset every connection and refuse new ones."""
         self._call(self._cut())
 
     def black_hole(self) -> None:
-        """Let every packet vanish: nobody is told, nothing is acknowledged, attempts to connect hang."""
+        """Drop every packet without any response: nothing is acknowledged, and attempts to connect hang."""
         self._call(self._silence(drops=True))
 
     def mute(self) -> None:
-        """Let the line accept whatever is sent or connects, and pass nothing on."""
+        """Accept connections and data, but forward nothing."""
         self._call(self._silence(drops=False))
 
     def slow(self, delay: float = 0.0, rate: int = 0) -> None:
-        """From now on so many seconds each way, and so many bytes a second."""
+        """Delay data by `delay` seconds and limit it to `rate` bytes per second (0: no limit), each way."""
         self.delay, self.rate = delay, rate
 
     def heal(self) -> None:
-        """All is well again; what was held up on connections that still stand arrives."""
+        """Remove all faults. Delayed data of connections that are still open is delivered."""
         self._call(self._heal())
 
     def inject_fault_on(self, pattern: bytes, fault: "NetworkFault", at: "TriggerPoint" = "answer") -> None:
-        """Once somebody sends `pattern`: `fault`, before the server gets it or before its answer gets back.
+        """Inject `fault` once, on a connection whose client sends `pattern`.
 
-        A number: when so many bytes of what follows have passed, in either direction.
+        `at` is "request" (before the server receives the pattern), "answer" (before the client receives the
+        server's response), or a number of bytes: when that many bytes after the pattern have passed, in
+        either direction.
         """
-        self._traps.append(_FaultTrigger(pattern, fault, at))
+        self._triggers.append(_FaultTrigger(pattern, fault, at))
 
     @property
     def have_all_faults_fired(self) -> bool:
-        """Whether every fault that was arranged with `inject_fault_on` has happened."""
-        return not self._traps
+        """True if every fault requested with `inject_fault_on` has happened."""
+        return not self._triggers
 
     def close(self) -> None:
-        """End all connections and the thread."""
+        """Close all connections and stop the thread."""
         self._call(self._end())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
@@ -84,8 +87,8 @@ class TcpProxy:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _call(self, work: Coroutine[Any, Any, None]) -> None:
-        asyncio.run_coroutine_threadsafe(work, self._loop).result(10)
+    def _call(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(10)
 
     def _listen(self, port: int) -> socket.socket:
         listener = socket.socket()
@@ -113,10 +116,10 @@ class TcpProxy:
             server = link.server = socket.socket()
             server.setblocking(False)
             await self._loop.sock_connect(server, (self._server.hostname, self._server.port))
-            for each in (link.client, server):
-                each.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            ways = [link.pass_on(link.client, server), link.pass_on(server, link.client)]
-            tasks = [self._loop.create_task(way) for way in ways]
+            for end in (link.client, server):
+                end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            directions = [link.pass_on(link.client, server), link.pass_on(server, link.client)]
+            tasks = [self._loop.create_task(direction) for direction in directions]
             try:
                 await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             finally:
@@ -124,7 +127,7 @@ class TcpProxy:
                     task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)
         except OSError:
-            pass  # the server refuses, or is gone: so is this connection
+            pass  # the server refused or lost the connection, so the client's connection is closed too
         finally:
             self._links.discard(link)
             link.close()
@@ -143,8 +146,8 @@ class TcpProxy:
     async def _silence(self, drops: bool) -> None:
         self._flowing.clear()
         if drops:
-            for each in self._sockets():
-                each.setsockopt(
+            for end in self._sockets():
+                end.setsockopt(
                     socket.SOL_SOCKET, _ATTACH_FILTER, struct.pack("HL", 1, ctypes.addressof(_DROP))
                 )
 
@@ -153,18 +156,18 @@ class TcpProxy:
 
     async def _heal(self) -> None:
         self.delay, self.rate = 0.0, 0
-        self._traps.clear()
+        self._triggers.clear()
         if self._listener.fileno() == -1:
             self._listener = self._listen(self.port)
             await self._accept_on(self._listener)
-        for each in self._sockets():
-            with suppress(OSError):  # it has none
-                each.setsockopt(socket.SOL_SOCKET, _DETACH_FILTER, 0)
+        for end in self._sockets():
+            with suppress(OSError):  # this socket has no filter
+                end.setsockopt(socket.SOL_SOCKET, _DETACH_FILTER, 0)
         self._flowing.set()
 
     def _sockets(self) -> list[socket.socket]:
         ends = [end for link in self._links for end in (link.client, link.server) if end is not None]
-        return [each for each in (self._listener, *ends) if each.fileno() != -1]
+        return [end for end in (self._listener, *ends) if end.fileno() != -1]
 
 
 NetworkFault = Callable[[TcpProxy], Coroutine[Any, Any, None]]
@@ -181,77 +184,80 @@ class _FaultTrigger:
     fault: NetworkFault
     at: TriggerPoint
 
-    def springs(self, is_answer: bool, passed: int) -> bool:
-        """On what arrives after the pattern, which is that itself as long as nothing has passed."""
+    def fires_on(self, is_answer: bool, passed: int) -> bool:
+        """Return True if data fires the fault. `passed` counts the bytes after the pattern, 0 for itself."""
         if self.at == "answer":
             return is_answer
         return self.at == "request" or passed > self.at
 
 
 class _Link:
-    """One client's connection."""
+    """One client's connection through the proxy."""
 
-    def __init__(self, line: TcpProxy, client: socket.socket) -> None:
+    def __init__(self, proxy: TcpProxy, client: socket.socket) -> None:
         client.setblocking(False)
         self.client = client
         self.server: socket.socket | None = None
         self.task: asyncio.Task[None] | None = None
-        self._line = line
-        self._trap: _FaultTrigger | None = None
+        self._proxy = proxy
+        self._trigger: _FaultTrigger | None = None
         self._passed = 0
         self._is_cut = False
 
     def cut(self) -> None:
+        """Reset both ends."""
         self._is_cut = True
-        for each in (self.client, self.server):
-            if each is not None and each.fileno() != -1:
-                each.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RST)
+        for end in (self.client, self.server):
+            if end is not None and end.fileno() != -1:
+                end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RST)
         if self.task is not None:
             self.task.cancel()
 
     def close(self) -> None:
-        for each in (self.client, self.server):
-            if each is not None:
-                each.close()
+        """Close both ends."""
+        for end in (self.client, self.server):
+            if end is not None:
+                end.close()
 
     async def pass_on(self, from_: socket.socket, to: socket.socket) -> None:
-        """Until one of the two ends."""
+        """Forward data in one direction until the sender closes the connection."""
         loop = asyncio.get_running_loop()
-        way: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(64)
-        arriving = loop.create_task(self._deliver(way, to))
+        queue: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(64)
+        delivery = loop.create_task(self._deliver(queue, to))
         try:
-            while data := await loop.sock_recv(from_, _CHUNK):
-                await way.put((loop.time() + self._line.delay, data))
-            await way.put((0.0, b""))
-            await arriving
+            while data := await loop.sock_recv(from_, _CHUNK_BYTES):
+                await queue.put((loop.time() + self._proxy.delay, data))
+            await queue.put((0.0, b""))
+            await delivery
         finally:
-            arriving.cancel()
+            delivery.cancel()
 
-    async def _deliver(self, way: "asyncio.Queue[tuple[float, bytes]]", to: socket.socket) -> None:
+    async def _deliver(self, queue: "asyncio.Queue[tuple[float, bytes]]", to: socket.socket) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            due, data = await way.get()
+            due, data = await queue.get()
             await asyncio.sleep(max(0.0, due - loop.time()))
-            await self._line._flowing.wait()
+            await self._proxy._flowing.wait()
             if not data:
                 return
-            if (trap := self._sprung(data, is_answer=to is self.client)) is not None:
-                await trap.fault(self._line)
-                await self._line._flowing.wait()
+            if (trigger := self._fired(data, is_answer=to is self.client)) is not None:
+                await trigger.fault(self._proxy)
+                await self._proxy._flowing.wait()
                 if self._is_cut:
                     return
             await loop.sock_sendall(to, data)
-            if self._line.rate:
-                await asyncio.sleep(len(data) / self._line.rate)
+            if self._proxy.rate:
+                await asyncio.sleep(len(data) / self._proxy.rate)
 
-    def _sprung(self, data: bytes, is_answer: bool) -> _FaultTrigger | None:
-        traps = self._line._traps
-        if self._trap not in traps:
-            self._trap = None if is_answer else next((each for each in traps if each.pattern in data), None)
+    def _fired(self, data: bytes, is_answer: bool) -> _FaultTrigger | None:
+        triggers = self._proxy._triggers
+        if self._trigger not in triggers:
+            matching = (trigger for trigger in triggers if trigger.pattern in data)
+            self._trigger = None if is_answer else next(matching, None)
             self._passed = 0
         else:
             self._passed += len(data)
-        if self._trap is None or not self._trap.springs(is_answer, self._passed):
+        if self._trigger is None or not self._trigger.fires_on(is_answer, self._passed):
             return None
-        traps.remove(self._trap)
-        return self._trap
+        triggers.remove(self._trigger)
+        return self._trigger

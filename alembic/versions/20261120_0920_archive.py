@@ -1,4 +1,4 @@
-"""`archived_rows`: where a row goes, whole, that its table can no longer keep.
+"""Create `archived_rows`, which stores complete rows that their tables can no longer hold.
 
 Revises: alignment
 Created: 2026-11-20 09:20
@@ -27,11 +27,11 @@ CREATE TABLE IF NOT EXISTS archived_rows (
 
 
 def upgrade() -> None:
-    changes.execute(TABLE)  # `frontdesk db dedupe` makes it as well, where it comes first
+    changes.execute(TABLE)  # `frontdesk db dedupe` may have created it already
 
 
 def downgrade() -> None:
-    """Archived rows do not come back to life; they are dropped only on request."""
+    """Drop the archive only with `-x archive=drop`. Archived rows are not restored."""
     if changes.option("archive") != "drop":
         backfill.refuse_rows(
             "archived_rows", "true", "archived; export them, then repeat the command with -x archive=drop"

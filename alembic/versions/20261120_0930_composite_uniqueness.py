@@ -1,4 +1,4 @@
-"""Ids of YClients are unique per company: composite constraints instead of single columns.
+"""Make YClients ids unique per company: composite constraints replace single-column ones.
 
 Revises: archive
 Created: 2026-11-20 09:30
@@ -26,7 +26,7 @@ CONSTRAINTS = {
     "dialog_contexts": ("uq_dialog_contexts_user_id_company_id", ("user_id", "company_id")),
 }
 
-# Indexes of the old shape, by what they are: installations differ in the names.
+# Indexes of the old schema, by their columns, because their names differ between installations.
 SINGLE_COLUMN_UNIQUE = (
     ("clients", "yclients_id"),
     ("clients", "phone"),
@@ -42,11 +42,11 @@ SUPERSEDED = (
     ("dialog_contexts", ("user_id",)),
 )
 
-ROUNDS = 20
+ROUNDS = 20  # attempts to build an index while writers add duplicates
 
 
 def preflight(connection: Connection) -> None:
-    """Report every group of duplicates before anything is changed."""
+    """Refuse the upgrade if there are duplicates and no option to merge them."""
     if changes.option("dedupe") is None:
         duplicate_groups.refuse_duplicates(connection, duplicate_groups.RULES.values())
 
@@ -61,20 +61,20 @@ def upgrade() -> None:
 
 
 def make_unique(table: str, name: str, columns: tuple[str, ...]) -> None:
-    """Merge, build, and go round again when duplicates came in between."""
+    """Merge the duplicates and build the constraint; repeat if writers added duplicates in between."""
     for _ in range(ROUNDS):
-        if not any(each.is_usable for each in introspection.unique_indexes_on(table, columns)):
+        if not any(index.is_usable for index in introspection.unique_indexes_on(table, columns)):
             if changes.option("dedupe") is None:
                 duplicate_groups.refuse_duplicates(changes.bind(), [duplicate_groups.RULES[table]])
             merge_duplicates(table)
         try:
             changes.add_unique_constraint(table, name, columns)
         except IntegrityError:
-            changes.log.info("New duplicates in %s while its index was built; going round again", table)
+            changes.log.info("New duplicates in %s while its index was built; merging them, too", table)
         else:
             return
     raise MigrationRefused(
-        f"Duplicates keep coming into {table}: stop what writes them, then repeat the command."
+        f"Writers keep adding duplicates to {table}: stop them, then run the same command again."
     )
 
 

@@ -1,4 +1,4 @@
-"""BIGINT for every id: YClients' ids outgrow INTEGER. Rewrites each table once.
+"""Change every id to BIGINT, because YClients ids can exceed INTEGER. Rewrites each table once.
 
 Revises: composite_uniqueness
 Created: 2026-11-20 09:40
@@ -14,7 +14,7 @@ down_revision = "composite_uniqueness"
 branch_labels = None
 depends_on = None
 
-# The ids of each table; counts and durations stay INTEGER.
+# The id columns of each table; counts and durations stay INTEGER.
 IDS = {
     "companies": ("id", "company_id"),
     "clients": ("id", "yclients_id", "company_id"),
@@ -48,12 +48,12 @@ def downgrade() -> None:
 
 
 def change(table: str, columns: tuple[str, ...], to: str, from_: str) -> None:
-    """Change all columns in one statement: one rewrite, and after a kill either all or none."""
+    """Change all columns in one statement: this needs one rewrite, and a kill cannot leave a mixture."""
     if introspection.column_type(table, columns[0]) == from_:
         changes.log_rewrite(table)
         alterations = ", ".join(f"ALTER COLUMN {column} TYPE {to}" for column in columns)
         changes.execute(
-            "-- squawk-ignore changing-column-type -- announced, and on request for large tables\n"
+            "-- squawk-ignore changing-column-type -- logged, and on request for large tables\n"
             f"ALTER TABLE {table} {alterations}"
         )
         changes.commit_and_analyze(table)

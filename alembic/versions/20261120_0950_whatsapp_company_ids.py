@@ -1,4 +1,4 @@
-"""The session store's company becomes a number, as everywhere; unreadable ones are archived.
+"""Change `company_id` of the WhatsApp tables from text to BIGINT; archive rows without a valid number.
 
 Revises: wide_ids
 Created: 2026-11-20 09:50
@@ -20,7 +20,7 @@ UNIQUE = {
     "whatsapp_auth": ["company_id"],
     "whatsapp_keys": ["company_id", "key_type", "key_id"],
 }
-ROUNDS = 20
+ROUNDS = 20  # attempts to convert a table while writers add duplicates
 
 
 def preflight(connection: Connection) -> None:
@@ -37,7 +37,11 @@ def upgrade() -> None:
 
 
 def to_number(table: str) -> None:
-    """Merge, archive, convert. '0962302' and '962302 ' become one number: new duplicates may have come."""
+    """Merge the duplicates, archive invalid ids, convert the column.
+
+    '0962302' and '962302 ' become the same number, so writers may have added duplicates after a merge. The
+    last check for duplicates runs under the lock of the conversion.
+    """
     rule = duplicate_groups.RULES[table]
     changes.log_rewrite(table)
     for _ in range(ROUNDS):
@@ -54,7 +58,7 @@ def to_number(table: str) -> None:
             backfill.archive(table, unreadable, "company_id is not a positive number")
             changes.execute(f"DELETE FROM {table} WHERE {unreadable}")
             changes.execute(
-                "-- squawk-ignore changing-column-type -- announced, and on request for large tables\n"
+                "-- squawk-ignore changing-column-type -- logged, and on request for large tables\n"
                 f"ALTER TABLE {table} ALTER COLUMN company_id TYPE bigint"
                 f" USING ({duplicate_groups.COMPANY_ID_SQL})::bigint"
             )
@@ -62,7 +66,7 @@ def to_number(table: str) -> None:
             return
         changes.commit()
     raise MigrationRefused(
-        f"Duplicates keep coming into {table}: stop what writes them, then repeat the command."
+        f"Writers keep adding duplicates to {table}: stop them, then run the same command again."
     )
 
 

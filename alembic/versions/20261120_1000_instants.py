@@ -1,4 +1,4 @@
-"""TIMESTAMPTZ: the old timestamps are UTC, and under `TimeZone=UTC` no row is rewritten.
+"""Change timestamps to TIMESTAMPTZ. The old values are UTC, so with `TimeZone=UTC` no row is rewritten.
 
 Revises: whatsapp_company_ids
 Created: 2026-11-20 10:00
@@ -24,7 +24,7 @@ INSTANTS = {
     "whatsapp_keys": ("expires_at", "created_at", "updated_at"),
 }
 
-# A column that holds an instant is called so.
+# Names of TIMESTAMPTZ columns end in `_at`.
 RENAMED = (
     ("clients", "last_visit_date", "last_visit_at"),
     ("dialog_contexts", "last_activity", "last_activity_at"),
@@ -58,7 +58,7 @@ def change(table: str, columns: tuple[str, ...], to: str) -> None:
 def rename(table: str, old: str, new: str) -> None:
     if introspection.has_column(table, old):
         changes.execute(
-            "-- squawk-ignore renaming-column -- the old code is stopped, and a copy would drift\n"
+            "-- squawk-ignore renaming-column -- the old code is stopped; a second column could diverge\n"
             f"ALTER TABLE {table} RENAME COLUMN {old} TO {new}"
         )
         changes.commit()

@@ -1,4 +1,4 @@
-"""TEXT instead of VARCHAR(n), NUMERIC(12,2) for money: wider, so no row is rewritten.
+"""Widen VARCHAR(n) to TEXT, and amounts of money to NUMERIC(12,2). No row is rewritten.
 
 Revises: instants
 Created: 2026-11-20 10:10
@@ -12,7 +12,7 @@ down_revision = "instants"
 branch_labels = None
 depends_on = None
 
-# Column, type before, type after.
+# (column, old type, new type) by table
 TYPES = {
     "companies": (
         ("title", "varchar(255)", "text"),
@@ -70,10 +70,10 @@ def too_wide(column: str, old: str) -> str:
 def change(table: str, types: list[tuple[str, str]]) -> None:
     alterations = [f"ALTER COLUMN {column} TYPE {to}" for column, to in types]
     if table == "bookings":
-        # The default keeps its old type otherwise, behind a cast.
+        # Set the default again: otherwise it keeps the old type, with a cast.
         alterations.append("ALTER COLUMN status SET DEFAULT 'active'")
     changes.execute(
-        "-- squawk-ignore changing-column-type -- to a wider type: the catalog changes, no row does\n"
+        "-- squawk-ignore changing-column-type -- a wider type changes the catalog, but no row\n"
         f"ALTER TABLE {table} {', '.join(alterations)}"
     )
     changes.commit()

@@ -1,4 +1,4 @@
-"""The company comes first in every primary key: `(company_id, id)`; a company is its own.
+"""Make `(company_id, id)` the primary key of tenant tables, and `company_id` the one of companies.
 
 Revises: identity
 Created: 2026-11-20 10:30

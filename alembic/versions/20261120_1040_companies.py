@@ -1,4 +1,4 @@
-"""Every company has a time zone and a country (ISO 3166), and may be inactive.
+"""Require a time zone and a country (ISO 3166) for each company, and add `is_active`.
 
 Revises: tenant_keys
 Created: 2026-11-20 10:40
@@ -33,7 +33,10 @@ def upgrade() -> None:
 
 
 def country_codes() -> dict[str, str]:
-    """Return the codes of the names found; YClients sends localized ones ("Россия"). Others stay."""
+    """Return ISO codes for the stored country names; YClients sends localized names ("Россия").
+
+    Unknown names are omitted and stay as they are.
+    """
     names = changes.bind().exec_driver_sql("SELECT DISTINCT country FROM companies").scalars().all()
     known = {
         name.casefold(): code
@@ -42,8 +45,8 @@ def country_codes() -> dict[str, str]:
         if len(code) == 2 and code.isalpha()
     }
     codes = {code: code for code in known.values()}
-    found = {name: known.get(name.strip().casefold()) or codes.get(name.strip().upper()) for name in names}
-    return {name: code for name, code in found.items() if code is not None and code != name}
+    stored = {name: known.get(name.strip().casefold()) or codes.get(name.strip().upper()) for name in names}
+    return {name: code for name, code in stored.items() if code is not None and code != name}
 
 
 def downgrade() -> None:

@@ -1,4 +1,4 @@
-"""Every row belongs to a company that exists; missing ones are inserted with default settings.
+"""Add foreign keys to `companies`; missing companies are inserted with default settings.
 
 Revises: companies
 Created: 2026-11-20 10:50
@@ -30,7 +30,7 @@ def upgrade() -> None:
         changes.add_not_valid_constraint(
             table, name, "FOREIGN KEY (company_id) REFERENCES companies (company_id) DEFERRABLE"
         )
-        insert_missing_companies(table)  # for rows that came in before the constraint did
+        insert_missing_companies(table)  # for rows inserted before the constraint was added
         changes.validate_constraint(table, name)
 
 

@@ -1,4 +1,4 @@
-"""Mirrored rows say when they changed at YClients and when they were deleted there.
+"""Add the times at which a mirrored row changed and was deleted in YClients.
 
 Revises: foreign_keys
 Created: 2026-11-20 11:00
@@ -26,7 +26,9 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     for table in TABLES:
-        backfill.refuse_rows(table, "deleted_at IS NOT NULL", "is deleted and would come back to life")
+        backfill.refuse_rows(
+            table, "deleted_at IS NOT NULL", "is marked as deleted and would count as existing"
+        )
     for table in TABLES:
         changes.execute(
             f"ALTER TABLE {table} DROP COLUMN IF EXISTS source_changed_at, DROP COLUMN IF EXISTS deleted_at"

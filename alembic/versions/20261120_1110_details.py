@@ -1,4 +1,4 @@
-"""The remaining columns of clients, services, staff and bookings.
+"""Add the remaining columns of clients, services, staff and bookings.
 
 Revises: mirrored_columns
 Created: 2026-11-20 11:10
@@ -43,14 +43,17 @@ def upgrade() -> None:
         changes.commit()
     for table, column, definition, _ in FLAGS:
         changes.execute(
-            "-- squawk-ignore prefer-bigint-over-smallint -- an attendance is one of four values\n"
+            "-- squawk-ignore prefer-bigint-over-smallint -- attendance has four values\n"
             f"ALTER TABLE {table} ADD COLUMN IF NOT EXISTS {column} {definition}"
         )
         changes.commit()
 
 
 def downgrade() -> None:
-    """Refuse values that have no place before; `source` goes, its meaning went with the ids left open."""
+    """Refuse rows with values that the older schema cannot hold.
+
+    `source` is dropped without a check: later downgrades have refused rows without a YClients id.
+    """
     for table, columns in COLUMNS.items():
         for name, _ in columns:
             backfill.refuse_rows(table, f"{name} IS NOT NULL", f"has a {name}")

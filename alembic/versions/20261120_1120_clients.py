@@ -1,4 +1,4 @@
-"""Clients without a phone or a YClients id yet, clients who share a phone, search by folded name.
+"""Allow clients without a phone or YClients id, and add `search_name` for searches by name.
 
 Revises: details
 Created: 2026-11-20 11:20
@@ -21,13 +21,13 @@ CHECKS = (
 
 
 def search_name(name: str) -> str:
-    """Fold case and compatibility forms, as head did when this revision was written."""
+    """Fold case and compatibility forms, like the code at the time of this revision."""
     return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
 
 
 def upgrade() -> None:
     changes.execute(
-        "-- squawk-ignore ban-drop-not-null -- a new customer has no id yet, and some clients have no phone\n"
+        "-- squawk-ignore ban-drop-not-null -- new clients have no id yet, and some clients have no phone\n"
         "ALTER TABLE clients ADD COLUMN IF NOT EXISTS search_name TEXT NOT NULL DEFAULT '',"
         " ALTER COLUMN phone DROP NOT NULL, ALTER COLUMN yclients_id DROP NOT NULL"
     )

@@ -1,4 +1,4 @@
-"""Categories are rows of their own, and so is who performs which service.
+"""Add tables for service categories and for the staff that performs a service.
 
 Revises: clients
 Created: 2026-11-20 11:30
@@ -48,7 +48,7 @@ def upgrade() -> None:
 
 
 def carry_titles() -> None:
-    """Make a row of each category; where services disagree on its title, the last written one names it."""
+    """Insert the categories; if services disagree on a title, use the one of the last written service."""
     changes.execute("LOCK TABLE services IN ACCESS EXCLUSIVE MODE")
     changes.execute(
         "INSERT INTO service_categories (company_id, yclients_id, title)"
@@ -66,13 +66,13 @@ def carry_titles() -> None:
         kept_id="old.id",
     )
     changes.execute(
-        "-- squawk-ignore ban-drop-column -- its content was carried over in this transaction\n"
+        "-- squawk-ignore ban-drop-column -- this transaction has copied its values\n"
         "ALTER TABLE services DROP COLUMN category_title"
     )
 
 
 def downgrade() -> None:
-    backfill.refuse_rows("service_staff", "true", "says who performs a service")
+    backfill.refuse_rows("service_staff", "true", "links a service to a staff member")
     backfill.refuse_rows(
         "service_categories",
         "weight IS NOT NULL OR deleted_at IS NOT NULL OR length(title) > 255"

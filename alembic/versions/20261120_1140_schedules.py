@@ -1,4 +1,4 @@
-"""`slots` becomes `intervals`: a list of `{"from": "10:00", "to": "14:30"}`, and nothing else.
+"""Rename `slots` to `intervals`, and convert all values to lists of `{"from": "10:00", "to": "14:30"}`.
 
 Revises: service_categories
 Created: 2026-11-20 11:40
@@ -22,7 +22,7 @@ CLOCK = re.compile(r"\s*([01]?\d|2[0-4]):([0-5]\d)(?::00)?\s*")
 def upgrade() -> None:
     if introspection.has_column("staff_schedules", "slots"):
         changes.execute(
-            "-- squawk-ignore renaming-column -- the old code is stopped, and a copy would drift\n"
+            "-- squawk-ignore renaming-column -- the old code is stopped; a second column could diverge\n"
             "ALTER TABLE staff_schedules RENAME COLUMN slots TO intervals"
         )
         changes.commit()
@@ -42,7 +42,7 @@ def upgrade() -> None:
 
 
 def normalize(slots: Any) -> tuple[list[dict[str, str]], bool]:
-    """Return the intervals, and whether they say everything that was there."""
+    """Return the intervals, and True if they contain all information of `slots`."""
     entries = slots if isinstance(slots, list) else [slots]
     intervals = [interval for entry in entries if (interval := read(entry)) is not None]
     complete = len(intervals) == len(entries) and all(
@@ -52,7 +52,7 @@ def normalize(slots: Any) -> tuple[list[dict[str, str]], bool]:
 
 
 def read(entry: Any) -> dict[str, str] | None:
-    """Read `{"from", "to"}` or "10:00-14:30"; None where the entry is neither."""
+    """Parse `{"from": ..., "to": ...}` or "10:00-14:30"; return None for anything else."""
     if isinstance(entry, dict):
         ends = [entry.get("from"), entry.get("to")]
     elif isinstance(entry, str):

@@ -1,4 +1,4 @@
-"""A booking has a start and an end, and a status of two. Rewrites the table once.
+"""Store start and end of a booking, and reduce the status to two values. Rewrites the table once.
 
 Revises: schedules
 Created: 2026-11-20 11:50
@@ -21,7 +21,7 @@ CHECKS = (
     ("ck_bookings_attendance", "attendance BETWEEN -1 AND 2"),
     ("ck_bookings_ends_after_start", "ends_at > starts_at"),
 )
-# No calendar reaches these, and Python could not read them back.
+# Times outside of Python's range, with a margin for time zones; no real booking has them.
 UNREADABLE = "datetime NOT BETWEEN '0001-01-02 00:00+00' AND '9900-01-01 00:00+00'"
 
 
@@ -33,7 +33,7 @@ def upgrade() -> None:
     if introspection.has_column("bookings", "datetime"):
         start_and_end()
     changes.execute(
-        "-- squawk-ignore ban-drop-not-null -- a booking made here has no id at YClients yet\n"
+        "-- squawk-ignore ban-drop-not-null -- a booking made here has no YClients id yet\n"
         "ALTER TABLE bookings ALTER COLUMN yclients_record_id DROP NOT NULL"
     )
     changes.commit()
@@ -43,7 +43,7 @@ def upgrade() -> None:
 
 
 def start_and_end() -> None:
-    """All in one transaction: what is archived is exactly what the new columns do not say."""
+    """Convert the columns in one transaction, so that exactly the rows with lost information are archived."""
     changes.log_rewrite("bookings")
     changes.execute("LOCK TABLE bookings IN ACCESS EXCLUSIVE MODE")
     backfill.archive("bookings", UNREADABLE, "datetime is not a time")
@@ -63,17 +63,17 @@ def start_and_end() -> None:
         "bookings", "duration <= 0", "duration is not positive; an hour is assumed", kept_id="old.id"
     )
     changes.execute(
-        "-- squawk-ignore renaming-column -- the old code is stopped, and a copy would drift\n"
+        "-- squawk-ignore renaming-column -- the old code is stopped; a second column could diverge\n"
         "ALTER TABLE bookings RENAME COLUMN datetime TO starts_at"
     )
     changes.execute(
-        "-- squawk-ignore changing-column-type, adding-not-nullable-field -- announced; it scans anyway\n"
+        "-- squawk-ignore changing-column-type, adding-not-nullable-field -- logged; it scans anyway\n"
         "ALTER TABLE bookings ALTER COLUMN duration TYPE timestamptz"
         " USING starts_at + make_interval(secs => CASE WHEN duration > 0 THEN duration ELSE 3600 END),"
         " ALTER COLUMN duration SET NOT NULL"
     )
     changes.execute(
-        "-- squawk-ignore renaming-column -- its values became ends in this transaction\n"
+        "-- squawk-ignore renaming-column -- this transaction has converted its values to ends\n"
         "ALTER TABLE bookings RENAME COLUMN duration TO ends_at"
     )
     changes.commit_and_analyze("bookings")

@@ -1,4 +1,4 @@
-"""The services of a booking are rows: as booked, in their order.
+"""Store the services of a booking as rows, in their order.
 
 Revises: booking_times
 Created: 2026-11-20 12:00
@@ -43,9 +43,9 @@ def upgrade() -> None:
     changes.commit()
     if introspection.has_column("bookings", "service_ids"):
         carry("service_ids")
-        # Under a new name nobody writes it any more: what came in meanwhile is the rest.
+        # After the rename, no code can write the column: convert the values that were written in between.
         changes.execute(
-            "-- squawk-ignore renaming-column -- the column goes next\n"
+            "-- squawk-ignore renaming-column -- the column is dropped next\n"
             f"ALTER TABLE bookings RENAME COLUMN service_ids TO {CARRIED}"
         )
         changes.commit()
@@ -58,7 +58,7 @@ def upgrade() -> None:
 
 
 def carry(column: str) -> None:
-    """Move the lists over in batches; an emptied list marks what is done, also after a kill."""
+    """Convert the lists to rows in batches; empty each converted list, so that a repeated run skips it."""
     for rows in backfill.batches("bookings", column, f"{column} <> '[]'", lock=True):
         read = [(company, row_id, *normalize(value)) for company, row_id, value in rows]
         backfill.archive_each(
@@ -91,17 +91,17 @@ def carry(column: str) -> None:
 
 
 def normalize(value: Any) -> tuple[list[int], bool]:
-    """Return the services' ids, and whether they say everything that was there."""
+    """Return the service ids, and True if they contain all information of `value`."""
     entries = value if isinstance(value, list) else [] if value is None else [value]
     ids = [service_id(entry) for entry in entries]
     complete = None not in ids and all(
         not isinstance(entry, dict) or set(entry) == {"id"} for entry in entries
     )
-    return [each for each in ids if each is not None], complete
+    return [number for number in ids if number is not None], complete
 
 
 def service_id(entry: Any) -> int | None:
-    """Read 5, "5", 5.0 or {"id": 5}; None where it is no id."""
+    """Parse 5, "5", 5.0 or {"id": 5}; return None if the entry is not a valid id."""
     if isinstance(entry, dict):
         entry = entry.get("id")
     if isinstance(entry, str) and re.fullmatch(r"\s*[0-9]{1,19}\s*", entry):
@@ -117,7 +117,7 @@ def downgrade() -> None:
     backfill.refuse_rows(
         "booking_services",
         "title IS NOT NULL OR amount <> 1 OR cost IS NOT NULL OR discount IS NOT NULL",
-        "says more of a booked service than its id",
+        "has a title, amount, cost or discount",
     )
     changes.execute("ALTER TABLE bookings ADD COLUMN service_ids JSONB NOT NULL DEFAULT '[]'")
     changes.execute(

@@ -1,4 +1,4 @@
-"""No double booking: active bookings from now on hold the time of their member of staff.
+"""Add `booking_slots`: active future bookings reserve the time of their staff member.
 
 Revises: booking_services
 Created: 2026-11-20 12:10
@@ -33,7 +33,7 @@ def upgrade() -> None:
     )
     changes.commit()
     for rows in backfill.batches("bookings", "id", ACTIVE):
-        # They all came from YClients, where overlaps happen: each claims only its own id.
+        # All existing bookings are from YClients, which allows overlaps: each claims its own id only.
         changes.execute(
             "INSERT INTO booking_slots (company_id, booking, staff_id, claim, during)"
             " SELECT company_id, id, staff_id, int8range(id, id, '[]'), tstzrange(starts_at, ends_at)"
@@ -46,5 +46,5 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Drop the table: each slot follows from its booking."""
+    """Drop the table; its rows can be derived from the bookings."""
     changes.execute("DROP TABLE IF EXISTS booking_slots")

@@ -1,4 +1,4 @@
-"""The session store's values become BYTEA: compact JSON, byte for byte what JSONB held.
+"""Change the values of the WhatsApp tables from JSONB to BYTEA with compact JSON.
 
 Revises: phones
 Created: 2026-11-20 12:30
@@ -16,10 +16,10 @@ depends_on = None
 
 COLUMNS = (("whatsapp_auth", "creds"), ("whatsapp_keys", "value"))
 
-# JSONB writes a blank after each colon and comma; those outside of strings go, numbers stay as written.
+# JSONB output has a blank after each colon and comma. Remove those outside of strings; keep numbers as is.
 COMPACT = r"""convert_to(regexp_replace({column}::text, '("(?:[^"\\]|\\.)*")| ', '\1', 'g'), 'UTF8')"""
 
-# JSONB refuses NUL, lone surrogates and everything encrypted.
+# Returns NULL for values that are not valid JSONB: with NUL or lone surrogates, or encrypted.
 AS_JSONB = """
 CREATE OR REPLACE FUNCTION pg_temp.as_jsonb(value bytea) RETURNS jsonb LANGUAGE plpgsql AS $$
 BEGIN
@@ -40,7 +40,7 @@ def upgrade() -> None:
         if introspection.column_type(table, column) == "jsonb":
             changes.log_rewrite(table)
             changes.execute(
-                "-- squawk-ignore changing-column-type -- announced, and on request for large tables\n"
+                "-- squawk-ignore changing-column-type -- logged, and on request for large tables\n"
                 f"ALTER TABLE {table} ALTER COLUMN {column} TYPE bytea USING {COMPACT.format(column=column)}"
             )
             changes.commit()
@@ -50,9 +50,7 @@ def upgrade() -> None:
 def downgrade() -> None:
     changes.execute(AS_JSONB)
     for table, column in COLUMNS:
-        backfill.refuse_rows(
-            table, f"pg_temp.as_jsonb({column}) IS NULL", f"{column} is nothing that JSONB holds"
-        )
+        backfill.refuse_rows(table, f"pg_temp.as_jsonb({column}) IS NULL", f"{column} is not valid JSONB")
     for table, column in COLUMNS:
         changes.execute(
             f"ALTER TABLE {table} ALTER COLUMN {column} TYPE jsonb USING pg_temp.as_jsonb({column})"

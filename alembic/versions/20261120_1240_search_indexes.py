@@ -1,4 +1,4 @@
-"""The indexes that reads need, company first; the old ones without a company go.
+"""Add the indexes for reads, with the company first, and drop the old ones without a company.
 
 Revises: whatsapp_values
 Created: 2026-11-20 12:40

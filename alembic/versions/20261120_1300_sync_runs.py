@@ -1,4 +1,4 @@
-"""`sync_runs`: when a company was synced with YClients, what came of it, and where the next run goes on.
+"""Add `sync_runs`: the sync runs of each company, their results, and the start of the next run.
 
 Revises: search_indexes
 Created: 2026-11-20 13:00
@@ -28,5 +28,5 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Drop the log of runs: the next sync is a full one, and nothing else is lost."""
+    """Drop the history of sync runs. The next sync is then a full sync; nothing else is lost."""
     changes.execute("DROP TABLE IF EXISTS sync_runs")

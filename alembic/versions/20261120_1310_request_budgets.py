@@ -1,4 +1,4 @@
-"""`request_budgets`: the limits of an API hold for our address, so all processes count in one place.
+"""Add `request_budgets`, shared by all processes: an API limits the requests of an IP address.
 
 Revises: sync_runs
 Created: 2026-11-20 13:10
@@ -21,5 +21,5 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Drop the table: it remembers one minute."""
+    """Drop the table, which holds data of one minute."""
     changes.execute("DROP TABLE IF EXISTS request_budgets")

@@ -1,4 +1,4 @@
-"""`whatsapp_states`: who holds a salon's session, and what its health is compared with.
+"""Add `whatsapp_states`: the lease of a salon's session, and the data of its health check.
 
 Revises: request_budgets
 Created: 2026-11-20 13:20
@@ -27,5 +27,5 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Drop the notes: workers take their sessions again, and health starts anew."""
+    """Drop the table. Workers then acquire new leases, and the health check starts without history."""
     changes.execute("DROP TABLE IF EXISTS whatsapp_states")

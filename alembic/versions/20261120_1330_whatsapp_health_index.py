@@ -1,4 +1,4 @@
-"""One index of the session store that holds all that its health and its clean-up ask for.
+"""Add an index with all columns that health check and clean-up of `whatsapp_keys` read.
 
 Revises: whatsapp_states
 Created: 2026-11-20 13:30

@@ -1,4 +1,4 @@
-"""`backup_runs`: when a backup was made, verified, drilled or restored, and what came of it.
+"""Add `backup_runs`: the history of backups, verifications, drills and restores.
 
 Revises: whatsapp_health_index
 Created: 2026-11-20 13:40
@@ -26,5 +26,5 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Drop the log of runs: the backups themselves lie elsewhere."""
+    """Drop the history of runs; the backups themselves are stored elsewhere."""
     changes.execute("DROP TABLE IF EXISTS backup_runs")

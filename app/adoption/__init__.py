@@ -1,1 +1,1 @@
-"""Adoption of databases that existed before Alembic: checks, duplicate rows, archived rows."""
+"""Adoption of databases that are older than the Alembic migrations: checks, duplicate rows, archived rows."""

@@ -1,6 +1,6 @@
-"""Duplicates of the old shape: finding them, refusing them, and merging a group into its earliest row."""
+"""Duplicate rows of the old schema: find them, refuse them, and merge each group into its earliest row."""
 
-# ruff: noqa: S608 - the parts of SQL put together here are names from the rules and the catalog, never data
+# ruff: noqa: S608 - the SQL is composed of names from the rules and the catalog, never of data
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,8 +10,8 @@ from sqlalchemy import Connection, text
 
 from app.migrations.runner import MigrationRefused
 
-# The session store kept the company as text: ' 0962302' and '962302' are one company. NULL where the
-# text is no positive BIGINT.
+# The WhatsApp tables stored the company id as text: ' 0962302' and '962302' are the same company. NULL if
+# the text is not a positive BIGINT.
 _DIGITS = r"substring(company_id::text from '^\s*0*([1-9][0-9]{0,18})\s*$')::numeric"
 COMPANY_ID_SQL = f"CASE WHEN {_DIGITS} <= 9223372036854775807 THEN {_DIGITS} END"
 
@@ -20,15 +20,15 @@ _GENERATED_COLUMNS = """
     WHERE attrelid = to_regclass(:table) AND attgenerated <> '' AND NOT attisdropped
 """
 
-ROWS_PER_TRANSACTION = 1_000  # rows of a group that one transaction merges
+ROWS_PER_TRANSACTION = 1_000  # rows of a group that are merged in one transaction
 
 
 @dataclass(frozen=True)
 class DuplicateRule:
-    """What makes rows of a table the same, and how they are merged.
+    """The key that duplicates of a table share, and how they are merged.
 
-    `key`: SQL expressions by column. `redacted_columns`: columns of the key that a report may not show, because
-    they can hold a person's phone. `fills_kept_row`: whether the kept row takes over what only the others have.
+    `key`: SQL expressions by column. `redacted_columns`: key columns that reports omit, because they can
+    contain a phone number. `fills_kept_row`: True if the kept row takes values that only the others have.
     """
 
     table: str
@@ -48,7 +48,7 @@ RULES = {
         _rule_of_columns("services", "yclients_id", "company_id"),
         _rule_of_columns("staff", "yclients_id", "company_id"),
         _rule_of_columns("bookings", "yclients_record_id", "company_id"),
-        # As text, for PostgreSQL knows dates that Python does not.
+        # The date as text, because PostgreSQL has dates that Python cannot represent.
         DuplicateRule(
             "staff_schedules", {"staff_id": "staff_id", "date": "date::text", "company_id": "company_id"}
         ),
@@ -57,7 +57,7 @@ RULES = {
             {"user_id": "user_id", "company_id": "company_id"},
             redacted_columns=("user_id",),
         ),
-        # Halves of two sessions make none: credentials and keys are never mixed.
+        # Credentials and keys of two sessions are never mixed: the result would be unusable.
         DuplicateRule("whatsapp_auth", {"company_id": COMPANY_ID_SQL}, fills_kept_row=False),
         DuplicateRule(
             "whatsapp_keys",
@@ -74,23 +74,23 @@ class DuplicateGroup:
     """Rows of one table with one key, the earliest (`created_at`, then `id`) first."""
 
     table: str
-    columns: tuple[str, ...]  # as SQL expressions
+    columns: tuple[str, ...]  # the key as SQL expressions
     key: tuple[Any, ...]
     ids: tuple[int, ...]
     key_text: str
 
     def __str__(self) -> str:
-        """Name the group without personal data."""
+        """Return table, key and ids, without personal data."""
         return f"{self.table} ({self.key_text}): ids {', '.join(map(str, self.ids))}"
 
 
 @dataclass(frozen=True)
 class MergedGroup:
-    """What a merge does to a group, or would do.
+    """The effect of the merge of a group, done or planned.
 
-    `archived`: the ids of the rows removed and the numbers that they have in `archived_rows` (None where
-    nothing was done yet). `filled`: the columns of the kept row that take over a value. `repointed`: how
-    many rows of which column (`photos.member`) referenced the removed ones.
+    `archived`: the ids of the removed rows, with their ids in `archived_rows` (None if only planned).
+    `filled`: the columns of the kept row that take a value from a removed row. `repointed`: by referencing
+    column (such as `photos.member`), the number of references that are changed to the kept row.
     """
 
     kept_id: int
@@ -100,7 +100,7 @@ class MergedGroup:
 
 
 def find_groups(connection: Connection, rule: DuplicateRule) -> list[DuplicateGroup]:
-    """Return every group of duplicates of the table; none where the table does not exist yet."""
+    """Return every group of duplicates of the table. A missing table has no groups."""
     key = _key(connection, rule)
     if key is None:
         return []
@@ -129,22 +129,24 @@ def find_groups(connection: Connection, rule: DuplicateRule) -> list[DuplicateGr
 
 
 def refuse_duplicates(connection: Connection, rules: Iterable[DuplicateRule]) -> None:
-    """Raise MigrationRefused with a line for each group of duplicates, if there are any."""
+    """Raise MigrationRefused, with a line for each group, if there are duplicates."""
     groups = [group for rule in rules for group in find_groups(connection, rule)]
     if groups:
         raise MigrationRefused(
-            f"{len(groups)} groups of duplicates stand in the way. Resolve them, or merge each into its"
-            " earliest row and archive the others: alembic -x dedupe=keep-earliest upgrade head",
+            f"{len(groups)} groups of duplicates prevent the upgrade. Resolve them by hand, or merge each"
+            " group into its earliest row and archive the others:"
+            " alembic -x dedupe=keep-earliest upgrade head",
             tuple(str(group) for group in groups),
         )
 
 
 def merge(connection: Connection, rule: DuplicateRule, group: DuplicateGroup) -> MergedGroup | None:
-    """Merge a group into its earliest row, within the caller's transaction.
+    """Merge a group into its earliest row, in the caller's transaction.
 
-    What referenced the other rows references the kept one, what only they have fills its empty fields,
-    and they go to `archived_rows` whole. At most PORTION rows at once: call it until it returns None,
-    which says that the group is none any more.
+    Foreign keys to the other rows are changed to the kept row, empty fields of the kept row take values from
+    the others, and the others are moved to `archived_rows`. A call merges at most ROWS_PER_TRANSACTION rows.
+    Call it until it returns None: then the group has no duplicates left. Raises MigrationRefused if a
+    trigger or rule prevents the deletion.
     """
     rows = _rows(connection, rule, group, f"LIMIT {ROWS_PER_TRANSACTION} FOR UPDATE")
     if len(rows) < 2:
@@ -161,23 +163,23 @@ def merge(connection: Connection, rule: DuplicateRule, group: DuplicateGroup) ->
     deletion = text(f"DELETE FROM {rule.table} WHERE id = ANY(:ids)")
     if connection.execute(deletion, {"ids": list(archived)}).rowcount != len(archived):
         raise MigrationRefused(
-            f"A trigger or rule on {rule.table} keeps its rows from being deleted: drop it for as long as"
-            " duplicates are merged."
+            f"A trigger or rule on {rule.table} prevents the deletion of rows:"
+            " drop it while duplicates are merged."
         )
     donors = _donors(connection, rule, kept, others)
     if donors:
-        # From the archive, because a unique value must be gone before the kept row takes it over.
+        # Read the values from the archive: a unique value can be set only after its old row is deleted.
         values = ", ".join(
             f"{column} = (SELECT (jsonb_populate_record(NULL::{rule.table}, row)).{column}"
             f" FROM archived_rows WHERE id = {archived[donor]})"
             for column, donor in ((_escaped(_quoted(name)), donor) for name, donor in donors.items())
         )
         connection.execute(text(f"UPDATE {rule.table} SET {values} WHERE id = :id"), {"id": kept["id"]})
-    return MergedGroup(kept["id"], archived, tuple(donors), _some(repointed))
+    return MergedGroup(kept["id"], archived, tuple(donors), _nonzero(repointed))
 
 
 def plan(connection: Connection, rule: DuplicateRule, group: DuplicateGroup) -> MergedGroup | None:
-    """Say what `merge` would do to the whole group; nothing is changed or locked."""
+    """Return the effect that `merge` would have on the whole group, without changes or locks."""
     rows = _rows(connection, rule, group)
     if len(rows) < 2:
         return None
@@ -190,18 +192,18 @@ def plan(connection: Connection, rule: DuplicateRule, group: DuplicateGroup) -> 
         for child, column in _references(connection, rule.table)
     }
     donors = _donors(connection, rule, kept, others)
-    return MergedGroup(kept["id"], dict.fromkeys(ids), tuple(donors), _some(repointed))
+    return MergedGroup(kept["id"], dict.fromkeys(ids), tuple(donors), _nonzero(repointed))
 
 
-def _some(counts: Mapping[str, int]) -> dict[str, int]:
+def _nonzero(counts: Mapping[str, int]) -> dict[str, int]:
     return {name: count for name, count in counts.items() if count}
 
 
 def _rows(
     connection: Connection, rule: DuplicateRule, group: DuplicateGroup, ending: str = ""
 ) -> Sequence[Mapping[str, Any]]:
-    """The rows that still have the group's key, the earliest first."""
-    # As JSON: the values are only looked at, and Python cannot hold every timestamp.
+    """Return the rows that still have the group's key, earliest first."""
+    # Select JSON, because Python cannot represent every timestamp; the values are only compared.
     statement = (
         f"SELECT to_jsonb(old) FROM {rule.table} AS old WHERE id = ANY(:ids)"
         f" AND ({', '.join(group.columns)}) IN"
@@ -213,7 +215,7 @@ def _rows(
 
 
 def _key(connection: Connection, rule: DuplicateRule) -> dict[str, str] | None:
-    """Return the key's expressions by column, or None where there is no such table."""
+    """Return the key's expressions by column, or None if the table does not exist."""
     columns = set(
         connection.execute(
             text(
@@ -227,17 +229,17 @@ def _key(connection: Connection, rule: DuplicateRule) -> dict[str, str] | None:
         return None
     key = rule.key
     if "yclients_record_id" in key and "yclients_record_id" not in columns:
-        # Before the alignment of names.
+        # Before the `alignment` migration.
         key = {"yclients_id": "yclients_id", "company_id": "company_id"}
     if missing := sorted({"id", "created_at", *key} - columns):
         raise MigrationRefused(
-            f"Table {rule.table} has no {', '.join(missing)}: `frontdesk db adopt` says what differs."
+            f"Table {rule.table} has no {', '.join(missing)}: `frontdesk db adopt` lists the differences."
         )
     return key
 
 
 def _archive(connection: Connection, table: str, kept_id: int, ids: list[int]) -> dict[int, int]:
-    """Copy the rows to `archived_rows`; return the numbers that they have there, by their ids."""
+    """Copy the rows to `archived_rows`; return their ids there by their original ids."""
     rows = connection.execute(
         text(
             "INSERT INTO archived_rows (table_name, row, reason, kept_id)"
@@ -250,7 +252,7 @@ def _archive(connection: Connection, table: str, kept_id: int, ids: list[int]) -
 
 
 def _references(connection: Connection, table: str) -> Sequence[tuple[str, str]]:
-    """Tables and columns, ours or not, with a foreign key to the ids of the table."""
+    """Return `(table, column)` of the foreign keys to the table's `id`, also in tables of other programs."""
     found = connection.execute(
         text(
             "SELECT conrelid::regclass::text, quote_ident(child.attname) FROM pg_constraint"
@@ -267,9 +269,10 @@ def _references(connection: Connection, table: str) -> Sequence[tuple[str, str]]
 def _donors(
     connection: Connection, rule: DuplicateRule, kept: Mapping[str, Any], others: Sequence[Mapping[str, Any]]
 ) -> dict[str, int]:
-    """Return, for each empty column of the kept row, the id of the earliest row that has something.
+    """Return, for each empty column of the kept row, the id of the earliest row with a value.
 
-    Row by row, so that what belongs together is compared with what has been taken over already.
+    Columns without such a row are omitted. The rows are processed one by one, so that `_fits` sees the
+    values that earlier rows have already contributed.
     """
     if not rule.fills_kept_row:
         return {}
@@ -288,12 +291,12 @@ def _donors(
 
 
 def _quoted(name: str) -> str:
-    """A column's name as SQL takes it: a table may have columns of others, too."""
+    """Quote a column name: an installation may have added columns with any name."""
     return '"' + name.replace('"', '""') + '"'
 
 
 def _escaped(names: str) -> str:
-    """Names for `text`, which takes a colon for the beginning of a parameter."""
+    """Escape colons for SQLAlchemy's `text`, in which a colon begins a parameter."""
     return names.replace(":", r"\:")
 
 
@@ -302,7 +305,7 @@ def _is_empty(value: Any) -> bool:
 
 
 def _fits(column: str, kept: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Keep together what only makes sense together."""
+    """Return False if the value makes sense only with another column that the kept row has otherwise."""
     if column == "category_title":
         return kept["category_id"] in (None, other["category_id"])
     if column in ("slots", "intervals"):

@@ -1,4 +1,4 @@
-"""De-duplication as a run of its own, while writers write: short transactions, to be repeated at will."""
+"""De-duplication apart from an upgrade: in short transactions, while other sessions write, repeatable."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -15,29 +15,29 @@ from app.adoption.duplicate_groups import RULES, DuplicateGroup, MergedGroup
 from app.migrations import runner, schema_snapshot
 from app.migrations.runner import MigrationRefused
 
-MAX_PASSES = 5  # over all tables: duplicates may come in meanwhile, and faster than they can be merged
+MAX_PASSES = 5  # over all tables; limited, because writers may add duplicates faster than they are merged
 OnGroup = Callable[[int, int], None]  # groups done, groups
 
 
 @dataclass
 class DeduplicationReport:
-    """What a run did, or would do. `failed`: groups with the reason why they were left as they are."""
+    """The result of a run or of a dry run. `failed`: groups that could not be merged, with the reason."""
 
     is_dry_run: bool
     merged: list[tuple[DuplicateGroup, MergedGroup]] = field(default_factory=list)
     failed: dict[DuplicateGroup, str] = field(default_factory=dict)
-    remaining: int = 0  # groups that there are after a real run
+    remaining: int = 0  # groups left after the run; 0 for a dry run
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON; keys and ids, no personal data."""
+        """Return the report for JSON output: keys and ids, no personal data."""
         return {
             "dry_run": self.is_dry_run,
             "tables": {
                 table: {
                     "groups": len({group for group, _ in merged}),
-                    "archived": sum(len(each.archived) for _, each in merged),
-                    "filled": sum(len(each.filled) for _, each in merged),
-                    "repointed": sum(sum(each.repointed.values()) for _, each in merged),
+                    "archived": sum(len(effect.archived) for _, effect in merged),
+                    "filled": sum(len(effect.filled) for _, effect in merged),
+                    "repointed": sum(sum(effect.repointed.values()) for _, effect in merged),
                 }
                 for table in RULES
                 if (merged := [pair for pair in self.merged if pair[0].table == table])
@@ -64,7 +64,7 @@ class DeduplicationReport:
 
 
 def plan(url: str, on_progress: OnGroup) -> DeduplicationReport:
-    """Say what a run would do to the database at `url` (libpq), as it is now; nothing is changed."""
+    """Return the effect that `run` would have on the database at `url` (libpq), without changes."""
     result = DeduplicationReport(is_dry_run=True)
     with runner.migration_engine(url) as engine, engine.connect() as connection:
         connection = connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
@@ -77,10 +77,11 @@ def plan(url: str, on_progress: OnGroup) -> DeduplicationReport:
 
 
 def run(url: str, on_progress: OnGroup) -> DeduplicationReport:
-    """Merge all groups, and those that come in meanwhile; killed anywhere, it goes on when it is run again.
+    """Merge all groups of duplicates, including groups that appear during the run.
 
-    A group that cannot be merged is left whole and named. Raises CommandError when a migration is at work,
-    or where other sessions do not let go of their locks.
+    A killed run continues when it is started again. A group that cannot be merged is left unchanged and
+    reported in `failed`. Raises CommandError if a migration is running, or if other sessions do not release
+    their locks.
     """
     result = DeduplicationReport(is_dry_run=False)
     with (
@@ -89,7 +90,9 @@ def run(url: str, on_progress: OnGroup) -> DeduplicationReport:
         engine.connect() as connection,
     ):
         if misplaced := schema_snapshot.search_path_problems(connection, RULES):
-            raise MigrationRefused(f"The archive would not stand beside the tables: {'; '.join(misplaced)}.")
+            raise MigrationRefused(
+                f"archived_rows would be created in another schema than the tables: {'; '.join(misplaced)}."
+            )
         connection.exec_driver_sql(runner.script_directory().get_revision("archive").module.TABLE)
         connection.commit()
         for _ in range(MAX_PASSES):
@@ -109,13 +112,13 @@ def _groups(connection: Connection) -> list[DuplicateGroup]:
 
 
 def _is_known(group: DuplicateGroup, result: DeduplicationReport) -> bool:
-    return any((each.table, each.key) == (group.table, group.key) for each in result.failed)
+    return any((failed.table, failed.key) == (group.table, group.key) for failed in result.failed)
 
 
 def _merge(
     connection: Connection, group: DuplicateGroup, result: DeduplicationReport
 ) -> Iterator[MergedGroup]:
-    """Merge a group, a transaction for each portion; a lock that is held by another is waited for."""
+    """Merge a group in batches, one transaction each, with retries after lock timeouts; yield each effect."""
     try:
         for attempt in Retrying(
             retry=retry_if_exception(_is_lock),
@@ -128,13 +131,13 @@ def _merge(
                     yield merged
     except IntegrityError as error:
         constraint = getattr(getattr(error.orig, "diag", None), "constraint_name", None)
-        result.failed[group] = f"{constraint or 'a constraint'} stands in the way"
+        result.failed[group] = f"{constraint or 'a constraint'} would be violated"
     except DBAPIError as error:
         if not _is_lock(error):
             raise
         raise CommandError(
-            f"Other sessions hold locks on rows of {group.table} and do not let go."
-            " The same command goes on from here."
+            f"Other sessions hold locks on rows of {group.table} and do not release them."
+            " Run the same command again to continue."
         ) from error
 
 

@@ -1,6 +1,6 @@
-"""Bringing back a row that de-duplication archived, into its table as it is shaped today."""
+"""Restore of rows that de-duplication archived, into the current schema of their tables."""
 
-# ruff: noqa: S608 - the names put into SQL come from the rules and the catalog, never from data
+# ruff: noqa: S608 - the SQL is composed of names from the rules and the catalog, never of data
 
 import json
 from collections.abc import Container, Iterable, Mapping
@@ -14,7 +14,7 @@ from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 from app.adoption.duplicate_groups import RULES
 from app.migrations import runner
 
-# What later steps renamed; values that they also changed are translated below.
+# Columns that later migrations renamed. `_translated` converts values that they also changed.
 RENAMED_COLUMNS = {
     "services": {"active": "is_active"},
     "clients": {"last_visit_date": "last_visit_at"},
@@ -26,9 +26,10 @@ RENAMED_COLUMNS = {
 
 @dataclass(frozen=True)
 class RestoredRow:
-    """What became of one archived row: `refused` says why it is not back; no personal data.
+    """The result for one archived row. `refused` is the reason if it was not restored; no personal data.
 
-    `left_out`: columns that have no place any more. Where there are some, the archived row is kept.
+    `left_out`: columns with a value that no longer exist in the table. If there are any, the row also stays
+    in the archive.
     """
 
     archive_id: int
@@ -39,7 +40,7 @@ class RestoredRow:
 
 
 class _Column(NamedTuple):
-    """A column of today's table, by its name as SQL and `text` take it."""
+    """A column of the current table. `quoted` is its name, quoted for SQL and escaped for `text`."""
 
     quoted: str
     is_computed: bool
@@ -47,14 +48,14 @@ class _Column(NamedTuple):
 
     @property
     def value(self) -> str:
-        """What is taken from the archive, where JSON's null would be read as no value."""
+        """Return the SQL expression of the value. For a required JSON column, SQL NULL becomes JSON null."""
         return f"coalesce({self.quoted}, 'null')" if self.is_required_json else self.quoted
 
 
 def restore(url: str, archive_ids: Iterable[int], dry_run: bool) -> list[RestoredRow]:
-    """Put archived duplicates back, a transaction for each; the row that each was merged into stays.
+    """Restore archived duplicates, one transaction each. The rows that they were merged into are not changed.
 
-    Raises CommandError while a migration is at work.
+    A dry run rolls each transaction back. Raises CommandError if a migration is running.
     """
     outcomes = []
     with (
@@ -72,7 +73,9 @@ def restore(url: str, archive_ids: Iterable[int], dry_run: bool) -> list[Restore
 
 def _restore(connection: Connection, archive_id: int) -> RestoredRow:
     if connection.scalar(text("SELECT to_regclass('archived_rows')")) is None:
-        return RestoredRow(archive_id, refused="there is no table archived_rows: nothing was archived here")
+        return RestoredRow(
+            archive_id, refused="table archived_rows does not exist: nothing has been archived"
+        )
     entry = connection.execute(
         text("SELECT table_name, row::text, reason FROM archived_rows WHERE id = :id FOR UPDATE"),
         {"id": archive_id},
@@ -82,10 +85,10 @@ def _restore(connection: Connection, archive_id: int) -> RestoredRow:
     table, old, reason = entry
     row: dict[str, Any] = json.loads(old)
     if reason != "duplicate" or table not in RULES:
-        return RestoredRow(archive_id, table, row.get("id"), refused=f"it is no duplicate: {reason}")
+        return RestoredRow(archive_id, table, row.get("id"), refused=f"it is not a duplicate: {reason}")
     columns = _columns(connection, table)
     if not columns:
-        return RestoredRow(archive_id, table, row["id"], refused=f"there is no table {table}")
+        return RestoredRow(archive_id, table, row["id"], refused=f"table {table} does not exist")
     services = row.pop("service_ids", None) if "service_ids" not in columns else None
     translated = _translated(connection, table, row, columns)
     left_out = tuple(name for name, value in translated.items() if name not in columns and value is not None)
@@ -112,7 +115,7 @@ def _restore(connection: Connection, archive_id: int) -> RestoredRow:
 
 
 def _columns(connection: Connection, table: str) -> dict[str, _Column]:
-    found = connection.execute(
+    rows = connection.execute(
         text(
             "SELECT attname::text, replace(quote_ident(attname), ':', '\\:'), attgenerated <> '',"
             " attnotnull AND atttypid = 'jsonb'::regtype FROM pg_attribute"
@@ -120,13 +123,13 @@ def _columns(connection: Connection, table: str) -> dict[str, _Column]:
         ),
         {"table": table},
     )
-    return {name: _Column(*described) for name, *described in found}
+    return {name: _Column(*properties) for name, *properties in rows}
 
 
 def _translated(
     connection: Connection, table: str, row: Mapping[str, Any], columns: Container[str]
 ) -> dict[str, Any]:
-    """The row in today's columns, as the steps of the chain since then have changed the others."""
+    """Return the row with the current columns: apply the conversions of the migrations since its archival."""
     renamed = {old: new for old, new in RENAMED_COLUMNS.get(table, {}).items() if old not in columns}
     new = {renamed.get(name, name): value for name, value in row.items()}
     if "fired" in new and "fired" not in columns:
@@ -148,18 +151,18 @@ def _translated(
     if _is_applied(connection, "whatsapp_values"):
         for name in {"creds", "value"} & set(new):
             compact = json.dumps(new[name], ensure_ascii=False, separators=(",", ":"))
-            new[name] = f"\\x{compact.encode().hex()}"  # as BYTEA is written
+            new[name] = f"\\x{compact.encode().hex()}"  # BYTEA input format
     return new
 
 
 def _end(start: str, seconds: int) -> str:
-    """The end of a booking of the old shape, whose timestamps are UTC."""
+    """Return the end of a booking from the old schema, whose timestamps are in UTC."""
     begins = datetime.fromisoformat(start)
     return str((begins if begins.tzinfo else begins.replace(tzinfo=UTC)) + timedelta(seconds=seconds))
 
 
 def _insert_booking_services(connection: Connection, booking: Mapping[str, Any], services: Any) -> None:
-    """Make rows of the services that the booking of the old shape lists."""
+    """Insert the services that a booking of the old schema lists (`service_ids`) as rows."""
     ids, _ = _revision_module("booking_services").normalize(services)
     for position, service in enumerate(ids):
         connection.execute(
@@ -179,7 +182,10 @@ def _insert_booking_services(connection: Connection, booking: Mapping[str, Any],
 def _describe_conflict(
     connection: Connection, table: str, parameters: Mapping[str, Any], error: DBAPIError
 ) -> str | None:
-    """Name the row that has a key of the archived one, or the constraint that it does not meet."""
+    """Return which stored row has the same key as the archived row, or which constraint it violates.
+
+    None if the error is not about a constraint.
+    """
     constraint = getattr(getattr(error.orig, "diag", None), "constraint_name", None)
     if constraint is None:
         return None
@@ -194,7 +200,7 @@ def _describe_conflict(
         {"table": table, "name": constraint},
     ).all()
     if not columns:
-        return f"{constraint} refuses it"
+        return f"it violates constraint {constraint}"
     listed = ", ".join(columns)
     row_id = connection.scalar(
         text(
@@ -213,5 +219,5 @@ def _is_applied(connection: Connection, step: str) -> bool:
 
 
 def _revision_module(revision: str) -> Any:
-    """The module of a step: what it did to the rows that were there is done to the one that comes back."""
+    """Return the module of a migration. Its functions convert a restored row like the migrated rows."""
     return runner.script_directory().get_revision(revision).module

@@ -1,1 +1,1 @@
-"""Backups that are proven: taken from one snapshot, checked byte by byte, restored and compared."""
+"""Backups: made from one snapshot, verified byte by byte, and proven by restoring and comparing them."""

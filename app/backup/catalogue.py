@@ -1,4 +1,4 @@
-"""The backups that lie at a place, by name: each is a dump and a manifest."""
+"""Catalogue of the backups in a storage. A backup is a dump file and a manifest file with one name."""
 
 import re
 from dataclasses import dataclass
@@ -17,68 +17,84 @@ _TIME = "%Y%m%dT%H%M%SZ"
 
 
 class BackupState(StrEnum):
-    """What a look at the files says of a backup; `frontdesk backup verify` reads every byte."""
+    """State of a backup, derived from its file names, file sizes and manifest.
+
+    `frontdesk backup verify` reads every byte instead.
+    """
 
     COMPLETE = "complete"
-    UNFINISHED = "unfinished"  # under way, or its process was killed
+    UNFINISHED = "unfinished"  # still being written, or its process was killed
     DAMAGED = "damaged"
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One backup as its files tell it. `manifest` is None where it is missing or damaged."""
+    """One backup, described by its files. `manifest` is absent (None) if the file is missing or damaged."""
 
     name: str
     begun_at: datetime
     state: BackupState
     problem: str
     manifest: Manifest | None
-    files: dict[str, int]  # names and bytes
+    files: dict[str, int]  # file name -> size in bytes
 
     @property
     def bytes(self) -> int:
+        """Total size of the files."""
         return sum(self.files.values())
 
 
 def new_name() -> str:
-    """The name of a backup that begins now; names sort by time, within a second by their last four digits."""
+    """Return a name for a backup that starts now, such as `frontdesk-20261120T023004Z-9d02`.
+
+    Names sort by time. The last four digits are the fraction of the second, in 1/65536 s.
+    """
     now = datetime.now(UTC)
     return f"frontdesk-{now.strftime(_TIME)}-{now.microsecond * 0x10000 // 1_000_000:04x}"
 
 
 def list_backups(storage: Storage) -> list[Entry]:
-    """Every backup at the place, the newest first. Other files are not ours. Raises BackupError."""
+    """Return every backup in the storage, newest first. Files with other names are ignored.
+
+    Raises BackupError.
+    """
     files: dict[str, dict[str, int]] = {}
     for file, size in storage.file_sizes().items():
-        if found := _FILE.fullmatch(file):
-            files.setdefault(found["name"], {})[file] = size
+        if match := _FILE.fullmatch(file):
+            files.setdefault(match["name"], {})[file] = size
     return [_entry(storage, name, files[name]) for name in sorted(files, reverse=True)]
 
 
 def find_backup(storage: Storage, name: str | None, *, complete_only: bool = False) -> Entry:
-    """The backup of that name, or else the newest (with `complete_only`, of those). Raises NoSuchBackup."""
-    found = list_backups(storage)
+    """Return the backup with this name, or the newest one without a name.
+
+    `complete_only` restricts the newest one to complete backups. Raises NoSuchBackup.
+    """
+    backups = list_backups(storage)
     if name is not None:
-        fitting = [each for each in found if each.name == name]
+        matching = [entry for entry in backups if entry.name == name]
     else:
-        fitting = [each for each in found if each.state is BackupState.COMPLETE or not complete_only]
-    if not fitting:
-        which = name or ("that is complete" if complete_only else "yet")
-        raise NoSuchBackup(f"There is no backup {which} at {storage}.")
-    return fitting[0]
+        matching = [entry for entry in backups if entry.state is BackupState.COMPLETE or not complete_only]
+    if not matching:
+        missing = f"backup {name}" if name else "complete backup" if complete_only else "backup"
+        raise NoSuchBackup(f"There is no {missing} at {storage}.")
+    return matching[0]
 
 
 def _entry(storage: Storage, name: str, files: dict[str, int]) -> Entry:
     begun_at = datetime.strptime(name.split("-")[1], _TIME).replace(tzinfo=UTC)
     manifest, state, problem = None, BackupState.COMPLETE, ""
-    dump, described = files.get(name + DUMP_SUFFIX), name + MANIFEST_SUFFIX in files
-    if described:
+    dump, has_manifest = files.get(name + DUMP_SUFFIX), name + MANIFEST_SUFFIX in files
+    if has_manifest:
         try:
             manifest = read_manifest(storage, name)
         except DamagedBackup as error:
             state, problem = BackupState.DAMAGED, error.message
-    if not described:
-        state, problem = BackupState.UNFINISHED, "it has no manifest: it is under way, was killed, or lost it"
+    if not has_manifest:
+        state = BackupState.UNFINISHED
+        problem = (
+            "it has no manifest: it is still being written, was interrupted, or the manifest was deleted"
+        )
     elif dump is None:
         state, problem = BackupState.DAMAGED, "the dump is missing"
     elif manifest is not None and dump != manifest.dump_bytes:
@@ -90,9 +106,9 @@ def _entry(storage: Storage, name: str, files: dict[str, int]) -> Entry:
 
 
 def read_manifest(storage: Storage, name: str) -> Manifest:
-    """Raises DamagedBackup when it is not the manifest that was written for this backup."""
+    """Return the manifest of a backup. Raises DamagedBackup if it is damaged or names another backup."""
     with storage.open_for_reading(name + MANIFEST_SUFFIX) as file:
         manifest = Manifest.from_bytes(file.read())
     if manifest.name != name:
-        raise DamagedBackup(f"the manifest is that of {manifest.name}")
+        raise DamagedBackup(f"the manifest belongs to the backup {manifest.name}")
     return manifest

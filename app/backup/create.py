@@ -1,4 +1,4 @@
-"""Take a backup: one snapshot, from which the checksums are computed and the dump is made."""
+"""Creation of a backup: checksums and dump come from the same snapshot."""
 
 import hashlib
 from collections.abc import Iterator
@@ -32,7 +32,7 @@ _ROLES = """
 
 @dataclass(frozen=True)
 class _Source:
-    """What the snapshot says of the database itself."""
+    """Properties of the database, read in the snapshot that is dumped."""
 
     database: str
     taken_at: datetime
@@ -45,10 +45,10 @@ class _Source:
 
 
 def create(settings: Settings, storage: Storage, on_progress: OnProgress) -> Manifest:
-    """Back up the configured database to the place; nothing of it is left there when that fails.
+    """Back up the configured database to `storage` and return the manifest.
 
-    Writers are not held up; a change of the schema waits until it is over. Raises BackupError and
-    psycopg's errors.
+    A failed backup leaves no files behind. Concurrent writes are not blocked; schema changes wait until the
+    backup ends. Raises BackupError and the errors of psycopg.
     """
     url = embedded_server.resolve_migration_url(settings)
     with fingerprint.open_connection(settings, url) as connection:
@@ -60,8 +60,9 @@ def create(settings: Settings, storage: Storage, on_progress: OnProgress) -> Man
                 source = _read_snapshot_info(connection, lambda done, of: on_progress("hashing", done, of))
             except psycopg.errors.InsufficientPrivilege as error:
                 raise BackupError(
-                    f"The role {connection.info.user} may not read everything: {error.diag.message_primary}."
-                    " Back up as the owner of the tables, or GRANT pg_read_all_data."
+                    f"The role {connection.info.user} may not read every table:"
+                    f" {error.diag.message_primary}."
+                    " Back up as the owner of the tables, or GRANT pg_read_all_data to this role."
                 ) from None
             with storage.open_for_writing(name + DUMP_SUFFIX) as file:
                 size, digest = _dump(program, url, snapshot, file, on_progress)
@@ -81,11 +82,11 @@ def create(settings: Settings, storage: Storage, on_progress: OnProgress) -> Man
         roles=source.roles,
         of_extensions=source.extension_tables,
     )
-    # The last to appear: a dump without its manifest is none.
+    # The manifest is written last: a dump counts as a backup only when it has a manifest.
     try:
         with storage.open_for_writing(name + MANIFEST_SUFFIX) as file:
             file.write(manifest.to_bytes())
-    except BaseException:  # Ctrl-C, too, leaves no dump that nothing vouches for
+    except BaseException:  # including Ctrl-C: a dump without a manifest is useless
         storage.delete(name + DUMP_SUFFIX)
         raise
     return manifest
@@ -93,25 +94,24 @@ def create(settings: Settings, storage: Storage, on_progress: OnProgress) -> Man
 
 @contextmanager
 def _snapshot(connection: psycopg.Connection[Any]) -> Iterator[str]:
-    """A transaction that sees one moment, and the name under which pg_dump sees the same one."""
+    """Open a read-only transaction on one snapshot; yield the snapshot's id, for pg_dump to share it."""
     with connection.transaction():
         connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
         yield _one(connection, "SELECT pg_export_snapshot()")
 
 
 def _read_snapshot_info(connection: psycopg.Connection[Any], on_table: fingerprint.OnTable) -> _Source:
-    known = _one(connection, "SELECT to_regclass('alembic_version')")
+    has_revision = _one(connection, "SELECT to_regclass('alembic_version')")
     return _Source(
         database=_one(connection, "SELECT current_database()"),
         taken_at=_one(connection, "SELECT now()"),
         version=_one(connection, "SELECT current_setting('server_version')"),
         major=connection.info.server_version // 10_000,
-        revision=known and _one(connection, "SELECT min(version_num) FROM alembic_version"),
+        revision=has_revision and _one(connection, "SELECT min(version_num) FROM alembic_version"),
         roles=tuple(role for (role,) in connection.execute(_ROLES)),
         extension_tables=tuple(fingerprint.query_extension_tables(connection)),
-        contents=fingerprint.read_contents(
-            connection, on_table
-        ),  # the last, for it changes how the session writes values
+        # Last, because it changes the output formats of the session.
+        contents=fingerprint.read_contents(connection, on_table),
     )
 
 
@@ -123,14 +123,14 @@ def _one(connection: psycopg.Connection[Any], query: LiteralString) -> Any:
 def _dump(
     program: Program, url: str, snapshot: str, file: IO[bytes], on_progress: OnProgress
 ) -> tuple[int, str]:
-    """Let pg_dump write into the file, piece by piece; return the bytes and their SHA-256."""
+    """Run pg_dump, write its output to the file, and return its size in bytes and its SHA-256."""
     digest, size = hashlib.sha256(), 0
     arguments = ("--format=custom", f"--snapshot={snapshot}")
     with pg_programs.run_program(program, *arguments, url=url) as process:
-        assert process.stdout is not None, "it is a pipe"  # noqa: S101
-        while piece := process.stdout.read(READ_SIZE_BYTES):
-            file.write(piece)
-            digest.update(piece)
-            size += len(piece)
+        assert process.stdout is not None, "stdout is a pipe"  # noqa: S101
+        while block := process.stdout.read(READ_SIZE_BYTES):
+            file.write(block)
+            digest.update(block)
+            size += len(block)
             on_progress("dumping", size, None)
     return size, digest.hexdigest()

@@ -1,4 +1,4 @@
-"""The proof of a backup: restore it into a scratch database, compare, measure, and drop the scratch."""
+"""Restore drill: restore a backup into a scratch database, compare it with its manifest, and time it."""
 
 import secrets
 from collections.abc import Iterator
@@ -27,7 +27,11 @@ _DROP = sql.SQL("DROP DATABASE IF EXISTS {}")
 
 @dataclass(frozen=True)
 class DrillResult:
-    """What a drill has shown. `restored` is None where the backup was damaged and nothing was restored."""
+    """Result of a drill.
+
+    `location` describes where the scratch database was created. `restored` is absent (None) if the backup is
+    damaged, because then nothing was restored.
+    """
 
     location: str
     restored: BackupRestoreResult | None
@@ -35,32 +39,34 @@ class DrillResult:
 
     @property
     def is_good(self) -> bool:
+        """True if the backup was restored without differences."""
         return not self.problems
 
 
 def drill(
     settings: Settings, storage: Storage, entry: Entry, server: str | None, on_progress: OnProgress
 ) -> DrillResult:
-    """Restore a backup and compare it with its manifest.
+    """Restore a backup into a scratch database and compare it with its manifest.
 
-    `server`: the libpq URL of a database on the server that gets the scratch, or "embedded"; None: the
-    configured database's server, or an embedded one where we may not create a database. The scratch is
-    dropped whatever happens; one that a `kill -9` left behind goes with the next drill on that server.
-    Raises BackupError and psycopg's errors where that was not possible.
+    `server` is the libpq URL of a database on the server where the scratch database is created, or
+    "embedded". None means the server of the configured database, or an embedded server if the role may not
+    create databases there. The scratch database is always dropped; if a `kill -9` leaves one behind, the
+    next drill on that server drops it. Raises BackupError and the errors of psycopg if the drill cannot run.
     """
     if server is None:
         server = embedded_server.resolve_migration_url(settings)
         server = server if _can_create_database(settings, server) else EMBEDDED
     with ExitStack() as stack:
-        where = "a scratch database of the server"
+        location = "a scratch database on the server"
         if server == EMBEDDED:
-            server, where = stack.enter_context(embedded_server.temporary_server()), "an embedded server"
+            server = stack.enter_context(embedded_server.temporary_server())
+            location = "a scratch database on an embedded server"
         url = stack.enter_context(_scratch(settings, server))
         try:
             restored = restore(settings, storage, entry, url, on_progress, keep_owners=False)
         except DamagedBackup as error:
-            return DrillResult(where, None, (error.message,))
-        return DrillResult(where, restored, restored.differences)
+            return DrillResult(location, None, (error.message,))
+        return DrillResult(location, restored, restored.differences)
 
 
 def _can_create_database(settings: Settings, server: str) -> bool:
@@ -73,14 +79,14 @@ def _can_create_database(settings: Settings, server: str) -> bool:
 
 @contextmanager
 def _scratch(settings: Settings, server: str) -> Iterator[str]:
-    """An empty database on the server while the block runs; yields its libpq URL."""
+    """Create an empty database on the server for the duration of the block; yield its libpq URL."""
     name = _PREFIX + secrets.token_hex(6)
     url = _url_of(server, name)
     with fingerprint.open_connection(settings, server) as connection:
         _drop_abandoned(connection)
         connection.execute(sql.SQL("CREATE DATABASE {} TEMPLATE template0").format(sql.Identifier(name)))
         try:
-            # By this session another drill tells ours from one that was abandoned.
+            # An open session marks the scratch database as in use: other drills drop those without one.
             with fingerprint.open_connection(settings, url):
                 yield url
         finally:
@@ -94,12 +100,12 @@ def _drop_abandoned(connection: psycopg.Connection[Any]) -> None:
         (f"^{_PREFIX}[0-9a-f]{{12}}$",),
     ).fetchall()
     for (name,) in rows:
-        with suppress(psycopg.errors.ObjectInUse):  # somebody has just begun
+        with suppress(psycopg.errors.ObjectInUse):  # another drill has just connected to it
             connection.execute(_DROP.format(sql.Identifier(name)))
 
 
 def _url_of(server: str, database: str) -> str:
-    """The libpq URL of another database of the same server."""
-    parts = conninfo_to_dict(server) | {"dbname": database}
-    given = {key: value for key, value in parts.items() if value is not None}
-    return "postgresql://?" + urlencode(given, quote_via=quote)  # libpq reads no plus as a blank
+    """Return the libpq URL of another database on the same server."""
+    parameters = conninfo_to_dict(server) | {"dbname": database}
+    given = {key: value for key, value in parameters.items() if value is not None}
+    return "postgresql://?" + urlencode(given, quote_via=quote)  # libpq does not decode "+" as a space

@@ -1,4 +1,4 @@
-"""Read a dump from its place: for its checksum, and into the program that makes something of it."""
+"""Streaming of a dump out of its storage, to compute its checksum and to feed pg_restore."""
 
 import hashlib
 from collections.abc import Callable
@@ -10,25 +10,26 @@ from app.backup.errors import DamagedBackup
 from app.backup.manifest import Manifest
 from app.backup.storage import Storage
 
-READ_SIZE_BYTES = 1 << 20  # bytes
-OnProgress = Callable[[str, int, int | None], None]  # what is done, how far, of how much if that is known
+READ_SIZE_BYTES = 1 << 20
+OnProgress = Callable[[str, int, int | None], None]  # step, amount done, total (None if unknown)
 
 
 def read_dump(storage: Storage, manifest: Manifest, pipe: IO[bytes] | None, on_progress: OnProgress) -> str:
-    """Read the dump to its end, into the pipe if there is one; return its SHA-256. Raises BackupError.
+    """Read the whole dump, write it to the pipe if there is one, and return its SHA-256.
 
-    A program that ends early says itself why; what is left is read for the checksum alone.
+    If the program that reads the pipe exits early, the rest is read for the checksum only, and the program's
+    own error message gives the reason. Raises BackupError if the dump cannot be read.
     """
     digest, done = hashlib.sha256(), 0
-    what = "checking" if pipe is None else "reading"
+    step = "checking" if pipe is None else "reading"
     with storage.open_for_reading(manifest.name + DUMP_SUFFIX) as file:
-        while piece := file.read(READ_SIZE_BYTES):
-            digest.update(piece)
-            done += len(piece)
-            on_progress(what, done, manifest.dump_bytes)
+        while block := file.read(READ_SIZE_BYTES):
+            digest.update(block)
+            done += len(block)
+            on_progress(step, done, manifest.dump_bytes)
             if pipe is not None:
                 try:
-                    pipe.write(piece)
+                    pipe.write(block)
                 except BrokenPipeError:
                     _close(pipe)
                     pipe = None
@@ -38,16 +39,16 @@ def read_dump(storage: Storage, manifest: Manifest, pipe: IO[bytes] | None, on_p
 
 
 def verify_checksum(storage: Storage, entry: Entry, on_progress: OnProgress) -> Manifest:
-    """The manifest of a backup whose every byte is as it was written. Raises DamagedBackup."""
+    """Check the SHA-256 of a backup's dump and return its manifest. Raises DamagedBackup if it differs."""
     manifest = entry.manifest
     if entry.problem or manifest is None:
         raise DamagedBackup(f"{entry.name} is {entry.state}: {entry.problem}.")
     if read_dump(storage, manifest, None, on_progress) != manifest.dump_sha256:
-        raise DamagedBackup(f"{entry.name}: the dump is not as it was written (SHA-256).")
+        raise DamagedBackup(f"{entry.name}: the dump differs from what was written (SHA-256).")
     return manifest
 
 
 def _close(pipe: IO[bytes]) -> None:
-    """Close it, also where nobody reads what is left in its buffer."""
+    """Close the pipe. Data in its buffer is lost if the reading program has exited."""
     with suppress(BrokenPipeError):
         pipe.close()

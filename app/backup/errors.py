@@ -1,18 +1,18 @@
-"""What stops a backup, a check or a restore."""
+"""Errors of backups, checks and restores. A class docstring is the message of an error raised without one."""
 
 from app.errors import FrontdeskError
 
 
 class BackupError(FrontdeskError):
-    """The backup, or what was to be done with it, could not be finished."""
+    """The backup, check or restore could not be finished."""
 
 
 class DamagedBackup(BackupError):
-    """The backup is not what was written: restore another one (`frontdesk backup list`)."""
+    """The backup is damaged: restore another one (`frontdesk backup list` shows them)."""
 
 
 class ProgramFailed(BackupError):
-    """pg_dump or pg_restore ended with an error."""
+    """pg_dump or pg_restore exited with an error."""
 
 
 class NoSuchBackup(BackupError):
@@ -22,6 +22,6 @@ class NoSuchBackup(BackupError):
 
 
 class NotEmpty(BackupError):
-    """The database to restore into has something in it."""
+    """The database to restore into is not empty."""
 
     code = "conflict"

@@ -1,4 +1,4 @@
-"""What is in a database: each table's rows and root, the sequences, and how that differs from a manifest."""
+"""Fingerprint of a database: row count and hash of each table, and sequences, compared with a manifest."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,15 +14,15 @@ from app.database.checksum import table_hash_sql, use_canonical_form
 from app.database.connection import CLIENT_ENCODING, append_connection_options, disable_transaction_timeout
 from app.errors import UnavailableError
 
-OnTable = Callable[[int, int], None]  # tables done, tables in all
+OnTable = Callable[[int, int], None]  # number of tables done, number of all tables
 
-LARGE_OBJECTS = "large objects"  # among the tables: their number and content
+LARGE_OBJECTS = "large objects"  # listed among the tables, as one table: their number and hash
 _NO_TIMEOUTS = (
     "-c statement_timeout=0 -c lock_timeout=0 -c idle_in_transaction_session_timeout=0"
     " -c idle_session_timeout=0"
 )
 
-# What pg_dump takes with it: every table that is somebody's own, in every schema.
+# pg_dump dumps every schema, but neither system objects nor members of extensions.
 _NOT_BUILT_IN = """
     nspname NOT LIKE 'pg\\_%' AND nspname <> 'information_schema'
     AND NOT EXISTS (SELECT FROM pg_depend WHERE classid = {catalog}::regclass AND objid = {alias}.oid
@@ -37,14 +37,16 @@ _TABLES = sql.SQL(
     WHERE relkind = 'r' AND relpersistence <> 't' AND {own} ORDER BY 3
     """
 ).format(own=sql.SQL(_NOT_BUILT_IN).format(catalog=sql.Literal("pg_class"), alias=sql.SQL("c")))
-# Rows of these are in a dump, too, where the extension says so; they come back with the extension.
+# An extension can have rows of its tables dumped (extconfig). The extension restores them, so the manifest
+# does not list these tables.
 _EXTENSION_TABLES = """
     SELECT quote_ident(nspname) || '.' || quote_ident(relname)
     FROM pg_extension CROSS JOIN unnest(extconfig) AS config
     JOIN pg_class ON pg_class.oid = config JOIN pg_namespace ON pg_namespace.oid = relnamespace
     WHERE relkind = 'r' ORDER BY 1
 """
-# In pieces, for one may be larger than any value; by their numbers, by which rows refer to them.
+# Read in pieces of 1 MB, because a large object may exceed the size limit of a value. The hash includes the
+# OIDs, because rows refer to large objects by OID.
 _LARGE_OBJECTS = """
     WITH RECURSIVE pieces (id, number, size, hash) AS (
         SELECT pg_largeobject_metadata.oid, 0::bigint, length(piece), sha256(piece)
@@ -90,22 +92,23 @@ _USER_OBJECTS = sql.SQL(
 
 @dataclass(frozen=True)
 class Contents:
-    """What one snapshot of a database holds."""
+    """Tables and sequences of a database in one snapshot."""
 
     tables: tuple[TableContent, ...]
     sequences: dict[str, int]
 
     def differences(self, manifest: Manifest) -> list[str]:
-        """How this differs from the manifest, a line for each table; none: it is the same."""
-        found, expected = ({each.name: each for each in side.tables} for side in (self, manifest))
-        lines = [f"{name}: is missing" for name in expected if name not in found]
-        lines += [f"{name}: is not in the manifest" for name in found if name not in expected]
-        for name in expected.keys() & found.keys():
-            here, there = found[name], expected[name]
-            if here.rows != there.rows:
-                lines.append(f"{name}: {here.rows:,} rows instead of {there.rows:,}")
-            elif here.sha256 != there.sha256:
-                lines.append(f"{name}: {here.rows:,} rows, but not the same")
+        """Return the differences from the manifest, one line per table or sequence; empty if equal."""
+        actual = {table.name: table for table in self.tables}
+        expected = {table.name: table for table in manifest.tables}
+        lines = [f"{name}: is missing" for name in expected if name not in actual]
+        lines += [f"{name}: is not in the manifest" for name in actual if name not in expected]
+        for name in expected.keys() & actual.keys():
+            rows, expected_rows = actual[name].rows, expected[name].rows
+            if rows != expected_rows:
+                lines.append(f"{name}: {rows:,} rows instead of {expected_rows:,}")
+            elif actual[name].sha256 != expected[name].sha256:
+                lines.append(f"{name}: {rows:,} rows as expected, but with different content")
         lines += [
             f"{name}: the sequence is behind, at {self.sequences.get(name)} instead of {number}"
             for name, number in manifest.sequences.items()
@@ -116,9 +119,9 @@ class Contents:
 
 @contextmanager
 def open_connection(settings: Settings, url: str) -> Iterator[psycopg.Connection[Any]]:
-    """A connection in autocommit for work that takes long: no timeouts but TCP's own.
+    """Open an autocommit connection for long operations, with no timeouts except TCP's.
 
-    Raises UnavailableError, and what the block raises.
+    Raises UnavailableError if the database cannot be reached.
     """
     try:
         connection = psycopg.connect(
@@ -131,7 +134,7 @@ def open_connection(settings: Settings, url: str) -> Iterator[psycopg.Connection
             keepalives_idle=30,
         )
     except psycopg.OperationalError as error:
-        # libpq's words name host, user and reason, never the password.
+        # libpq's message contains the host, user and reason, never the password.
         raise UnavailableError(f"Cannot reach the database: {error}") from None
     with connection:
         disable_transaction_timeout(connection)
@@ -139,9 +142,12 @@ def open_connection(settings: Settings, url: str) -> Iterator[psycopg.Connection
 
 
 def read_contents(connection: psycopg.Connection[Any], on_table: OnTable) -> Contents:
-    """Count and hash every table, in the transaction that is open; it holds locks against TRUNCATE then."""
+    """Count and hash every table in the open transaction, and read the sequences.
+
+    The transaction then holds locks that block TRUNCATE until it ends.
+    """
     use_canonical_form(connection)
-    # Before the tables: numbers given out meanwhile are in the dump, or higher.
+    # Sequences are not part of the snapshot. Read first, they are never ahead of the dump.
     sequences = dict(connection.execute(_SEQUENCES).fetchall())
     tables = connection.execute(_TABLES).fetchall()
     contents = []
@@ -158,10 +164,10 @@ def read_contents(connection: psycopg.Connection[Any], on_table: OnTable) -> Con
 
 
 def query_extension_tables(connection: psycopg.Connection[Any]) -> list[str]:
-    """Tables of extensions whose rows a dump may hold; the extensions answer for them."""
+    """Return the extensions' tables whose rows a dump may contain, although the manifest omits them."""
     return [name for (name,) in connection.execute(_EXTENSION_TABLES)]
 
 
 def query_user_objects(connection: psycopg.Connection[Any]) -> list[str]:
-    """Some of what somebody has made in this database; nothing: it is empty."""
-    return [what for (what,) in connection.execute(_USER_OBJECTS)]
+    """Return the names of up to six objects that users created in this database; [] if it is empty."""
+    return [name for (name,) in connection.execute(_USER_OBJECTS)]

@@ -1,7 +1,7 @@
-"""PostgreSQL's own client programs: found in the version that is needed, and run without telling secrets.
+"""PostgreSQL's client programs: find an installed version that fits, and run it without exposing secrets.
 
-A pg_dump that is older than the server refuses it; a pg_restore that is older than the pg_dump cannot read
-its file. So the oldest one that is new enough is taken: the server's own version where it is installed.
+pg_dump refuses a server that is newer than itself, and pg_restore cannot read the file of a newer pg_dump.
+Of the versions that are new enough, the lowest is used: the server's own version if it is installed.
 """
 
 import os
@@ -22,7 +22,7 @@ from app.config import subprocess_environment
 from app.database.connection import CLIENT_ENCODING
 from app.errors import ConfigurationError
 
-# Where Debian, Red Hat, Homebrew and Postgres.app put them, one folder for each version.
+# Debian, Red Hat, Homebrew and Postgres.app install the programs here, in one folder per version.
 PROGRAM_FOLDER_PATTERNS = (
     "/usr/lib/postgresql/*/bin",
     "/usr/pgsql-*/bin",
@@ -30,35 +30,36 @@ PROGRAM_FOLDER_PATTERNS = (
     "/usr/local/opt/*/bin",
     "/Applications/Postgres.app/Contents/Versions/*/bin",
 )
-MAX_ERROR_CHARS = 300  # characters of a program's error that are passed on
+MAX_ERROR_CHARS = 300  # longer error messages of a program are cut
 
 
 @dataclass(frozen=True)
 class Program:
-    """`pg_dump` or `pg_restore`: where it is, and its version (`18.4`)."""
+    """An installed `pg_dump` or `pg_restore`, with its version, such as `18.4`."""
 
     path: Path
     version: str
 
     @property
     def major(self) -> int:
+        """Major version, such as 18."""
         return int(re.split(r"\D", self.version, maxsplit=1)[0])
 
 
 def find_program(name: str, min_major: int) -> Program:
-    """The program of the lowest major version that is at least `min_major`.
+    """Return the installed program with the lowest major version that is at least `min_major`.
 
-    Raises BackupError that names what was found and what to install.
+    Raises BackupError if no version fits; the message lists the versions found and the package to install.
     """
-    found = [program for folder in _folders() if (program := _read_program(folder / name)) is not None]
-    fitting = [program for program in found if program.major >= min_major]
-    if not fitting:
-        versions = ", ".join(sorted({program.version for program in found})) or "none"
+    programs = [program for folder in _folders() if (program := _read_program(folder / name)) is not None]
+    suitable = [program for program in programs if program.major >= min_major]
+    if not suitable:
+        versions = ", ".join(sorted({program.version for program in programs})) or "none"
         raise BackupError(
             f"{name} of PostgreSQL {min_major} or newer is needed; found: {versions}."
             f" Install the client programs (Debian: postgresql-client-{min_major}), or put them on PATH."
         )
-    return min(fitting, key=lambda program: program.major)
+    return min(suitable, key=lambda program: program.major)
 
 
 def _folders() -> Iterator[Path]:
@@ -73,23 +74,23 @@ def _folders() -> Iterator[Path]:
 def _read_program(path: Path) -> Program | None:
     if not os.access(path, os.X_OK):
         return None
-    said = subprocess.run([path, "--version"], capture_output=True, text=True, check=False)  # noqa: S603 - found above
-    version = re.search(r"\(PostgreSQL\) (\d\S*)", said.stdout)
-    return Program(path, version[1]) if said.returncode == 0 and version else None
+    result = subprocess.run([path, "--version"], capture_output=True, text=True, check=False)  # noqa: S603 - `_folders`
+    version = re.search(r"\(PostgreSQL\) (\d\S*)", result.stdout)
+    return Program(path, version[1]) if result.returncode == 0 and version else None
 
 
 @contextmanager
 def run_program(
     program: Program, *arguments: str, url: str | None = None
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """The program with its stdin and stdout as pipes, connected to `url` (libpq).
+    """Start the program, connected to `url` (libpq); yield its process, with pipes as stdin and stdout.
 
-    Leaving the block waits for it. Raises ProgramFailed when it fails, in its own first words: what follows
-    them may quote rows. When the block fails, the program is ended.
+    Leaving the block waits for the process. If the block raises, the process is killed. Raises ProgramFailed
+    if the program fails; the message has only its first error line, because later lines may quote rows.
     """
     connection, environment = _connection_arguments(url)
     with TemporaryFile() as errors:
-        process = subprocess.Popen(  # noqa: S603 - found above
+        process = subprocess.Popen(  # noqa: S603 - the path comes from find_program
             [program.path, *connection, *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -98,12 +99,12 @@ def run_program(
         )
         try:
             yield process
-        except BaseException:  # Ctrl-C, too, must not leave it waiting for us
+        except BaseException:  # including Ctrl-C: the process would wait for its pipes
             process.kill()
             raise
         finally:
             for pipe in (process.stdin, process.stdout):
-                with suppress(BrokenPipeError):  # it has ended early, and its exit code says so
+                with suppress(BrokenPipeError):  # it exited early; the exit code is checked below
                     if pipe is not None:
                         pipe.close()
             code = process.wait()
@@ -114,7 +115,10 @@ def run_program(
 
 
 def _connection_arguments(url: str | None) -> tuple[list[str], dict[str, str]]:
-    """Arguments and environment for a URL: everybody can read the arguments of a process."""
+    """Return arguments and environment variables for a URL.
+
+    Secrets go into the environment, because every user of the machine can read a process's arguments.
+    """
     if url is None:
         return [], {}
     arguments, environment = [], {}
@@ -125,7 +129,10 @@ def _connection_arguments(url: str | None) -> tuple[list[str], dict[str, str]]:
         if option.envvar is not None:
             environment[option.envvar.decode()] = value
         elif option.dispchar == b"*":
-            raise ConfigurationError(f"{option.keyword.decode()} cannot be handed to pg_dump in the URL.")
+            raise ConfigurationError(
+                f"{option.keyword.decode()} is a secret that pg_dump cannot take from the environment:"
+                " remove it from the URL."
+            )
         else:
             quoted = value.replace("\\", r"\\").replace("'", r"\'")
             arguments.append(f"{option.keyword.decode()}='{quoted}'")
@@ -138,7 +145,7 @@ def _connection_arguments(url: str | None) -> tuple[list[str], dict[str, str]]:
 def _first_error_line(errors: IO[bytes], code: int) -> str:
     errors.seek(0)
     lines = errors.read(65_536).decode(errors="replace").splitlines()
-    said = next((line for line in lines if "error:" in line), lines[0] if lines else "")
+    message = next((line for line in lines if "error:" in line), lines[0] if lines else "")
     if code < 0:
-        said = f"killed by signal {-code} {said}"
-    return said.strip()[:MAX_ERROR_CHARS] or f"exit code {code}"
+        message = f"killed by signal {-code} {message}"
+    return message.strip()[:MAX_ERROR_CHARS] or f"exit code {code}"

@@ -1,4 +1,4 @@
-"""Delete old backups, but never the last good one, nor the last that is known to come back."""
+"""Deletion of old backups. The newest good one and the newest successfully restored one always stay."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -10,12 +10,12 @@ from app.backup.errors import BackupError
 from app.backup.storage import Storage
 from app.backup.verify import verify
 
-ABANDONED_AFTER = timedelta(days=1)  # after that, nobody is still writing an unfinished backup
+ABANDONED_AFTER = timedelta(days=1)  # an unfinished backup of this age is no longer being written
 
 
 @dataclass(frozen=True)
 class Pruning:
-    """What is deleted and what stays; `proven` is the newest one that was read and found good."""
+    """Backups to delete and to keep. `proven` is the newest backup that was read and found good."""
 
     deleted: list[Entry]
     kept: list[Entry]
@@ -31,40 +31,46 @@ def plan_prune(
     restored: Collection[str] = (),
     bad: Collection[str] = (),
 ) -> Pruning:
-    """What `keep_newest` (the newest so many) and `keep_days` (those not older) leave to be deleted.
+    """Decide which backups to delete: those kept by neither `keep_newest` nor `keep_days`.
 
-    A backup goes when neither rule keeps it; only complete ones count. The newest ones are read until one
-    is found good, and that one stays whatever the rules say; where none is good, nothing is deleted.
-    `restored` and `bad` are names from the log: the newest that a drill or a restore found good stays, too
-    (what cannot be restored may well be readable), and a bad one proves nothing. Raises BackupError.
+    Backups are read, newest first, until one is good; that one always stays. A readable backup may still
+    fail to restore, so the newest one in `restored` stays too.
+
+    Args:
+        keep_newest: Number of the newest complete backups to keep.
+        keep_days: Age in days up to which backups are kept.
+        restored: Names of backups that a drill or a restore found good.
+        bad: Names of backups that a check found bad; they are not considered good.
+
+    Raises BackupError if no backup is good, so that nothing is deleted.
     """
     now = datetime.now(UTC)
-    found = list_backups(storage)
-    complete = [entry for entry in found if entry.state is BackupState.COMPLETE]
+    backups = list_backups(storage)
+    complete = [entry for entry in backups if entry.state is BackupState.COMPLETE]
     candidates = (entry for entry in complete if entry.name not in bad)
     proven = next((entry for entry in candidates if not verify(storage, entry, on_progress)), None)
-    if found and proven is None:
+    if backups and proven is None:
         raise BackupError(f"None of the backups at {storage} is good: nothing is deleted.")
     recent = complete[:keep_newest] if keep_newest is not None else []
     kept = {entry.name for entry in [*recent, *([proven] if proven else [])]}
-    kept |= {entry.name for entry in [each for each in complete if each.name in restored][:1]}
+    kept |= set([entry.name for entry in complete if entry.name in restored][:1])
     if keep_days is not None:
-        kept |= {entry.name for entry in found if now - entry.begun_at <= timedelta(days=keep_days)}
-    # What is newer and not complete is under way, or somebody should look at it.
+        kept |= {entry.name for entry in backups if now - entry.begun_at <= timedelta(days=keep_days)}
+    # Keep incomplete backups that are newer than the proven one: they may still be running.
     kept |= {
         entry.name
-        for entry in found
+        for entry in backups
         if entry.state is not BackupState.COMPLETE
         and ((proven is not None and entry.name > proven.name) or now - entry.begun_at < ABANDONED_AFTER)
     }
     return Pruning(
-        deleted=[entry for entry in found if entry.name not in kept],
-        kept=[entry for entry in found if entry.name in kept],
+        deleted=[entry for entry in backups if entry.name not in kept],
+        kept=[entry for entry in backups if entry.name in kept],
         proven=proven,
     )
 
 
 def delete_backup(storage: Storage, entry: Entry) -> None:
-    """Delete a backup, its manifest first: what a kill leaves of it is no backup."""
+    """Delete the files of a backup, manifest first: after a kill in between it counts as unfinished."""
     for file in sorted(entry.files, key=lambda name: ".json" not in name):
         storage.delete(file)

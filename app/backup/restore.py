@@ -1,4 +1,4 @@
-"""Bring a backup back into an empty database, and compare what is there with its manifest."""
+"""Restore of a backup into an empty database, and comparison of the result with its manifest."""
 
 import time
 from dataclasses import dataclass
@@ -14,16 +14,16 @@ from app.backup.manifest import Manifest
 from app.backup.storage import Storage
 from app.config import Settings
 
-# From this version on pg_restore sets a timeout that older servers do not know.
+# From this version on, pg_restore sets transaction_timeout, which older servers reject.
 TRANSACTION_TIMEOUT_MIN_MAJOR = 17
 
 
 @dataclass(frozen=True)
 class BackupRestoreResult:
-    """What was restored, how it differs from the manifest, and seconds: to have it back, and to compare.
+    """The restored backup, its differences from the manifest, and the durations of restore and comparison.
 
-    `missing_roles`: owners and grantees that the server does not have, or that we may not act for;
-    everything belongs to the connecting role then, and grants are left out.
+    `missing_roles` are owners and grantees that the server lacks, or that the connecting role is not a member
+    of. If there are any, the connecting role owns everything, and grants are left out.
     """
 
     manifest: Manifest
@@ -42,10 +42,10 @@ def restore(
     *,
     keep_owners: bool = True,
 ) -> BackupRestoreResult:
-    """Restore into the empty database at `url` (libpq): all of it in one transaction, or nothing.
+    """Restore a backup into the empty database at `url` (libpq) in one transaction, and compare the result.
 
-    `keep_owners` keeps owners and grants where the server has all the roles. Raises BackupError (DamagedBackup
-    before anything is written), and psycopg's errors.
+    `keep_owners` keeps owners and grants if the server has all the roles. Raises DamagedBackup before
+    anything is written, other errors of BackupError, and the errors of psycopg.
     """
     begun = time.monotonic()
     manifest = verify_checksum(storage, entry, on_progress)
@@ -62,10 +62,12 @@ def restore(
         recovered = time.monotonic()
         with connection.transaction():
             connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-            found = fingerprint.read_contents(connection, lambda done, of: on_progress("comparing", done, of))
+            contents = fingerprint.read_contents(
+                connection, lambda done, of: on_progress("comparing", done, of)
+            )
     return BackupRestoreResult(
         manifest=manifest,
-        differences=tuple(found.differences(manifest)),
+        differences=tuple(contents.differences(manifest)),
         recovery_seconds=recovered - begun,
         comparison_seconds=time.monotonic() - recovered,
         missing_roles=missing if keep_owners else (),
@@ -73,24 +75,24 @@ def restore(
 
 
 def check_empty(connection: psycopg.Connection[Any]) -> None:
-    """Raises NotEmpty where anything of somebody's is in the database."""
-    found = fingerprint.query_user_objects(connection)
-    if found:
+    """Raise NotEmpty if the database contains any object that a user created."""
+    objects = fingerprint.query_user_objects(connection)
+    if objects:
         database = connection.info.dbname
-        names = ", ".join(found[:5]) + (", …" if len(found) > 5 else "")
+        names = ", ".join(objects[:5]) + (", …" if len(objects) > 5 else "")
         raise NotEmpty(
-            f"The database {database} is not empty ({names}). Restore into an empty one:"
-            " CREATE DATABASE …, and name it with --into."
+            f"The database {database} is not empty ({names}). Create an empty one with CREATE DATABASE,"
+            " and pass its URL as --into."
         )
 
 
 def compatibility_warning(manifest: Manifest) -> str | None:
-    """Where the backup cannot be restored, if that is not as one expects."""
+    """Return a warning when the dump needs a newer server than the one it was taken from, else None."""
     if manifest.server_major < TRANSACTION_TIMEOUT_MIN_MAJOR <= manifest.tool_major:
         return (
             f"this backup of PostgreSQL {manifest.server_version} was made by pg_dump {manifest.tool}, and"
             f" can be restored into PostgreSQL {TRANSACTION_TIMEOUT_MIN_MAJOR} or newer only. Install"
-            f" postgresql-client-{manifest.server_major} here, and make another."
+            f" postgresql-client-{manifest.server_major} on this machine, and make another backup."
         )
     return None
 
@@ -105,9 +107,10 @@ def _program(connection: psycopg.Connection[Any], manifest: Manifest) -> pg_prog
     program = pg_programs.find_program("pg_restore", min_major=manifest.tool_major)
     if server < TRANSACTION_TIMEOUT_MIN_MAJOR <= program.major:
         raise BackupError(
-            f"pg_restore {program.version}, which the dump of pg_dump {manifest.tool} needs, cannot write to"
-            f" PostgreSQL {server}. Restore into PostgreSQL {TRANSACTION_TIMEOUT_MIN_MAJOR} or newer; to have backups"
-            f" for {server}, install postgresql-client-{server} where they are made."
+            f"The dump of pg_dump {manifest.tool} needs pg_restore {program.version}, which cannot write to"
+            f" PostgreSQL {server}. Restore into PostgreSQL {TRANSACTION_TIMEOUT_MIN_MAJOR} or newer. To make"
+            f" backups for PostgreSQL {server}, install postgresql-client-{server} on the machine that makes"
+            " them."
         )
     return program
 

@@ -1,4 +1,4 @@
-"""The log of backups in `backup_runs`: what came of each run, and when the last one was good."""
+"""Log of backup runs in the table `backup_runs`: the outcome of each run, and the last good ones."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -12,6 +12,8 @@ from app.database.database import Connection
 
 
 class RunKind(StrEnum):
+    """Kind of a run, named after its command."""
+
     CREATE = "create"
     VERIFY = "verify"
     DRILL = "drill"
@@ -19,14 +21,16 @@ class RunKind(StrEnum):
 
 
 class RunOutcome(StrEnum):
+    """Outcome of a run."""
+
     GOOD = "good"
-    BAD = "bad"  # the backup is not what it should be
-    FAILED = "failed"  # could not run, which says nothing about the backup
+    BAD = "bad"  # the backup is damaged, or differs from its manifest
+    FAILED = "failed"  # the run could not finish; the backup may be good or bad
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run. `seconds` of a drill or a restore: until the data were back."""
+    """One finished run. For a drill or a restore, `seconds` ends when the data are restored."""
 
     kind: RunKind
     outcome: RunOutcome
@@ -37,7 +41,10 @@ class Run:
 
 
 class BackupSummary(NamedTuple):
-    """The newest backup that nothing is known against (when its data were seen), and the last good drill."""
+    """Time of the newest backup that no check found bad, and the last good drill with its recovery time.
+
+    `taken_at` is the time of the backup's snapshot.
+    """
 
     taken_at: datetime | None
     drilled_at: datetime | None
@@ -45,7 +52,7 @@ class BackupSummary(NamedTuple):
 
 
 def record(settings: Settings, url: str, run: Run) -> None:
-    """Write the run into the log of the database at `url` (libpq). Raises psycopg's errors."""
+    """Insert the run into the log of the database at `url` (libpq). Raises the errors of psycopg."""
     with fingerprint.open_connection(settings, url) as connection:
         connection.execute(
             "INSERT INTO backup_runs (kind, backup, taken_at, outcome, problem, seconds, rows, bytes)"
@@ -64,7 +71,7 @@ def record(settings: Settings, url: str, run: Run) -> None:
 
 
 def query_summary(connection: Connection) -> BackupSummary:
-    """How old the backups are, by the log; a backup whose last check found it bad is none."""
+    """Return the newest backup and the last good drill, ignoring backups whose last check found them bad."""
     row = connection.execute(
         "SELECT (SELECT max(taken_at) FROM backup_runs AS made WHERE kind = 'create' AND outcome = 'good'"
         " AND 'bad' IS DISTINCT FROM (SELECT outcome FROM backup_runs AS later"
@@ -73,12 +80,12 @@ def query_summary(connection: Connection) -> BackupSummary:
         " FROM (SELECT) AS one LEFT JOIN LATERAL (SELECT finished_at, seconds FROM backup_runs"
         " WHERE kind = 'drill' AND outcome = 'good' ORDER BY id DESC LIMIT 1) AS drill ON true"
     ).fetchone()
-    assert row is not None, "the left side has a row"  # noqa: S101
+    assert row is not None, "LEFT JOIN returns the row of its left side"  # noqa: S101
     return BackupSummary(*row)
 
 
 def query_last_checks(connection: Connection) -> dict[str, tuple[str, str, datetime]]:
-    """The last check of each backup by its name: kind, outcome and time."""
+    """Return kind, outcome and time of the last check of each backup, keyed by its name."""
     rows = connection.execute(
         "SELECT DISTINCT ON (backup) backup, kind, outcome, finished_at FROM backup_runs"
         " WHERE kind <> 'create' AND outcome <> 'failed' AND backup IS NOT NULL ORDER BY backup, id DESC"
@@ -87,7 +94,7 @@ def query_last_checks(connection: Connection) -> dict[str, tuple[str, str, datet
 
 
 def query_restored_names(connection: Connection) -> set[str]:
-    """The names of the backups that a drill or a restore found good, and nothing since found bad."""
+    """Return the names of backups that a drill or a restore found good, and no later run found bad."""
     rows = connection.execute(
         "SELECT DISTINCT backup FROM backup_runs AS run"
         " WHERE kind IN ('drill', 'restore') AND outcome = 'good' AND backup IS NOT NULL"

@@ -1,4 +1,4 @@
-"""Check a backup without a database: every byte by its SHA-256, every row by decoding it."""
+"""Verification of a backup without a database: SHA-256 of every byte, and decoding of every row."""
 
 import re
 from collections import Counter
@@ -20,9 +20,9 @@ _LARGE_OBJECT = b"SELECT pg_catalog.lo_open("
 
 
 def verify(storage: Storage, entry: Entry, on_progress: OnProgress) -> tuple[str, ...]:
-    """What is wrong with a backup; nothing: every byte is as it was written, and every row decodes.
+    """Return the problems of a backup; empty if every byte is as written and every row decodes.
 
-    Raises BackupError where it cannot be read, which says nothing about it.
+    Raises BackupError if the backup cannot be read; it may still be good.
     """
     manifest = entry.manifest
     if entry.problem or manifest is None:
@@ -37,26 +37,26 @@ def verify(storage: Storage, entry: Entry, on_progress: OnProgress) -> tuple[str
                 def feed() -> str:
                     try:
                         return read_dump(storage, manifest, process.stdin, on_progress)
-                    except BaseException:  # or both would wait for ever for what does not come
+                    except BaseException:  # otherwise pg_restore waits for input, and `_count` for its output
                         process.kill()
                         raise
 
                 reading = reader.submit(feed)
-                assert process.stdout is not None, "it is a pipe"  # noqa: S101
+                assert process.stdout is not None, "stdout is a pipe"  # noqa: S101
                 rows = _count(process.stdout)
                 digest = reading.result()
             problems += _differences(manifest, rows)
         except ProgramFailed as error:
             problems.append(error.message)
     if digest != manifest.dump_sha256:
-        problems.insert(0, "the dump is not as it was written (SHA-256)")
+        problems.insert(0, "the dump differs from what was written (SHA-256)")
     return tuple(problems)
 
 
 def _count(script: IO[bytes]) -> Counter[str]:
-    """Rows by table in the script that pg_restore writes: one line each, between COPY and the end mark.
+    """Count rows by table, and large objects, in the SQL script that pg_restore writes.
 
-    Large objects are opened, one by one.
+    A row is one line between COPY and the end mark. The script opens each large object once.
     """
     rows: Counter[str] = Counter()
     lines = iter(script)

@@ -1,4 +1,4 @@
-"""The command `frontdesk`: what the commands share is in console.py, each group has a file of its own."""
+"""The command `frontdesk`. Each subcommand has its own module; console.py has the code they share."""
 
 import click
 
@@ -20,17 +20,18 @@ COMMAND_IMPORT_PATHS = {
 
 
 class ErrorHandlingGroup(LazyGroup):
-    """The commands, with the one place where an error becomes a line on stderr and an exit code."""
+    """The group of all commands. It turns every error into one line on stderr and an exit code."""
 
     def invoke(self, ctx: click.Context) -> object:
+        """Run the command. Raises ClickException for errors, unless --debug asks for the traceback."""
         try:
             return super().invoke(ctx)
         except (click.ClickException, click.Abort, click.exceptions.Exit):
-            raise  # click's own ways to say something and to leave
+            raise  # click prints these and exits
         except KeyboardInterrupt:
             click.echo("Stopped.", err=True)
             raise click.exceptions.Exit(console.EXIT_INTERRUPTED) from None
-        except Exception as error:  # nothing escapes as a traceback; `failure` reports what is unexpected
+        except Exception as error:  # users see no traceback; `to_click_exception` reports unexpected errors
             if ctx.params["debug"]:
                 raise
             raise console.to_click_exception(error) from None
@@ -46,6 +47,6 @@ class ErrorHandlingGroup(LazyGroup):
 def main(debug: bool) -> None:
     """The data service behind a WhatsApp booking assistant for salons.
 
-    Exit codes: 0 done and well, 1 done but something is wrong, 2 wrong usage or configuration,
-    3 could not run.
+    Exit codes: 0 success, 1 the command ran and found a problem, 2 wrong usage or configuration,
+    3 the command could not run.
     """

@@ -1,4 +1,4 @@
-"""`frontdesk backup …`: make backups, and prove that they are some."""
+"""`frontdesk backup …`: make, verify, restore, drill and prune backups."""
 
 import signal
 import sys
@@ -22,7 +22,9 @@ from app.config import Settings
 from app.database import embedded_server
 
 _at = click.option(
-    "--at", "address", help="A directory, or an address like s3://bucket/folder; else BACKUP_ADDRESS."
+    "--at",
+    "address",
+    help="Directory of the backups, or an address like s3://bucket/folder. Default: BACKUP_ADDRESS.",
 )
 _name = click.argument("name", required=False)
 
@@ -30,22 +32,25 @@ _name = click.argument("name", required=False)
 @click.group("backup")
 @click.pass_context
 def backup_commands(ctx: click.Context) -> None:
-    """Backups: made, checked, restored, drilled. NAME is one that `list` shows; without it, the newest."""
-    # Leave through Python's own exit, which drops a scratch database and removes half a file.
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    ctx.call_on_close(lambda: signal.signal(signal.SIGTERM, before))
+    """Make, verify, restore, drill and prune backups.
+
+    NAME is the name of a backup that `list` shows. Without it, a command uses the newest backup.
+    """
+    # SystemExit runs clean-up code, which drops the scratch database and removes incomplete files.
+    previous = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    ctx.call_on_close(lambda: signal.signal(signal.SIGTERM, previous))
 
 
 @backup_commands.command("create")
 @_at
 @console.json_option
 def create_command(address: str | None, as_json: bool) -> None:
-    """Back up the whole database, while it is at work."""
+    """Back up the whole database; it stays in use."""
     with console.opened_desk() as desk, output.progress() as on_progress:
         settings = desk.database.live().settings  # a standby may lack rows
-        place = _open_storage(settings, address)
+        storage = _open_storage(settings, address)
         with output.recording(settings, RunKind.CREATE) as run:
-            manifest = create(settings, place, on_progress)
+            manifest = create(settings, storage, on_progress)
             run.set_manifest(manifest)
     if warning := compatibility_warning(manifest):
         click.echo(f"Warning: {warning}", err=True)
@@ -53,7 +58,7 @@ def create_command(address: str | None, as_json: bool) -> None:
         console.print_json(
             {
                 "name": manifest.name,
-                "at": str(place),
+                "at": str(storage),
                 "taken_at": manifest.taken_at,
                 "seconds": run.seconds,
                 "bytes": manifest.dump_bytes,
@@ -67,8 +72,9 @@ def create_command(address: str | None, as_json: bool) -> None:
         )
     else:
         console.screen().print(
-            f"{manifest.name} at {escape(str(place))}: {manifest.rows:,} rows"
-            f" of {len(manifest.tables)} tables, {output.format_size(manifest.dump_bytes)}, in {run.seconds:.1f} s."
+            f"{manifest.name} at {escape(str(storage))}: {manifest.rows:,} rows"
+            f" of {len(manifest.tables)} tables, {output.format_size(manifest.dump_bytes)},"
+            f" in {run.seconds:.1f} s."
         )
 
 
@@ -77,20 +83,20 @@ def create_command(address: str | None, as_json: bool) -> None:
 @console.json_option
 @click.pass_context
 def list_command(ctx: click.Context, address: str | None, as_json: bool) -> None:
-    """Show the backups, the newest first; exit code 1 when the newest is not complete, or found bad."""
+    """List the backups, newest first. Exit code 1 if the newest is incomplete, damaged or found bad."""
     settings = console.load_settings()
-    place = _open_storage(settings, address)
-    found = catalogue.list_backups(place)
+    storage = _open_storage(settings, address)
+    entries = catalogue.list_backups(storage)
     checked = output.try_query_last_checks(settings)
     if as_json:
         console.print_json(
-            {"at": str(place), "backups": [output.entry_as_dict(each, checked) for each in found]}
+            {"at": str(storage), "backups": [output.entry_as_dict(entry, checked) for entry in entries]}
         )
-    elif found:
-        output.print_entries(found, checked)
+    elif entries:
+        output.print_entries(entries, checked)
     else:
-        console.screen().print(f"There are no backups at {escape(str(place))}.")
-    if not found or found[0].state is not BackupState.COMPLETE or output.is_bad(found[0], checked):
+        console.screen().print(f"There are no backups at {escape(str(storage))}.")
+    if not entries or entries[0].state is not BackupState.COMPLETE or output.is_bad(entries[0], checked):
         ctx.exit(console.EXIT_PROBLEMS_FOUND)
 
 
@@ -100,15 +106,15 @@ def list_command(ctx: click.Context, address: str | None, as_json: bool) -> None
 @console.json_option
 @click.pass_context
 def verify_command(ctx: click.Context, address: str | None, name: str | None, as_json: bool) -> None:
-    """Read a backup to its last byte: checksums, and every row decoded; exit code 1 when it is not good."""
+    """Read a whole backup: check its checksums and decode every row. Exit code 1 if it is not good."""
     settings = console.load_settings()
-    place = _open_storage(settings, address)
-    entry = catalogue.find_backup(place, name)
+    storage = _open_storage(settings, address)
+    entry = catalogue.find_backup(storage, name)
     with output.progress() as on_progress, output.recording(settings, RunKind.VERIFY, entry) as run:
-        problems = verify(place, entry, on_progress)
+        problems = verify(storage, entry, on_progress)
         run.set_result(problems)
     if as_json:
-        document = {"name": entry.name, "at": str(place), "good": not problems, "problems": problems}
+        document = {"name": entry.name, "at": str(storage), "good": not problems, "problems": problems}
         console.print_json(document | {"seconds": run.seconds, "recorded": run.recorded})
     else:
         output.print_result(entry.name, f"every byte read in {run.seconds:.1f} s", problems)
@@ -119,9 +125,9 @@ def verify_command(ctx: click.Context, address: str | None, name: str | None, as
 @backup_commands.command("restore")
 @_at
 @_name
-@click.option("--into", "url", help="The URL of an empty database; else DATABASE_URL.")
-@click.option("--no-owner", is_flag=True, help="Give everything to the connecting role, and grant nothing.")
-@click.option("--dry-run", is_flag=True, help="Check the backup and the database, and write nothing.")
+@click.option("--into", "url", help="URL of an empty database. Default: DATABASE_URL.")
+@click.option("--no-owner", is_flag=True, help="The connecting role owns everything; restore no grants.")
+@click.option("--dry-run", is_flag=True, help="Check the backup and the database without writing anything.")
 @console.json_option
 @click.pass_context
 def restore_command(
@@ -133,39 +139,43 @@ def restore_command(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Restore into an empty database, and compare what is there then; exit code 1 when it differs.
+    """Restore into an empty database and compare the result. Exit code 1 if it differs from the backup.
 
-    Without NAME, the newest complete backup. All of it comes back, or nothing.
+    Without NAME, the newest complete backup is restored. The restore is one transaction: a failed one leaves
+    the database empty.
     """
     settings = console.load_settings()
-    place = _open_storage(settings, address)
-    entry = catalogue.find_backup(place, name, complete_only=True)
+    storage = _open_storage(settings, address)
+    entry = catalogue.find_backup(storage, name, complete_only=True)
     target = embedded_server.resolve_migration_url(settings) if url is None else _validate_url(url)
     with output.progress() as on_progress:
         if dry_run:
-            verify_checksum(place, entry, on_progress)
+            verify_checksum(storage, entry, on_progress)
             with fingerprint.open_connection(settings, target) as connection:
                 check_empty(connection)
                 database = connection.info.dbname
         else:
             with output.recording(settings, RunKind.RESTORE, entry, target) as run:
-                restored = restore(settings, place, entry, target, on_progress, keep_owners=not no_owner)
+                restored = restore(settings, storage, entry, target, on_progress, keep_owners=not no_owner)
                 run.set_result(restored.differences, restored.recovery_seconds)
     if dry_run:
         if as_json:
-            console.print_json({"dry_run": True, "name": entry.name, "at": str(place), "database": database})
+            console.print_json(
+                {"dry_run": True, "name": entry.name, "at": str(storage), "database": database}
+            )
         else:
             console.screen().print(f"{entry.name} is intact and would be restored into {escape(database)}.")
         return
     if as_json:
-        document = {"dry_run": False, "at": str(place), "missing_roles": restored.missing_roles}
+        document = {"dry_run": False, "at": str(storage), "missing_roles": restored.missing_roles}
         console.print_json(output.restored_as_dict(restored) | document | {"recorded": run.recorded})
     else:
         output.print_result(entry.name, output.restored_as_text(restored), restored.differences)
         if restored.missing_roles:
             roles = escape(", ".join(restored.missing_roles))
             console.screen().print(
-                f"Owners and grants are left out: not on this server, or not ours: {roles}."
+                "Owners and grants were not restored: the server lacks these roles, or the connecting role is"
+                f" not a member of them: {roles}."
             )
     if restored.differences:
         ctx.exit(console.EXIT_PROBLEMS_FOUND)
@@ -175,72 +185,73 @@ def restore_command(
 @_at
 @_name
 @click.option(
-    "--server", help=f"Where the scratch database is made: a URL, or {EMBEDDED}; else as DATABASE_URL."
+    "--server",
+    help=f"Server for the scratch database: a URL, or {EMBEDDED}. Default: the server of DATABASE_URL.",
 )
 @console.json_option
 @click.pass_context
 def drill_command(
     ctx: click.Context, address: str | None, name: str | None, server: str | None, as_json: bool
 ) -> None:
-    """Restore a backup into a scratch database, compare every table, and tell how long it took.
+    """Restore a backup into a scratch database, compare every table, and report the recovery time.
 
-    The scratch is dropped in any case. Exit code 1 when the backup is not good.
+    The scratch database is always dropped. Exit code 1 if the backup is not good.
     """
     settings = console.load_settings()
-    place = _open_storage(settings, address)
-    entry = catalogue.find_backup(place, name)
+    storage = _open_storage(settings, address)
+    entry = catalogue.find_backup(storage, name)
     if server is None:
         settings = output.live_settings(settings)
     elif server != EMBEDDED:
         server = _validate_url(server)
     with output.progress() as on_progress, output.recording(settings, RunKind.DRILL, entry) as run:
-        found = drill(settings, place, entry, server, on_progress)
-        run.set_result(found.problems, found.restored.recovery_seconds if found.restored else None)
+        result = drill(settings, storage, entry, server, on_progress)
+        run.set_result(result.problems, result.restored.recovery_seconds if result.restored else None)
     if as_json:
-        document = {"name": entry.name, "good": found.is_good, "problems": found.problems}
-        details = {} if found.restored is None else output.restored_as_dict(found.restored)
+        document = {"name": entry.name, "good": result.is_good, "problems": result.problems}
+        details = {} if result.restored is None else output.restored_as_dict(result.restored)
         console.print_json(
-            details | document | {"at": str(place), "where": found.location, "recorded": run.recorded}
+            details | document | {"at": str(storage), "where": result.location, "recorded": run.recorded}
         )
     else:
-        text = output.restored_as_text(found.restored) if found.restored else ""
-        output.print_result(entry.name, f"{text}, in {found.location}, which is dropped", found.problems)
-    if not found.is_good:
+        text = output.restored_as_text(result.restored) if result.restored else ""
+        output.print_result(entry.name, f"{text}, in {result.location}, now dropped", result.problems)
+    if not result.is_good:
         ctx.exit(console.EXIT_PROBLEMS_FOUND)
 
 
 @backup_commands.command("prune")
 @_at
-@click.option("--keep", type=click.IntRange(min=1), help="Keep the newest so many.")
-@click.option("--days", type=click.IntRange(1, 36_500), help="Keep those that are not older.")
-@click.option("--dry-run", is_flag=True, help="Say what would go, and delete nothing.")
+@click.option("--keep", type=click.IntRange(min=1), help="Number of the newest backups to keep.")
+@click.option("--days", type=click.IntRange(1, 36_500), help="Keep backups up to this age, in days.")
+@click.option("--dry-run", is_flag=True, help="Show what would be deleted, and delete nothing.")
 @console.json_option
 def prune_command(
     address: str | None, keep: int | None, days: int | None, dry_run: bool, as_json: bool
 ) -> None:
-    """Delete the backups that neither --keep nor --days keeps; the last good one stays in any case.
+    """Delete the backups that neither --keep nor --days keeps. The last good one always stays.
 
-    Which one is good is found out by reading it. Where none is, nothing is deleted. The newest one that a
-    drill has restored stays, too.
+    Backups are read, newest first, to find a good one. If no backup is good, nothing is deleted. The newest
+    backup that a drill or a restore found good stays, too.
     """
     if keep is None and days is None:
         raise console.WrongUsage("Give --keep, --days, or both.")
     settings = console.load_settings()
-    place = _open_storage(settings, address)
+    storage = _open_storage(settings, address)
     checked, restored = output.try_read_run_log(settings) or ({}, set())
     with output.progress() as on_progress:
         bad = [name for name, (_, outcome, _) in checked.items() if outcome == RunOutcome.BAD]
-        planned = prune.plan_prune(place, keep, days, on_progress, restored=restored, bad=bad)
+        planned = prune.plan_prune(storage, keep, days, on_progress, restored=restored, bad=bad)
     if not dry_run:
         for entry in planned.deleted:
-            prune.delete_backup(place, entry)
+            prune.delete_backup(storage, entry)
     if as_json:
         console.print_json(
             {
                 "dry_run": dry_run,
-                "at": str(place),
-                "deleted": [each.name for each in planned.deleted],
-                "kept": [each.name for each in planned.kept],
+                "at": str(storage),
+                "deleted": [entry.name for entry in planned.deleted],
+                "kept": [entry.name for entry in planned.kept],
                 "proven": planned.proven and planned.proven.name,
             }
         )
@@ -257,10 +268,12 @@ def _open_storage(settings: Settings, location: str | None) -> Storage:
 
 
 def _validate_url(url: str) -> str:
-    """A libpq URL, written as DATABASE_URL may be. Raises WrongUsage that does not quote its password."""
+    """Return the URL in the form for libpq. Raises WrongUsage, whose message does not contain the URL."""
     url = url.replace("postgresql+psycopg://", "postgresql://", 1)
     try:
         psycopg.conninfo.conninfo_to_dict(url)
     except psycopg.ProgrammingError:
-        raise console.WrongUsage("The URL is not like postgresql://user:password@host:5432/name.") from None
+        raise console.WrongUsage(
+            "The URL is not valid. Write it like postgresql://user:password@host:5432/name."
+        ) from None
     return url

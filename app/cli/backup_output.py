@@ -1,4 +1,4 @@
-"""What the commands of `frontdesk backup` share: progress, the log of runs, and how a verdict is shown."""
+"""Code shared by the commands of `frontdesk backup`: progress bar, log of runs, output of results."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -29,7 +29,7 @@ LastChecks = dict[str, tuple[str, str, datetime]]
 
 
 def live_settings(settings: Settings) -> Settings:
-    """The settings of the database that is live, while another is being moved to. Raises FrontdeskError."""
+    """Return settings that name the live side of a transfer as the database. Raises FrontdeskError."""
     database = configured_database(settings)
     try:
         return database.live().settings
@@ -38,7 +38,7 @@ def live_settings(settings: Settings) -> Settings:
 
 
 class Recording:
-    """A run that is going on; what it finds goes into the log when it ends."""
+    """A run in progress. Its result is logged when it ends."""
 
     def __init__(self, entry: Entry | None) -> None:
         self.name = None if entry is None else entry.name
@@ -49,11 +49,11 @@ class Recording:
         self.recorded = False
 
     def set_manifest(self, manifest: Manifest) -> None:
-        """It made this backup."""
+        """Set the manifest of the backup that this run has made."""
         self.name, self.manifest = manifest.name, manifest
 
     def set_result(self, problems: Sequence[str], recovery_seconds: float | None = None) -> None:
-        """What is wrong with the backup, and how long it took to have the data back."""
+        """Set the problems found in the backup, and the seconds until its data were restored."""
         self.problems, self.recovery_seconds = problems, recovery_seconds
 
 
@@ -61,9 +61,9 @@ class Recording:
 def recording(
     settings: Settings, kind: RunKind, entry: Entry | None = None, url: str | None = None
 ) -> Iterator[Recording]:
-    """Measure a run and log what came of it, in the database at `url` or the configured one.
+    """Time a run and log its outcome in the database at `url`, by default the configured one.
 
-    A database that cannot be written to changes nothing about the backup: that is a warning.
+    If the log cannot be written, a warning is printed; the result of the run is unaffected.
     """
     run, begun = Recording(entry), time.monotonic()
     outcome, problem = RunOutcome.FAILED, None
@@ -84,37 +84,43 @@ def recording(
             )
             run.recorded = True
         except (FrontdeskError, *DRIVER_ERRORS) as error:
-            if outcome is not RunOutcome.FAILED:  # then the failure is told, which says more
+            if outcome is not RunOutcome.FAILED:  # a failed run prints its own error, which matters more
                 click.echo(
-                    f"Warning: this run is not in the log: {to_frontdesk_error(error).message}", err=True
+                    f"Warning: this run could not be logged: {to_frontdesk_error(error).message}", err=True
                 )
 
 
 def try_query_last_checks(settings: Settings) -> LastChecks | None:
-    """The last check of each backup; None with a warning where the database cannot be asked."""
-    known = try_read_run_log(settings)
-    return None if known is None else known[0]
+    """Return the last check of each backup, or None, with a warning, if the database is unavailable."""
+    run_history = try_read_run_log(settings)
+    return None if run_history is None else run_history[0]
 
 
 def try_read_run_log(settings: Settings) -> tuple[LastChecks, set[str]] | None:
-    """The last check of each backup, and those that were restored; None with a warning as above."""
+    """Return the last check of each backup and the names of restored ones, or None, with a warning.
+
+    None means that the database is unavailable.
+    """
     try:
         with fingerprint.open_connection(
             settings, embedded_server.resolve_migration_url(live_settings(settings))
         ) as connection:
             return run_log.query_last_checks(connection), run_log.query_restored_names(connection)
     except (FrontdeskError, *DRIVER_ERRORS) as error:
-        click.echo(f"Warning: what was checked is not known: {to_frontdesk_error(error).message}", err=True)
+        click.echo(
+            f"Warning: the log of earlier checks is unavailable: {to_frontdesk_error(error).message}",
+            err=True,
+        )
         return None
 
 
 def is_bad(entry: Entry, checked: LastChecks | None) -> bool:
-    """Whether its last check found the backup bad."""
+    """True if the last check of the backup found it bad."""
     return checked is not None and entry.name in checked and checked[entry.name][1] == RunOutcome.BAD
 
 
 def entry_as_dict(entry: Entry, checked: LastChecks | None) -> dict[str, Any]:
-    """One backup for programs; `last_check` is null where none is known."""
+    """Return one backup for JSON output. `last_check` is null if no check is known."""
     last = (checked or {}).get(entry.name)
     return {
         "name": entry.name,
@@ -129,7 +135,7 @@ def entry_as_dict(entry: Entry, checked: LastChecks | None) -> dict[str, Any]:
 
 
 def print_entries(entries: Sequence[Entry], checked: LastChecks | None) -> None:
-    """A table for people."""
+    """Print the backups as a table."""
     table = Table(box=None, pad_edge=False)
     for name in ("backup", "state", "size", "rows", "last check"):
         table.add_column(name, justify="right" if name in ("size", "rows") else "left")
@@ -151,7 +157,7 @@ def print_entries(entries: Sequence[Entry], checked: LastChecks | None) -> None:
 
 
 def restored_as_dict(restored: BackupRestoreResult) -> dict[str, Any]:
-    """What was restored, for programs; times in seconds."""
+    """Return the result of a restore for JSON output."""
     return {
         "name": restored.manifest.name,
         "good": not restored.differences,
@@ -164,7 +170,7 @@ def restored_as_dict(restored: BackupRestoreResult) -> dict[str, Any]:
 
 
 def restored_as_text(restored: BackupRestoreResult) -> str:
-    """The same for people."""
+    """Return the result of a restore as text, such as `20 rows back in 0.4 s, compared in 0.1 s`."""
     return (
         f"{restored.manifest.rows:,} rows back in {restored.recovery_seconds:.1f} s,"
         f" compared in {restored.comparison_seconds:.1f} s"
@@ -172,7 +178,7 @@ def restored_as_text(restored: BackupRestoreResult) -> str:
 
 
 def print_result(name: str, summary: str, problems: Sequence[str]) -> None:
-    """`name: good (…)`, or what is wrong, a line each."""
+    """Print `name: good (summary).`, or `name: not good.` and one line per problem."""
     screen = console.screen()
     if not problems:
         screen.print(f"{name}: [green]good[/] ({escape(summary)}).")
@@ -183,7 +189,7 @@ def print_result(name: str, summary: str, problems: Sequence[str]) -> None:
 
 
 def format_size(count: int) -> str:
-    """`812 kB`, `1.3 GB`."""
+    """Format a number of bytes, such as `812 kB` or `1.3 GB`."""
     number, unit = float(count), "bytes"
     for larger in ("kB", "MB", "GB", "TB"):
         if number < 1000:
@@ -194,9 +200,9 @@ def format_size(count: int) -> str:
 
 @contextmanager
 def progress() -> Iterator[OnProgress]:
-    """A bar on a terminal's stderr, nothing elsewhere."""
+    """Show a progress bar on stderr if that is a terminal; yield the function that updates it."""
     screen = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn())
     with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as bar:
         task = bar.add_task("starting", total=None)
-        yield lambda what, done, total: bar.update(task, description=what, completed=done, total=total)
+        yield lambda step, done, total: bar.update(task, description=step, completed=done, total=total)

@@ -1,4 +1,4 @@
-"""What the commands share: settings and Sentry first, an error as one line, output for people or as JSON."""
+"""Code shared by the commands: settings and Sentry, errors as one line, output as text or JSON."""
 
 import json
 import math
@@ -25,7 +25,8 @@ from app.migrations import runner
 from app.observability import logs, sentry
 from app.observability.failure_reports import report
 
-# Other codes are answers to what the command was asked.
+# Errors with these codes are failures, which are logged and sent to Sentry. Other codes are valid results of
+# a command, such as "not_found".
 REPORTED_ERROR_CODES = ("internal", "unavailable", "timeout")
 
 EXIT_PROBLEMS_FOUND = 1
@@ -47,12 +48,15 @@ class CouldNotRun(click.ClickException):
 
 
 def to_click_exception(error: Exception) -> click.ClickException:
-    """The line and the exit code for an error; what is no answer but a failure is also reported."""
+    """Return the error as a ClickException with a one-line message and an exit code.
+
+    Failures (REPORTED_ERROR_CODES and unexpected exceptions) are also logged and sent to Sentry.
+    """
     if isinstance(error, (ConfigurationError, InvalidInputError)):
         return WrongUsage(error.message)
     context = click.get_current_context(silent=True)
     command = (context and context.invoked_subcommand) or "frontdesk"
-    if isinstance(error, CommandError):  # what the chain of migrations refuses with
+    if isinstance(error, CommandError):  # raised by Alembic and by migrations that refuse to run
         return CouldNotRun(" ".join(str(error).split()))
     if isinstance(error, (FrontdeskError, *DRIVER_ERRORS)):
         known = to_frontdesk_error(error)
@@ -64,10 +68,10 @@ def to_click_exception(error: Exception) -> click.ClickException:
 
 
 class FiniteFloatRange(click.FloatRange):
-    """A number in a range. "nan" is a number to Python, and below and above nothing."""
+    """A click type for a number in a range. Unlike FloatRange it rejects "nan", which no bound excludes."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Refuse what is out of the range."""
+        """Return the number. Fails with a usage error if it is not a number or out of the range."""
         number: float = super().convert(value, param, ctx)
         if math.isnan(number):
             self.fail(f"{value!r} is not a number.", param, ctx)
@@ -78,19 +82,19 @@ compare_reads_option = click.option(
     "--compare-reads",
     "compare_reads",
     type=FiniteFloatRange(0, 1),
-    help="While a database is moved: share of reads that are made on the standby, too, and compared.",
+    help="Share of reads, from 0 to 1, to repeat on the standby and compare while a transfer runs.",
 )
 
 
 def load_settings(compare_reads: float | None = None) -> Settings:
-    """The settings, with Sentry started; every command calls it first. Raises ConfigurationError.
+    """Load the settings and initialise Sentry and logging. Every command calls this first.
 
-    `compare_reads` goes before TRANSFER_COMPARE_READS.
+    `compare_reads` overrides TRANSFER_COMPARE_READS. Raises ConfigurationError.
     """
     given = {} if compare_reads is None else {"transfer_compare_reads": compare_reads}
     loaded = Settings.load(**given)
     sentry.initialise(loaded)
-    # A command speaks for itself, on one line where it fails; what goes on inside is shown on request.
+    # A command prints its own result or a one-line error; logs are shown with --debug only.
     context = click.get_current_context(silent=True)
     if context is not None and context.find_root().params.get("debug"):
         logs.configure(loaded)
@@ -101,32 +105,36 @@ def load_settings(compare_reads: float | None = None) -> Settings:
 
 @contextmanager
 def opened_desk(compare_reads: float | None = None) -> Iterator[Frontdesk]:
-    """The configured Frontdesk on a database that answers. Raises UnavailableError at once otherwise.
+    """Open the configured Frontdesk for the duration of the block.
 
-    The embedded database needs no deploy step: it is brought to head here.
+    An embedded database is first migrated to head, because it has no deploy step that does it. Raises
+    UnavailableError if the database does not respond.
     """
-    found = load_settings(compare_reads)
-    with Frontdesk(found) as desk:
+    settings = load_settings(compare_reads)
+    with Frontdesk(settings) as desk:
         desk.database.ping()
-        if found.database_url is None:
-            runner.upgrade(embedded_server.resolve_migration_url(found))
+        if settings.database_url is None:
+            runner.upgrade(embedded_server.resolve_migration_url(settings))
         yield desk
 
 
 def screen() -> Console:
-    """Where people read. Long lines stay whole where there is no terminal to wrap them for."""
-    found = Console(highlight=False)
-    return found if found.is_terminal else Console(highlight=False, width=200)
+    """Return the console for text on stdout. Without a terminal, lines wrap only after 200 characters."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=200)
 
 
 def print_json(document: Any) -> None:
-    """Print one JSON document on stdout; dates and the like as text."""
+    """Print one JSON document on stdout. Values without a JSON type, such as dates, become strings."""
     click.echo(json.dumps(document, ensure_ascii=False, indent=2, default=str))
 
 
 @contextmanager
 def progress(label: str) -> Iterator[Callable[[int, int | None], None]]:
-    """A bar on a terminal's stderr, nothing elsewhere; call what it yields with how many of how many."""
+    """Show a progress bar on stderr if that is a terminal.
+
+    Yields the function that updates it: `on_progress(done, total)`; the total may be unknown (None).
+    """
     screen = Console(stderr=True)
     columns = (TextColumn(label), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as bar:

@@ -1,4 +1,4 @@
-"""`frontdesk db …`: put an existing database under Alembic, and remove its duplicates."""
+"""`frontdesk db …`: put an existing database under Alembic's control, and merge its duplicate rows."""
 
 import click
 
@@ -11,23 +11,23 @@ from app.database import embedded_server
 from app.migrations import runner
 from app.schemas.types import MAX_ID
 
-MAX_PRINTED = 20  # groups of a table that are listed for people
+MAX_PRINTED = 20  # duplicate groups printed per table
 
 
 @click.group("db")
 def db_commands() -> None:
-    """Existing databases: put one under Alembic, remove its duplicates."""
+    """Put an existing database under Alembic's control, and merge its duplicate rows."""
 
 
 @db_commands.command("adopt")
-@click.option("--yes", is_flag=True, help="Stamp the database with the step that it matches.")
+@click.option("--yes", is_flag=True, help="Stamp the database with the revision that it matches.")
 @console.json_option
 def adopt_command(yes: bool, as_json: bool) -> None:
-    """Say which step of the migrations a database matches, or exactly how it differs.
+    """Show which migration revision a database matches, or exactly how it differs.
 
-    For a database that Alembic does not know yet. Without --yes nothing is changed. With it, the database
-    is stamped with the step that it matches, and `alembic upgrade head` finishes what is done in part.
-    Exit code 1 when it differs: nothing is stamped then.
+    Use it for a database that Alembic does not manage yet. Without --yes nothing is changed. With --yes the
+    database is stamped with the revision that it matches; `alembic upgrade head` then completes migrations
+    that were applied in part. Exit code 1 if the database differs; then nothing is stamped.
     """
     url = embedded_server.resolve_migration_url(console.load_settings())
     with runner.migration_engine(url) as engine:
@@ -47,30 +47,30 @@ def adopt_command(yes: bool, as_json: bool) -> None:
 
 def _print_finding(finding: AdoptionReport) -> None:
     revision = finding.revision
-    alike = f" (so does {', '.join(finding.same)}, which changes rows only)" if finding.same else ""
-    said = {
-        "adopted": f"Alembic knows this database already: it is at revision {revision}.",
-        "empty": "There are no tables here: nothing to adopt.",
+    alike = f" (and {', '.join(finding.same)}, which changes rows only)" if finding.same else ""
+    messages = {
+        "adopted": f"Alembic manages this database already: it is at revision {revision}.",
+        "empty": "The database has no tables: nothing to adopt.",
         "matches": f"The tables match revision {revision}{alike}.",
-        "partly": f"The tables match revision {revision}, and later steps are done in places.",
-        "differs": "The tables are those of no step"
+        "partly": f"The tables match revision {revision}; later migrations are applied in part.",
+        "differs": "The tables match no revision"
         + (f"; the closest is {revision}. Differences:" if revision else ":"),
     }
-    click.echo(said[finding.state])
+    click.echo(messages[finding.state])
     for line in finding.differences:
         click.echo(f"  {line}")
     if finding.later:
-        click.echo(f"Otherwise than revision {revision} leaves it, which the upgrade takes care of:")
+        click.echo(f"Differences from revision {revision} that the upgrade resolves:")
         for line in finding.later:
             click.echo(f"  {line}")
     if finding.left_alone:
-        click.echo(f"Tables of others, left alone: {', '.join(finding.left_alone)}.")
+        click.echo(f"Tables of other programs, not changed: {', '.join(finding.left_alone)}.")
     click.echo(_next_step(finding))
 
 
 def _next_step(finding: AdoptionReport) -> str:
     if finding.state == "differs":
-        return "Nothing was changed. Change what differs, and look again."
+        return "Nothing was changed. Resolve the differences, and run this command again."
     if finding.state == "empty" or (finding.state == "adopted" and finding.revision != runner.head()):
         return "Next: alembic upgrade head"
     if finding.state == "adopted":
@@ -81,22 +81,22 @@ def _next_step(finding: AdoptionReport) -> str:
 
 
 @db_commands.command("dedupe")
-@click.option("--dry-run", is_flag=True, help="Say what would be done, and change nothing.")
+@click.option("--dry-run", is_flag=True, help="Show what would be done, and change nothing.")
 @click.option(
     "--restore",
     "archive_ids",
     type=click.IntRange(1, MAX_ID),
     multiple=True,
     metavar="ID",
-    help="Bring back the row that is in archived_rows under this id, instead; repeatable.",
+    help="Instead of merging, restore the row with this id in archived_rows; repeatable.",
 )
 @console.json_option
 def dedupe_command(dry_run: bool, archive_ids: tuple[int, ...], as_json: bool) -> None:
-    """Merge each group of duplicates into its earliest row, and archive the others.
+    """Merge each group of duplicate rows into its earliest row, and archive the others.
 
-    Of the old schema, before its constraints are in force. Writers may go on: each group is a short
-    transaction. Interrupted, it goes on when it is run again. Exit code 1 when groups are left, or a row
-    cannot be brought back.
+    Works on the old schema, before the migrations that add its unique constraints. Services may keep
+    writing: each group is merged in one short transaction. After an interruption, run the command again.
+    Exit code 1 if groups are left, or a row cannot be restored.
     """
     url = embedded_server.resolve_migration_url(console.load_settings())
     if archive_ids:
@@ -126,26 +126,26 @@ def _print_deduplication(result: DeduplicationReport) -> None:
         if len(of_table) > MAX_PRINTED:
             click.echo(f"  and {len(of_table) - MAX_PRINTED:,} more: --json shows all")
     for group, reason in result.failed.items():
-        click.echo(f"{group}: left as they are, {reason}")
+        click.echo(f"{group}: not merged, {reason}")
     if not result.merged and not result.failed:
         click.echo("There are no duplicates.")
     elif result.is_dry_run:
-        click.echo("Nothing was changed. Without --dry-run this is done.")
+        click.echo("Nothing was changed. Run the command without --dry-run to do this.")
     elif result.remaining:
         click.echo(f"{result.remaining:,} groups are left.")
 
 
 def _describe_merge(merged: MergedGroup) -> str:
-    said = [f"keeps {merged.kept_id}"]
+    actions = [f"keeps {merged.kept_id}"]
     rows = (
         f"{row_id}" if number is None else f"{row_id} (as {number})"
         for row_id, number in merged.archived.items()
     )
-    said.append(f"archives {', '.join(rows)}")
+    actions.append(f"archives {', '.join(rows)}")
     if merged.filled:
-        said.append(f"takes over {', '.join(merged.filled)}")
-    said += [f"re-points {count} in {column}" for column, count in merged.repointed.items()]
-    return ", ".join(said)
+        actions.append(f"takes over {', '.join(merged.filled)}")
+    actions += [f"re-points {count} in {column}" for column, count in merged.repointed.items()]
+    return ", ".join(actions)
 
 
 def _restore(url: str, archive_ids: tuple[int, ...], dry_run: bool, as_json: bool) -> None:
@@ -156,10 +156,10 @@ def _restore(url: str, archive_ids: tuple[int, ...], dry_run: bool, as_json: boo
         for outcome in outcomes:
             row = f"row {outcome.id} of {outcome.table}" if outcome.table else "no row"
             if outcome.refused:
-                click.echo(f"{outcome.archive_id}: {row} cannot be brought back: {outcome.refused}")
+                click.echo(f"{outcome.archive_id}: {row} cannot be restored: {outcome.refused}")
             else:
-                click.echo(f"{outcome.archive_id}: {row} {'would be' if dry_run else 'is'} back")
+                click.echo(f"{outcome.archive_id}: {row} {'would be' if dry_run else 'is'} restored")
                 if outcome.left_out:
-                    click.echo(f"  without {', '.join(outcome.left_out)}: the archive keeps them")
+                    click.echo(f"  without {', '.join(outcome.left_out)}, which stay in the archive")
     if any(outcome.refused for outcome in outcomes):
         raise click.exceptions.Exit(console.EXIT_PROBLEMS_FOUND)

@@ -1,4 +1,4 @@
-"""`frontdesk doctor`: look at everything that can be wrong, and say what to do."""
+"""`frontdesk doctor`: check configuration, database, schema and backups, and suggest remedies."""
 
 from collections.abc import Iterator
 from contextlib import closing
@@ -25,12 +25,12 @@ from app.migrations.runner import SchemaState
 from app.observability import sentry
 from app.repositories import server_activity
 
-STATEMENT_TIMEOUT_MS = 30_000  # milliseconds for a statement: the checks read each table's highest id
-MIN_SERVER_VERSION_NUM = 150_000
+STATEMENT_TIMEOUT_MS = 30_000  # long, because the checks read the highest id of every table
+MIN_SERVER_VERSION_NUM = 150_000  # PostgreSQL 15
 
 
 class CheckStatus(StrEnum):
-    """How one check ended; only `wrong` makes the whole wrong."""
+    """Verdict of one check. Only `wrong` makes the verdict of the whole command wrong."""
 
     OK = "ok"
     WARNING = "warning"
@@ -48,7 +48,7 @@ STYLES = {
 
 @dataclass(frozen=True)
 class Check:
-    """What was looked at, how it is, and what to do about it."""
+    """Result of one check: its subject, the verdict, the finding, and the remedy if there is a problem."""
 
     name: str
     verdict: CheckStatus
@@ -60,27 +60,27 @@ class Check:
 @console.json_option
 @click.pass_context
 def doctor_command(ctx: click.Context, as_json: bool) -> None:
-    """Look at everything that can be wrong, and say what to do.
+    """Check configuration, database, schema and backups, and suggest remedies.
 
-    It changes nothing. Exit codes: 0 all well (warnings do not count), 1 something is wrong,
+    It changes nothing. Exit codes: 0 no problem (warnings do not count), 1 a check found a problem,
     2 the configuration is wrong, 3 the database cannot be reached.
     """
-    found, exit_code = run_checks()
+    checks, exit_code = run_checks()
     if as_json:
-        wrong = any(check.verdict is CheckStatus.WRONG for check in found)
+        wrong = any(check.verdict is CheckStatus.WRONG for check in checks)
         console.print_json(
             {
                 "verdict": CheckStatus.WRONG if wrong else CheckStatus.OK,
-                "checks": [asdict(check) for check in found],
+                "checks": [asdict(check) for check in checks],
             }
         )
     else:
-        _print(found)
+        _print(checks)
     ctx.exit(exit_code)
 
 
 def run_checks() -> tuple[list[Check], int]:
-    """All checks, as far as they are possible, and the exit code."""
+    """Run all checks that are possible; return their results and the exit code."""
     try:
         settings = console.load_settings()
     except ConfigurationError as error:
@@ -90,28 +90,31 @@ def run_checks() -> tuple[list[Check], int]:
             Check("configuration", CheckStatus.WRONG, problem, advice) for problem in problems or [first]
         ]
         return wrong, console.WrongUsage.exit_code
-    found = list(_check_settings(settings))
+    checks = list(_check_settings(settings))
     live = _find_live_database(settings)
     if isinstance(live, Check):
-        return [*found, live], console.WrongUsage.exit_code
-    database, checks_of_move = live
-    found += checks_of_move
+        return [*checks, live], console.WrongUsage.exit_code
+    database, transfer_checks = live
+    checks += transfer_checks
     try:
         connection = database.connect_outside_pool(STATEMENT_TIMEOUT_MS)
     except psycopg.OperationalError as error:
-        reason = " ".join(str(error).split())  # libpq's words: host, user and reason
-        advice = "Check that the server runs, and DATABASE_URL."
-        return [*found, Check("connection", CheckStatus.WRONG, reason, advice)], console.CouldNotRun.exit_code
+        reason = " ".join(str(error).split())  # libpq's message: host, user and reason
+        advice = "Check that the server is running and that DATABASE_URL is right."
+        return [
+            *checks,
+            Check("connection", CheckStatus.WRONG, reason, advice),
+        ], console.CouldNotRun.exit_code
     with closing(connection):
         try:
-            found += _check_database(connection, settings)
+            checks += _check_database(connection, settings)
         except psycopg.Error as error:
-            reason = f"the checks were broken off (SQLSTATE {error.sqlstate})"
-            found.append(Check("database", CheckStatus.WRONG, reason, "Look into the server's log."))
-            return found, console.CouldNotRun.exit_code
-    found += _check_direct_connection(settings)
-    is_wrong = any(check.verdict is CheckStatus.WRONG for check in found)
-    return found, console.EXIT_PROBLEMS_FOUND if is_wrong else 0
+            reason = f"the checks were aborted by a database error (SQLSTATE {error.sqlstate})"
+            checks.append(Check("database", CheckStatus.WRONG, reason, "See the log of the server."))
+            return checks, console.CouldNotRun.exit_code
+    checks += _check_direct_connection(settings)
+    is_wrong = any(check.verdict is CheckStatus.WRONG for check in checks)
+    return checks, console.EXIT_PROBLEMS_FOUND if is_wrong else 0
 
 
 def _check_settings(settings: Settings) -> Iterator[Check]:
@@ -119,15 +122,19 @@ def _check_settings(settings: Settings) -> Iterator[Check]:
     for unsafe in settings.warnings():
         yield Check(unsafe.setting, CheckStatus.WARNING, unsafe.reason, unsafe.remedy)
     if settings.sentry_dsn is None or not settings.sentry_enabled:
-        yield Check("sentry", CheckStatus.OK, "off: failures are told to the log alone")
+        yield Check("sentry", CheckStatus.OK, "off: failures are logged only")
     elif sentry.is_initialised():
-        yield Check("sentry", CheckStatus.OK, "failures are reported")
+        yield Check("sentry", CheckStatus.OK, "failures are sent to Sentry")
     else:
-        yield Check("sentry", CheckStatus.WARNING, "SENTRY_DSN is not an address of Sentry", "Copy it again.")
+        advice = "Copy the DSN again from the settings of the Sentry project."
+        yield Check("sentry", CheckStatus.WARNING, "SENTRY_DSN is not a valid DSN", advice)
 
 
 def _find_live_database(settings: Settings) -> tuple[Database, list[Check]] | Check:
-    """The database to look at, and what there is to say of which is live; a Check where none can be used."""
+    """Return the database to check and the checks of which side is live.
+
+    Returns a single Check with the problem if no database can be used.
+    """
     if settings.legacy_database_url is None:
         return Database(settings, embedded_server.resolve_database_url(settings)), []
     pin = settings.transfer_pin
@@ -139,16 +146,16 @@ def _find_live_database(settings: Settings) -> tuple[Database, list[Check]] | Ch
         except FrontdeskError as error:
             if pin is None and isinstance(error, ConfigurationError):
                 return Check("live database", CheckStatus.WRONG, error.message)
-        looked_at = database.sides[pin or live or "primary"]
+        checked = database.sides[pin or live or "primary"]
     if live is None:
-        found = f"not known{f'; this process is pinned to {pin}' if pin else ''}"
-        advice = "Both servers have to answer. After a finished move, unset LEGACY_DATABASE_URL."
-        return looked_at, [Check("live database", CheckStatus.WARNING, found, advice)]
+        found = f"unknown{f'; this process is pinned to {pin}' if pin else ''}"
+        advice = "Make both servers reachable. After a finished transfer, unset LEGACY_DATABASE_URL."
+        return checked, [Check("live database", CheckStatus.WARNING, found, advice)]
     if pin is None or pin == live:
-        return looked_at, [Check("live database", CheckStatus.OK, f"{live}{', pinned' if pin else ''}")]
-    advice = "Unset TRANSFER_PIN: what this process writes is refused, and what it reads may be old."
-    found = f"{live}, and this process is pinned to {pin}"
-    return looked_at, [Check("live database", CheckStatus.WRONG, found, advice)]
+        return checked, [Check("live database", CheckStatus.OK, f"{live}{', pinned' if pin else ''}")]
+    advice = "Unset TRANSFER_PIN: writes of this process are rejected, and its reads may be outdated."
+    found = f"{live}, but this process is pinned to {pin}"
+    return checked, [Check("live database", CheckStatus.WRONG, found, advice)]
 
 
 def _check_database(connection: Connection, settings: Settings) -> Iterator[Check]:
@@ -157,10 +164,10 @@ def _check_database(connection: Connection, settings: Settings) -> Iterator[Chec
     yield Check(
         "connection",
         CheckStatus.OK if version >= MIN_SERVER_VERSION_NUM else CheckStatus.WARNING,
-        f"PostgreSQL {version // 10_000}.{version % 10_000} answers",
+        f"PostgreSQL {version // 10_000}.{version % 10_000} responds",
         ""
         if version >= MIN_SERVER_VERSION_NUM
-        else "Frontdesk is tested with PostgreSQL 15 and newer: upgrade.",
+        else "Frontdesk is tested with PostgreSQL 15 and newer: upgrade the server.",
     )
     yield Check(
         "encoding",
@@ -168,47 +175,51 @@ def _check_database(connection: Connection, settings: Settings) -> Iterator[Chec
         f"the database is encoded in {encoding}",
         ""
         if encoding == CLIENT_ENCODING
-        else "Rows with letters that it does not have are refused. Take its data to a database in UTF8:"
+        else "Rows with characters outside this encoding are rejected. Copy the data to a database in UTF8:"
         " pg_dump, CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0, pg_restore.",
     )
     read_only = server_activity.is_read_only(connection)
     yield Check(
         "writes",
         CheckStatus.WRONG if read_only else CheckStatus.OK,
-        "the database is read-only" if read_only else "the database takes them",
-        "It is a standby that nobody promoted, or was set so; providers do that when the disk is full."
+        "the database is read-only" if read_only else "the database accepts writes",
+        "Promote the server if it is a standby. Otherwise it was set to read-only: providers do this when"
+        " the disk is full."
         if read_only
         else "",
     )
     yield _check_connection_budget(connection, settings)
     yield _check_schema(connection)
-    yield _none_of(
+    yield _check_list(
         "constraints",
+        "all validated",
         "not validated",
         [f"{name} of {table}" for table, name in integrity_checks.invalid_constraints(connection)],
         "Run `alembic upgrade head` again, or ALTER TABLE … VALIDATE CONSTRAINT …",
     )
-    yield _none_of(
+    yield _check_list(
         "indexes",
+        "all valid",
         "not valid",
         [f"{name} of {table}" for table, name in integrity_checks.invalid_indexes(connection)],
-        "A build did not finish. Run `alembic upgrade head` again, or DROP INDEX CONCURRENTLY …",
+        "Their build did not finish. Run `alembic upgrade head` again, or DROP INDEX CONCURRENTLY …",
     )
-    yield _none_of(
+    yield _check_list(
         "sequences",
+        "none behind its table",
         "behind their tables",
         [
             f"{lag.sequence} by {lag.behind} for {lag.table}.{lag.column}"
             for lag in integrity_checks.lagging_sequences(connection)
         ],
-        "Inserts fail until it has caught up: SELECT setval('sequence', (SELECT max(column) FROM table))",
+        "Inserts fail with duplicate ids. Run SELECT setval('sequence', (SELECT max(column) FROM table))",
     )
     yield from _check_backups(connection, settings)
 
 
 def _check_backups(connection: Connection, settings: Settings) -> Iterator[Check]:
     if connection.execute("SELECT to_regclass('backup_runs')").fetchone() == (None,):
-        yield Check("backup", CheckStatus.SKIPPED, "not known before the schema is at head")
+        yield Check("backup", CheckStatus.SKIPPED, "unknown until the schema is at head")
         return
     for age in check_freshness(run_log.query_summary(connection), settings):
         if age.is_overdue:
@@ -223,7 +234,7 @@ def _check_backups(connection: Connection, settings: Settings) -> Iterator[Check
 
 def _check_connection_budget(connection: Connection, settings: Settings) -> Check:
     if settings.postgres_pooler:
-        found = "the pooler holds the server's connections: compare its pool_size with max_connections"
+        found = "not checked with a pooler: compare its pool_size with the server's max_connections"
         return Check("pool budget", CheckStatus.SKIPPED, found)
     counted = connection_budget.measure(connection, settings, settings.web_concurrency)
     if counted.fits:
@@ -242,7 +253,7 @@ def _check_schema(connection: Connection) -> Check:
         case SchemaState.AT_HEAD:
             return Check("schema", CheckStatus.OK, f"at head ({revision})")
         case SchemaState.UNKNOWN:
-            advice = "The database is newer than this code: deploy the code that belongs to it."
+            advice = "The database is newer than this code: deploy the release that migrated it."
             return Check("schema", CheckStatus.WRONG, f"at {revision}, which this code does not know", advice)
         case _:
             found = f"at {revision or 'no revision'}, head is {runner.revisions()[0]}"
@@ -250,7 +261,7 @@ def _check_schema(connection: Connection) -> Check:
 
 
 def _check_direct_connection(settings: Settings) -> Iterator[Check]:
-    """The way past the pooler, where there is one."""
+    """Check the connection of DIRECT_DATABASE_URL, which bypasses the pooler, if it is set."""
     if settings.direct_database_url is None:
         return
     try:
@@ -260,13 +271,13 @@ def _check_direct_connection(settings: Settings) -> Iterator[Check]:
         advice = "Check DIRECT_DATABASE_URL: migrations and session locks need it."
         yield Check("direct connection", CheckStatus.WRONG, reason, advice)
     else:
-        yield Check("direct connection", CheckStatus.OK, "answers")
+        yield Check("direct connection", CheckStatus.OK, "the server responds")
 
 
-def _none_of(name: str, state: str, names: list[str], advice: str) -> Check:
+def _check_list(name: str, good: str, bad: str, names: list[str], advice: str) -> Check:
     if not names:
-        return Check(name, CheckStatus.OK, f"none {state}")
-    return Check(name, CheckStatus.WRONG, f"{state}: {', '.join(names)}", advice)
+        return Check(name, CheckStatus.OK, good)
+    return Check(name, CheckStatus.WRONG, f"{bad}: {', '.join(names)}", advice)
 
 
 def _print(checks: list[Check]) -> None:

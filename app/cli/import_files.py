@@ -1,4 +1,4 @@
-"""`frontdesk import`: files of YClients payloads, or of rows of ours, into one company."""
+"""`frontdesk import`: import files of YClients payloads, or of Frontdesk rows, into one company."""
 
 import json
 from collections.abc import Iterator
@@ -17,9 +17,9 @@ from app.yclients.importing.import_files import OnProblem, OnProgress, import_fi
 from app.yclients.importing.summary import ImportProblem, ImportSummary
 from app.yclients.mapping.entities import KINDS_BY_NAME
 
-MAX_PRINTED = 20  # findings on the screen
+MAX_PRINTED = 20  # problems printed as text
 _COUNTS = ("rows", "inserted", "updated", "unchanged", "stale", "superseded", "rejected", "warnings")
-_TABLE_WIDTH_CHARS = 120  # characters of the widest table
+_TABLE_WIDTH_CHARS = 120  # width of a table with all columns
 _ID = click.IntRange(1, MAX_ID)
 
 
@@ -28,17 +28,17 @@ _ID = click.IntRange(1, MAX_ID)
 @click.option(
     "--kind",
     type=click.Choice(list(KINDS_BY_NAME)),
-    help="What the rows are, where that is not told by them.",
+    help="Kind of the rows, if it cannot be detected from their contents.",
 )
 @click.option(
-    "--staff", "staff_id", type=_ID, help="Whose schedule it is, where the file's name does not say."
+    "--staff", "staff_id", type=_ID, help="Staff member of a schedule, if the file name has no staff id."
 )
 @click.option(
     "--rejects",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Write every rejected row and warning to this file, one JSON object a line.",
+    help="Write every rejected row and warning to this file, one JSON object per line.",
 )
-@click.option("--dry-run", is_flag=True, help="Do everything and roll it back.")
+@click.option("--dry-run", is_flag=True, help="Import everything, then roll it back.")
 @console.json_option
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
 def import_command(
@@ -50,14 +50,14 @@ def import_command(
     as_json: bool,
     files: tuple[Path, ...],
 ) -> None:
-    """Import FILES into a company: YClients' answers as they are, or one row of ours a line (NDJSON).
+    """Import FILES into a company: responses of the YClients API, or NDJSON with one Frontdesk row per line.
 
-    Files in any order: company, service categories, services, staff, clients, schedules, bookings. A field
-    that cannot be read is left out, with a warning; a row without a usable id or a required field is
-    rejected. The same import again changes nothing.
+    FILES may be in any order: company, service categories, services, staff, clients, schedules, bookings. A
+    field with an invalid value is dropped with a warning. A row without a valid id or without a required
+    field is rejected. Repeating an import changes nothing.
     """
     with (
-        _rejects_file(rejects, files) as on_finding,
+        _rejects_file(rejects, files) as on_problem,
         console.opened_desk() as desk,
         _progress() as on_progress,
     ):
@@ -69,7 +69,7 @@ def import_command(
             staff_id=staff_id,
             on_progress=on_progress,
             dry_run=dry_run,
-            on_problem=on_finding,
+            on_problem=on_problem,
         )
     if as_json:
         console.print_json(summary.as_dict())
@@ -85,22 +85,22 @@ def _rejects_file(path: Path | None, inputs: tuple[Path, ...]) -> Iterator[OnPro
         yield None
         return
     if any(path.exists() and given.exists() and path.samefile(given) for given in inputs):
-        raise console.WrongUsage(f"--rejects would overwrite {path}, which is to be imported.")
+        raise console.WrongUsage(f"--rejects would overwrite {path}, which is one of the files to import.")
     try:
         file = path.open("w", encoding="utf-8")
     except OSError as error:
         raise console.WrongUsage(f"Cannot write {path}: {error.strerror}.") from None
     with file:
 
-        def write(finding: ImportProblem) -> None:
-            file.write(json.dumps(finding.as_dict(), ensure_ascii=False, default=str) + "\n")
+        def write(problem: ImportProblem) -> None:
+            file.write(json.dumps(problem.as_dict(), ensure_ascii=False, default=str) + "\n")
 
         yield write
 
 
 @contextmanager
 def _progress() -> Iterator[OnProgress]:
-    """A bar on a terminal's stderr, nothing elsewhere."""
+    """Show a progress bar on stderr if that is a terminal; yield the function that updates it."""
     columns = (TextColumn("{task.description:<18}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     screen = Console(stderr=True)
     with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as progress:
@@ -115,15 +115,15 @@ def _progress() -> Iterator[OnProgress]:
 def _print(summary: ImportSummary, rejects: Path | None) -> None:
     screen = console.screen()
     if summary.made_company:
-        screen.print(f"Company {summary.company_id} was not known: made with default settings.")
+        screen.print(f"Company {summary.company_id} was unknown: created with default settings.")
     if summary.kinds:
-        # On a narrow terminal a wrapped line is read more easily than a number cut short.
+        # Rich would truncate numbers to fit a narrow terminal; wrapped lines keep them whole.
         screen.print(_table(summary), width=max(screen.width, _TABLE_WIDTH_CHARS), crop=False)
     for error in summary.broken:
-        screen.print(escape(f"{error.message}; its rows before that were imported."), soft_wrap=True)
-    _print_findings(summary, rejects, screen)
+        screen.print(escape(f"{error.message}; the rows before were imported."), soft_wrap=True)
+    _print_problems(summary, rejects, screen)
     if not summary.kinds:
-        screen.print("The files hold no rows: nothing to import.")
+        screen.print("The files contain no rows: nothing to import.")
     elif not summary.has_changes:
         screen.print("Nothing changed.")
     if summary.is_dry_run:
@@ -131,32 +131,32 @@ def _print(summary: ImportSummary, rejects: Path | None) -> None:
 
 
 def _table(summary: ImportSummary) -> Table:
-    """Counts by kind; what happened to no row of any kind has no column."""
-    happened = [
+    """Return the counts by kind, without the columns that are zero for every kind."""
+    columns = [
         name for name in _COUNTS if name == "rows" or any(getattr(k, name) for k in summary.kinds.values())
     ]
     table = Table(box=None, pad_edge=False)
     table.add_column("kind")
-    for name in (*happened, "seconds", "rows/s"):
+    for name in (*columns, "seconds", "rows/s"):
         table.add_column(name, justify="right")
     for name, kind in summary.kinds.items():
         counts = kind.as_dict()
         rate = counts["rows_per_second"]
         table.add_row(
             name,
-            *(f"{counts[count]:,}" for count in happened),
+            *(f"{counts[count]:,}" for count in columns),
             f"{kind.seconds:.2f}",
             f"{rate:,}" if rate else "",
         )
     return table
 
 
-def _print_findings(summary: ImportSummary, rejects: Path | None, screen: Console) -> None:
-    """Rejected rows first: they are missing, where warnings are only incomplete."""
-    findings = sorted(summary.problems, key=lambda finding: not finding.is_rejected)
-    for finding in findings[:MAX_PRINTED]:
-        screen.print(escape(str(finding)), soft_wrap=True)
-    more = sum(kind.rejected + kind.warnings for kind in summary.kinds.values()) - len(findings[:MAX_PRINTED])
+def _print_problems(summary: ImportSummary, rejects: Path | None, screen: Console) -> None:
+    """Print rejected rows, then warnings, because a missing row matters more than a missing field."""
+    problems = sorted(summary.problems, key=lambda problem: not problem.is_rejected)[:MAX_PRINTED]
+    for problem in problems:
+        screen.print(escape(str(problem)), soft_wrap=True)
+    more = sum(kind.rejected + kind.warnings for kind in summary.kinds.values()) - len(problems)
     if more > 0:
-        where = f"{rejects} has them" if rejects else "--rejects FILE writes them all"
+        where = f"{rejects} lists all" if rejects else "--rejects FILE writes all of them"
         screen.print(escape(f"… and {more:,} more; {where}."))

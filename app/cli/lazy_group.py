@@ -1,4 +1,4 @@
-"""A group of commands that are imported when they are asked for."""
+"""A click group whose commands are imported when they are used."""
 
 from collections.abc import Mapping
 from importlib import import_module
@@ -8,21 +8,23 @@ import click
 
 
 class LazyGroup(click.Group):
-    """A group that knows its commands by the place where each is defined (`"module:name"`).
+    """A group that imports each command from its import path (`"module:name"`) at first use.
 
-    So `frontdesk sync` does not wait for Alembic, nor `frontdesk up` for what draws the demos.
+    It saves start-up time: for example, `frontdesk sync` does not import Alembic, and `frontdesk up` does not
+    import the demos.
     """
 
     def __init__(self, *args: Any, import_paths: Mapping[str, str], **options: Any) -> None:
+        """Accept the arguments of click.Group, and `import_paths` by command name."""
         super().__init__(*args, **options)
         self._import_paths = import_paths
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """The names, in alphabetical order."""
+        """Return the names of the commands in alphabetical order."""
         return sorted({*self._import_paths, *super().list_commands(ctx)})
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The command of that name, or None."""
+        """Return the command with this name, imported if necessary, or None."""
         if cmd_name in self._import_paths and cmd_name not in self.commands:
             module, _, name = self._import_paths[cmd_name].partition(":")
             self.add_command(getattr(import_module(module), name), cmd_name)

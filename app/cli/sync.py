@@ -1,4 +1,4 @@
-"""`frontdesk sync`: bring a company up to date with YClients, and how the syncs stand."""
+"""`frontdesk sync`: synchronise a company with YClients, and show the state of past runs."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,20 +27,20 @@ from app.yclients.syncing import run as yclients_sync
 from app.yclients.syncing.status import SyncRunStatus, sync_status
 from app.yclients.syncing.summary import SyncSummary
 
-MAX_PRINTED = 20  # faults on the screen
+MAX_PRINTED = 20  # problems printed as text
 _COUNTS = ("rows", "inserted", "updated", "unchanged")
-_RARE_COUNTS = ("stale", "superseded", "deleted", "rejected", "warnings")  # shown where there are any
+_RARE_COUNTS = ("stale", "superseded", "deleted", "rejected", "warnings")  # shown unless all are zero
 _ID = click.IntRange(1, MAX_ID)
 
 
 @click.group("sync")
 def sync_commands() -> None:
-    """Bring companies up to date with YClients."""
+    """Synchronise companies with YClients."""
 
 
 def _kinds(context: click.Context, parameter: click.Parameter, given: tuple[str, ...]) -> list[str] | None:
-    """`--only a,b --only c`."""
-    names = [name.strip() for each in given for name in each.split(",")]
+    """Return the kinds of all --only options, each of which may list several: `--only a,b --only c`."""
+    names = [name.strip() for option in given for name in option.split(",")]
     for name in names:
         if name not in KINDS_BY_NAME:
             raise click.BadParameter(f"{name!r} is not one of {', '.join(KINDS_BY_NAME)}.")
@@ -51,19 +51,20 @@ def _kinds(context: click.Context, parameter: click.Parameter, given: tuple[str,
 @click.option("--company", "company_id", type=_ID, required=True, help="The company's YClients id.")
 @click.option("--full", is_flag=True, help="Read all bookings, not only those changed since the last run.")
 @click.option(
-    "--since", help="Read the bookings changed since then: 2026-11-01, or with a time of the salon."
+    "--since",
+    help="Read the bookings changed since this date or time, such as 2026-11-01. Default time zone: salon's.",
 )
-@click.option("--only", multiple=True, callback=_kinds, help=f"Some of: {', '.join(KINDS_BY_NAME)}.")
-@click.option("--dry-run", is_flag=True, help="Do everything and roll it back.")
+@click.option("--only", multiple=True, callback=_kinds, help=f"Only these kinds: {', '.join(KINDS_BY_NAME)}.")
+@click.option("--dry-run", is_flag=True, help="Synchronise everything, then roll it back.")
 @console.json_option
 def yclients_command(
     company_id: int, full: bool, since: str | None, only: list[str] | None, dry_run: bool, as_json: bool
 ) -> None:
-    """Bring a company up to date with YClients.
+    """Synchronise a company with YClients.
 
-    The first run reads everything; later ones read the bookings that have changed, and compare the rest.
-    The limits of the API are shared with every other sync of this installation. A run that was stopped or
-    killed loses nothing: start it again.
+    The first run reads everything. Later runs read only the changed bookings, and read and compare all other
+    data. All runs of this installation share the rate limits of the API. After an interruption or a kill,
+    start the run again; nothing is lost.
     """
     if full and since:
         raise click.UsageError("Give either --full or --since.")
@@ -86,29 +87,30 @@ def yclients_command(
 
 
 def _parse_since(desk: Frontdesk, company_id: int, text: str) -> datetime:
-    """A time; without an offset, of the salon's clock."""
+    """Parse a date or time; without an offset, it is in the salon's time zone."""
     try:
-        moment = datetime.fromisoformat(text)
+        since = datetime.fromisoformat(text)
     except ValueError:
-        raise click.BadParameter("--since is a date or a time, as 2026-11-01 or 2026-11-01T10:00.") from None
-    return (
-        moment
-        if moment.tzinfo
-        else moment.replace(tzinfo=desk.uow_factory.tenant_cache.get(company_id).timezone)
-    )
+        raise click.BadParameter(
+            "--since must be a date or a time, such as 2026-11-01 or 2026-11-01T10:00."
+        ) from None
+    if since.tzinfo:
+        return since
+    return since.replace(tzinfo=desk.uow_factory.tenant_cache.get(company_id).timezone)
 
 
 class _Rate(ProgressColumn):
-    """Rows a second."""
+    """Progress column with the rate in rows per second."""
 
     def render(self, task: Task) -> Text:
+        """Return the rate as text."""
         speed = task.finished_speed or task.speed
         return Text(f"{speed:,.0f} rows/s" if speed else "", style="progress.data.speed")
 
 
 @contextmanager
 def _progress() -> Iterator[yclients_sync.OnProgress]:
-    """A bar for each kind on a terminal's stderr, nothing elsewhere."""
+    """Show a progress bar per kind on stderr if that is a terminal; yield the function that updates them."""
     columns = (
         TextColumn("{task.description:<18}"),
         BarColumn(),
@@ -138,10 +140,10 @@ def _print(summary: SyncSummary) -> None:
         counts = (f"{vars(kind)[count]:,}" for count in (*_COUNTS, *rare))
         table.add_row(name, *counts, f"{kind.seconds:.1f}")
     screen.print(table)
-    for name, fault in summary.problems[:MAX_PRINTED]:
-        outcome = "rejected" if fault.is_rejected else "warning"
-        key = ", ".join(map(str, fault.key or ())) or "without a key"
-        reasons = "; ".join(f"{field}: {reason}" for field, reason in fault.reasons.items())
+    for name, problem in summary.problems[:MAX_PRINTED]:
+        outcome = "rejected" if problem.is_rejected else "warning"
+        key = ", ".join(map(str, problem.key or ())) or "without a key"
+        reasons = "; ".join(f"{field}: {reason}" for field, reason in problem.reasons.items())
         screen.print(escape(f"{name} {key}: {outcome}: {reasons}"), soft_wrap=True)
     more = sum(kind.rejected + kind.warnings for kind in summary.kinds.values()) - MAX_PRINTED
     if more > 0:
@@ -155,20 +157,20 @@ def _print(summary: SyncSummary) -> None:
 
 
 @sync_commands.command("status")
-@click.option("--company", "company_id", type=_ID, help="The company's YClients id; all companies without.")
+@click.option("--company", "company_id", type=_ID, help="The company's YClients id. Default: all companies.")
 @console.json_option
 def status_command(company_id: int | None, as_json: bool) -> None:
-    """The last runs: when, what, and how they ended.
+    """Show the last runs of each company: start, mode, state, duration, requests and written rows.
 
-    Exit code 1 where the last run of a company did not end well.
+    Exit code 1 if the last run of a company failed or was interrupted.
     """
     with console.opened_desk() as desk:
-        found = sync_status(desk, company_id)
+        by_company = sync_status(desk, company_id)
     if as_json:
-        console.print_json([status.as_dict() for statuses in found.values() for status in statuses])
+        console.print_json([status.as_dict() for statuses in by_company.values() for status in statuses])
     else:
-        _print_status([status for statuses in found.values() for status in statuses])
-    if any(statuses and not statuses[0].state.is_healthy for statuses in found.values()):
+        _print_status([status for statuses in by_company.values() for status in statuses])
+    if any(statuses and not statuses[0].state.is_healthy for statuses in by_company.values()):
         raise click.exceptions.Exit(console.EXIT_PROBLEMS_FOUND)
 
 

@@ -1,4 +1,4 @@
-"""`frontdesk testdata …`: what testers left behind in a live database."""
+"""`frontdesk testdata …`: count and delete test data in a live database."""
 
 import click
 
@@ -13,14 +13,17 @@ _one_company = click.option(
 
 @click.group("testdata")
 def testdata_commands() -> None:
-    """Test data: clients and bookings whose name begins with [TEST and whose phone is one of TEST_PHONES."""
+    """Count and delete test data in a live database.
+
+    Test data are clients and bookings whose name begins with [TEST and whose phone is one of TEST_PHONES.
+    """
 
 
 @testdata_commands.command("stats")
 @_one_company
 @console.json_option
 def stats_command(company_id: int | None, as_json: bool) -> None:
-    """Count the rows with both markers, and those with one only, which are never deleted."""
+    """Count test data, and rows with only one of the markers (name, phone), which are never deleted."""
     with console.opened_desk() as desk:
         counts = test_data.stats(desk.database.live().settings, company_id)
     if as_json:
@@ -28,27 +31,27 @@ def stats_command(company_id: int | None, as_json: bool) -> None:
         return
     for table, markers in counts.items():
         click.echo(
-            f"{table}: {markers['marked']:,} are test data; only the name is marked in"
-            f" {markers['name_only']:,}, only the phone in {markers['phone_only']:,}"
+            f"{table}: {markers['marked']:,} rows of test data; {markers['name_only']:,} rows with only the"
+            f" name marked, {markers['phone_only']:,} with only the phone"
         )
 
 
 @testdata_commands.command("clean")
 @_one_company
-@click.option("--yes", is_flag=True, help="Delete. Without it nothing is changed.")
-@click.option("--dry-run", is_flag=True, help="Count what would be deleted; so it is without --yes.")
+@click.option("--yes", is_flag=True, help="Delete the rows. Without this option nothing is changed.")
+@click.option("--dry-run", is_flag=True, help="Count the rows that would be deleted. The default.")
 @click.option(
     "--limit",
     type=click.IntRange(1, 1_000_000),
     default=test_data.DEFAULT_LIMIT,
     show_default=True,
-    help="Rows of each table at most.",
+    help="Maximum number of rows to delete from each table.",
 )
 @console.json_option
 def clean_command(company_id: int | None, yes: bool, dry_run: bool, limit: int, as_json: bool) -> None:
     """Delete test data: bookings with their services and slots, then clients without bookings.
 
-    A client whom a booking names that is no test data stays. Without --yes nothing is changed.
+    Clients with bookings that are not test data stay. Without --yes nothing is changed.
     """
     if yes and dry_run:
         raise console.WrongUsage("Give either --yes or --dry-run.")
@@ -64,6 +67,6 @@ def clean_command(company_id: int | None, yes: bool, dry_run: bool, limit: int, 
         click.echo(f"{table}: {count:,} {done}")
     for table, count in result.remaining.items():
         if count:
-            click.echo(f"{table}: {count:,} left: over the limit, or with bookings that are no test data")
+            click.echo(f"{table}: {count:,} left: above the limit, or with bookings that are not test data")
     if not yes:
-        click.echo("Nothing was changed; --yes deletes.")
+        click.echo("Nothing was changed. Use --yes to delete.")

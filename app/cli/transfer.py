@@ -1,4 +1,4 @@
-"""`frontdesk transfer`: move the live database from one PostgreSQL to another."""
+"""`frontdesk transfer …`: transfer the live database from one PostgreSQL server to another."""
 
 import signal
 from collections.abc import Iterator
@@ -36,73 +36,74 @@ from app.transfer.start import start
 
 @click.group("transfer", cls=LazyGroup, import_paths={"demo": "app.demo.transfer:demo_command"})
 def transfer_commands() -> None:
-    """Move the live database from LEGACY_DATABASE_URL to DATABASE_URL without losing a write.
+    """Transfer the live database from LEGACY_DATABASE_URL to DATABASE_URL without losing a write.
 
-    plan, start, copy, relay, verify, cutover, and finish when all is well; until then rollback leads back.
-    Each step is safe to repeat; `status` says what is next.
+    The steps are plan, start, copy, relay, verify, cutover and finish. Until finish, rollback makes legacy
+    live again. Every step is safe to repeat; `status` shows the next one.
     """
 
 
 @transfer_commands.command("start")
 @include_option
 @leave_out_option
-@click.option("--dry-run", is_flag=True, help="Only look for what is in the way.")
+@click.option("--dry-run", is_flag=True, help="Only check for problems.")
 @console.json_option
 def start_command(include: tuple[str, ...], leave_out: tuple[str, ...], dry_run: bool, as_json: bool) -> None:
-    """Switch capture on: from now on every change on legacy is noted.
+    """Start change capture: from now on, the change log of legacy records every change.
 
-    Writers wait for a moment, table by table. What is set up already stays as it is.
+    Writes to each table are blocked for a moment while its trigger is created. Tables that are captured
+    already are not changed.
     """
     settings = console.load_settings()
     sides = Sides.from_settings(settings)
     if not settings.transfer_capture:
         raise ConfigurationError(
-            "TRANSFER_CAPTURE is off: unset it to let changes be noted, and start again."
+            "TRANSFER_CAPTURE is off, so changes cannot be captured. Unset it and run the command again."
         )
     screen = console.screen()
 
-    def say(step: str) -> None:
+    def print_step(step: str) -> None:
         if not as_json:
             screen.print(escape(step))
 
-    found = start(sides, include, leave_out, dry_run=dry_run, on_step=say)
-    moved = [table.name for table in found.transfer_tables]
+    plan = start(sides, include, leave_out, dry_run=dry_run, on_step=print_step)
+    tables = [table.name for table in plan.transfer_tables]
     if as_json:
-        console.print_json({"dry_run": dry_run, "moved": moved, "left_out": list(found.left_out)})
+        console.print_json({"dry_run": dry_run, "moved": tables, "left_out": list(plan.left_out)})
     elif dry_run:
-        screen.print(f"Dry run: nothing is in the way of moving {len(moved)} tables.")
+        screen.print(f"Dry run: no problems; changes of {len(tables)} tables would be captured.")
     else:
-        screen.print(f"{len(moved)} tables are captured. Next: frontdesk transfer copy")
+        screen.print(f"Changes of {len(tables)} tables are captured. Next: frontdesk transfer copy")
 
 
 @transfer_commands.command("relay")
-@click.option("--once", is_flag=True, help="Bring over what waits now, and stop.")
-@click.option("--dry-run", is_flag=True, help="One round, which is taken back.")
+@click.option("--once", is_flag=True, help="Apply the pending changes and stop.")
+@click.option("--dry-run", is_flag=True, help="Run one apply cycle and roll it back.")
 @console.json_option
 def relay_command(once: bool, dry_run: bool, as_json: bool) -> None:
-    """Keep the standby up to date, whichever side that is, until Ctrl-C.
+    """Apply the changes of the live side to the standby, whichever side that is, until Ctrl-C.
 
-    Run it beside the services, under whatever keeps it running. It waits for the copy, and for a server that
-    is down; writers never wait for it.
+    Run it beside the services, under a supervisor such as systemd. It waits until the copy is complete, and
+    while a server is down. Writes of the services never wait for it.
     """
     sides = Sides.from_settings(console.load_settings())
     if once or dry_run:
-        done = drain(sides, dry_run=dry_run)
-        changes, rows = done.entries, done.rows
+        result = drain(sides, dry_run=dry_run)
+        changes, rows = result.entries, result.rows
     else:
         changes = rows = 0
-        with _relay_progress() as on_round, _stopped_by_signals() as stop:
-            relay(sides, stop, on_round, lambda reason: click.echo(reason, err=True))
+        with _relay_progress() as on_cycle, _stopped_by_signals() as stop:
+            relay(sides, stop, on_cycle, lambda reason: click.echo(reason, err=True))
     if as_json:
         console.print_json({"dry_run": dry_run, "changes": changes, "rows": rows})
     elif once or dry_run:
-        taken_back = " Dry run: taken back." if dry_run else ""
-        console.screen().print(f"{changes:,} changes, {rows:,} rows.{taken_back}")
+        note = " Dry run: rolled back." if dry_run else ""
+        console.screen().print(f"{changes:,} changes, {rows:,} rows.{note}")
 
 
 @contextmanager
 def _relay_progress() -> Iterator[OnCycle]:
-    """A line on a terminal's stderr, nothing elsewhere."""
+    """Show a progress line on stderr if that is a terminal; yield the function that updates it."""
     screen = Console(stderr=True)
     columns = (SpinnerColumn(), TextColumn("{task.description}"), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as progress:
@@ -116,14 +117,15 @@ def _relay_progress() -> Iterator[OnCycle]:
 
 @contextmanager
 def _stopped_by_signals() -> Iterator[Event]:
-    """Ctrl-C and SIGTERM end the relay between two rounds."""
+    """Yield an event that SIGINT (Ctrl-C) and SIGTERM set: the relay then ends after its apply cycle."""
     stop = Event()
-    before = {each: signal.signal(each, lambda *_: stop.set()) for each in (signal.SIGINT, signal.SIGTERM)}
+    signals = (signal.SIGINT, signal.SIGTERM)
+    previous = {number: signal.signal(number, lambda *_: stop.set()) for number in signals}
     try:
         yield stop
     finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 _max_pause = click.option(
@@ -131,10 +133,10 @@ _max_pause = click.option(
     type=console.FiniteFloatRange(0.05, 60),
     default=MAX_PAUSE_SECONDS,
     show_default=True,
-    help="Give up, with writes open again, when the pause would be longer. Seconds.",
+    help="Longest pause of writes, in seconds. Abort and accept writes again if it would be longer.",
 )
 _dry_run_option = click.option(
-    "--dry-run", is_flag=True, help="Rehearse: try each step, time it, take it back."
+    "--dry-run", is_flag=True, help="Rehearse: run and time each step, then roll it back."
 )
 
 
@@ -145,8 +147,8 @@ _dry_run_option = click.option(
 def cutover_command(max_pause: float, dry_run: bool, as_json: bool) -> None:
     """Make primary the live side; legacy follows it from then on.
 
-    Writes pause for a fraction of a second. Before the hand-over every failure opens legacy again; a command
-    that was killed is run again, and goes on where it stood.
+    Writes pause for a fraction of a second. If a step before the hand-over fails, legacy accepts writes
+    again. After a kill, run the command again: it continues where it stopped.
     """
     _change_live_side("primary", max_pause, dry_run, as_json)
 
@@ -165,36 +167,38 @@ def _change_live_side(target: SideName, max_pause: float, dry_run: bool, as_json
     sides = Sides.from_settings(settings)
     if settings.transfer_pin is not None:
         raise ConfigurationError(
-            f"TRANSFER_PIN keeps the services on {settings.transfer_pin}, whichever side is live:"
-            " take it out of their environment, and restart them, before the live side changes."
+            f"TRANSFER_PIN keeps the services on {settings.transfer_pin}, whichever side is live."
+            " Remove it from their environment and restart them, then run this command again."
         )
     screen = console.screen()
 
-    def say(step: Step) -> None:
+    def print_step(step: Step) -> None:
         if not as_json:
             screen.print(
                 f"{step.seconds * 1000:8,.0f} ms  {escape(step.name)}  [dim]{escape(step.detail)}[/]"
             )
 
-    report = change_live_side(sides, target, max_pause=max_pause, dry_run=dry_run, on_step=say)
+    report = change_live_side(sides, target, max_pause=max_pause, dry_run=dry_run, on_step=print_step)
     if as_json:
         console.print_json(report.as_dict())
     elif report.was_live:
         screen.print(f"{target} is live already.")
     elif dry_run:
-        screen.print(f"Rehearsed: nothing stands in the way of making {target} live.")
+        screen.print(f"Rehearsal: no problems; {target} can become live.")
     else:
         screen.print(f"{target} is live. Writes paused for {(report.pause or 0) * 1000:,.0f} ms.")
 
 
 @transfer_commands.command("finish")
-@click.option("--force", is_flag=True, help="Even if services are still connected to legacy, or it is gone.")
-@click.option("--dry-run", is_flag=True, help="Only say what would be removed.")
+@click.option(
+    "--force", is_flag=True, help="Finish even if services are connected to legacy or it is unreachable."
+)
+@click.option("--dry-run", is_flag=True, help="Only show what would be removed.")
 @console.json_option
 def finish_command(force: bool, dry_run: bool, as_json: bool) -> None:
-    """End the move: remove its triggers, functions and tables from both sides.
+    """End the transfer: remove its triggers, functions and tables from both sides.
 
-    After it there is no rollback. The side that is live stays so; before a cutover this gives the move up.
+    No rollback is possible afterwards. The live side stays live; before a cutover, this cancels the transfer.
     """
     sides = Sides.from_settings(console.load_settings())
     done: list[str] = []
@@ -204,24 +208,26 @@ def finish_command(force: bool, dry_run: bool, as_json: bool) -> None:
         return
     for line in done:
         console.screen().print(escape(line))
-    console.screen().print("Dry run: nothing was removed." if dry_run else "Nothing of the move is left.")
+    console.screen().print(
+        "Dry run: nothing was removed." if dry_run else "Everything of the transfer is removed."
+    )
 
 
 @transfer_commands.command("status")
 @console.json_option
 def status_command(as_json: bool) -> None:
-    """Where the move stands, what is next, and what is in the way.
+    """Show the stage of the transfer, the next step, and problems.
 
-    Exit code 1 where something is in the way.
+    Exit codes: 1 there are problems, 3 the stage is unknown.
     """
-    found = read_status(Sides.from_settings(console.load_settings()))
+    status = read_status(Sides.from_settings(console.load_settings()))
     if as_json:
-        console.print_json(found.as_dict())
+        console.print_json(status.as_dict())
     else:
-        _print(found)
-    if found.stage is Stage.UNKNOWN:
+        _print(status)
+    if status.stage is Stage.UNKNOWN:
         raise click.exceptions.Exit(console.CouldNotRun.exit_code)
-    if found.in_the_way or found.stage is Stage.BROKEN:
+    if status.in_the_way or status.stage is Stage.BROKEN:
         raise click.exceptions.Exit(console.EXIT_PROBLEMS_FOUND)
 
 
@@ -231,23 +237,23 @@ def _print(transfer_status: Status) -> None:
     for name, value in _lines(transfer_status):
         table.add_row(name, escape(value))
     screen.print(table)
-    for obstacle in transfer_status.in_the_way:
-        screen.print(f"[bold red]in the way[/] {escape(obstacle)}", soft_wrap=True)
+    for problem in transfer_status.in_the_way:
+        screen.print(f"[bold red]problem[/] {escape(problem)}", soft_wrap=True)
     screen.print(f"[bold]next[/] {escape(transfer_status.next)}", soft_wrap=True)
 
 
 def _lines(transfer_status: Status) -> Iterator[tuple[str, str]]:
     yield "stage", transfer_status.stage.value
-    yield "live", transfer_status.live or "nobody: writes wait"
+    yield "live", transfer_status.live or "none: writes are paused"
     for side, row in transfer_status.sides.items():
-        yield side, f"{row.state}, epoch {row.epoch}" if row else "no move"
+        yield side, f"{row.state}, epoch {row.epoch}" if row else "no transfer"
     if transfer_status.copied is not None:
         yield "copied", f"{transfer_status.copied} of {transfer_status.tables} tables"
     if transfer_status.marks is not None:
-        yield "waiting", f"{transfer_status.marks:,} keys, the oldest for {transfer_status.lag:.1f} s"
+        yield "pending", f"{transfer_status.marks:,} keys, the oldest for {transfer_status.lag:.1f} s"
     if transfer_status.last_round is not None:
         yield (
-            "last relayed",
+            "last applied",
             f"{transfer_status.last_round:%Y-%m-%d %H:%M:%S} UTC, in {transfer_status.replay_seconds:.2f} s",
         )
     if transfer_status.verified_at is not None:

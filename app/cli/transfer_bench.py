@@ -1,4 +1,4 @@
-"""`frontdesk transfer bench`: what the service would feel like on either side."""
+"""`frontdesk transfer bench`: time the most frequent operations of the service on either side."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -27,33 +27,33 @@ from app.transfer.protocol.tables import BENCH_SCHEMA
 
 COMPANY_ID = 1
 CLIENT_COUNT = 5_000
-ROWS_PER_UPSERT = 100  # clients upserted at once
-KEYS_PER_CALL = 20  # of a session, read or written at once
+ROWS_PER_UPSERT = 100  # clients per call
+KEYS_PER_CALL = 20  # session keys read or written per call
 
-Operation = Callable[[Salon, int], Any]
+Operation = Callable[[Salon, int], Any]  # called with the number of the repetition
 
 
 @dataclass
 class OperationTimings:
-    """One operation on one side; times in milliseconds."""
+    """Timings of one operation on one side, in milliseconds, and the number of failed calls."""
 
     durations_ms: list[float] = field(default_factory=list)
     errors: int = 0
 
     def percentile(self, percent: int) -> float | None:
-        """The least time that `percent` of the calls did not exceed; None where all failed."""
+        """Return the duration in ms that `percent` of the calls did not exceed, or None if all failed."""
         ordered = sorted(self.durations_ms)
         return ordered[min(len(ordered) - 1, len(ordered) * percent // 100)] if ordered else None
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        figures = {f"p{percent}": self.percentile(percent) for percent in (50, 95, 99)}
-        return {name: value and round(value, 3) for name, value in figures.items()} | {"errors": self.errors}
+        """Return the percentiles and the number of errors for JSON output."""
+        values = {f"p{percent}": self.percentile(percent) for percent in (50, 95, 99)}
+        return {name: value and round(value, 3) for name, value in values.items()} | {"errors": self.errors}
 
 
 @dataclass(frozen=True)
 class BenchResult:
-    """One operation on both sides."""
+    """Timings of one operation on both sides."""
 
     name: str
     legacy: OperationTimings
@@ -61,9 +61,9 @@ class BenchResult:
 
     @property
     def ratio(self) -> float | None:
-        """Primary's median to legacy's."""
-        there, here = self.legacy.percentile(50), self.primary.percentile(50)
-        return here / there if there and here else None
+        """Median on primary divided by the median on legacy."""
+        legacy, primary = self.legacy.percentile(50), self.primary.percentile(50)
+        return primary / legacy if legacy and primary else None
 
 
 @click.command("bench")
@@ -77,14 +77,14 @@ class BenchResult:
 @console.json_option
 @click.pass_context
 def bench_command(ctx: click.Context, repeats: int, as_json: bool) -> None:
-    """Run the hot operations against both sides, and compare their times.
+    """Run the most frequent operations on both sides and compare their durations.
 
-    It works in a schema of its own, with made-up rows that it removes again: nothing of the services is
-    touched, and a move may be under way. Exit code 1 where calls failed.
+    The command uses made-up rows in a separate schema, which it drops at the end. It does not touch the data
+    of the services, and may run during a transfer. Exit code 1 if calls failed.
     """
     settings = console.load_settings()
-    with _progress(repeats) as on_round:
-        lines = run_bench(Sides.from_settings(settings), settings, repeats, on_round)
+    with _progress(repeats) as on_repeat:
+        lines = run_bench(Sides.from_settings(settings), settings, repeats, on_repeat)
     if as_json:
         operations = [
             {
@@ -105,7 +105,11 @@ def bench_command(ctx: click.Context, repeats: int, as_json: bool) -> None:
 def run_bench(
     sides: Sides, settings: Settings, repeats: int, on_repeat: Callable[[], object] = lambda: None
 ) -> list[BenchResult]:
-    """Each operation on both sides in turn, `repeats` times. Raises UnavailableError, ConflictError."""
+    """Run each operation on both sides alternately, `repeats` times after one uncounted warm-up.
+
+    `on_repeat` is called after each repetition. Raises UnavailableError, and ConflictError if another bench
+    is running.
+    """
     with ExitStack() as stack:
         salons = [stack.enter_context(_salon(side, settings)) for side in sides]
         lines = [BenchResult(name, OperationTimings(), OperationTimings()) for name in OPERATIONS]
@@ -113,9 +117,8 @@ def run_bench(
             for line, operation in zip(lines, OPERATIONS.values(), strict=True):
                 turns = list(zip(salons, (line.legacy, line.primary), strict=True))
                 for salon, measured in turns if number % 2 else reversed(turns):
-                    _call(
-                        operation, salon, number, measured if number else OperationTimings()
-                    )  # the first warms up
+                    # The first repetition only warms up connections and caches.
+                    _call(operation, salon, number, measured if number else OperationTimings())
             on_repeat()
     return lines
 
@@ -131,11 +134,13 @@ def _call(operation: Operation, salon: Salon, number: int, timings: OperationTim
 
 @contextmanager
 def _salon(side: Side, settings: Settings) -> Iterator[Salon]:
-    """A salon in a schema of its own on that side, with clients, bookings and a session."""
+    """Create a salon with sample rows in BENCH_SCHEMA on one side; drop the schema when the block ends."""
     with closing(side.connect()) as connection:
-        if connection.execute("SELECT pg_try_advisory_lock(%s)", (AdvisoryLock.TRANSFER_BENCH,)).fetchone() != (True,):
-            raise ConflictError(f"Another bench is under way on {side.name}.")
-        _drop(connection)  # what one that was killed has left
+        if connection.execute(
+            "SELECT pg_try_advisory_lock(%s)", (AdvisoryLock.TRANSFER_BENCH,)
+        ).fetchone() != (True,):
+            raise ConflictError(f"Another bench is running on {side.name}. Run this one when it has ended.")
+        _drop(connection)  # a killed bench may have left its schema
         connection.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(BENCH_SCHEMA)))
         try:
             with Frontdesk(_settings(side, settings)) as desk:
@@ -177,7 +182,7 @@ def _fill(salon: Salon) -> None:
     ]
     booked = salon.upsert_bookings(bookings).unwrap()
     if report.rejected or booked.rejected:
-        raise FrontdeskError("The made-up rows of the bench were rejected.")
+        raise FrontdeskError("Rows that the bench generates were rejected: this is a bug in Frontdesk.")
     salon.whatsapp.set_keys(_keys(0)).unwrap()
 
 
@@ -197,7 +202,7 @@ def _client(number: int, visit: int) -> dict[str, Any]:
 def _keys(number: int) -> dict[str, dict[str, Any]]:
     return {
         "session": {
-            f"{place}.0": {"registrationId": number, "ratchet": "x" * 500} for place in range(KEYS_PER_CALL)
+            f"{index}.0": {"registrationId": number, "ratchet": "x" * 500} for index in range(KEYS_PER_CALL)
         }
     }
 
@@ -207,13 +212,13 @@ OPERATIONS: dict[str, Operation] = {
     "a client's appointments": lambda salon, number: salon.get_client_appointments(_phone(number % 1000)),
     f"{ROWS_PER_UPSERT} clients upserted": lambda salon, number: salon.upsert_clients(
         [
-            _client((number * ROWS_PER_UPSERT + place) % CLIENT_COUNT, number)
-            for place in range(ROWS_PER_UPSERT)
+            _client((number * ROWS_PER_UPSERT + index) % CLIENT_COUNT, number)
+            for index in range(ROWS_PER_UPSERT)
         ]
     ),
     "a name search": lambda salon, number: salon.search_clients_by_name(f"ентка {number % 100}"),
     f"{KEYS_PER_CALL} session keys read": lambda salon, number: salon.whatsapp.get_keys(
-        "session", [f"{place}.0" for place in range(KEYS_PER_CALL)]
+        "session", [f"{index}.0" for index in range(KEYS_PER_CALL)]
     ),
     f"{KEYS_PER_CALL} session keys written": lambda salon, number: salon.whatsapp.set_keys(_keys(number)),
 }
@@ -229,8 +234,8 @@ def _print(results: list[BenchResult]) -> None:
     for line in results:
         cells = []
         for measured in (line.legacy, line.primary):
-            figures = (measured.percentile(percent) for percent in (50, 95, 99))
-            cells += ["-" if each is None else f"{each:.2f}" for each in figures]
+            values = (measured.percentile(percent) for percent in (50, 95, 99))
+            cells += ["-" if value is None else f"{value:.2f}" for value in values]
             cells.append(f"[bold red]{measured.errors}[/]" if measured.errors else "0")
         table.add_row(line.name, *cells, "-" if line.ratio is None else f"{line.ratio:.2f}")
     console.screen().print(table)
@@ -238,7 +243,7 @@ def _print(results: list[BenchResult]) -> None:
 
 @contextmanager
 def _progress(repeats: int) -> Iterator[Callable[[], object]]:
-    """A bar on a terminal's stderr, nothing elsewhere."""
+    """Show a progress bar on stderr if that is a terminal; yield the function that advances it."""
     screen = Console(stderr=True)
     columns = (TextColumn("measuring"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as progress:

@@ -1,4 +1,4 @@
-"""`frontdesk transfer plan|copy|verify|repair|bench`: what a move does with the data."""
+"""`frontdesk transfer plan|copy|verify|repair`: the commands that copy and compare the data of a transfer."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,16 +19,19 @@ from app.transfer.protocol.stages import other_side
 from app.transfer.verification import repair as repairing
 from app.transfer.verification import verify as verifying
 
-MAX_PRINTED = 20  # divergences on the screen
+MAX_PRINTED = 20  # divergences printed as text
 
 include_option = click.option(
-    "--include", multiple=True, metavar="TABLE", help="Move this table outside Frontdesk's models, too."
+    "--include",
+    multiple=True,
+    metavar="TABLE",
+    help="Also transfer this table, which is not one of Frontdesk's.",
 )
 leave_out_option = click.option(
     "--leave-out",
     multiple=True,
     metavar="NAME",
-    help="Leave this table, view, function, type, role or extension where it is; 'auth.*' a whole schema.",
+    help="Exclude this table, view, function, type, role or extension; 'auth.*' excludes a whole schema.",
 )
 
 
@@ -40,17 +43,17 @@ leave_out_option = click.option(
 def plan_command(
     ctx: click.Context, include: tuple[str, ...], leave_out: tuple[str, ...], as_json: bool
 ) -> None:
-    """Compare both sides, say what is in the way and how to remove it, and how long a copy takes.
+    """Compare both sides; show the problems with their remedies, and the estimated duration of a copy.
 
-    It changes nothing. Exit codes: 0 ready, 1 something is in the way, 3 a side cannot be reached.
+    It changes nothing. Exit codes: 0 ready, 1 there are problems, 3 a side cannot be reached.
     """
     settings = console.load_settings()
-    found = plan.make_plan(Sides.from_settings(settings), settings, include, leave_out)
+    transfer_plan = plan.make_plan(Sides.from_settings(settings), settings, include, leave_out)
     if as_json:
-        console.print_json(found.as_dict())
+        console.print_json(transfer_plan.as_dict())
     else:
-        _print_plan(found)
-    if found.blocking_findings:
+        _print_plan(transfer_plan)
+    if transfer_plan.blocking_findings:
         ctx.exit(console.EXIT_PROBLEMS_FOUND)
 
 
@@ -76,14 +79,14 @@ def _print_plan(transfer_plan: plan.Plan) -> None:
     screen.print(tables)
     if transfer_plan.left_out:
         screen.print(f"\nLeft out: {', '.join(transfer_plan.left_out)}", markup=False)
-    _print_findings("Good to know", [each for each in transfer_plan.findings if not each.in_the_way])
-    _print_findings("In the way", transfer_plan.blocking_findings)
+    _print_findings("Notes", [finding for finding in transfer_plan.findings if not finding.in_the_way])
+    _print_findings("Problems", transfer_plan.blocking_findings)
     if transfer_plan.blocking_findings:
-        screen.print(f"\n[bold red]{len(transfer_plan.blocking_findings)} in the way.[/]")
+        screen.print(f"\n[bold red]Not ready: {len(transfer_plan.blocking_findings)} problems.[/]")
     else:
-        then = "The move has begun." if transfer_plan.is_started else "Next: frontdesk transfer start"
+        state = "The transfer has started." if transfer_plan.is_started else "Next: frontdesk transfer start"
         screen.print(
-            f"\n[green]Ready.[/] The copy takes about {format_duration(transfer_plan.seconds)}. {then}"
+            f"\n[green]Ready.[/] The copy takes about {format_duration(transfer_plan.seconds)}. {state}"
         )
 
 
@@ -93,22 +96,26 @@ def _print_findings(title: str, findings: list[PlanFinding]) -> None:
     table = Table(box=None, pad_edge=False, show_header=False, title=f"\n{title}", title_justify="left")
     for _ in range(3):
         table.add_column(overflow="fold")
-    for each in findings:
-        what = f"{escape(each.problem)}\n[bold]{escape(each.advice)}[/]"
-        table.add_row(each.side, escape(f"{each.kind}\n{each.name}"), what)
+    for finding in findings:
+        text = f"{escape(finding.problem)}\n[bold]{escape(finding.advice)}[/]"
+        table.add_row(finding.side, escape(f"{finding.kind}\n{finding.name}"), text)
     console.screen().print(table)
 
 
 @click.command("copy")
 @click.option(
-    "--jobs", type=click.IntRange(1, 16), default=copying.DEFAULT_JOBS, help="Connections on each side (2)."
+    "--jobs",
+    type=click.IntRange(1, 16),
+    default=copying.DEFAULT_JOBS,
+    help="Number of connections to each side (default: 2).",
 )
-@click.option("--dry-run", is_flag=True, help="Say what is left to copy, and write nothing.")
+@click.option("--dry-run", is_flag=True, help="Show what remains to be copied, and write nothing.")
 @console.json_option
 def copy_command(jobs: int, dry_run: bool, as_json: bool) -> None:
-    """Copy what legacy holds to primary, beside its writers.
+    """Copy the rows of legacy to primary while the services keep writing.
 
-    Killed or interrupted, the same command goes on where it was. What changes meanwhile waits for the relay.
+    After a kill or an interruption, run the command again: it continues where it stopped. The relay applies
+    the changes that are made during the copy.
     """
     sides = Sides.from_settings(console.load_settings())
     with _copy_progress() as on_progress:
@@ -117,25 +124,28 @@ def copy_command(jobs: int, dry_run: bool, as_json: bool) -> None:
         console.print_json(report.as_dict())
         return
     screen = console.screen()
-    left = [table for table in report.tables if not table.finished]
+    remaining = [table for table in report.tables if not table.finished]
     if dry_run:
-        for table in left:
-            share = f", {table.done / table.blocks:.0%} is there" if table.done else ""
+        for table in remaining:
+            share = f", {table.done / table.blocks:.0%} copied" if table.done else ""
             screen.print(f"{table.name}: about {table.expected_rows:,} rows{share}", markup=False)
-        screen.print(f"Dry run: {len(left)} of {len(report.tables)} tables are to be copied.")
+        screen.print(f"Dry run: {len(remaining)} of {len(report.tables)} tables remain to be copied.")
         return
     if report.rows:
         rate = report.rows / report.seconds
         screen.print(f"{report.rows:,} rows in {format_duration(report.seconds)}, {rate:,.0f} rows/s.")
-    later = sum(table.left for table in report.tables)
-    if later:
-        screen.print(f"{later:,} rows had changed since an earlier run: the relay brings them.")
+    skipped = sum(table.left for table in report.tables)
+    if skipped:
+        screen.print(f"{skipped:,} rows had changed since an earlier run: the relay applies them.")
     screen.print(f"All {len(report.tables)} tables are copied. Next: frontdesk transfer relay")
 
 
 @contextmanager
 def _copy_progress() -> Iterator[copying.OnCopyProgress]:
-    """A bar with rate and time left on a terminal's stderr, nothing elsewhere."""
+    """Show a progress bar with rate and remaining time on stderr if that is a terminal.
+
+    Yields the function that updates it.
+    """
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -148,10 +158,10 @@ def _copy_progress() -> Iterator[copying.OnCopyProgress]:
         task = progress.add_task("copying", total=None, rate="")
 
         def show(report: CopyReport) -> None:
-            at_work = [table.name for table in report.tables if table.done and not table.finished]
+            in_progress = [table.name for table in report.tables if table.done and not table.finished]
             progress.update(
                 task,
-                description=", ".join(at_work) or "copying",
+                description=", ".join(in_progress) or "copying",
                 completed=sum(table.done for table in report.tables),
                 total=sum(table.blocks for table in report.tables),
                 rate=f"{report.rows / report.seconds:,.0f}" if report.seconds else "",
@@ -165,9 +175,9 @@ def _copy_progress() -> Iterator[copying.OnCopyProgress]:
 @console.json_option
 @click.pass_context
 def verify_command(ctx: click.Context, only: tuple[str, ...], as_json: bool) -> None:
-    """Compare both sides by content, row by row where they differ; writers may go on.
+    """Compare the contents of both sides, row by row if they differ; the services may keep writing.
 
-    Exit codes: 0 equal, 1 different (each row is named), 3 something could not be compared.
+    Exit codes: 0 equal, 1 different (each row is listed), 3 something could not be compared.
     """
     sides = Sides.from_settings(console.load_settings())
     with _verify_progress() as on_progress:
@@ -188,22 +198,23 @@ def _print_verification(report: verifying.VerificationReport) -> None:
     table = Table(box=None, pad_edge=False)
     for name in ("table", report.source, standby, "", "SHA-256"):
         table.add_column(name, justify="right" if name in (report.source, standby) else "left")
-    for each in report.tables:
-        verdict = "[green]equal[/]"
-        if each.reason or each.unsettled:
-            verdict = f"[yellow]{escape(each.reason) or f'{each.unsettled} rows never stood still'}[/]"
-        if each.different:
-            verdict = f"[bold red]{each.different:,} different[/]"
-        if each.waiting:
-            verdict += f", {each.waiting:,} wait in the log"
-        counts = (f"{each.source_rows:,}", f"{each.standby_rows:,}")
-        table.add_row(escape(each.name), *counts, verdict, each.root[:16])
+    for compared in report.tables:
+        result = "[green]equal[/]"
+        if compared.reason or compared.unsettled:
+            reason = escape(compared.reason) or f"{compared.unsettled} rows kept changing"
+            result = f"[yellow]{reason}[/]"
+        if compared.different:
+            result = f"[bold red]{compared.different:,} different[/]"
+        if compared.waiting:
+            result += f", {compared.waiting:,} pending in the change log"
+        counts = (f"{compared.source_rows:,}", f"{compared.standby_rows:,}")
+        table.add_row(escape(compared.name), *counts, result, compared.root[:16])
     screen.print(table)
     _print_divergences(report.divergences)
     if report.divergences:
-        screen.print("[bold red]Different.[/] frontdesk transfer repair makes the standby equal again.")
+        screen.print("[bold red]Different.[/] Next: frontdesk transfer repair makes the standby equal again.")
     elif report.is_compared:
-        rows = sum(each.source_rows for each in report.tables)
+        rows = sum(compared.source_rows for compared in report.tables)
         screen.print(
             f"[green]Equal.[/] {rows:,} rows on {report.source}, in {format_duration(report.seconds)}."
         )
@@ -213,23 +224,21 @@ def _print_verification(report: verifying.VerificationReport) -> None:
 
 def _print_divergences(divergences: list[verifying.Divergence]) -> None:
     screen = console.screen()
-    for each in divergences[:MAX_PRINTED]:
-        columns = f" in {', '.join(each.columns)}" if each.columns else ""
-        screen.print(
-            f"{each.table} ({', '.join(each.key)}): {each.kind}{columns}", markup=False, soft_wrap=True
-        )
+    for row in divergences[:MAX_PRINTED]:
+        columns = f" in {', '.join(row.columns)}" if row.columns else ""
+        screen.print(f"{row.table} ({', '.join(row.key)}): {row.kind}{columns}", markup=False, soft_wrap=True)
     if len(divergences) > MAX_PRINTED:
-        screen.print(f"… and {len(divergences) - MAX_PRINTED:,} more; --json names them all.")
+        screen.print(f"… and {len(divergences) - MAX_PRINTED:,} more; --json lists all of them.")
 
 
 @click.command("repair")
-@click.option("--dry-run", is_flag=True, help="Only find what differs.")
+@click.option("--dry-run", is_flag=True, help="Only find the rows that differ.")
 @console.json_option
 @click.pass_context
 def repair_command(ctx: click.Context, dry_run: bool, as_json: bool) -> None:
-    """Make rows of the standby that differ equal again, through the log.
+    """Make rows of the standby that differ equal to the live side, through the change log.
 
-    Exit codes: 0 equal now, 1 something differs still, 3 something could not be compared.
+    Exit codes: 0 equal now, 1 some rows still differ, 3 something could not be compared.
     """
     sides = Sides.from_settings(console.load_settings())
     with _verify_progress() as on_progress:
@@ -238,18 +247,21 @@ def repair_command(ctx: click.Context, dry_run: bool, as_json: bool) -> None:
         console.print_json(result.as_dict())
     else:
         _print_divergences(result.found)
-        strange = (
-            f", {result.standby_changes:,} changes of the standby's own" if result.standby_changes else ""
+        on_standby = (
+            f", {result.standby_changes:,} changes were made on the standby" if result.standby_changes else ""
         )
-        done = "Dry run: nothing was written." if dry_run else f"{len(result.remaining):,} differ still."
-        console.screen().print(f"{len(result.found):,} rows differed{strange}. {done}")
+        outcome = "Dry run: nothing was written." if dry_run else f"{len(result.remaining):,} still differ."
+        console.screen().print(f"{len(result.found):,} rows differed{on_standby}. {outcome}")
     if not result.succeeded:
         ctx.exit(console.EXIT_PROBLEMS_FOUND)
 
 
 @contextmanager
 def _verify_progress() -> Iterator[verifying.OnVerifyProgress]:
-    """A bar for the table at work on a terminal's stderr, nothing elsewhere."""
+    """Show a progress bar for the current table on stderr if that is a terminal.
+
+    Yields the function that updates it.
+    """
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     screen = Console(stderr=True)
     with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as progress:
@@ -262,7 +274,7 @@ def _verify_progress() -> Iterator[verifying.OnVerifyProgress]:
 
 
 def format_size(count: float) -> str:
-    """Bytes as people read them: `12 kB`, `3.4 MB`."""
+    """Format a number of bytes, such as `12 kB` or `3.4 MB`."""
     for unit in ("B", "kB", "MB"):
         if count < 1000:
             return f"{count:.0f} {unit}" if unit != "MB" or count >= 10 else f"{count:.1f} {unit}"
@@ -271,7 +283,7 @@ def format_size(count: float) -> str:
 
 
 def format_duration(seconds: float) -> str:
-    """Seconds as people read them: `0.4 s`, `3 min`, `2.5 h`."""
+    """Format a duration in seconds, such as `0.4 s`, `3 min` or `2.5 h`."""
     if seconds < 90:
         return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

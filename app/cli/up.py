@@ -1,4 +1,4 @@
-"""`frontdesk up`: the whole thing for a newcomer, in one process tree."""
+"""`frontdesk up`: start a complete Frontdesk for development in one process tree."""
 
 import logging
 import signal
@@ -27,47 +27,47 @@ from app.yclients.importing.import_files import import_files
 @click.option("--port", type=click.IntRange(1, 65535), default=8000, show_default=True)
 @console.compare_reads_option
 def up_command(port: int, compare_reads: float | None) -> None:
-    """Start everything: database, migrations, sample salon, health API.
+    """Start everything: database, migrations, a sample salon, and the health API.
 
-    Without DATABASE_URL it starts an embedded PostgreSQL that keeps its data under .frontdesk/.
+    Without DATABASE_URL, start an embedded PostgreSQL that keeps its data under .frontdesk/.
     Ctrl-C stops everything.
     """
-    leave_if_told = _exit_on_sigterm()
+    exit_if_requested = _exit_on_sigterm()
     settings = console.load_settings(compare_reads)
-    with bind_port(port) as door:
+    with bind_port(port) as listener:
         settings = _start_database(settings)
-        leave_if_told()
+        exit_if_requested()
         _migrate(settings)
-        leave_if_told()
+        exit_if_requested()
         _load_sample(settings)
         logs.configure(settings)
-        leave_if_told()
+        exit_if_requested()
         serve(
             lambda: create_app(Frontdesk(settings)),
-            door,
+            listener,
             when_ready=lambda: _print_addresses(f"http://{HOST}:{port}"),
         )
 
 
 def _exit_on_sigterm() -> Callable[[], None]:
-    """Until gunicorn takes over: leave through Python's own exit, which stops the embedded server.
+    """Exit with SystemExit on SIGTERM, which stops the embedded server, until gunicorn sets its own handler.
 
-    Returns what is to be called between steps: Python drops an exception of the handler where it comes in
-    a weak reference's callback or a destructor, and goes on.
+    Returns a function to call between steps, which exits if SIGTERM has arrived. It is needed because Python
+    ignores the handler's SystemExit inside a destructor or the callback of a weak reference.
     """
-    told = False
+    requested = False
 
-    def leave() -> None:
-        if told:
+    def exit_if_requested() -> None:
+        if requested:
             sys.exit(128 + signal.SIGTERM)
 
     def on_sigterm(*_: object) -> None:
-        nonlocal told
-        told = True
-        leave()
+        nonlocal requested
+        requested = True
+        exit_if_requested()
 
     signal.signal(signal.SIGTERM, on_sigterm)
-    return leave
+    return exit_if_requested
 
 
 def _print_step(step: str, text: str) -> None:
@@ -75,7 +75,7 @@ def _print_step(step: str, text: str) -> None:
 
 
 def _start_database(settings: Settings) -> Settings:
-    """Settings with the URL of a database that answers."""
+    """Start the embedded database if necessary; return settings with the URL of a responding database."""
     embedded = settings.database_url is None
     settings = settings.model_copy(
         update={"database_url": SecretStr(embedded_server.resolve_database_url(settings))}
@@ -84,13 +84,13 @@ def _start_database(settings: Settings) -> Settings:
         desk.database.ping()
     _print_step(
         "database",
-        "embedded PostgreSQL, data under .frontdesk/" if embedded else "the one that DATABASE_URL names",
+        "embedded PostgreSQL, data under .frontdesk/" if embedded else "from DATABASE_URL",
     )
     return settings
 
 
 def _migrate(settings: Settings) -> None:
-    progress = logging.getLogger("alembic.frontdesk")  # says what it waits for
+    progress = logging.getLogger("alembic.frontdesk")  # logs the locks that a migration waits for
     progress.addHandler(logging.StreamHandler())
     progress.setLevel(logging.INFO)
     upgrade = runner.upgrade(embedded_server.resolve_migration_url(settings))
@@ -101,9 +101,9 @@ def _migrate(settings: Settings) -> None:
 
 
 def _load_sample(settings: Settings) -> None:
-    """A salon to look around in, through the import, where there is no company yet.
+    """Import the sample salon into a database without companies, except in production.
 
-    Bookings come in last: a sample without any is one whose import was cut short.
+    The import writes bookings last, so a sample salon without bookings is incomplete and is imported again.
     """
     if settings.is_production:
         return
@@ -130,10 +130,10 @@ def _print_addresses(address: str) -> None:
         f"""
 Frontdesk is up.
 
-  {address}/status            for people: everything at a glance
-  {address}/health            the process
-  {address}/health/ready      the database and its schema
-  {address}/health/database   the connection pool
+  {address}/status            status page
+  {address}/health            health of the process
+  {address}/health/ready      health of the database and its schema
+  {address}/health/database   health of the connection pool
 
 In another terminal:
 

@@ -1,4 +1,4 @@
-"""`frontdesk whatsapp …`: salons' WhatsApp sessions, for operators."""
+"""`frontdesk whatsapp …`: commands for operators to manage the WhatsApp sessions of salons."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -23,31 +23,31 @@ _one_company = click.option("--company", "company_id", type=_ID, help="This comp
 _the_company = click.option(
     "--company", "company_id", type=_ID, required=True, help="The company's YClients id."
 )
-_dry_run = click.option("--dry-run", is_flag=True, help="Count, and change nothing.")
+_dry_run = click.option("--dry-run", is_flag=True, help="Only count; change nothing.")
 
 
 @click.group("whatsapp")
 def whatsapp_commands() -> None:
-    """Salons' WhatsApp sessions."""
+    """Manage the WhatsApp sessions of salons."""
 
 
 @whatsapp_commands.command("status")
 @_one_company
 @console.json_option
 def status_command(company_id: int | None, as_json: bool) -> None:
-    """Show how the sessions are, and what to do; exit code 1 when one is critical."""
+    """Show the health of the sessions, with remedies. Exit code 1 if a session is critical."""
     with console.opened_desk() as desk:
         try:
-            seen = check_health(desk.database, desk.settings, company_id)
+            health = check_health(desk.database, desk.settings, company_id)
         except DRIVER_ERRORS as error:
             raise to_frontdesk_error(error) from error
-    if company_id is not None and not seen.salons:
+    if company_id is not None and not health.salons:
         raise UnknownCompanyError
-    level = seen.level if company_id is None else seen.salons[company_id].level
+    level = health.level if company_id is None else health.salons[company_id].level
     if as_json:
-        console.print_json(seen.as_dict() if company_id is None else seen.salon_as_dict(company_id))
+        console.print_json(health.as_dict() if company_id is None else health.salon_as_dict(company_id))
     else:
-        _print_status(seen, seen.paired if company_id is None else list(seen.salons.values()))
+        _print_status(health, health.paired if company_id is None else list(health.salons.values()))
     if level is Severity.CRITICAL:
         raise click.exceptions.Exit(console.EXIT_PROBLEMS_FOUND)
 
@@ -58,7 +58,7 @@ def _print_status(overview: WhatsAppHealth, salons: list[SalonHealth]) -> None:
         screen.print(overview.as_dict()["recommendation"], style=COLOURS[Severity.CRITICAL])
         return
     table = Table(box=None, pad_edge=False)
-    for name in ("company", "status", "keys", "expired", "sessions", "last write", "why, and what to do"):
+    for name in ("company", "status", "keys", "expired", "sessions", "last write", "problem and remedy"):
         table.add_column(name, justify="right" if name in ("keys", "expired", "sessions") else "left")
     for salon in salons:
         table.add_row(
@@ -68,20 +68,20 @@ def _print_status(overview: WhatsAppHealth, salons: list[SalonHealth]) -> None:
             f"{salon.expired:,}",
             f"{salon.sessions:,}",
             salon.last_write.strftime("%Y-%m-%d %H:%M") if salon.last_write else "never",
-            "\n".join(f"{finding.reason}. {finding.remedy}" for finding in salon.problems),
+            "\n".join(f"{problem.reason}. {problem.remedy}" for problem in salon.problems),
         )
     screen.print(table)
 
 
 @whatsapp_commands.command("cleanup")
 @_one_company
-@click.option("--type", "types", multiple=True, help="Only this type, even a protected one; repeatable.")
+@click.option("--type", "types", multiple=True, help="Only keys of this type, even if protected; repeatable.")
 @_dry_run
 @console.json_option
 def cleanup_command(company_id: int | None, types: tuple[str, ...], dry_run: bool, as_json: bool) -> None:
-    """Delete keys that expired more than a week ago, and no protected type unless it is named.
+    """Delete keys that expired more than a week ago. Protected types are deleted only with --type.
 
-    Safe to run from cron on several machines: one runs, the others say so.
+    Safe to run from cron on several machines: one run deletes, concurrent runs exit without changes.
     """
     with console.opened_desk() as desk, console.progress("companies") as on_progress:
         result = cleanup.clean_up(desk.database.live().settings, company_id, types, dry_run, on_progress)
@@ -90,17 +90,18 @@ def cleanup_command(company_id: int | None, types: tuple[str, ...], dry_run: boo
         return
     screen = console.screen()
     if result.is_skipped:
-        screen.print("Another clean-up is under way: nothing was done here.")
+        screen.print("Another clean-up is running: this one changed nothing.")
         return
-    what = "would be deleted" if dry_run else "deleted"
-    _print_counts(("type", "before", what, "after"), [
+    deleted = "would be deleted" if dry_run else "deleted"
+    _print_counts(("type", "before", deleted, "after"), [
         (name, count, result.deleted[name], result.after.get(name, 0))
         for name, count in result.before.items()
     ])  # fmt: skip
-    screen.print(f"{result.deleted.total():,} keys {what}.")
+    screen.print(f"{result.deleted.total():,} keys {deleted}.")
     if result.protected_expired:
         screen.print(
-            f"{result.protected_expired:,} expired keys are of protected types: only --type deletes those."
+            f"{result.protected_expired:,} expired keys have protected types and stay. Use --type to delete"
+            " them."
         )
 
 
@@ -109,22 +110,22 @@ def cleanup_command(company_id: int | None, types: tuple[str, ...], dry_run: boo
 @_dry_run
 @console.json_option
 def forget_command(company_id: int, dry_run: bool, as_json: bool) -> None:
-    """Delete a company's session, credentials and keys: its phone has to be paired again."""
+    """Delete a company's session: its credentials and keys. The phone must be paired again afterwards."""
     with console.opened_desk() as desk:
         salon = desk.company(company_id)
         if dry_run:
             if salon.get_company().unwrap() is None:
                 raise UnknownCompanyError
-            there = salon.whatsapp.statistics().unwrap()
-            credentials, keys = int(there.has_credentials), there.total
+            statistics = salon.whatsapp.statistics().unwrap()
+            credentials, keys = int(statistics.has_credentials), statistics.total
         else:
-            forgotten = salon.whatsapp.delete_session().unwrap()
-            credentials, keys = forgotten.credentials, forgotten.keys
+            deleted = salon.whatsapp.delete_session().unwrap()
+            credentials, keys = deleted.credentials, deleted.keys
     if as_json:
         console.print_json({"dry_run": dry_run, "credentials": credentials, "keys": keys})
     else:
-        what = "would be deleted" if dry_run else "deleted"
-        console.screen().print(f"{credentials} credentials and {keys:,} keys {what}.")
+        outcome = "would be deleted" if dry_run else "deleted"
+        console.screen().print(f"{credentials} credentials and {keys:,} keys {outcome}.")
 
 
 @whatsapp_commands.command("rotate-keys")
@@ -132,18 +133,18 @@ def forget_command(company_id: int, dry_run: bool, as_json: bool) -> None:
 @console.json_option
 @click.pass_context
 def rotate_command(ctx: click.Context, dry_run: bool, as_json: bool) -> None:
-    """Encrypt everything with the first of WHATSAPP_ENCRYPTION_KEYS.
+    """Re-encrypt all credentials and keys with the first of WHATSAPP_ENCRYPTION_KEYS.
 
-    Interrupted, it goes on when it is run again. Take the old key out only when nothing is left to rotate
-    and every process runs with the new one in front.
+    After an interruption, run the command again: it continues. Remove the old key only when nothing is left
+    to rotate and every process runs with the new key first.
     """
     with console.opened_desk() as desk, console.progress("values") as on_progress:
-        seen = 0
+        done = 0
 
         def count(values: int) -> None:
-            nonlocal seen
-            seen += values
-            on_progress(seen, None)
+            nonlocal done
+            done += values
+            on_progress(done, None)
 
         result = key_rotation.rotate_keys(desk.database.live().settings, dry_run, count)
     if as_json:
@@ -151,19 +152,23 @@ def rotate_command(ctx: click.Context, dry_run: bool, as_json: bool) -> None:
     else:
         would = "would be " if dry_run else ""
         console.screen().print(
-            f"{result.rotated:,} {would}encrypted anew, {result.current:,} had the newest key already."
+            f"{result.rotated:,} values {would}re-encrypted, {result.current:,} have the newest key already."
         )
         if result.changed:
-            console.screen().print(f"{result.changed:,} changed meanwhile: run it again to be sure.")
+            console.screen().print(
+                f"{result.changed:,} values changed during the rotation. Run the command again."
+            )
         if result.unreadable:
-            console.screen().print(f"{result.unreadable:,} cannot be decrypted with any of the keys.")
+            console.screen().print(
+                f"{result.unreadable:,} values cannot be decrypted with any key of WHATSAPP_ENCRYPTION_KEYS."
+            )
     if result.unreadable or result.changed:
         ctx.exit(console.EXIT_PROBLEMS_FOUND)
 
 
 @whatsapp_commands.command("import")
 @_one_company
-@click.option("--legacy", is_flag=True, help="From the first system's tables in LEGACY_DATABASE_URL.")
+@click.option("--legacy", is_flag=True, help="Import from the old system's tables in LEGACY_DATABASE_URL.")
 @_dry_run
 @console.json_option
 @click.argument("folder", required=False, type=click.Path(exists=True, file_okay=False, path_type=Path))
@@ -176,14 +181,15 @@ def import_command(
     as_json: bool,
     folder: Path | None,
 ) -> None:
-    """Bring sessions in: from the FOLDER of Baileys' useMultiFileAuthState, or from the first system.
+    """Import sessions from a FOLDER of Baileys' useMultiFileAuthState, or from the old system (--legacy).
 
-    A company that has a session already keeps it. Stop the old worker first: two at once break the session.
+    An existing session of a company is not overwritten. Stop the old worker first: two workers on one session
+    break it.
     """
     if legacy == (folder is not None):
         raise console.WrongUsage("Give either the FOLDER or --legacy.")
     if folder is not None and company_id is None:
-        raise console.WrongUsage("Give --company: the folder does not say whose session it is.")
+        raise console.WrongUsage("Give --company: a folder does not contain the id of its company.")
     with console.opened_desk() as desk:
         sessions: Iterable[tuple[int, import_folder.ImportedSession]] = import_legacy_tables.read_tables(
             desk.settings, company_id
@@ -217,16 +223,16 @@ def _import_session(
 def _print_import(outcomes: list[dict[str, Any]], dry_run: bool) -> None:
     screen = console.screen()
     if not outcomes:
-        screen.print("There is no session to bring in.")
+        screen.print("There is no session to import.")
     for outcome in outcomes:
         keys = ", ".join(f"{count} {key_type}" for key_type, count in outcome["keys"].items())
         if outcome["error"]:
             screen.print(f"Company {outcome['company_id']}: {outcome['error']}")
         else:
-            done = "would be brought in" if dry_run else "brought in"
+            done = "would be imported" if dry_run else "imported"
             screen.print(f"Company {outcome['company_id']}: {done}: credentials, {keys or 'no keys'}.")
         for key_type, count in outcome["skipped"].items():
-            screen.print(f"  {count} of {key_type} cannot be read: left out.")
+            screen.print(f"  {count} keys of type {key_type} cannot be read and were skipped.")
 
 
 def _print_counts(names: tuple[str, ...], rows: list[tuple[Any, ...]]) -> None:

@@ -1,14 +1,14 @@
-"""The keys of Frontdesk's advisory locks. PostgreSQL shares one key space per database."""
+"""Keys of Frontdesk's advisory locks. All programs that use a database share its key space."""
 
 from enum import IntEnum, unique
 
 
 @unique
 class AdvisoryLock(IntEnum):
-    """A session or transaction lock of one database, by the work that it serialises.
+    """Keys of advisory locks (session or transaction level), named after the work that they serialise.
 
-    Keys spell a word in ASCII, so that an operator recognises them in pg_locks. Locks of one company use
-    keys that PostgreSQL hashes from a text.
+    The bytes of a key spell a word in ASCII, so that an operator recognises the key in pg_locks. Locks of
+    one company are not listed here: their keys are computed by PostgreSQL as the hash of a text.
     """
 
     MIGRATIONS = 0x46726F6E74646573  # "Frontdes"

@@ -1,13 +1,14 @@
-"""Autovacuum lets go of a table for whoever waits for it a second, and works on a large one for hours."""
+"""Cancel autovacuum workers that block DDL (PostgreSQL cancels them after deadlock_timeout)."""
 
 from contextlib import suppress
 from typing import Any
 
 import psycopg
 
-LOCK_TIMEOUT_MS = 3_000  # more than deadlock_timeout, which is 1 s
+LOCK_TIMEOUT_MS = 3_000  # longer than deadlock_timeout, whose default is 1 s
 
-# Of locks everybody may ask; whose process is a vacuum only the powerful can see.
+# pg_locks is readable by every role. pg_stat_activity is not enough: without special rights it hides
+# which processes are autovacuum workers, so the query selects tables by the lock mode of a vacuum.
 _VACUUMED_TABLES = """
     SELECT DISTINCT relation::pg_catalog.regclass::text
     FROM pg_catalog.pg_locks JOIN pg_catalog.pg_class ON pg_class.oid = relation
@@ -18,12 +19,17 @@ _VACUUMED_TABLES = """
 
 
 def cancel_autovacuum(connection: psycopg.Connection[Any]) -> None:
-    """End what autovacuum does to the tables of this database, for those who cannot wait so long.
+    """Make running autovacuum workers of this database yield their table locks.
 
-    They may not, because all writers would queue behind their lock; this lock waits without stopping any
-    of them. A VACUUM that somebody started stays, and so does one against wraparound.
+    A vacuum of a large table can take hours. DDL that waits for it with an exclusive lock request makes all
+    writers queue behind that request. This function requests SHARE UPDATE EXCLUSIVE instead, which conflicts
+    with autovacuum but not with writers; PostgreSQL cancels the autovacuum worker after deadlock_timeout.
+    A manual VACUUM and an autovacuum that prevents wraparound continue. Errors are ignored.
     """
     for (table,) in connection.execute(_VACUUMED_TABLES).fetchall():
-        with suppress(psycopg.Error), connection.transaction():  # the next attempt tells what is in its way
+        with (
+            suppress(psycopg.Error),
+            connection.transaction(),
+        ):  # the DDL that follows reports a lock conflict
             connection.execute(f"SET LOCAL lock_timeout = {LOCK_TIMEOUT_MS}")
             connection.execute(f"LOCK TABLE {table} IN SHARE UPDATE EXCLUSIVE MODE")

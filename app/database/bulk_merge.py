@@ -1,11 +1,14 @@
-"""The bulk merge: rows in, one statement, and a count of what became of them.
+"""Bulk merge: insert or update many rows by key with one statement, and count the outcomes.
 
-Rows go to a temporary table by COPY and are joined with the target, so that unchanged rows are left out
-before anything is locked or written (no new row version, hardly any WAL). Stored rows are changed by an
-UPDATE, which takes half the time of INSERT … ON CONFLICT on the same rows and looks at a row again that
-another writer has changed meanwhile. New rows are inserted, with ON CONFLICT and the same conditions for
-those that another writer inserts meanwhile. A few rows are merged by ON CONFLICT alone. Where the company
-has no rows yet they are copied into the table itself, in three quarters of the time.
+The rows are loaded into a temporary table by COPY and joined with the target table. The join leaves out
+unchanged rows before anything is locked or written (no new row version, hardly any WAL). Stored rows are
+changed by an UPDATE: it takes half the time of INSERT … ON CONFLICT on the same rows, and it evaluates its
+conditions again on a row that another writer has changed in the meantime. New rows are inserted. Their
+ON CONFLICT clause applies the same conditions to rows that another writer inserts in the meantime.
+
+Two cases are handled differently. Up to MAX_INLINE_ROWS rows are merged by INSERT … ON CONFLICT alone. If the
+company has no rows in the table yet, the rows are copied into the table directly, which takes three quarters
+of the time.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,8 +28,8 @@ from app.database.database import Connection
 from app.database.dialect import DIALECT
 from app.models import Base
 
-# Up to here one statement with parameters is quicker than making a temporary table, and it leaves
-# no dead rows in the catalog.
+# For so few rows, one statement with parameters is faster than a temporary table, and it leaves no dead rows
+# in the system catalog.
 MAX_INLINE_ROWS = 50
 
 
@@ -38,16 +41,16 @@ _OUTCOME = {
 
 
 class OverwritePolicy(Enum):
-    """Which rows may overwrite what is stored."""
+    """Rule that decides whether an incoming row may overwrite the stored row."""
 
     ALWAYS = "always"
-    NOT_OLDER = "not older"  # by source_changed_at; a missing time counts as current
+    NOT_OLDER = "not older"  # compares source_changed_at; a missing time counts as current
     NEWER_IF_PENDING = "not older; newer where a local change is pending"
 
 
 @dataclass(frozen=True)
 class MergeTarget:
-    """The model whose table rows are merged into, and its conflict key beside `company_id`."""
+    """Target of a merge: the model of the table, its conflict key without `company_id`, its overwrite policy."""
 
     model: type[Base]
     key: tuple[str, ...]
@@ -55,16 +58,16 @@ class MergeTarget:
 
     @property
     def columns(self) -> Mapping[str, ColumnElement[Any]]:
-        """The table's columns by name."""
+        """Return the table's columns by name."""
         return dict(self.model.__table__.columns.items())
 
 
 @dataclass(frozen=True)
 class DerivedColumn:
-    """A column that is made of several others, of which the rows lack some (`missing_columns`).
+    """A column that is computed from several others, some of which the incoming rows lack (`missing_columns`).
 
-    A stored row takes the new value only where all of those are NULL; the caller mends the rest
-    (`Merged.underived_ids`).
+    The merge writes the new value to a stored row only if all `missing_columns` of that row are NULL. The caller
+    must recompute the column of the other rows (`MergeResult.underived_ids`).
     """
 
     column: str
@@ -73,10 +76,11 @@ class DerivedColumn:
 
 @dataclass
 class MergeResult:
-    """What one merge did, in rows.
+    """Outcome of one merge, in numbers of rows.
 
-    `underived_ids` are the ids of rows whose derived column the caller has to mend. Where ids are asked for,
-    `written_ids` are those of inserted and updated rows, `ids_by_key` the id by key of every row that is not stale.
+    `underived_ids`: ids of the rows whose derived column the caller must recompute. With `want_ids`,
+    `written_ids` are the ids of the inserted and updated rows, and `ids_by_key` maps the key of every row that
+    is not stale to its id. Without `want_ids`, both are empty.
     """
 
     inserted: int = 0
@@ -88,7 +92,7 @@ class MergeResult:
     ids_by_key: dict[tuple[Any, ...], int] = field(default_factory=dict)
 
     def add(self, other: "MergeResult") -> None:
-        """Add the counts of another merge."""
+        """Add the counts of another merge to this one; ids are not added."""
         self.inserted += other.inserted
         self.updated += other.updated
         self.unchanged += other.unchanged
@@ -104,10 +108,22 @@ def merge(
     derived: DerivedColumn | None = None,
     want_ids: bool = False,
 ) -> MergeResult:
-    """Insert or update rows of distinct keys (values in the order of `columns`) in the open transaction."""
+    """Insert or update rows in the open transaction.
+
+    Args:
+        target: the table and its conflict key.
+        company_id: the company that all rows belong to.
+        columns: names of the columns, without `company_id`.
+        rows: values in the order of `columns`. No two rows may have the same key.
+        derived: a column that the rows do not determine completely.
+        want_ids: also return the ids of the rows.
+
+    Returns the numbers of inserted, updated, unchanged and stale rows.
+    """
     if not rows:
         return MergeResult()
-    # One order for all writers: two merges of the same rows seldom meet head-on, and a deadlock is retried.
+    # All writers use the same order, so two merges of the same rows seldom deadlock. The caller retries a
+    # deadlock.
     key_of = itemgetter(*map(columns.index, target.key)) if target.key else len
     rows = sorted(rows, key=key_of)
     jsonb = [i for i, name in enumerate(columns) if isinstance(target.columns[name].type, JSONB)]
@@ -132,7 +148,7 @@ def merge(
                     copy.write_row(row)
         parameters["company_id"] = company_id
         cursor.execute(merging, parameters)
-        inserted, written, underived, *ids = cursor.fetchone()  # type: ignore[misc] # an aggregate always answers
+        inserted, written, underived, *ids = cursor.fetchone()  # type: ignore[misc] # an aggregate returns one row
         merged = MergeResult(inserted, written - inserted, underived_ids=underived or [])
         left = len(rows) - written
         if want_ids:
@@ -142,7 +158,7 @@ def merge(
             merged.stale = len(rows) - len(merged.ids_by_key)
         elif left and statements.can_find_stale:
             cursor.execute(statements.count_stale(source), parameters)
-            merged.stale = cursor.fetchone()[0]  # type: ignore[index] # a count always answers
+            merged.stale = cursor.fetchone()[0]  # type: ignore[index] # a count returns one row
         merged.unchanged = left - merged.stale
         if source is statements.stage:
             cursor.execute(statements.drop_stage)
@@ -152,7 +168,10 @@ def merge(
 def _try_direct_copy(
     connection: Connection, statements: "_Statements", company_id: int, rows: Sequence[Sequence[Any]]
 ) -> bool:
-    """Copy the rows into the table itself where the company has none there; tell whether they are in."""
+    """Copy the rows into the table itself, if the company has no rows in it.
+
+    Returns True if the rows were copied, False if the caller must merge them.
+    """
     with connection.cursor() as cursor:
         if cursor.execute(statements.any_row, {"company_id": company_id}).fetchone() is not None:
             return False
@@ -160,7 +179,7 @@ def _try_direct_copy(
             with connection.transaction(), cursor.copy(statements.fill) as copy:  # a savepoint
                 for row in rows:
                     copy.write_row((company_id, *row))
-        except psycopg.errors.UniqueViolation:  # another writer was first
+        except psycopg.errors.UniqueViolation:  # another writer inserted rows of the company first
             return False
     return True
 
@@ -173,7 +192,7 @@ def _statements(
 
 
 class _Statements:
-    """The SQL of a merge of these columns into this table."""
+    """SQL statements of a merge of the given columns into one table."""
 
     def __init__(
         self, target: MergeTarget, columns: tuple[str, ...], derived: DerivedColumn | None, want_ids: bool
@@ -203,14 +222,14 @@ class _Statements:
 
     @property
     def can_find_stale(self) -> bool:
-        """Whether a row of these columns can be older than what is stored."""
+        """True if a row with these columns can be older than the stored row."""
         timed = "source_changed_at" in self._columns
         return self._target.overwrite_policy is OverwritePolicy.NEWER_IF_PENDING or (
             timed and self._target.overwrite_policy is OverwritePolicy.NOT_OLDER
         )
 
     def values(self, count: int) -> sql.Composable:
-        """The rows as parameters `v0`, `v1`, … of the statement itself."""
+        """Return a VALUES list of `count` rows, with their values as parameters `v0`, `v1`, …."""
         width = len(self._columns)
         rows = sql.SQL(", ").join(
             sql.SQL("({})").format(
@@ -225,7 +244,7 @@ class _Statements:
         return sql.SQL("(VALUES {}) AS s ({})").format(rows, names)
 
     def merge_stage(self) -> sql.Composed:
-        """The staged rows, joined with the table."""
+        """Return the statement that merges the rows of the temporary table."""
         changed = sql.SQL(
             """
             UPDATE {table} AS t SET {assignments} FROM {stage}
@@ -249,7 +268,10 @@ class _Statements:
         ).format(changed, self._insert(self.stage, is_new), self._outcome)
 
     def merge_values(self, count: int) -> sql.Composed:
-        """A few rows, each looked up by its key: no plan for this can read the company's other rows."""
+        """Return the statement that merges `count` rows given as parameters.
+
+        It finds each row by its key in the unique index, so no plan can read the company's other rows.
+        """
         return sql.SQL("WITH written AS ({}) {}").format(
             self._insert(self.values(count), sql.SQL("")), self._outcome
         )
@@ -269,7 +291,8 @@ class _Statements:
             condition=condition,
             columns=sql.SQL(", ").join(map(sql.Identifier, self._columns)),
             selected=sql.SQL(", ").join(sql.Identifier("s", c) for c in self._columns),
-            # Our ids follow the keys, and two writers of the same new rows wait instead of deadlocking.
+            # Ids follow the order of the keys, and of two writers of the same new rows one waits for the other
+            # instead of both deadlocking.
             in_order=sql.SQL("ORDER BY {}" if key else "").format(
                 sql.SQL(", ").join(sql.Identifier("s", c) for c in key)
             ),
@@ -314,7 +337,7 @@ class _Statements:
 
     def _new_value(self, source: str, column: str) -> sql.Composable:
         value = sql.Identifier(source, column)
-        if column == "source_changed_at":  # a row without a time does not make ours forget its own
+        if column == "source_changed_at":  # a row without a time keeps the stored time
             return sql.SQL("COALESCE({}, t.source_changed_at)").format(value)
         if self._derived is not None and column == self._derived.column:
             return sql.SQL("CASE WHEN {} THEN {} ELSE {} END").format(
@@ -324,7 +347,7 @@ class _Statements:
 
     @property
     def _derivable(self) -> sql.Composable:
-        """True where the stored row has none of the parts that the rows lack."""
+        """SQL condition: all `missing_columns` of the stored row are NULL."""
         missing = self._derived.missing_columns if self._derived is not None else ()
         absent: list[sql.Composable] = [sql.SQL("{} IS NULL").format(sql.Identifier("t", c)) for c in missing]
         return sql.SQL(" AND ").join(absent) if absent else sql.SQL("true")
@@ -338,17 +361,20 @@ class _Statements:
         )
 
     def _may_overwrite(self, source: str) -> sql.Composable:
-        """True where the incoming row may overwrite the stored one; never NULL."""
+        """Return the SQL condition that allows an incoming row to overwrite the stored row; never NULL."""
         freshness = self._target.overwrite_policy
         if freshness is OverwritePolicy.ALWAYS:
             return sql.SQL("true")
         pending = freshness is OverwritePolicy.NEWER_IF_PENDING
         if "source_changed_at" not in self._columns:
             return sql.SQL("t.pending_since IS NULL") if pending else sql.SQL("true")
-        ours, theirs = sql.SQL("t.source_changed_at"), sql.Identifier(source, "source_changed_at")
-        not_older = sql.SQL("({} IS NULL OR {} IS NULL OR {} >= {})").format(theirs, ours, theirs, ours)
+        stored, incoming = sql.SQL("t.source_changed_at"), sql.Identifier(source, "source_changed_at")
+        not_older = sql.SQL("({} IS NULL OR {} IS NULL OR {} >= {})").format(
+            incoming, stored, incoming, stored
+        )
         if not pending:
             return not_older
-        # A booking made here has no time of YClients yet; what it waits for is newer than the change itself.
-        newer = sql.SQL("COALESCE({} > COALESCE({}, t.pending_since), false)").format(theirs, ours)
+        # A booking that Frontdesk created has no YClients time yet. The YClients row that confirms the local
+        # change is newer than `pending_since`.
+        newer = sql.SQL("COALESCE({} > COALESCE({}, t.pending_since), false)").format(incoming, stored)
         return sql.SQL("CASE WHEN t.pending_since IS NULL THEN {} ELSE {} END").format(not_older, newer)

@@ -1,8 +1,8 @@
-"""Content compared by SHA-256, on the server: a row, and a whole table, in one canonical form.
+"""SHA-256 checksums of rows and tables, computed on the server.
 
-Two servers of different versions, collations and defaults write the same text for the same values: the
-session's output settings are fixed, columns are named explicitly, and a record's text keeps NULL (nothing)
-apart from an empty string (two quotes).
+Equal values give equal checksums on servers of different versions, collations and defaults. For this, the
+session's output settings are fixed, the columns are named explicitly, and the text of a record distinguishes
+NULL (nothing) from an empty string (two quotes).
 """
 
 from collections.abc import Sequence
@@ -11,17 +11,19 @@ from psycopg import sql
 
 from app.database.database import Connection
 
-BUCKET_ROWS = 1_000  # rows; in one piece, the hashes of 33 million would exceed the gigabyte of one value
+# Rows that are hashed together. Without buckets, the hashes of a table of 33 million rows would be one value
+# of more than 1 GB, which is PostgreSQL's limit.
+BUCKET_ROWS = 1_000
 
 CANONICAL_SETTINGS = {
     "TimeZone": "UTC",
     "DateStyle": "ISO, YMD",
     "IntervalStyle": "postgres",
-    "extra_float_digits": "1",  # the shortest text that reads back as the same number
+    "extra_float_digits": "1",  # the shortest text that is parsed as the same number
     "bytea_output": "hex",
     "lc_monetary": "C",
-    "row_security": "off",  # a policy that hides rows is an error, not a smaller table
-    "search_path": "pg_catalog",  # values of types like regclass are written with their schema
+    "row_security": "off",  # a policy that hides rows raises an error; the checksum would miss rows
+    "search_path": "pg_catalog",  # values of types like regclass are printed with their schema
 }
 
 _TABLE_HASH = sql.SQL("""
@@ -41,7 +43,10 @@ _TABLE_HASH = sql.SQL("""
 
 
 def use_canonical_form(connection: Connection) -> None:
-    """Fix how this session writes values; from here on tables must be named with their schema."""
+    """Set the session's output settings to CANONICAL_SETTINGS.
+
+    Afterwards the session must name tables with their schema: search_path is pg_catalog.
+    """
     connection.execute(
         "SELECT set_config(name, value, false)"
         " FROM unnest(%(names)s::text[], %(values)s::text[]) AS setting (name, value)",
@@ -50,20 +55,21 @@ def use_canonical_form(connection: Connection) -> None:
 
 
 def row_hash_sql(columns: Sequence[str], *alias: str) -> str:
-    """The expression for the SHA-256 (bytea, 32 bytes) of a row's columns, in the order given.
+    """Return the SQL expression for the SHA-256 (bytea, 32 bytes) of a row's columns, in the given order.
 
-    It holds after `use_canonical_form`. Run it without parameters: a name may contain `%`.
+    The session must have called `use_canonical_form`. Execute the statement without parameters: a column name
+    may contain `%`.
     """
     row = ", ".join(sql.Identifier(*alias, name).as_string(None) for name in columns)
     return f"sha256(convert_to(ROW({row})::text, 'UTF8'))"
 
 
 def table_hash_sql(schema: str, table: str, columns: Sequence[str]) -> str:
-    """The query for a table's number of rows and its root (hex): one value for all that is in it.
+    """Return the query for a table's number of rows and its checksum (hex).
 
-    The rows' hashes in their own order, in buckets of BUCKET; the root is the SHA-256 of the buckets'. So
-    neither a key nor a collation plays a part, and two equal rows are not one. Inheriting tables and
-    partitions count for themselves.
+    The query sorts the hashes of the rows, hashes them in buckets of BUCKET_ROWS, and returns the SHA-256 of the
+    bucket hashes. The checksum therefore depends on neither a key nor a collation, and duplicate rows count.
+    Rows of inheriting tables and partitions are not included; check those tables separately.
     """
     return _TABLE_HASH.format(
         row_hash=sql.SQL(row_hash_sql(columns)),

@@ -1,4 +1,4 @@
-"""Rows that belong to a parent row and are given whole: replaced where they differ, else left alone."""
+"""Replacement of child rows: the caller gives all children of a parent row, and only differences are written."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -20,10 +20,13 @@ def replace_children(
     parent_keys: Sequence[int],
     rows: Sequence[Sequence[Any]],
 ) -> list[int]:
-    """Make the children of `parent_keys` equal to `rows`; return the parents whose children changed.
+    """Replace the children of the parents `parent_keys` by `rows`; return the keys of parents that changed.
 
-    The first of `columns` refers to `parent_key` of the parent. Parents of changed children are locked,
-    so that of two writers one waits.
+    Children that are equal already are not written. Rows of changed parents are locked, so that one of two
+    concurrent writers waits for the other.
+
+    Args:
+        columns: the columns of `rows`; the first one refers to the parent's column `parent_key`.
     """
     table = model.__table__
     parameters = {"company_id": company_id, "parents": list(parent_keys)}
@@ -51,13 +54,13 @@ def replace_children(
         cursor.execute(
             sql.SQL(
                 """
-                WITH ours AS (
+                WITH stored AS (
                     SELECT {names} FROM {table}
                     WHERE company_id = %(company_id)s AND {parent} = ANY(%(parents)s::bigint[])
                 )
                 SELECT {parent} FROM (
-                    (TABLE ours EXCEPT ALL SELECT {names} FROM {stage})
-                    UNION ALL (SELECT {names} FROM {stage} EXCEPT ALL TABLE ours)
+                    (TABLE stored EXCEPT ALL SELECT {names} FROM {stage})
+                    UNION ALL (SELECT {names} FROM {stage} EXCEPT ALL TABLE stored)
                 ) AS difference GROUP BY {parent}
                 """
             ).format(**parts),

@@ -1,4 +1,4 @@
-"""How a connection is made: session settings, and a deadline for a server that cannot time itself out."""
+"""Connections to PostgreSQL: session settings, and a client-side deadline for a server that does not respond."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,12 +17,12 @@ from app.errors import ClientDeadlineExceeded
 T = TypeVar("T")
 
 
-# Whatever the database is encoded in, and PGCLIENTENCODING says: other encodings have no letters for our own
-# statements, and from a database in SQL_ASCII psycopg would hand out bytes.
+# Set regardless of the database's encoding and PGCLIENTENCODING: other encodings lack characters that the
+# statements contain, and from a database in SQL_ASCII psycopg would return bytes instead of text.
 CLIENT_ENCODING = "UTF8"
 
-# A network that swallows what is sent is noticed within half a minute, where TCP alone waits for hours: here,
-# and on the server, which keeps the locks, the transaction and the place of a client that is gone.
+# Detect a network that drops packets within half a minute; TCP alone waits for hours. The server needs the same
+# settings: it keeps the locks, the transaction and the connection of a lost client until it detects the loss.
 KEEPALIVES = {
     "keepalives_idle": 10,
     "keepalives_interval": 5,
@@ -38,10 +38,10 @@ SERVER_KEEPALIVES = {
 
 
 class DeadlineConnection(psycopg.Connection[Any]):
-    """A connection that gives up on a silent server.
+    """A connection that times out when the server does not respond.
 
-    A frozen server cannot honour `statement_timeout`, and TCP alone waits for minutes. What the server
-    did with the statement is unknown then, so the connection is closed.
+    A frozen server does not apply `statement_timeout`, and TCP alone waits for minutes. After a timeout the
+    outcome of the statement is unknown, so the connection is closed.
     """
 
     query_timeout: float = 60.0  # seconds
@@ -51,9 +51,9 @@ class DeadlineConnection(psycopg.Connection[Any]):
         self.cursor_factory = MeasuredCursor
 
     def close(self) -> None:
-        """Give the connection back to its pool, or close it where it has none.
+        """Return a lost connection to its pool; otherwise do what psycopg does.
 
-        psycopg does not give back one that is lost, and its pool counts it as taken for ever.
+        psycopg does not return a lost connection to the pool, and the pool would count it as in use permanently.
         """
         pool = getattr(self, "_pool", None)
         if pool is not None and self.closed:
@@ -62,18 +62,24 @@ class DeadlineConnection(psycopg.Connection[Any]):
             super().close()
 
     def wait(self, gen: PQGen[T], interval: float = 0.1, timeout: float | None = None) -> T:
-        """Wait for the server at most `query_timeout` seconds, or raise ClientDeadlineExceeded."""
+        """Wait for the server, for `timeout` or else `query_timeout` seconds at most.
+
+        Raises ClientDeadlineExceeded, after closing the connection, if the server does not respond in time.
+        """
         try:
             return super().wait(gen, interval, self.query_timeout if timeout is None else timeout)
-        except psycopg.errors._WaitTimeout as error:  # psycopg has no public name for it
+        except psycopg.errors._WaitTimeout as error:  # psycopg has no public name for this error
             self.pgconn.finish()
             raise ClientDeadlineExceeded("the server did not answer in time") from error
 
 
 @contextmanager
 def query_timeout(seconds: float, connection: psycopg.Connection[Any]) -> Iterator[None]:
-    """Let a connection of ours give up on a silent server so soon, for as long as the block takes."""
-    assert isinstance(connection, DeadlineConnection)  # noqa: S101 - all that a pool of ours makes
+    """Set the connection's query timeout for the duration of the `with` block.
+
+    The connection must be a DeadlineConnection.
+    """
+    assert isinstance(connection, DeadlineConnection)  # noqa: S101 - the pool creates only these
     usual, connection.query_timeout = connection.query_timeout, seconds
     try:
         yield
@@ -82,16 +88,16 @@ def query_timeout(seconds: float, connection: psycopg.Connection[Any]) -> Iterat
 
 
 def connection_class(settings: Settings) -> type[DeadlineConnection]:
-    """DeadlineConnection with POSTGRES_QUERY_TIMEOUT."""
+    """Return a subclass of DeadlineConnection whose timeout is POSTGRES_QUERY_TIMEOUT."""
     return type(
         "Connection", (DeadlineConnection,), {"query_timeout": settings.postgres_query_timeout / 1000}
     )
 
 
 def connect_directly(settings: Settings) -> psycopg.Connection[Any]:
-    """A connection past the pool and past a pooler, in autocommit: for session locks and long work.
+    """Open a connection to the server itself, not through the pool or a pooler, in autocommit mode.
 
-    Raises psycopg's errors.
+    For session locks and long-running work. The caller closes the connection. Raises psycopg's errors.
     """
     direct = settings.model_copy(update={"postgres_pooler": None})
     parameters = connection_parameters(direct, embedded_server.resolve_migration_url(settings))
@@ -99,10 +105,11 @@ def connect_directly(settings: Settings) -> psycopg.Connection[Any]:
 
 
 def connection_parameters(settings: Settings, url: str) -> dict[str, Any]:
-    """Keyword arguments for `psycopg.connect`: the URL's, and the session's settings as connection options.
+    """Return keyword arguments for `psycopg.connect`: the URL's parameters and the session's settings.
 
-    As options they cost no round trip. A pooler in transaction mode refuses them and prepared
-    statements: there every transaction begins with `set_transaction_settings`.
+    The settings are sent as connection options, which cost no round trip. A pooler in transaction mode supports
+    neither connection options nor prepared statements; with a pooler, every transaction therefore begins with
+    `set_transaction_settings`.
     """
     parameters: dict[str, Any] = KEEPALIVES | psycopg.conninfo.conninfo_to_dict(url)
     parameters["application_name"] = settings.service_name
@@ -112,29 +119,30 @@ def connection_parameters(settings: Settings, url: str) -> dict[str, Any]:
         parameters["prepare_threshold"] = None
         return parameters
     wanted = session_settings(settings) | SERVER_KEEPALIVES
-    ours = " ".join(f"-c {name}={value}" for name, value in wanted.items())
-    parameters["options"] = append_connection_options(url, ours)
+    options = " ".join(f"-c {name}={value}" for name, value in wanted.items())
+    parameters["options"] = append_connection_options(url, options)
     return parameters
 
 
 def append_connection_options(url: str, options: str) -> str:
-    """Connection options: those of the URL (libpq), as `-c search_path=salons`, and after them ours."""
+    """Return the connection options of the URL (such as `-c search_path=salons`) followed by `options`."""
     given = psycopg.conninfo.conninfo_to_dict(url).get("options") or ""
     return f"{given} {options}".strip()
 
 
 def disable_transaction_timeout(connection: psycopg.Connection[Any]) -> None:
-    """Lift a limit that the server, the database or the role sets; servers before 17 know none.
+    """Remove a transaction_timeout that the server, the database or the role sets.
 
-    Not as a connection option, which those refuse.
+    PostgreSQL has this setting since version 17. It is not set as a connection option, because older servers
+    refuse a connection with an unknown option.
     """
     if connection.info.server_version >= 170_000:
         connection.execute("SET transaction_timeout = 0")
-        connection.commit()  # or the setting goes with the first rollback
+        connection.commit()  # otherwise the first rollback reverts the setting
 
 
 def session_settings(settings: Settings) -> dict[str, str]:
-    """Timeouts (milliseconds) and the time zone of every session."""
+    """Return the timeouts (milliseconds) and the time zone of every session, by setting name."""
     return {
         "statement_timeout": str(settings.postgres_statement_timeout),
         "lock_timeout": str(settings.postgres_lock_timeout),
@@ -144,7 +152,7 @@ def session_settings(settings: Settings) -> dict[str, str]:
 
 
 def set_transaction_settings(connection: psycopg.Connection[Any], settings: Settings) -> None:
-    """Give the transaction that is open, or begins with it, what `options` give a session."""
+    """Apply the session settings to the current transaction only; begins one if none is open."""
     values = session_settings(settings)
     connection.execute(
         "SELECT set_config(name, value, true)"

@@ -1,4 +1,4 @@
-"""Whether the connections of all services fit the server: the sum of what is promised, beside its limits."""
+"""Connection budget: compares the connections that all services may open with the limits of the server."""
 
 import logging
 from contextlib import closing
@@ -13,9 +13,9 @@ from app.errors import FencedError, UnavailableError
 
 log = logging.getLogger(__name__)
 
-CHECK_TIMEOUT_MS = 2_000  # milliseconds for the check at start
+CHECK_TIMEOUT_MS = 2_000  # of the check at start
 
-# Without special rights the server hides the kind of other people's sessions, so NULL counts as a client.
+# Without special rights the server hides the backend type of other roles' sessions, so NULL counts as a client.
 _LIMITS = """
     SELECT current_setting('max_connections')::int,
         current_setting('superuser_reserved_connections')::int
@@ -34,7 +34,7 @@ _LIMITS = """
 
 @dataclass(frozen=True)
 class ConnectionBudget:
-    """Connections, counted. `limit` is the least of what server, database and role allow."""
+    """Numbers of connections. `limit` is the lowest of the limits of the server, the database and the role."""
 
     services: int
     workers: int
@@ -46,17 +46,17 @@ class ConnectionBudget:
 
     @property
     def max_demand(self) -> int:
-        """What all services may open."""
+        """Connections that all services together may open."""
         return self.services * self.workers * self.connections_per_worker
 
     @property
     def remaining(self) -> int:
-        """What the server has left when all services have opened what they may; negative if too little."""
+        """Connections left on the server when all services have opened `max_demand`; negative if too few."""
         return self.limit - self.held_by_others - self.max_demand
 
     @property
     def fits(self) -> bool:
-        """Whether every service can open what it may."""
+        """True if the server has enough connections for all services."""
         return self.remaining >= 0
 
     def __str__(self) -> str:
@@ -65,19 +65,20 @@ class ConnectionBudget:
             limits += f", {self.limit} for this role or database"
         rest = f"{self.remaining} left" if self.fits else f"{-self.remaining} too many"
         return (
-            f"{self.services} services x {self.workers} workers x {self.connections_per_worker} connections = {self.max_demand};"
-            f" others hold {self.held_by_others}; {limits}: {rest}"
+            f"{self.services} services x {self.workers} workers x {self.connections_per_worker} connections"
+            f" = {self.max_demand}; other programs use {self.held_by_others}; {limits}: {rest}"
         )
 
 
 def measure(connection: Connection, settings: Settings, workers: int = 1) -> ConnectionBudget:
-    """Count against the live server. `workers` are the processes of each service."""
+    """Read the server's limits and sessions and return the budget. `workers`: processes of each service."""
     row = connection.execute(_LIMITS).fetchone()
-    assert row is not None, "an aggregate always answers"  # noqa: S101
-    max_connections, reserved, of_database, of_role, ours, others = row
-    limits = [max_connections - reserved, *(each for each in (of_database, of_role) if each >= 0)]
+    assert row is not None, "an aggregate returns one row"  # noqa: S101
+    max_connections, reserved, of_database, of_role, own_sessions, others = row
+    limits = [max_connections - reserved, *(limit for limit in (of_database, of_role) if limit >= 0)]
     promised = settings.service_count * workers * settings.postgres_max_connections
-    # Sessions of our role and database are the other services', as long as there are not too many.
+    # Sessions with this role and database belong to Frontdesk's services, up to the number that those may open;
+    # the excess belongs to other programs.
     return ConnectionBudget(
         services=settings.service_count,
         workers=workers,
@@ -85,21 +86,24 @@ def measure(connection: Connection, settings: Settings, workers: int = 1) -> Con
         max_connections=max_connections,
         reserved=reserved,
         limit=min(limits),
-        held_by_others=others + max(0, ours - promised),
+        held_by_others=others + max(0, own_sessions - promised),
     )
 
 
 def log_budget(database: AnyDatabase, workers: int = 1) -> None:
-    """Log at start how the connections of all services fit the server."""
+    """Log the connection budget at start: as a warning if the server has too few connections for all services."""
     if database.settings.postgres_pooler:
-        return  # the server's connections are the pooler's; `frontdesk doctor` says more
+        return  # the pooler owns the connections to the server; `frontdesk doctor` checks those
     try:
         with closing(database.connect_outside_pool(CHECK_TIMEOUT_MS)) as connection:
-            found = measure(connection, database.settings, workers)
+            budget = measure(connection, database.settings, workers)
     except psycopg.Error as error:
-        log.warning("The connection budget could not be checked (%s)", error.sqlstate or "no connection")
+        log.warning("The connection budget was not checked: %s", error.sqlstate or "no connection")
         return
-    except (UnavailableError, FencedError) as error:  # no side of a move can be asked now
-        log.warning("The connection budget could not be checked: %s", error.message)
+    except (
+        UnavailableError,
+        FencedError,
+    ) as error:  # during a transfer no side can be queried at this moment
+        log.warning("The connection budget was not checked: %s", error.message)
         return
-    log.log(logging.INFO if found.fits else logging.WARNING, "Connection budget: %s", found)
+    log.log(logging.INFO if budget.fits else logging.WARNING, "Connection budget: %s", budget)

@@ -1,4 +1,4 @@
-"""One process's way to PostgreSQL: a psycopg pool, and SQLAlchemy's engine on top of it."""
+"""Access to one PostgreSQL database: a psycopg pool, and SQLAlchemy's engine on top of it."""
 
 import os
 import threading
@@ -29,16 +29,18 @@ __all__ = ["Connection", "Database"]
 
 
 class Database:
-    """The pool of M9: 3 connections, 1 kept idle, 10 s to wait for one, 30 s idle, 1 h of life.
+    """One database and this process's connections to it.
 
-    psycopg_pool has every one of these knobs and its own statistics; SQLAlchemy takes its connections
-    from it (NullPool), so one process never holds more than POSTGRES_MAX_CONNECTIONS.
+    Defaults of the pool (requirement M9): 3 connections, of which 1 is kept open when idle; 10 s to wait for a
+    connection; 30 s until an idle connection is closed; 1 h of life. psycopg_pool supports each of these
+    settings and keeps statistics. SQLAlchemy's engine uses NullPool and takes its connections from the psycopg
+    pool, so one process never holds more than POSTGRES_MAX_CONNECTIONS.
     """
 
     def __init__(self, settings: Settings, url: str) -> None:
-        """Connect to nothing yet. `url` is a libpq URL."""
+        """Create the pool and the engine without connecting. `url` is a libpq URL."""
         self.settings = settings
-        self.is_fenced = False  # somebody was refused here: see app/database/live_database.py
+        self.is_fenced = False  # a transfer has refused a write: LiveDatabase must refresh
         self._url = url
         self._pool = self._new_pool()
         self.engine: Engine = create_engine(
@@ -46,12 +48,13 @@ class Database:
             creator=self._checked_connection,
             poolclass=NullPool,
             hide_parameters=True,
-            # Without it every new connection asks the server for the type's oid.
+            # SQLAlchemy would otherwise query the oid of hstore on every new connection.
             use_native_hstore=False,
         )
-        # Threads do not survive a fork, nor may two processes share a socket: a child begins anew.
-        forget = weakref.WeakMethod(self._replace_pool)
-        os.register_at_fork(after_in_child=lambda: (method := forget()) and method())
+        # A child process needs its own pool: threads do not survive a fork, and two processes must not share a
+        # socket.
+        replace_pool = weakref.WeakMethod(self._replace_pool)
+        os.register_at_fork(after_in_child=lambda: (method := replace_pool()) and method())
 
     def _new_pool(self) -> MeasuredPool:
         settings = self.settings
@@ -61,8 +64,8 @@ class Database:
             min_size=settings.postgres_min_connections,
             max_size=settings.postgres_max_connections,
             timeout=settings.postgres_connection_timeout / 1000,
-            # The pool waits twice as long after each failed attempt. When it gives up, the next caller tries
-            # at once: so an outage of minutes is over for us when it is over.
+            # The pool doubles its pause after each failed attempt. After this timeout it stops, and the next
+            # caller connects at once, so requests succeed as soon as an outage of minutes ends.
             reconnect_timeout=settings.postgres_connection_timeout / 1000,
             max_idle=settings.postgres_idle_timeout / 1000,
             max_lifetime=settings.postgres_max_lifetime / 1000,
@@ -78,37 +81,41 @@ class Database:
 
     @property
     def pool(self) -> MeasuredPool:
-        """The pool of this process, opened when it is first used."""
+        """Return the pool of this process; open it at the first use."""
         if self._pool.closed:
             self.open()
         return self._pool
 
     def open(self) -> None:
-        """Open the pool before somebody needs it."""
+        """Open the pool ahead of its first use."""
         self._pool.open()
 
     @property
     def is_exhausted(self) -> bool:
-        """Whether all connections that there may be are in use."""
+        """True if all connections that the pool may open are in use or requested."""
         return self._pool.is_exhausted
 
     def live(self) -> Self:
-        """The database to work with: this one. `LiveDatabase` chooses."""
+        """Return this database. `LiveDatabase.live` returns one of two."""
         return self
 
     def run_on_live(self, attempt: Callable[["Database"], T]) -> T:
-        """Run what `LiveDatabase` runs again where the live database has changed; here it has not."""
+        """Call `attempt` with this database, once.
+
+        `LiveDatabase.run_on_live` calls it again if the live database has changed.
+        """
         return attempt(self)
 
     def close_pool(self) -> None:
-        """Give every connection back until somebody needs one; those that are in use, when they are done.
+        """Close the pool's connections; the next use opens a new pool.
 
-        Who waits for one gets a FencedError: this database is not the one to wait for.
+        Connections in use are closed when they are returned. Callers that wait for a connection get a
+        FencedError, so that they use the other database.
         """
         if not self._pool.closed:
-            resting, self._pool = self._pool, self._new_pool()
-            # Its workers may be connecting to a server that is gone; nobody waits for that.
-            threading.Thread(target=resting.close, name="rest", daemon=True).start()
+            old_pool, self._pool = self._pool, self._new_pool()
+            # In a thread: closing waits for the pool's workers, which may be connecting to a server that is gone.
+            threading.Thread(target=old_pool.close, name="close-pool", daemon=True).start()
 
     def _acquire_connection(self, pool: MeasuredPool) -> Connection:
         try:
@@ -119,7 +126,7 @@ class Database:
             raise FencedError from None
 
     def _checked_connection(self) -> Connection:
-        """A connection that is known to live: a unit of work cannot run its statements twice."""
+        """Return a connection that has just been checked: a unit of work cannot run its statements twice."""
         pool = self.pool
         while True:
             connection = self._acquire_connection(pool)
@@ -128,19 +135,19 @@ class Database:
                     connection.autocommit = False
                 pool.check_connection(connection)
             except psycopg.OperationalError as error:
-                pool.putconn(connection)  # the pool discards it, and makes another
+                pool.putconn(connection)  # the pool discards it and opens another one
                 if isinstance(error, ClientDeadlineExceeded):
-                    raise  # a frozen server answers on no other connection either
+                    raise  # a frozen server does not respond on other connections either
                 continue
             return connection
 
     @contextmanager
     def autocommit(self) -> Iterator[Connection]:
-        """A connection outside any transaction."""
+        """Lend a pool connection in autocommit mode, for the duration of the `with` block."""
         pool = self.pool
         connection = self._acquire_connection(pool)
         try:
-            # Switching costs more than a look, and most connections come back as they went.
+            # Setting the mode costs more than reading it, and most connections have this mode already.
             if not connection.autocommit:
                 connection.autocommit = True
             yield connection
@@ -148,10 +155,10 @@ class Database:
             pool.putconn(connection)
 
     def read(self, function: Callable[[Connection], T]) -> T:
-        """Run a reading function in autocommit, without the round trip that checks the connection.
+        """Run a read-only function in autocommit mode, without the round trip that checks the connection.
 
-        Where the connection turns out to be lost, the pool checks all of its own and the function runs
-        once more; so it must not write.
+        If the connection is lost, the pool checks all of its connections and the function runs a second time;
+        it must therefore not write. Raises what the function raises.
         """
         if self.settings.postgres_pooler:
             function = self._with_session_settings(function)
@@ -168,7 +175,7 @@ class Database:
             return function(connection)
 
     def _with_session_settings(self, function: Callable[[Connection], T]) -> Callable[[Connection], T]:
-        """The same in a transaction that carries the session's settings, where a pooler refuses them."""
+        """Wrap a function in a transaction with the session's settings, which a pooler refuses as options."""
 
         def run(connection: Connection) -> T:
             with connection.transaction():
@@ -178,15 +185,17 @@ class Database:
         return run
 
     def query_with_timeout(self, function: Callable[[Connection], T], timeout_ms: int) -> T:
-        """Ask something small, in autocommit: on a connection of the pool, or one of its own where the pool
-        has none and may have more.
+        """Run a small query in autocommit mode, even if the pool is exhausted.
 
-        `timeout_ms`: milliseconds for the connection, and again for the answer; a pool that has none by then
-        does not stop it. Raises psycopg's errors.
+        The query uses a connection of the pool if one is idle or the pool cannot grow. Otherwise, or if that
+        connection is not available in time or is lost, the query opens a connection of its own.
+
+        `timeout_ms`: milliseconds for getting the connection, and again for each response. Raises psycopg's
+        errors.
         """
         pool = self._pool
         if not pool.closed and (pool.has_idle or pool.is_exhausted):
-            with suppress(psycopg.OperationalError):  # stale or silent: a new connection knows more
+            with suppress(psycopg.OperationalError):  # timed out or lost: try a new connection
                 connection = pool.getconn(timeout_ms / 1000)
                 try:
                     connection.autocommit = True
@@ -198,16 +207,16 @@ class Database:
             return function(connection)
 
     def connect_outside_pool(self, timeout_ms: int | None = None) -> Connection:
-        """A new connection that the pool knows nothing of; the caller closes it.
+        """Open a connection that does not belong to the pool; the caller closes it.
 
-        For checks, which a full pool must not blind. `timeout_ms`: milliseconds for anything on it
-        (for connecting, libpq allows two seconds at least). Raises psycopg's errors.
+        For checks that must also work while the pool is exhausted. `timeout_ms`: milliseconds for each operation
+        on the connection (for connecting, libpq allows at least two seconds). Raises psycopg's errors.
         """
         settings = self.settings
         if timeout_ms is not None:
             timeouts = ("statement", "lock", "query")
             settings = settings.model_copy(
-                update={f"postgres_{each}_timeout": timeout_ms for each in timeouts}
+                update={f"postgres_{timeout}_timeout": timeout_ms for timeout in timeouts}
             )
         parameters = connection_parameters(settings, self._url)
         if timeout_ms is not None:
@@ -215,12 +224,15 @@ class Database:
         return connection_class(settings).connect(**parameters, autocommit=True)
 
     def ping(self) -> None:
-        """Connect past the pool, at once. Raises UnavailableError in libpq's words: host, user and reason."""
+        """Check that a new connection can be opened, without the pool.
+
+        Raises UnavailableError with libpq's message: host, user and reason.
+        """
         try:
             self.connect_outside_pool().close()
         except psycopg.OperationalError as error:
             raise UnavailableError(f"Cannot reach the database: {error}") from None
 
     def close(self) -> None:
-        """Give every connection back to the server."""
+        """Close all connections."""
         self._pool.close()

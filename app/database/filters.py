@@ -1,4 +1,4 @@
-"""`find_many(visit_count__gte=3)`: keyword filters to SQL conditions."""
+"""Conversion of keyword filters, as in `find_many(visit_count__gte=3)`, to SQL conditions."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import ge, gt, le, lt
@@ -19,16 +19,22 @@ OPERATORS = ("eq", "ne", "gt", "gte", "lt", "lte", "like", "ilike", "in", "null"
 
 
 def conditions(model: type[Base], filters: Mapping[str, Any]) -> list[ColumnElement[bool]]:
-    """Conditions for filters named `column` or `column__operator`; all of them must hold.
+    """Return the SQL conditions of filters named `column` or `column__operator`; rows must meet all of them.
 
-    `ne` is true for NULL beside a value (IS DISTINCT FROM); `in` takes an iterable, and an empty one
-    matches nothing; `null=True` means IS NULL. Raises InvalidInputError on an unknown name.
+    Operators: `eq` (the default; None means IS NULL), `ne` (IS DISTINCT FROM, so NULL differs from any value),
+    `gt`, `gte`, `lt`, `lte`, `like`, `ilike`, `in` (an iterable; an empty one matches no row) and `null` (True
+    means IS NULL, False IS NOT NULL).
+
+    Raises InvalidInputError for an unknown column or operator, or a value that the operator does not accept.
     """
     return [_condition(model, name, value) for name, value in filters.items()]
 
 
 def ordering(model: type[Base], order_by: str | Sequence[str]) -> list[ColumnElement[Any]]:
-    """Ordering by `column` or `-column` (descending); NULLs last either way; `id` breaks ties."""
+    """Return the ORDER BY terms for `column` (ascending) or `-column` (descending), or several of them.
+
+    NULLs come last in both directions; ties are ordered by `id`. Raises InvalidInputError for an unknown column.
+    """
     names = [order_by] if isinstance(order_by, str) else list(order_by)
     terms: list[ColumnElement[Any]] = []
     for name in [*names, "id"]:
@@ -57,7 +63,7 @@ def _condition(model: type[Base], name: str, value: Any) -> ColumnElement[bool]:
         case "like" | "ilike" if isinstance(value, str) and isinstance(column.type, String):
             return column.like(value) if operator == "like" else column.ilike(value)
         case "in" if isinstance(value, Iterable) and not isinstance(value, (str, bytes)):
-            # One array: a statement has room for 65,535 parameters only.
+            # One array parameter: a statement can have at most 65,535 parameters.
             return column == any_(literal(list(value), ARRAY(column.type)))
         case "null" if isinstance(value, bool):
             return column.is_(None) if value else column.is_not(None)

@@ -1,4 +1,4 @@
-"""What can be wrong inside a database although everything seems to work."""
+"""Integrity checks: defects inside a database that do not cause errors yet."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ _CONSTRAINTS = """
     SELECT conrelid::regclass::text, conname FROM pg_constraint
     WHERE NOT convalidated AND connamespace = current_schema()::regnamespace ORDER BY 1, 2
 """
-# One that is being built at this moment is not valid yet, and no mistake.
+# An index that is being built at this moment is invalid too, but not a defect.
 _INDEXES = """
     SELECT pg_index.indrelid::regclass::text, pg_index.indexrelid::regclass::text FROM pg_index
     JOIN pg_class ON pg_class.oid = pg_index.indexrelid
@@ -35,7 +35,10 @@ _SEQUENCES = """
 
 @dataclass(frozen=True)
 class LaggingSequence:
-    """A sequence whose next number is in its table already: the next insert fails."""
+    """A sequence whose next value exists in its column already, so that the next insert fails.
+
+    `behind`: how far the sequence must advance.
+    """
 
     sequence: str
     table: str
@@ -44,17 +47,20 @@ class LaggingSequence:
 
 
 def invalid_constraints(connection: Connection) -> list[tuple[str, str]]:
-    """Table and name of each constraint that existing rows were not checked against."""
+    """Return table and name of each constraint that is NOT VALID: existing rows were never checked against it."""
     return connection.execute(_CONSTRAINTS).fetchall()
 
 
 def invalid_indexes(connection: Connection) -> list[tuple[str, str]]:
-    """Table and name of each index that a build left unfinished: it costs, and serves nobody."""
+    """Return table and name of each index whose build failed.
+
+    PostgreSQL updates such an index at every write but never uses it for queries.
+    """
     return connection.execute(_INDEXES).fetchall()
 
 
 def lagging_sequences(connection: Connection) -> Iterator[LaggingSequence]:
-    """Sequences that a copy of rows, or an insert with numbers of its own, has left behind."""
+    """Yield sequences that are behind their column, after a copy of rows or inserts with explicit values."""
     for sequence, table, column, increment in connection.execute(_SEQUENCES).fetchall():
         row = connection.execute(
             sql.SQL(

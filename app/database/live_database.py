@@ -1,4 +1,4 @@
-"""Two databases of which one is live, while a move goes on: whoever works here follows it by himself."""
+"""Access to two databases during a transfer: each operation uses the side that is live at that time."""
 
 import logging
 import os
@@ -32,56 +32,56 @@ from app.observability import sentry
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-REFRESH_INTERVAL_SECONDS = 0.5  # seconds; reads follow a move within one
-# Seconds. A process that slept longer without having seen a move may have slept through one, end and all.
+REFRESH_INTERVAL_SECONDS = 0.5  # reads use a new live side within one second
+# A process that was idle for longer than this may have missed a whole transfer, including its end.
 RECHECK_BOTH_AFTER_SECONDS = 60.0
-OPEN_TIMEOUT_SECONDS = 10.0  # seconds that a refused write waits for a side to open
-FIRST_RETRY_PAUSE_SECONDS, MAX_RETRY_PAUSE_SECONDS = (
-    0.005,
-    0.1,
-)  # seconds between two looks of a write that waits
+OPEN_TIMEOUT_SECONDS = 10.0  # how long a refused write waits until a side accepts writes
+# Pauses between two queries for the live side while a write waits; each pause is twice as long as the one before.
+FIRST_RETRY_PAUSE_SECONDS, MAX_RETRY_PAUSE_SECONDS = 0.005, 0.1
 
 
 class LiveDatabase:
-    """`Database` for whoever need not know which one is live.
+    """A `Database` that delegates to the live side of two databases.
 
-    It looks when somebody works, at most twice a second, and asks the live side alone as long as that says
-    `open`: the other one being slow or down costs nothing. Only the live side has connections.
+    It refreshes its knowledge of the live side when an operation begins, at most twice a second. As long as the
+    live side's state is `open`, it queries that side only, so the other side may be slow or down. Only the live
+    side's pool has connections.
     """
 
     def __init__(self, settings: Settings) -> None:
-        """Connect to nothing yet. LEGACY_DATABASE_URL is set."""
+        """Create both sides without connecting. Requires LEGACY_DATABASE_URL."""
         self._sides: dict[SideName, Database] = {
             "legacy": legacy_database(settings),
             "primary": primary_database(settings),
         }
         self._live_name: SideName | None = None
-        self._live_state: ObservedSide | None = None  # what the live side said last
+        self._live_state: ObservedSide | None = None  # the live side's last known state
         self._reset()
-        # A lock that another thread held when the process forked would be held for ever.
-        begin_anew = weakref.WeakMethod(self._reset)
-        os.register_at_fork(after_in_child=lambda: (method := begin_anew()) and method())
+        # A child process needs a new lock: if another thread held this one during the fork, it would stay locked.
+        reset = weakref.WeakMethod(self._reset)
+        os.register_at_fork(after_in_child=lambda: (method := reset()) and method())
 
     def _reset(self) -> object:
         self._lock = threading.Lock()
-        self._refreshed_at = 0.0  # when the last look began, or failed
-        self._failure: FrontdeskError | None = None  # of the last look
+        self._refreshed_at = 0.0  # when the last refresh began, or failed
+        self._failure: FrontdeskError | None = None  # of the last refresh
         return self
 
     @property
     def live_name(self) -> SideName | None:
-        """The side that was live at the last look."""
+        """Return the side that was live at the last refresh; None before the first one."""
         return self._live_name
 
     @property
     def sides(self) -> dict[SideName, Database]:
-        """The two sides."""
+        """Return both databases by side name."""
         return self._sides
 
     def live(self) -> Database:
-        """The database to work with, as of half a second ago.
+        """Return the live database; the answer may be half a second old.
 
-        Raises FencedError in the moment in which none is live, and FrontdeskError where none can be told.
+        Raises FencedError while neither side is live (some milliseconds during a cutover), and another
+        FrontdeskError if the live side cannot be determined.
         """
         name, now = self._live_name, time.monotonic()
         if name is None or self._failure is not None:
@@ -89,31 +89,30 @@ class LiveDatabase:
         database = self._sides[name]
         if database.is_fenced:
             return self._refresh(now)
-        # One looks for all; the others need not wait for it.
+        # One thread refreshes; the others do not wait for it.
         if now - self._refreshed_at < REFRESH_INTERVAL_SECONDS or self._lock.locked():
             return database
         return self._refresh(now)
 
     def run_on_live(self, attempt: Callable[[Database], T]) -> T:
-        """Run `attempt` on the live database, and again where it was refused because of the move.
+        """Call `attempt` with the live database; call it again if a transfer refused it.
 
-        It may run several times: raise for what has to be undone. It is not run again once anything else
-        went wrong, a lost answer to a COMMIT above all. Raises FrontdeskError or what `attempt` raises.
+        `attempt` may run several times and must undo its work when it raises. It runs again after a
+        FencedError, and after a NoConnectionError if the live database has changed. It does not run again after
+        any other error, in particular not if the response to a COMMIT was lost. Raises FrontdeskError or what
+        `attempt` raises.
         """
         return self._run_on_live(attempt, (NoConnectionError,))
 
     def read(self, function: Callable[[Connection], T]) -> T:
-        """`Database.read`; what only reads also runs again when the old side is gone."""
+        """Run a read-only function like `Database.read`; run it again if the live side changed or was lost."""
         return self._run_on_live(lambda database: database.read(function), (UnavailableError,))
 
     def _run_on_live(
         self, attempt: Callable[[Database], T], refresh_on: tuple[type[FrontdeskError], ...]
     ) -> T:
-        database, deadline, pause = (
-            self._wait_for_live(time.monotonic() + OPEN_TIMEOUT_SECONDS),
-            0.0,
-            FIRST_RETRY_PAUSE_SECONDS,
-        )
+        database = self._wait_for_live(time.monotonic() + OPEN_TIMEOUT_SECONDS)
+        deadline, pause = 0.0, FIRST_RETRY_PAUSE_SECONDS
         while True:
             try:
                 return attempt(database)
@@ -124,7 +123,7 @@ class LiveDatabase:
                     deadline = deadline or now + OPEN_TIMEOUT_SECONDS
                     if now > deadline:
                         raise
-                    time.sleep(random.uniform(0.5, 1) * pause)  # noqa: S311 - so that not all come at once
+                    time.sleep(random.uniform(0.5, 1) * pause)  # noqa: S311 - spreads the retries
                     pause = min(2 * pause, MAX_RETRY_PAUSE_SECONDS)
                     database = self._wait_until_open(deadline)
                 elif isinstance(failure, refresh_on):
@@ -135,14 +134,17 @@ class LiveDatabase:
                     raise
 
     def _wait_for_live(self, deadline: float) -> Database:
-        """The live database, waiting for it where none is."""
+        """Return the live database; wait for it while neither side is live."""
         try:
             return self.live()
         except FencedError:
             return self._wait_until_open(deadline)
 
     def _wait_until_open(self, deadline: float) -> Database:
-        """The live database once it takes writes, or as it is at the deadline. Raises FencedError."""
+        """Wait until the live database accepts writes, and return it; at the deadline, return it as it is.
+
+        Raises FencedError if neither side is live at the deadline.
+        """
         pause = FIRST_RETRY_PAUSE_SECONDS
         while True:
             now = time.monotonic()
@@ -162,10 +164,10 @@ class LiveDatabase:
             pause = min(2 * pause, MAX_RETRY_PAUSE_SECONDS)
 
     def _refresh(self, since: float) -> Database:
-        """Look, unless somebody has begun to since then; return the live database."""
+        """Refresh the live side unless another thread has refreshed it after `since`; return the live database."""
         with self._lock:
-            is_over = self._refreshed_at > since and not isinstance(self._failure, FencedError)
-            if not is_over or (self._live_name is not None and self._sides[self._live_name].is_fenced):
+            is_current = self._refreshed_at > since and not isinstance(self._failure, FencedError)
+            if not is_current or (self._live_name is not None and self._sides[self._live_name].is_fenced):
                 idle = time.monotonic() - self._refreshed_at
                 self._refreshed_at, self._failure = time.monotonic(), None
                 try:
@@ -173,10 +175,10 @@ class LiveDatabase:
                 except FrontdeskError as failure:
                     self._failure, self._refreshed_at = failure, time.monotonic()
                     if isinstance(failure, ConfigurationError):
-                        self._live_name = None  # not even where we are is sure any more
+                        self._live_name = None  # the side in use until now may be the wrong one
             if self._failure is not None:
                 raise type(self._failure)(self._failure.message)
-            assert self._live_name is not None  # noqa: S101 - a look without a failure has found it
+            assert self._live_name is not None  # noqa: S101 - a refresh without failure sets it
             return self._sides[self._live_name]
 
     def _determine_live_name(self, idle_seconds: float) -> SideName:
@@ -189,7 +191,7 @@ class LiveDatabase:
             state = answers[known].state
             if state in (SideState.OPEN, SideState.CLOSING):
                 return known
-            # Without a row nothing has begun, or the move is finished: where we are is where we were.
+            # Without a row, no transfer has begun or the transfer is finished: the live side is the same.
             if state.is_outside_transfer and (
                 known == "primary" or idle_seconds < RECHECK_BOTH_AFTER_SECONDS
             ):
@@ -203,7 +205,7 @@ class LiveDatabase:
         except UnavailableError:
             if known is None:
                 raise
-            name = known  # its errors say what is wrong
+            name = known  # operations on it raise errors that describe the problem
         self._live_state = both[name]
         return name
 
@@ -213,7 +215,7 @@ class LiveDatabase:
         if name != self._live_name:
             log.log(
                 logging.INFO if self._live_name is None else logging.WARNING,
-                "Working on the %s database now (epoch %d)",
+                "The live database is now %s (epoch %d)",
                 name,
                 self._live_state.epoch if self._live_state is not None else 0,
             )
@@ -223,53 +225,54 @@ class LiveDatabase:
             if other is not database:
                 other.close_pool()
 
-    # As in Database, on the live side
+    # The methods of Database, on the live side
 
     @property
     def settings(self) -> Settings:
-        """Those of the live side: its URLs stand where one database's do."""
+        """Return settings whose database URLs are those of the live side."""
         return self.live().settings
 
     @property
     def engine(self) -> Engine:
-        """SQLAlchemy's engine."""
+        """Return the SQLAlchemy engine of the live side."""
         return self.live().engine
 
     @property
     def pool(self) -> MeasuredPool:
-        """The pool of the side that was live at the last look: figures of it wait for nobody."""
+        """Return the pool of the side that was live at the last refresh. Reading its metrics never blocks."""
         return self._sides[self._live_name or "primary"].pool
 
     @contextmanager
     def autocommit(self) -> Iterator[Connection]:
-        """A connection outside any transaction."""
+        """Lend a connection of the live side in autocommit mode, for the duration of the `with` block."""
         with self.live().autocommit() as connection:
             yield connection
 
     def connect_outside_pool(self, timeout_ms: int | None = None) -> Connection:
-        """A new connection that the pool knows nothing of; the caller closes it. A full pool is no obstacle.
+        """Open a connection to the live side that does not belong to the pool; the caller closes it.
 
-        Raises psycopg's errors, and FrontdeskError where the live side was never known.
+        Also works while the pool is exhausted. Raises psycopg's errors, and FrontdeskError if the live side has
+        never been determined.
         """
         known = None if self._live_name is None else self._sides[self._live_name]
         if known is not None and known.is_exhausted:
-            return known.connect_outside_pool(timeout_ms)  # whoever holds the pool looks
+            return known.connect_outside_pool(timeout_ms)  # the operations that use the pool refresh
         try:
             return self.live().connect_outside_pool(timeout_ms)
-        except FencedError:  # for a moment there is none, and a check is no reason to wait
+        except FencedError:  # neither side is live at this moment; a check does not wait for it
             if known is None:
                 raise
             return known.connect_outside_pool(timeout_ms)
 
     def ping(self) -> None:
-        """Connect past the pool, at once. Raises FrontdeskError."""
+        """Check that a new connection to the live side can be opened. Raises FrontdeskError."""
         self.live().ping()
 
     def open(self) -> None:
-        """The pool of the live side opens when somebody works."""
+        """Do nothing: the pool of the live side opens at its first use."""
 
     def close(self) -> None:
-        """Give every connection of both sides back."""
+        """Close all connections of both sides."""
         for database in self._sides.values():
             database.close()
         sentry.backend = sentry.DEFAULT_BACKEND
@@ -279,7 +282,11 @@ AnyDatabase = Database | LiveDatabase
 
 
 def configured_database(settings: Settings) -> AnyDatabase:
-    """What a process works with: the one database, the pinned one, or whichever is live."""
+    """Return the database that the settings select, without connecting.
+
+    Without LEGACY_DATABASE_URL this is the only database, with TRANSFER_PIN the pinned side, otherwise a
+    LiveDatabase that follows the live side.
+    """
     sentry.backend = settings.transfer_pin or sentry.DEFAULT_BACKEND
     if settings.legacy_database_url is None:
         return Database(settings, embedded_server.resolve_database_url(settings))
@@ -289,19 +296,19 @@ def configured_database(settings: Settings) -> AnyDatabase:
 
 
 def primary_database(settings: Settings) -> Database:
-    """The database that is moved to."""
+    """Return the target of the transfer: DATABASE_URL, or the embedded server."""
     url = embedded_server.resolve_database_url(settings)
     return Database(_single_side_settings(settings, database_url=SecretStr(url)), url)
 
 
 def legacy_database(settings: Settings) -> Database:
-    """The database that is moved from. LEGACY_DATABASE_URL is set, and goes past any pooler."""
+    """Return the source of the transfer: LEGACY_DATABASE_URL, which must be set and not be a pooler's URL."""
     url = settings.legacy_database_url
-    assert url is not None  # noqa: S101 - the caller has looked
+    assert url is not None  # noqa: S101 - checked by the caller
     own = _single_side_settings(settings, database_url=url, direct_database_url=None, postgres_pooler=None)
     return Database(own, url.get_secret_value())
 
 
 def _single_side_settings(settings: Settings, **own: object) -> Settings:
-    """The settings of one side, for whoever opens connections of his own by them."""
+    """Return a copy of the settings that names this side's database only."""
     return settings.model_copy(update={"legacy_database_url": None, "transfer_pin": None, **own})

@@ -1,6 +1,7 @@
-"""The one place that every statement goes through, whoever sends it: it is timed and counted here.
+"""Cursor class that times and counts every statement.
 
-Sessions, lone reads and the merge's COPY all use a cursor of the connection, and this is its class.
+Sessions, reads outside a transaction and the COPY of a bulk merge all use a cursor of the connection, and all
+connections create cursors of this class.
 """
 
 import logging
@@ -22,10 +23,9 @@ from app.observability.rate_limited_log import RateLimitedLog
 
 log = logging.getLogger(__name__)
 
-MAX_STATEMENT_CHARS = (
-    2_000  # characters; longer texts differ with every number of rows and are not worth remembering
-)
-MAX_CACHED_KINDS = 1_000  # texts whose kind is remembered: more than the service has of its own
+# Longer statements differ with their number of rows, so their kind is not cached.
+MAX_STATEMENT_CHARS = 2_000
+MAX_CACHED_KINDS = 1_000  # statements; more than the service has
 
 _kind_cache: dict[str | bytes, str] = {}
 
@@ -34,7 +34,7 @@ _KINDS = {kind: kind for kind in ("SELECT", "INSERT", "UPDATE", "DELETE", "COPY"
 _WRITES = re.compile(r"\b(INSERT)\s+INTO|(?<!FOR\s)(?<!KEY\s)\b(UPDATE)\s|\b(DELETE)\s+FROM", re.IGNORECASE)
 _LITERALS = re.compile(r"'(?:[^']|'')*'|\$(\w*)\$.*?\$\1\$|(?<![\w$])\d+(?:\.\d+)?\b", re.DOTALL)
 
-# On the way from whoever repeats a statement to the statement.
+# Modules between the code that repeats a statement and the cursor.
 _SKIPPED_MODULES = (
     "app.database",
     "app.observability",
@@ -47,7 +47,7 @@ _SKIPPED_MODULES = (
 
 
 class MeasuredCursor(psycopg.Cursor[Any]):
-    """A cursor whose statements are timed; what happens to them is otherwise psycopg's own business."""
+    """A psycopg cursor that measures its statements and otherwise behaves like psycopg's."""
 
     __slots__ = ()
 
@@ -59,9 +59,9 @@ class MeasuredCursor(psycopg.Cursor[Any]):
         prepare: bool | None = None,
         binary: bool | None = None,
     ) -> Self:
-        """Run one statement."""
+        """Execute one statement and measure it."""
         if isinstance(query, Composable):
-            query = query.as_bytes(self)  # as psycopg does, which then need not do it again
+            query = query.as_bytes(self)  # converted once: psycopg and the metrics use the same bytes
         began = perf_counter()
         try:
             return super().execute(query, params, prepare=prepare, binary=binary)
@@ -72,7 +72,7 @@ class MeasuredCursor(psycopg.Cursor[Any]):
             self._measure(query, began)
 
     def executemany(self, query: Any, params_seq: Iterable[Params], *, returning: bool = False) -> None:
-        """Run one statement with many parameters; it counts as one."""
+        """Execute a statement with each set of parameters; all executions count as one statement."""
         began = perf_counter()
         try:
             super().executemany(query, params_seq, returning=returning)
@@ -83,7 +83,7 @@ class MeasuredCursor(psycopg.Cursor[Any]):
     def copy(
         self, statement: Any, params: Params | None = None, *, writer: Writer | None = None
     ) -> Iterator[Copy]:
-        """COPY; its time includes that of whoever makes or takes the rows."""
+        """Run a COPY. Its measured time includes the time that the caller needs to produce or consume the rows."""
         if isinstance(statement, Composable):
             statement = statement.as_bytes(self)
         began = perf_counter()
@@ -95,7 +95,7 @@ class MeasuredCursor(psycopg.Cursor[Any]):
 
     def _measure(self, query: str | bytes, began: float) -> None:
         seconds = perf_counter() - began
-        if not query:  # the pool's way to see whether a connection lives
+        if not query:  # an empty statement: the pool's check of a connection
             return
         kind = _kind_cache.get(query) or statement_kind(query)
         metrics.count_query(kind, seconds)
@@ -115,13 +115,16 @@ class MeasuredCursor(psycopg.Cursor[Any]):
 
 
 def statement_kind(query: str | bytes) -> str:
-    """SELECT, INSERT, UPDATE, DELETE, COPY, or OTHER; of a WITH what it writes, INSERT before all."""
+    """Return SELECT, INSERT, UPDATE, DELETE, COPY or OTHER.
+
+    A WITH statement counts as the kind of its write (INSERT first, then UPDATE, then DELETE), else as SELECT.
+    """
     text = _text(query)
-    found = _FIRST_WORD.match(text)
-    word = found[1].upper() if found else ""
+    match = _FIRST_WORD.match(text)
+    word = match[1].upper() if match else ""
     kind = _KINDS.get(word, "OTHER")
     if word == "WITH":
-        writes = {name.upper() for match in _WRITES.finditer(text) for name in match.groups() if name}
+        writes = {name.upper() for write in _WRITES.finditer(text) for name in write.groups() if name}
         kind = next((kind for kind in ("INSERT", "UPDATE", "DELETE") if kind in writes), "SELECT")
     if len(query) <= MAX_STATEMENT_CHARS and len(_kind_cache) < MAX_CACHED_KINDS:
         _kind_cache[query] = kind
@@ -129,7 +132,10 @@ def statement_kind(query: str | bytes) -> str:
 
 
 def redact_statement(query: str | bytes) -> str:
-    """The statement as people may see it: placeholders for parameters, `?` for what is written in it."""
+    """Return the statement without personal data: parameters stay placeholders, and literals become `?`.
+
+    The result is one line of at most MAX_STATEMENT_CHARS characters.
+    """
     return " ".join(_LITERALS.sub("?", _text(query)).split())[:MAX_STATEMENT_CHARS]
 
 
@@ -141,7 +147,7 @@ _repetition_log = RateLimitedLog(log)
 
 
 def _log_repetition(query: str | bytes, context: operation_context.OperationContext) -> None:
-    """An N+1: the statement runs once for each row where one statement for all rows would do."""
+    """Log an N+1 problem: a statement that runs once per row, although one statement for all rows is possible."""
     metrics.REPEATED_STATEMENTS.inc()
     _repetition_log.warning(
         "N+1: the same statement for the %dth time in one unit of work (company %s), at %s: %s",
@@ -153,7 +159,7 @@ def _log_repetition(query: str | bytes, context: operation_context.OperationCont
 
 
 def _caller() -> str:
-    """Where the repetition is: the first frame on the way up that is no part of sending a statement."""
+    """Return file, line and function of the nearest caller that is not in _SKIPPED_MODULES."""
     frame = sys._getframe(1)
     while frame.f_back is not None:
         module = str(frame.f_globals.get("__name__", ""))

@@ -1,4 +1,4 @@
-"""psycopg's pool, with its use in numbers and a warning before it is exhausted."""
+"""A psycopg connection pool that counts its use and warns before it is exhausted."""
 
 import logging
 import threading
@@ -13,14 +13,15 @@ from app.observability.rate_limited_log import RateLimitedLog
 
 log = logging.getLogger(__name__)
 
-HIGH_USAGE_RATIO = 0.8  # of the connections
-NORMAL_USAGE_RATIO = 0.5  # from here down an episode is over: around 80 % one flutters
+HIGH_USAGE_RATIO = 0.8  # share of max_size above which a high-usage episode begins
+# Share of max_size at which the episode ends. It is lower, so that usage around 80 % is one episode and not many.
+NORMAL_USAGE_RATIO = 0.5
 
 Connection = psycopg.Connection[Any]
 
 
 class MeasuredPool(ConnectionPool[Connection]):
-    """A pool that knows how many of its connections are taken, and by how many they are awaited."""
+    """A pool that counts the connections in use (`in_use`) and the requests waiting for one (`waiting`)."""
 
     def __init__(self, **options: Any) -> None:
         self._usage_lock = threading.Lock()
@@ -32,16 +33,16 @@ class MeasuredPool(ConnectionPool[Connection]):
 
     @property
     def is_exhausted(self) -> bool:
-        """Whether all connections that there may be are taken, or awaited."""
+        """True if connections in use and waiting requests together reach `max_size`."""
         return self.in_use + self.waiting >= self.max_size
 
     @property
     def has_idle(self) -> bool:
-        """Whether a caller gets a connection at once."""
+        """True if a connection is idle, so that `getconn` does not wait."""
         return bool(self._pool)
 
     def open(self, wait: bool = False, timeout: float = 30.0) -> None:
-        """Start to connect."""
+        """Open the pool; connections are opened in the background unless `wait` is true."""
         metrics.open_pools.add(self)
         super().open(wait, timeout)
 
@@ -51,8 +52,11 @@ class MeasuredPool(ConnectionPool[Connection]):
         super().close(timeout)
 
     def getconn(self, timeout: float | None = None) -> Connection:
-        """Take a connection, for `putconn` to give back. Raises PoolTimeout."""
-        # The parent's idle connections; `get_stats` copies a dictionary to tell their number.
+        """Acquire a connection; the caller releases it with `putconn`.
+
+        Raises PoolTimeout if none is free within `timeout` seconds (default: the pool's timeout).
+        """
+        # `_pool` holds the idle connections. The public `get_stats` is slower: it copies a dictionary.
         began = None if self._pool else self._begin_wait()
         try:
             connection = super().getconn(timeout)
@@ -69,7 +73,7 @@ class MeasuredPool(ConnectionPool[Connection]):
         if is_new:
             metrics.POOL_HIGH_EPISODES.inc()
             self._high_usage_log.warning(
-                "The pool is above %d %%: %d of %d connections are in use, %d callers wait",
+                "The pool is above %d %%: %d of %d connections are in use, %d requests are waiting",
                 100 * HIGH_USAGE_RATIO,
                 self.in_use,
                 self.max_size,
@@ -78,8 +82,8 @@ class MeasuredPool(ConnectionPool[Connection]):
         return connection
 
     def putconn(self, conn: Connection) -> None:
-        """Give a connection back."""
-        # First, for whoever waits is woken by the pool and counts itself in.
+        """Release a connection to the pool."""
+        # Before the pool wakes a waiting thread, which increments the count.
         with self._usage_lock:
             self.in_use -= 1
             if self.in_use <= NORMAL_USAGE_RATIO * self.max_size:

@@ -1,4 +1,4 @@
-"""A SELECT of model records, and the two ways to run it: inside a unit of work, or alone."""
+"""Queries for model records, and two readers that run them: in a unit of work, or outside a transaction."""
 
 from collections.abc import Sequence
 from functools import cached_property
@@ -17,7 +17,7 @@ M = TypeVar("M", bound=Base)
 
 
 class Query(Generic[M]):
-    """A SELECT of one model with bind parameters; compiled to SQL text at most once."""
+    """A SELECT of one model with bind parameters. It is compiled to SQL text once, when first needed."""
 
     def __init__(self, statement: Select[M]) -> None:
         self.statement = statement
@@ -27,39 +27,39 @@ class Query(Generic[M]):
 
     @cached_property
     def compiled(self) -> tuple[str, dict[str, Any]]:
-        """The statement as psycopg takes it (`%(name)s`), and the parameters it was built with."""
+        """Return the SQL text with psycopg's placeholders (`%(name)s`), and the parameters bound in the statement."""
         compiled = self.statement.compile(dialect=DIALECT, compile_kwargs={"render_postcompile": True})
         return str(compiled), dict(compiled.params)
 
     def build_record(self, row: Sequence[Any]) -> M:
-        """A record with these values, bound to no session."""
-        # Straight into its dictionary, as the ORM's own loader does: through the constructor every
-        # attribute would be recorded as a change, which doubles the cost of a lookup.
+        """Return a record with the values of `row`, detached from any session."""
+        # The values are written to __dict__, as the ORM's loader does. The constructor would record every
+        # attribute as a change, which doubles the cost of a lookup.
         record: M = self._manager.new_instance()
         record.__dict__.update(zip(self.columns, row, strict=True))
         return record
 
 
 class QueryReader(Protocol):
-    """Runs queries."""
+    """Interface for running queries."""
 
     def all(self, query: Query[M], **parameters: Any) -> Sequence[M]:
-        """All records of the query."""
+        """Return all records that the query selects."""
         ...
 
     def rows(self, text: LiteralString, **parameters: Any) -> Sequence[Sequence[Any]]:
-        """All rows of a SELECT that is no model's, with psycopg's `%(name)s` parameters."""
+        """Return all rows of a SELECT given as text with `%(name)s` placeholders, for results that are not records."""
         ...
 
 
 class SessionReader:
-    """Reads inside a unit of work's transaction."""
+    """Reader that runs queries in the transaction of a unit of work."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
 
     def all(self, query: Query[M], **parameters: Any) -> Sequence[M]:
-        # The merge writes past the session, so what the session remembers may be old.
+        # A bulk merge bypasses the session, so records in the session may be outdated: overwrite them.
         options = {"populate_existing": True}
         records: Sequence[M] = self._session.scalars(
             query.statement, parameters, execution_options=options
@@ -71,7 +71,7 @@ class SessionReader:
 
 
 class PoolReader:
-    """Reads alone: one statement in autocommit, without a session's cost (a third of its time)."""
+    """Reader that runs each query in autocommit mode without a session, in a third of a session's time."""
 
     def __init__(self, database: AnyDatabase) -> None:
         self._database = database

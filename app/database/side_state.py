@@ -1,7 +1,7 @@
-"""What two databases say about which of them is live, and what follows from it.
+"""State of the two sides of a transfer, and the rules that determine which side is live.
 
-A move (see app/transfer) keeps one row on each side: its state and an epoch that grows with every change of
-sides. At most one side says `open`, and the row is the only authority.
+A transfer (see app/transfer) keeps one row on each side: the side's state and an epoch that grows with every
+cutover and rollback. At most one side has the state `open`. Only these rows decide which side is live.
 """
 
 from dataclasses import dataclass
@@ -14,12 +14,11 @@ from app.database.database import Connection, Database
 from app.errors import ConfigurationError, FencedError, UnavailableError
 
 SideName = Literal["legacy", "primary"]
-SIDE_QUERY_TIMEOUT_MS = (
-    1_000  # milliseconds for one side's answer (for connecting, libpq allows two seconds at least)
-)
+# For the response of one side. libpq allows at least two seconds for connecting.
+SIDE_QUERY_TIMEOUT_MS = 1_000
 
 
-# A side that was closed for a cutover opens by itself when the time for that is over.
+# A side that is closing for a cutover counts as open again after the deadline in `until`.
 _ROW = """
     SELECT CASE WHEN state = 'closing' AND until < clock_timestamp() THEN 'open' ELSE state END, epoch
     FROM frontdesk_transfer.side
@@ -27,14 +26,14 @@ _ROW = """
 
 
 class SideState(StrEnum):
-    """What one side says. The first three are the move's; without a move, what there is to be found."""
+    """State of one side: open, closing or standby during a transfer; otherwise its content."""
 
     OPEN = "open"
-    CLOSING = "closing"  # takes no more writes, and may still open again
-    STANDBY = "standby"  # the other side is live, or about to be
-    FILLED = "filled"  # no move; Frontdesk's tables, with companies
-    EMPTY = "empty"  # no move; Frontdesk's tables, without
-    FOREIGN = "foreign"  # no move; not a database of ours, or not yet
+    CLOSING = "closing"  # refuses writes; opens again if the cutover fails
+    STANDBY = "standby"  # the other side is live or becomes live
+    FILLED = "filled"  # no transfer; Frontdesk's tables, with companies
+    EMPTY = "empty"  # no transfer; Frontdesk's tables, without companies
+    FOREIGN = "foreign"  # no transfer; without Frontdesk's tables
     UNREACHABLE = "unreachable"
 
     @property
@@ -48,7 +47,7 @@ class SideState(StrEnum):
 
 @dataclass(frozen=True)
 class ObservedSide:
-    """What one side says; the epoch counts where there is a move."""
+    """State and epoch of one side at the time of the query; outside a transfer the epoch is 0."""
 
     state: SideState
     epoch: int = 0
@@ -58,7 +57,10 @@ UNREACHABLE_SIDE = ObservedSide(SideState.UNREACHABLE)
 
 
 def read_side(database: Database) -> ObservedSide:
-    """Ask one side. Raises psycopg's errors, but none for a side that cannot be reached."""
+    """Query the state of one side; return UNREACHABLE_SIDE if it cannot be reached.
+
+    Raises psycopg's other errors.
+    """
     try:
         return database.query_with_timeout(_query_side, SIDE_QUERY_TIMEOUT_MS)
     except psycopg.OperationalError:
@@ -66,7 +68,7 @@ def read_side(database: Database) -> ObservedSide:
 
 
 def _query_side(connection: Connection) -> ObservedSide:
-    # Not the connection's own cursors: looking is nobody's query, and no caller's N+1.
+    # A plain cursor: this query must count neither in the query metrics nor in a caller's N+1 detection.
     cursor: psycopg.Cursor[Any] = psycopg.Cursor(connection)
     try:
         row = cursor.execute(_ROW).fetchone()
@@ -74,28 +76,29 @@ def _query_side(connection: Connection) -> ObservedSide:
         row = None
     if row is not None:
         return ObservedSide(SideState(row[0]), row[1])
-    is_ours = cursor.execute(
+    has_schema = cursor.execute(
         "SELECT to_regclass('alembic_version') IS NOT NULL AND to_regclass('companies') IS NOT NULL"
     ).fetchone()
-    if is_ours != (True,):
+    if has_schema != (True,):
         return ObservedSide(SideState.FOREIGN)
     has_rows = cursor.execute("SELECT EXISTS (SELECT FROM companies)").fetchone()
     return ObservedSide(SideState.FILLED if has_rows == (True,) else SideState.EMPTY)
 
 
 def determine_live_side(legacy: ObservedSide, primary: ObservedSide) -> SideName:
-    """Which side is live, where nothing else is known.
+    """Return the live side, given the states of both.
 
-    Raises FencedError in the moment in which neither is, UnavailableError where the side that would know
-    cannot be asked, ConfigurationError where nothing tells the sides apart.
+    Raises FencedError while neither side is live (some milliseconds during a cutover), UnavailableError if the
+    answer depends on a side that cannot be reached, and ConfigurationError if both databases hold companies and
+    no transfer records which one is live.
     """
-    says_open: list[tuple[int, SideName]] = []
+    open_sides: list[tuple[int, SideName]] = []
     if legacy.state is SideState.OPEN:
-        says_open.append((legacy.epoch, "legacy"))
+        open_sides.append((legacy.epoch, "legacy"))
     if primary.state is SideState.OPEN:
-        says_open.append((primary.epoch, "primary"))
-    if says_open:  # of two, which only a restored backup can make of it, the later one
-        return max(says_open)[1]
+        open_sides.append((primary.epoch, "primary"))
+    if open_sides:  # two are open only after a backup was restored: the higher epoch is live
+        return max(open_sides)[1]
     if legacy.state is SideState.CLOSING:
         return "legacy"
     if primary.state is SideState.CLOSING:
@@ -108,9 +111,9 @@ def determine_live_side(legacy: ObservedSide, primary: ObservedSide) -> SideName
 
 
 def _live_beside_standby(legacy: SideState, primary: SideState) -> SideName:
-    """A standby has a live side, be it that its row is gone already or that it cannot be reached."""
+    """Return the side that is not a standby: it is live even if its row is missing or it is unreachable."""
     if legacy is primary:
-        raise FencedError  # between handing over and opening, some milliseconds
+        raise FencedError  # the cutover has closed one side and not yet opened the other
     return "primary" if legacy is SideState.STANDBY else "legacy"
 
 
@@ -122,9 +125,9 @@ def _live_without_transfer(legacy: SideState, primary: SideState) -> SideName:
     if legacy is SideState.EMPTY:
         return "primary"
     raise ConfigurationError(
-        "DATABASE_URL and LEGACY_DATABASE_URL both hold companies, and no move says which of them is live."
-        " After `frontdesk transfer finish`, unset LEGACY_DATABASE_URL and let DATABASE_URL name the live"
-        " one; otherwise set TRANSFER_PIN to legacy or primary."
+        "DATABASE_URL and LEGACY_DATABASE_URL both hold companies, and no transfer records which one is live."
+        " After `frontdesk transfer finish`, unset LEGACY_DATABASE_URL and set DATABASE_URL to the live"
+        " database; otherwise set TRANSFER_PIN to legacy or primary."
     )
 
 
@@ -134,4 +137,4 @@ def _unreachable_message(legacy: SideState, primary: SideState) -> str:
         for name, state in (("LEGACY_DATABASE_URL", legacy), ("DATABASE_URL", primary))
         if state is SideState.UNREACHABLE
     ]
-    return f"Which database is live is not known: {' and '.join(names)} cannot be reached."
+    return f"The live database is unknown: {' and '.join(names)} cannot be reached."

@@ -1,1 +1,1 @@
-"""Demos, generated traffic and a fake YClients API; the product imports none of it."""
+"""Demos, generated traffic and a fake YClients API. The services do not import this package."""

@@ -1,4 +1,4 @@
-"""`frontdesk demo …`: things to watch."""
+"""`frontdesk demo`: demonstrations on the command line."""
 
 import secrets
 import threading
@@ -23,7 +23,7 @@ from app.frontdesk import Frontdesk, Salon
 from app.models import Base
 
 CUSTOMERS = 50
-MARKS_PER_LINE = 10  # marks in a line
+MARKS_PER_LINE = 10
 BOOKED, SLOT_TAKEN = "booked", "slot_taken"
 MARKS = {None: "·", BOOKED: "✔", SLOT_TAKEN: "✗"}
 STYLES = {None: "dim", BOOKED: "bold green", SLOT_TAKEN: "dim red"}
@@ -31,7 +31,7 @@ STYLES = {None: "dim", BOOKED: "bold green", SLOT_TAKEN: "dim red"}
 
 @dataclass(frozen=True)
 class RaceResult:
-    """How a race ended; `answers` counts them by code, `left_behind` rows that are not the winner's."""
+    """Result of a race: the number of answers by code, and the rows `left_behind` by refused bookings."""
 
     customers: int
     answers: dict[str, int]
@@ -40,7 +40,7 @@ class RaceResult:
 
     @property
     def is_won_by_one(self) -> bool:
-        """Exactly one booked, all others were told so, and nothing of theirs is left."""
+        """True if exactly one booking succeeded and the refused ones left no rows."""
         return self.answers == {BOOKED: 1, SLOT_TAKEN: self.customers - 1} and not self.left_behind
 
 
@@ -53,20 +53,20 @@ class RaceResult:
     },
 )
 def demo_commands() -> None:
-    """Things to watch."""
+    """Show what Frontdesk does, in demonstrations."""
 
 
 @demo_commands.command("race")
 @console.json_option
 @click.pass_context
 def race_command(ctx: click.Context, as_json: bool) -> None:
-    """Fifty customers, one slot, one winner.
+    """Let fifty customers book the same slot at once; one succeeds.
 
-    It plays in a scratch company of its own, which it removes again.
+    The demo uses a temporary company, which it removes at the end.
     """
     with console.opened_desk() as desk:
         if desk.settings.is_production:
-            raise InvalidInputError("A demo writes rows that nobody needs: it does not run in production.")
+            raise InvalidInputError("A demo writes test rows, so it does not run in production.")
         with scratch_company(desk, "Demo: race for a slot") as salon:
             race = run_race(desk, salon, CUSTOMERS) if as_json else _run_race_with_display(desk, salon)
     if as_json:
@@ -80,15 +80,18 @@ def race_command(ctx: click.Context, as_json: bool) -> None:
 def run_race(
     desk: Frontdesk, salon: DataLayer, customers: int, on_answer: Callable[[int, str], None] | None = None
 ) -> RaceResult:
-    """Let every customer, a thread each, ask for the same hour of the same member of staff at once."""
+    """Book the same hour of one member of staff from `customers` threads at once, and return the result.
+
+    `on_answer` is called with the number of the customer and the answer's code.
+    """
     start = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) + timedelta(days=1)
     salon.upsert_staff([{"yclients_id": 1, "name": "Olga"}]).unwrap()
     before = _count_rows(desk, salon.company_id)
-    line = threading.Barrier(customers)
+    barrier = threading.Barrier(customers)
 
     def ask(number: int) -> tuple[int, str]:
         client = {"name": f"Customer {number}", "phone": f"+7968{number:07}"}
-        line.wait()
+        barrier.wait()
         result = salon.create_booking(client, {"staff_id": 1, "starts_at": start, "duration": 3600})
         return number, BOOKED if result.error is None else result.error.code
 
@@ -101,19 +104,19 @@ def run_race(
             if on_answer is not None:
                 on_answer(number, answer)
     seconds = time.monotonic() - began
-    left = _count_rows(desk, salon.company_id) - before
+    added = _count_rows(desk, salon.company_id) - before
     return RaceResult(
-        customers, dict(answers), left - _expected_row_count(answers[BOOKED]), round(seconds, 3)
+        customers, dict(answers), added - _expected_row_count(answers[BOOKED]), round(seconds, 3)
     )
 
 
 def _expected_row_count(winners: int) -> int:
-    return 3 * winners  # a client, a booking and its slot each
+    return 3 * winners  # each has a client, a booking and its slot
 
 
 @contextmanager
 def scratch_company(desk: Frontdesk, title: str) -> Iterator[Salon]:
-    """A company that nobody else uses, removed with all its rows in the end."""
+    """Create a temporary company, and delete it with all its rows at the end."""
     salon = new_company(desk, title)
     try:
         yield salon
@@ -122,14 +125,14 @@ def scratch_company(desk: Frontdesk, title: str) -> Iterator[Salon]:
 
 
 def new_company(desk: Frontdesk, title: str) -> Salon:
-    """A company that nobody else uses."""
-    salon = desk.company(8 * 10**18 + secrets.randbelow(10**18))  # YClients never counted that far
+    """Create a company with a random id that no real company has."""
+    salon = desk.company(8 * 10**18 + secrets.randbelow(10**18))  # far above the ids of YClients
     salon.upsert_company({"title": title}).unwrap()
     return salon
 
 
 def remove_company(desk: Frontdesk, company_id: int) -> None:
-    """Delete all that there is of a company."""
+    """Delete all rows of a company."""
     with desk.unit_of_work(company_id) as uow:
         for table in reversed(_tenant_tables()):
             uow.session.execute(delete(table).where(table.c.company_id == company_id))
@@ -149,9 +152,9 @@ def _tenant_tables() -> list[Table]:
 
 
 def _run_race_with_display(desk: Frontdesk, salon: DataLayer) -> RaceResult:
-    """Draw the customers as their answers come in, on a terminal; elsewhere just run."""
+    """Run the race and, on a terminal, show each customer's answer as soon as it arrives."""
     screen = console.screen()
-    screen.print(f"{CUSTOMERS} customers ask for the same hour with Olga at the same moment.\n")
+    screen.print(f"{CUSTOMERS} customers book the same hour with Olga at the same moment.\n")
     if not screen.is_terminal:
         return run_race(desk, salon, CUSTOMERS)
     known: dict[int, str] = {}
@@ -176,11 +179,11 @@ def _marks(answers: dict[int, str]) -> Text:
 
 def _report(race: RaceResult) -> None:
     screen = console.screen()
-    for answer, count in sorted(race.answers.items(), key=lambda each: each[1]):
+    for answer, count in sorted(race.answers.items(), key=lambda item: item[1]):
         screen.print(f"{count:>4}  {answer}", style=STYLES.get(answer, "bold yellow"))
-    screen.print(f"{race.left_behind:>4}  rows left behind by those who lost")
+    screen.print(f"{race.left_behind:>4}  rows left by refused bookings")
     screen.print(f"\n{race.seconds:.2f} s. ", end="")
     if race.is_won_by_one:
-        screen.print("One winner, and the database knows nothing of the others.", style="bold green")
+        screen.print("One winner; the refused bookings left no rows.", style="bold green")
     else:
-        screen.print("This must not happen: please report it with the lines above.", style="bold red")
+        screen.print("This is a bug: please report it with the output above.", style="bold red")

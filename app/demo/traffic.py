@@ -1,4 +1,4 @@
-"""`frontdesk demo traffic`: the worker processes of an installation, as real processes."""
+"""`frontdesk demo traffic`: generate the load of an installation's seven worker processes."""
 
 import multiprocessing
 import signal
@@ -34,16 +34,16 @@ from app.errors import InvalidInputError
 from app.frontdesk import Frontdesk
 
 WORKERS = 7
-OPERATIONS_PER_SECOND = 70.0  # operations a second, of all workers
+OPERATIONS_PER_SECOND = 70.0  # of all workers together
 URL = "http://127.0.0.1:8000"
-RATE_WINDOW_SECONDS = 10.0  # seconds that the live figures look back
-MAX_KEPT = 100_000  # durations for the percentiles in the end
-STOP_TIMEOUT_SECONDS = 30.0  # seconds for the workers to finish what they are at
+RATE_WINDOW_SECONDS = 10.0  # period over which the displayed rates are averaged
+MAX_KEPT = 100_000  # durations per operation, for the percentiles
+STOP_TIMEOUT_SECONDS = 30.0  # how long to wait until the workers finish their current operations
 EXPECTED_OUTCOMES = (OK, TAKEN)
 
 
 class Tally:
-    """What all workers have told."""
+    """Totals of the reports of all workers."""
 
     def __init__(self, connection_limit: int) -> None:
         self.connection_limit = connection_limit
@@ -58,7 +58,7 @@ class Tally:
         self.lost_workers: list[int] = []
 
     def add(self, number: int, report: WorkerReport) -> None:
-        """Take in what a worker says."""
+        """Add the report of worker `number`."""
         self.outcomes += report.outcomes
         for name, times in report.durations_ms.items():
             self.durations_ms[name].extend(times)
@@ -76,26 +76,30 @@ class Tally:
 
     @property
     def errors(self) -> int:
-        """Outcomes that must not be."""
+        """Number of unexpected outcomes."""
         return sum(count for (_, outcome), count in self.outcomes.items() if outcome not in EXPECTED_OUTCOMES)
 
     @property
     def succeeded(self) -> bool:
-        """No error, no worker lost, never more connections than an installation may have."""
+        """True if no operation failed, no worker was lost, and the connection limit was never exceeded."""
         return not self.errors and not self.lost_workers and self.peak_connections <= self.connection_limit
 
     def rate(self, name: str) -> float:
-        """Operations a second, of late."""
+        """Return the operations per second over the last RATE_WINDOW_SECONDS."""
         span = min(RATE_WINDOW_SECONDS, max(1.0, time.monotonic() - self.began))
         return sum(counts[name] for _, counts in self.recent) / span
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON; times in milliseconds, memory in bytes."""
+        """Return the totals for JSON output; durations are in milliseconds, memory is in bytes."""
         return {
             "seconds": round(time.monotonic() - self.began, 1),
             "operations": {
                 name: {
-                    "outcomes": {o: n for (each, o), n in sorted(self.outcomes.items()) if each == name},
+                    "outcomes": {
+                        outcome: count
+                        for (operation, outcome), count in sorted(self.outcomes.items())
+                        if operation == name
+                    },
                     "p50_ms": _percentile(self.durations_ms[name], 0.5),
                     "p95_ms": _percentile(self.durations_ms[name], 0.95),
                 }
@@ -104,8 +108,8 @@ class Tally:
             "errors": self.errors,
             "connections": {"peak": self.peak_connections, "limit": self.connection_limit},
             "workers": {
-                number: {"memory": told.memory_bytes, "files": told.open_files}
-                for number, told in sorted(self.workers.items())
+                number: {"memory": report.memory_bytes, "files": report.open_files}
+                for number, report in sorted(self.workers.items())
             },
             "workers_lost": self.lost_workers,
             "well": self.succeeded,
@@ -118,10 +122,15 @@ class Tally:
     type=console.FiniteFloatRange(0.1, 10_000),
     default=OPERATIONS_PER_SECOND,
     show_default=True,
-    help="Per second.",
+    help="Operations per second.",
 )
-@click.option("--seconds", type=console.FiniteFloatRange(1), help="How long; until Ctrl-C without.")
-@click.option("--url", default=URL, show_default=True, help="Session keys go there, if it answers.")
+@click.option("--seconds", type=console.FiniteFloatRange(1), help="Duration. Default: until Ctrl-C.")
+@click.option(
+    "--url",
+    default=URL,
+    show_default=True,
+    help="Frontdesk server for the operations on session keys, if it answers.",
+)
 @console.compare_reads_option
 @console.json_option
 @click.pass_context
@@ -133,19 +142,19 @@ def traffic_command(
     compare_reads: float | None,
     as_json: bool,
 ) -> None:
-    """The seven worker processes of an installation at work.
+    """Generate the load of an installation's seven worker processes.
 
-    They read, upsert, book and keep session keys, in a scratch company that is removed again. Watch
-    the status page meanwhile. Exit code 1 where an operation failed, a worker was lost, or the workers
-    held more than POSTGRES_MAX_CONNECTIONS each.
+    They read, upsert, book, and store session keys, in a temporary company that is removed at the end. Watch
+    the status page meanwhile. Exit code 1 if an operation failed, a worker was lost, or the workers had more
+    connections than POSTGRES_MAX_CONNECTIONS each.
     """
     with console.opened_desk(compare_reads) as desk:
         if desk.settings.is_production:
-            raise InvalidInputError("A demo writes rows that nobody needs: it does not run in production.")
+            raise InvalidInputError("A demo writes test rows, so it does not run in production.")
         database_url = SecretStr(embedded_server.resolve_database_url(desk.settings))
         settings = desk.settings.model_copy(update={"database_url": database_url})
         company_id = _create_traffic_company(desk)
-    # The command itself holds no connection now: the workers may have all that there are to have.
+    # This process has closed its connections, so the workers can use all allowed connections.
     tally = Tally(WORKERS * settings.postgres_max_connections)
     with _sigterm_as_ctrl_c():
         try:
@@ -163,7 +172,7 @@ def traffic_command(
 
 
 def _create_traffic_company(desk: Frontdesk) -> int:
-    """A company with what the workers expect to find."""
+    """Create the company with the rows that the workers expect, and return its id."""
     salon = new_company(desk, "Demo: traffic")
     salon.upsert_company({"title": "Demo: traffic", "timezone": "Europe/Moscow", "country": "RU"}).unwrap()
     salon.upsert_staff(
@@ -176,7 +185,7 @@ def _create_traffic_company(desk: Frontdesk) -> int:
 
 
 def _serves(url: str, settings: Settings, company_id: int) -> bool:
-    """Whether a Frontdesk answers there that knows the company: one on the same database, that is."""
+    """Return whether a Frontdesk server at `url` knows the company, so that it uses the same database."""
     token = settings.whatsapp_api_token
     headers = {"Authorization": f"Bearer {token.get_secret_value()}"} if token else {}
     try:
@@ -187,7 +196,7 @@ def _serves(url: str, settings: Settings, company_id: int) -> bool:
 
 
 class _Workers:
-    """The processes. One that the command cannot reach any more ends by itself, after kill -9 as well."""
+    """The worker processes. They exit by themselves when this process ends, even after kill -9."""
 
     def __init__(self, settings: Settings, company_id: int, rate: float, url: str | None) -> None:
         self._tasks = [
@@ -197,23 +206,25 @@ class _Workers:
         self.pipes: dict[Connection, int] = {}
 
     def __enter__(self) -> "_Workers":
-        # Not forks of this process, whose threads and connections are none of theirs, but of one that has
-        # done nothing but import the code: seven imports would take many seconds.
+        # Forks of this process would inherit its threads and connections, and seven separate imports would
+        # take many seconds. So the workers are forks of a server process that has only imported the code.
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["app.demo.traffic_worker"])
         for task in self._tasks:
-            ours, theirs = context.Pipe()
-            process = context.Process(target=run_worker, args=(task, theirs), name=f"worker {task.number}")
+            our_end, worker_end = context.Pipe()
+            process = context.Process(
+                target=run_worker, args=(task, worker_end), name=f"worker {task.number}"
+            )
             process.start()
-            theirs.close()
-            self.pipes[ours] = task.number
+            worker_end.close()
+            self.pipes[our_end] = task.number
             self._processes.append(process)
         return self
 
     def stop(self) -> None:
-        """Let them finish what they are at."""
+        """Request all workers to finish their current operations and exit."""
         for end in self.pipes:
-            with suppress(BrokenPipeError, ConnectionResetError):  # one that is gone need not be stopped
+            with suppress(BrokenPipeError, ConnectionResetError):  # the worker has exited already
                 end.send(None)
 
     def __exit__(self, *_: object) -> None:
@@ -227,16 +238,17 @@ class _Workers:
 
 
 def _run(workers: _Workers, tally: Tally, seconds: float | None, url: str | None, as_json: bool) -> None:
-    """Listen to the workers until the time is over or Ctrl-C, then until they have said their last."""
+    """Collect reports for `seconds` or until Ctrl-C, then stop the workers and collect their last reports."""
     screen = console.screen()
     if not as_json:
-        where = f"over {url}" if url else "through the data layer"
+        transport = f"over {url}" if url else "through the data layer"
         screen.print(
-            f"{WORKERS} workers, {STAFF_COUNT} masters, {CLIENT_COUNT} clients; session keys go {where}.\n"
+            f"{WORKERS} workers, {STAFF_COUNT} members of staff, {CLIENT_COUNT} clients;"
+            f" session keys are stored {transport}.\n"
         )
     shown = screen.is_terminal and not as_json
     with workers, Live(console=screen, auto_refresh=False) if shown else nullcontext() as live:
-        with suppress(KeyboardInterrupt):  # the way to stop it
+        with suppress(KeyboardInterrupt):  # Ctrl-C ends the demo
             while len(tally.workers) + len(tally.lost_workers) < WORKERS:
                 _collect_reports(workers, tally, time.monotonic() + 0.2, live)
             tally.began = time.monotonic()
@@ -250,7 +262,7 @@ def _collect_reports(
 ) -> None:
     while workers.pipes and (deadline is None or time.monotonic() < deadline):
         for ready in wait([*workers.pipes], timeout=0.2):
-            assert isinstance(ready, Connection)  # noqa: S101 - nothing else is waited for
+            assert isinstance(ready, Connection)  # noqa: S101 - `wait` returns only what was passed to it
             number = workers.pipes[ready]
             try:
                 tally.add(number, ready.recv())
@@ -265,23 +277,24 @@ def _collect_reports(
 
 def _totals_table(tally: Tally) -> Table:
     table = Table(box=None, pad_edge=False)
-    for name in ("", "a second", "all", "taken", "errors", "p50 ms", "p95 ms"):
+    for name in ("", "per second", "total", "slot taken", "errors", "p50 ms", "p95 ms"):
         table.add_column(name, justify="right" if name else "left")
     for name in OPERATION_WEIGHTS:
-        counts = {outcome: n for (each, outcome), n in tally.outcomes.items() if each == name}
-        wrong = sum(n for outcome, n in counts.items() if outcome not in EXPECTED_OUTCOMES)
+        counts = {outcome: n for (operation, outcome), n in tally.outcomes.items() if operation == name}
+        errors = sum(n for outcome, n in counts.items() if outcome not in EXPECTED_OUTCOMES)
         table.add_row(
             name,
             f"{tally.rate(name):.1f}",
             f"{sum(counts.values()):,}",
             f"{counts[TAKEN]:,}" if TAKEN in counts else "",
-            f"{wrong:,}" if wrong else "",
+            f"{errors:,}" if errors else "",
             *(f"{_percentile(tally.durations_ms[name], share) or 0:.1f}" for share in (0.5, 0.95)),
         )
-    memory = sum(told.memory_bytes for told in tally.workers.values()) / 2**20
+    memory = sum(report.memory_bytes for report in tally.workers.values()) / 2**20
     table.caption = (
-        f"{time.monotonic() - tally.began:.0f} s; connections {tally.connections}, at most {tally.peak_connections}"
-        f" of {tally.connection_limit}; workers {len(tally.workers)}, {memory:.0f} MB"
+        f"{time.monotonic() - tally.began:.0f} s; {tally.connections} connections, peak"
+        f" {tally.peak_connections}, limit {tally.connection_limit};"
+        f" {len(tally.workers)} workers, {memory:.0f} MB"
     )
     return table
 
@@ -294,9 +307,9 @@ def _print_totals(tally: Tally) -> None:
         if outcome not in EXPECTED_OUTCOMES:
             screen.print(f"{count:,} {name}: {outcome}", style="bold red")
     for number in tally.lost_workers:
-        screen.print(f"worker {number} was lost", style="bold red")
+        screen.print(f"worker {number} exited unexpectedly", style="bold red")
     if tally.succeeded:
-        screen.print("No error, and never more connections than allowed.", style="bold green")
+        screen.print("No errors; the connection limit was never exceeded.", style="bold green")
 
 
 def _percentile(times: deque[float], share: float) -> float | None:
@@ -308,7 +321,7 @@ def _percentile(times: deque[float], share: float) -> float | None:
 
 @contextmanager
 def _sigterm_as_ctrl_c() -> Iterator[None]:
-    """Whoever ends it also wants the scratch company removed."""
+    """Handle SIGTERM as Ctrl-C, so that the temporary company is removed in either case."""
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield

@@ -1,4 +1,4 @@
-"""One of the worker processes that `frontdesk demo traffic` plays, and what it tells the command."""
+"""A worker process of `frontdesk demo traffic`, and its reports to the command."""
 
 import os
 import random
@@ -23,43 +23,43 @@ from app.observability import logs, sentry
 
 CLIENT_COUNT, STAFF_COUNT = 500, 7
 DAYS, HOURS = 14, range(9, 21)
-SERVICE_NAME_PREFIX = "traffic"  # of the workers' sessions in pg_stat_activity: traffic-1, …
+SERVICE_NAME_PREFIX = "traffic"  # the workers' application_name in pg_stat_activity is traffic-1, …
 THREADS = 3
-REPORT_INTERVAL_SECONDS = 1.0  # seconds
-OPERATION_WEIGHTS = {"reads": 60, "session keys": 20, "upserts": 10, "bookings": 10}  # in a hundred
+REPORT_INTERVAL_SECONDS = 1.0
+OPERATION_WEIGHTS = {"reads": 60, "session keys": 20, "upserts": 10, "bookings": 10}  # percent
 
 OK, TAKEN = "ok", "slot_taken"
 
 
 @dataclass(frozen=True)
 class WorkerTask:
-    """What one worker is to do; `url` is where it asks for session keys, or None for the data layer."""
+    """Parameters of a worker. `url` is the server for session keys; None: use the data layer."""
 
     settings: Settings
     number: int
     company_id: int
-    rate: float  # operations a second
+    rate: float  # operations per second
     url: str | None
 
 
 @dataclass
 class WorkerReport:
-    """What happened since the last word: outcomes and milliseconds by operation; the process as it is."""
+    """Outcomes and durations (ms) by operation since the previous report, and current resource usage."""
 
     outcomes: Counter[tuple[str, str]] = field(default_factory=Counter)
     durations_ms: dict[str, list[float]] = field(default_factory=dict)
-    connections: int | None = None  # of all workers, as the server counts them; the first worker asks
-    memory_bytes: int = 0  # bytes
-    open_files: int = 0  # open file handles
+    connections: int | None = None  # of all workers, as counted by the server; reported by worker 1 only
+    memory_bytes: int = 0
+    open_files: int = 0
 
 
 def phone_of(number: int) -> str:
-    """The phone of a made-up client."""
+    """Return the phone of a generated client."""
     return f"+7968{number:07}"
 
 
 def client_row(number: int) -> dict[str, object]:
-    """A made-up client, changed a little each time."""
+    """Return the row of a generated client, with a random visit count."""
     return {
         "yclients_id": number + 1,
         "name": f"Client {number}",
@@ -69,14 +69,15 @@ def client_row(number: int) -> dict[str, object]:
 
 
 def run_worker(task: WorkerTask, pipe: Connection) -> None:
-    """Run in a process of its own until the command says stop, or is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches everybody; the command decides
+    """Run a worker in its own process until the command requests a stop or exits."""
+    # Ctrl-C sends SIGINT to the whole process group, but the command stops the workers itself.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     settings = task.settings.model_copy(update={"service_name": f"{SERVICE_NAME_PREFIX}-{task.number}"})
     sentry.initialise(settings)
     logs.disable_last_resort_handler()
     with Frontdesk(settings) as desk, httpx.Client(trust_env=False, timeout=10) as http:
         worker = _TrafficWorker(task, desk, http)
-        pipe.send(worker.collect_report())  # it is there
+        pipe.send(worker.collect_report())  # shows that the worker is ready
         threads = [threading.Thread(target=worker.run) for _ in range(THREADS)]
         for thread in threads:
             thread.start()
@@ -84,7 +85,7 @@ def run_worker(task: WorkerTask, pipe: Connection) -> None:
             while not pipe.poll(REPORT_INTERVAL_SECONDS):
                 pipe.send(worker.collect_report())
         except (BrokenPipeError, ConnectionResetError):
-            pass  # the command was killed: there is nobody left to work for
+            pass  # the command was killed
         worker.stopping.set()
         for thread in threads:
             thread.join()
@@ -96,6 +97,8 @@ def run_worker(task: WorkerTask, pipe: Connection) -> None:
 
 
 class _TrafficWorker:
+    """Runs the operations of one worker process in several threads, and collects their results."""
+
     def __init__(self, task: WorkerTask, desk: Frontdesk, http: httpx.Client) -> None:
         self.stopping = threading.Event()
         self._task = task
@@ -113,7 +116,7 @@ class _TrafficWorker:
         }
 
     def run(self) -> None:
-        """Operations in their shares, evenly spaced; one that comes late is not made up for."""
+        """Run random operations by weight at the task's rate. Delayed operations are not caught up."""
         interval = THREADS / self._task.rate
         due = time.monotonic() + random.random() * interval
         while not self.stopping.wait(max(0.0, due - time.monotonic())):
@@ -124,14 +127,14 @@ class _TrafficWorker:
             due = max(due + interval, time.monotonic())
 
     def collect_report(self) -> WorkerReport:
-        """What happened since the last call."""
+        """Return the report since the previous call, and start the next one."""
         connections = self._connections() if self._task.number == 1 else None
         with self._lock:
-            told, self._report = self._report, WorkerReport()
-        told.connections = connections
-        told.memory_bytes = self._process.memory_info().rss
-        told.open_files = self._process.num_fds()
-        return told
+            report, self._report = self._report, WorkerReport()
+        report.connections = connections
+        report.memory_bytes = self._process.memory_info().rss
+        report.open_files = self._process.num_fds()
+        return report
 
     def _count(self, name: str, outcome: str, milliseconds: float) -> None:
         with self._lock:
@@ -139,7 +142,7 @@ class _TrafficWorker:
             self._report.durations_ms.setdefault(name, []).append(milliseconds)
 
     def _connections(self) -> int | None:
-        """How many the server counts; None where it does not answer."""
+        """Return the number of connections of all workers, or None if the server does not answer."""
         try:
             row = self._desk.database.read(
                 lambda connection: connection.execute(
@@ -169,7 +172,7 @@ class _TrafficWorker:
         return _outcome(self._salon.upsert_clients([client_row(first + n) for n in range(20)]))
 
     def _book(self) -> str:
-        """Book an hour; every other booking is called off again, so there is always room."""
+        """Book an hour. Half of the bookings are cancelled at once, so that free slots remain."""
         day = datetime.now(UTC) + timedelta(days=random.randrange(1, DAYS))
         start = day.replace(hour=random.choice(HOURS), minute=0, second=0, microsecond=0)
         staff_id = random.randrange(STAFF_COUNT) + 1
@@ -195,9 +198,9 @@ class _TrafficWorker:
         token = self._task.settings.whatsapp_api_token
         headers = {"Authorization": f"Bearer {token.get_secret_value()}"} if token else {}
         path = f"{self._task.url}/whatsapp/{self._task.company_id}/keys"
-        wanted = {"type": "session", "ids": ids}
+        key_query = {"type": "session", "ids": ids}
         try:
-            for step, body in (("set", keys), ("get", wanted)):
+            for step, body in (("set", keys), ("get", key_query)):
                 answer = self._http.post(f"{path}/{step}", json=body, headers=headers)
                 if answer.is_error:
                     return f"HTTP {answer.status_code}"

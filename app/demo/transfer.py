@@ -1,4 +1,4 @@
-"""`frontdesk transfer demo`: a move there and back under live writers, on two throw-away servers."""
+"""`frontdesk transfer demo`: a transfer with cutover and rollback under load, on two temporary servers."""
 
 import multiprocessing
 import time
@@ -27,20 +27,20 @@ from app.transfer.relay.relay import drain, relay
 from app.transfer.start import start
 from app.transfer.verification.verify import verify
 
-CLIENT_COUNT = 20_000  # that are there before
-ROWS_PER_MERGE = 200  # rows of each merge of the writer that merges
+CLIENT_COUNT = 20_000  # rows on legacy before the transfer
+ROWS_PER_MERGE = 200  # rows of each bulk merge by the "merges" writer
 WRITER_KINDS = ("one client after the other", "one client after the other", "merges")
-WRITE_PHASE_SECONDS = 5.0  # seconds of writing between the steps
-REPORT_INTERVAL_SECONDS = 0.1  # seconds
-MAX_CUTOVER_ATTEMPTS = 5  # of a switch that takes longer than writers may wait
+WRITE_PHASE_SECONDS = 5.0  # duration of writing between the steps
+REPORT_INTERVAL_SECONDS = 0.1
+MAX_CUTOVER_ATTEMPTS = 5  # a cutover or rollback aborts if its pause exceeds the limit
 
-# Spawned: threads of the data layer do not survive a fork.
+# "spawn", because threads of the data layer do not survive a fork.
 _processes = multiprocessing.get_context("spawn")
 
 
 @dataclass
 class WriterReport:
-    """What a writer has seen so far; `longest_wait` wait for a write since it last told, in seconds."""
+    """Totals of a writer, and `longest_wait`, its longest write in seconds since the previous report."""
 
     acknowledged: int = 0
     lost: int = 0
@@ -50,7 +50,7 @@ class WriterReport:
 
 @dataclass
 class LiveSideChange:
-    """One change of the live side, in milliseconds: the pause, and what the writers felt of it."""
+    """A change of the live side: the pause, and the longest wait of a writer, in milliseconds."""
 
     to: SideName
     pause: float
@@ -59,7 +59,7 @@ class LiveSideChange:
 
 @dataclass
 class Demo:
-    """How it went. `lost`: writes that were acknowledged and not found by the writer's next look."""
+    """Result of the demo. `lost` counts acknowledged writes that the writer's next read did not return."""
 
     switches: list[LiveSideChange] = field(default_factory=list)
     writes: int = 0
@@ -70,7 +70,7 @@ class Demo:
 
     @property
     def succeeded(self) -> bool:
-        """Nothing lost, no error, both sides equal in the end."""
+        """True if no write was lost or failed and both sides are equal at the end."""
         return self.equal and not self.lost and not self.errors
 
 
@@ -78,10 +78,10 @@ class Demo:
 @console.json_option
 @click.pass_context
 def demo_command(ctx: click.Context, as_json: bool) -> None:
-    """Watch a move there and back under live writers; it takes about a minute.
+    """Run a transfer with a cutover and a rollback while writers are active; it takes about a minute.
 
-    It starts two embedded servers of its own and removes them: no configured database is touched. Exit code 1
-    where a write was lost, which must not be.
+    The demo starts two embedded servers and removes them: configured databases are not used. Exit code 1 if a
+    write was lost or failed, or the sides differ at the end; this would be a bug.
     """
     screen = console.screen()
     logs.disable_last_resort_handler()
@@ -95,7 +95,7 @@ def demo_command(ctx: click.Context, as_json: bool) -> None:
         console.print_json(asdict(demo) | {"well": demo.succeeded})
     else:
         style = "bold green" if demo.succeeded else "bold red"
-        pauses = " and ".join(f"{each.pause:,.0f} ms" for each in demo.switches)
+        pauses = " and ".join(f"{change.pause:,.0f} ms" for change in demo.switches)
         screen.print(
             f"\n{demo.writes:,} writes were acknowledged, {demo.lost} lost, {demo.errors} failed."
             f" Both sides are {'equal' if demo.equal else 'DIFFERENT'}. Writes paused for {pauses}.",
@@ -106,7 +106,10 @@ def demo_command(ctx: click.Context, as_json: bool) -> None:
 
 
 def run_demo(on_step: Callable[[str], object]) -> Demo:
-    """The whole demo; `on_step` gets a line for each step. Raises EmbeddedServerError."""
+    """Run the demo and return its result. `on_step` is called with a line of text for each step.
+
+    Raises EmbeddedServerError if a server cannot be started.
+    """
     began, demo = time.monotonic(), Demo()
     with embedded_server.temporary_server() as legacy, embedded_server.temporary_server() as primary:
         settings = _settings(legacy, primary)
@@ -115,7 +118,8 @@ def run_demo(on_step: Callable[[str], object]) -> Demo:
             runner.upgrade(side.url)
         _fill(legacy)
         on_step(
-            f"Two servers, and {CLIENT_COUNT:,} clients on legacy. {len(WRITER_KINDS)} writers start on legacy."
+            f"Two servers, and {CLIENT_COUNT:,} clients on legacy."
+            f" {len(WRITER_KINDS)} writers start on legacy."
         )
         with _writing(settings) as writers:
             _run_transfer(sides, writers, demo, on_step)
@@ -136,7 +140,7 @@ def _run_transfer(sides: Sides, writers: "_Writers", demo: Demo, on_step: Callab
     relaying.start()
     try:
         writers.wait(WRITE_PHASE_SECONDS)
-        on_step(f"verify, while writers write: {'equal' if verify(sides).is_equal else 'DIFFERENT'}.")
+        on_step(f"verify, while writers are active: {'equal' if verify(sides).is_equal else 'DIFFERENT'}.")
         for command, to in _COMMANDS:
             writers.wait(WRITE_PHASE_SECONDS)
             writers.longest_wait = 0.0
@@ -148,17 +152,20 @@ def _run_transfer(sides: Sides, writers: "_Writers", demo: Demo, on_step: Callab
                 f" the longest wait of a writer was {writers.longest_wait * 1000:,.0f} ms."
             )
     finally:
-        relaying.kill()  # at whatever it is at: nothing depends on it
+        relaying.kill()  # safe at any moment: an apply cycle is one transaction
         relaying.join()
 
 
 def _change_live_side(sides: Sides, target: SideName, on_step: Callable[[str], object]) -> float:
-    """The pause, in seconds. On a busy machine one may be given up; that costs nothing but another try."""
+    """Change the live side and return the pause in seconds.
+
+    On a busy machine an attempt may be aborted because its pause takes too long; it is then repeated.
+    """
     for _ in range(MAX_CUTOVER_ATTEMPTS - 1):
         try:
             return change_live_side(sides, target).pause or 0.0
         except AbortedError as error:
-            on_step(f"{error.message} Once more.")
+            on_step(f"{error.message} Trying again.")
     return change_live_side(sides, target).pause or 0.0
 
 
@@ -166,7 +173,7 @@ _COMMANDS: tuple[tuple[str, SideName], ...] = (("cutover", "primary"), ("rollbac
 
 
 class _Writers:
-    """The writers' processes, and what they have told."""
+    """The writer processes and their reports."""
 
     def __init__(self, pipes: dict[Connection, BaseProcess]) -> None:
         self._pipes = pipes
@@ -174,31 +181,35 @@ class _Writers:
         self.longest_wait = 0.0
 
     def wait(self, seconds: float) -> None:
-        """Let them write, and listen."""
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            for each in self._pipes:
-                while each.poll(REPORT_INTERVAL_SECONDS / len(self._pipes)):
-                    self._receive_report(each)
+        """Receive reports for `seconds`."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            for pipe in self._pipes:
+                while pipe.poll(REPORT_INTERVAL_SECONDS / len(self._pipes)):
+                    self._receive_report(pipe)
 
     def _receive_report(self, pipe: Connection) -> None:
-        told: WriterReport = pipe.recv()
-        self._reports[pipe] = told
-        self.longest_wait = max(self.longest_wait, told.longest_wait)
+        report: WriterReport = pipe.recv()
+        self._reports[pipe] = report
+        self.longest_wait = max(self.longest_wait, report.longest_wait)
 
     def stop(self) -> None:
-        """Let each finish its last write."""
+        """Stop the writers after their current writes, and receive their last reports."""
         for end, process in self._pipes.items():
             end.send("stop")
-            with suppress(EOFError, ConnectionResetError):  # it has told everything, and ended
+            with suppress(EOFError, ConnectionResetError):  # the writer has sent all reports and exited
                 while True:
                     self._receive_report(end)
             process.join()
 
     def totals(self) -> tuple[int, int, int]:
-        """Acknowledged, lost, failed."""
-        told = self._reports.values()
-        return sum(t.acknowledged for t in told), sum(t.lost for t in told), sum(t.errors for t in told)
+        """Return the numbers of acknowledged, lost and failed writes of all writers."""
+        reports = self._reports.values()
+        return (
+            sum(report.acknowledged for report in reports),
+            sum(report.lost for report in reports),
+            sum(report.errors for report in reports),
+        )
 
 
 @contextmanager
@@ -206,16 +217,16 @@ def _writing(settings: Settings) -> Iterator[_Writers]:
     ends: dict[Connection, BaseProcess] = {}
     try:
         for number, kind in enumerate(WRITER_KINDS, 1):
-            ours, theirs = _processes.Pipe()
+            our_end, writer_end = _processes.Pipe()
             process: BaseProcess = _processes.Process(
-                target=_write, args=(settings, number, kind, theirs), daemon=True
+                target=_write, args=(settings, number, kind, writer_end), daemon=True
             )
             process.start()
-            theirs.close()
-            ends[ours] = process
+            writer_end.close()
+            ends[our_end] = process
         writers = _Writers(ends)
         for end in ends:
-            end.recv()  # it has written
+            end.recv()  # the first report: the writer is active
         yield writers
     finally:
         for process in ends.values():
@@ -224,38 +235,38 @@ def _writing(settings: Settings) -> Iterator[_Writers]:
 
 
 def _write(settings: Settings, number: int, kind: str, pipe: Connection) -> None:
-    """Write until told to stop; look for what was acknowledged before every write."""
+    """Write until a stop is requested, and check before each write that acknowledged rows still exist."""
     logs.disable_last_resort_handler()
     with Frontdesk(settings) as desk:
         salon = desk.company(number)
-        told, last, round_ = WriterReport(), time.monotonic(), 0
+        report, last, round_ = WriterReport(), time.monotonic(), 0
         rows = range(1, (ROWS_PER_MERGE if kind == "merges" else 1) + 1)
         while not pipe.poll():
             round_ += 1
             began = time.monotonic()
-            told.lost += _count_lost_rows(salon, rows, round_ - 1)
+            report.lost += _count_lost_rows(salon, rows, round_ - 1)
             result = salon.upsert_clients(
                 {"yclients_id": n, "name": "Client", "visit_count": round_} for n in rows
             )
-            told.longest_wait = max(told.longest_wait, time.monotonic() - began)
+            report.longest_wait = max(report.longest_wait, time.monotonic() - began)
             if result.success:
-                told.acknowledged += len(rows)
+                report.acknowledged += len(rows)
             else:
-                told.errors += 1
+                report.errors += 1
                 round_ -= 1
             if time.monotonic() > last + REPORT_INTERVAL_SECONDS:
-                pipe.send(told)
-                told.longest_wait, last = 0.0, time.monotonic()
-        told.lost += _count_lost_rows(salon, rows, round_)
-        pipe.send(told)
+                pipe.send(report)
+                report.longest_wait, last = 0.0, time.monotonic()
+        report.lost += _count_lost_rows(salon, rows, round_)
+        pipe.send(report)
 
 
 def _count_lost_rows(salon: DataLayer, rows: range, round_: int) -> int:
-    """How many rows do not hold what the last acknowledged write has put there."""
+    """Return the number of rows that are missing or older than the last acknowledged write (`round_`)."""
     if round_ == 0:
         return 0
-    found = salon.get_clients_by_ids(list(rows)).unwrap()
-    return sum(client is None or client.visit_count < round_ for client in found)
+    clients = salon.get_clients_by_ids(list(rows)).unwrap()
+    return sum(client is None or client.visit_count < round_ for client in clients)
 
 
 def _relay(sides: Sides) -> None:
@@ -275,7 +286,7 @@ def _fill(legacy: str) -> None:
 
 
 def _settings(legacy: str, primary: str) -> Settings:
-    """Both databases, whatever the environment says."""
+    """Return settings for both servers that ignore the environment variables."""
     return Settings(
         database_url=primary,
         legacy_database_url=legacy,

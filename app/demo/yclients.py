@@ -1,4 +1,4 @@
-"""`frontdesk demo yclients`: a stand-in for YClients, so that a sync can be watched end to end."""
+"""`frontdesk demo yclients`: run a fake YClients API, to try a sync end to end."""
 
 import shutil
 import sys
@@ -26,27 +26,32 @@ def _size(name: str) -> int:
 @click.option("--services", type=click.IntRange(1), default=_size("services"), show_default=True)
 @click.option("--bookings", type=click.IntRange(0), default=_size("records"), show_default=True)
 def demo_yclients_command(port: int, clients: int, staff: int, services: int, bookings: int) -> None:
-    """A stand-in for YClients, with a made-up salon and the real limits.
+    """Run a fake YClients API with a generated salon and the rate limits of the real API.
 
-    Sync with it from another terminal; what to type there is printed. Ctrl-C stops it, and it forgets
-    everything.
+    Sync with it from another terminal: the commands are printed. Ctrl-C stops the server and discards its
+    data.
     """
     sizes = RowCounts(clients=clients, staff=staff, services=services, records=bookings)
-    stand_in = FakeYClients(FakeSalon(COMPANY_ID, sizes))
+    fake = FakeYClients(FakeSalon(COMPANY_ID, sizes))
     try:
-        with run_server(stand_in, port=port, on_answer=click.echo) as address:
+        with run_server(fake, port=port, on_answer=click.echo) as address:
             _print_instructions(address, sizes)
             threading.Event().wait()
     except OSError:
-        raise console.CouldNotRun(f"Port {port} is taken; choose another with --port.") from None
+        raise console.CouldNotRun(f"Port {port} is in use; choose another with --port.") from None
     except KeyboardInterrupt:
         click.echo(
-            f"\nStopped after {len(stand_in.request_log):,} requests; {stand_in.rate_limited:,} came too fast."
+            f"\nStopped after {len(fake.request_log):,} requests;"
+            f" {fake.rate_limited:,} more were refused because of the rate limits."
         )
 
 
 def requests_needed(sizes: RowCounts) -> int:
-    """How many a first sync sends: lists, pages (and one to see that there are no more), a schedule each."""
+    """Return the number of requests of a first sync.
+
+    The sync requests four lists, the pages of clients and records (each with a last page that shows the end),
+    and one schedule per member of staff.
+    """
     pages = sizes.clients // CLIENTS_PER_PAGE + sizes.records // RECORDS_PER_PAGE + 2
     return 4 + pages + sizes.staff
 
@@ -54,10 +59,11 @@ def requests_needed(sizes: RowCounts) -> int:
 def _print_instructions(address: str, sizes: RowCounts) -> None:
     frontdesk = "frontdesk" if shutil.which("frontdesk") else sys.argv[0]
     needed = requests_needed(sizes)
+    duration = _format_duration(estimate_seconds(needed))
     control = address.removesuffix(API) + "/control"
     post = "curl -s -X POST -H 'Content-Type: application/json' -d"
     click.echo(
-        f"""A stand-in for YClients answers on {address}
+        f"""The fake YClients API runs on {address}
 It has {sizes.clients:,} clients, {sizes.staff:,} staff, {sizes.services:,} services and
 {sizes.records:,} bookings, and allows 5 requests a second and 200 a minute.
 
@@ -66,7 +72,7 @@ In another terminal:
   export YCLIENTS_BASE_URL={address} YCLIENTS_PARTNER_TOKEN={PARTNER_TOKEN} YCLIENTS_USER_TOKEN={USER_TOKEN}
   {frontdesk} sync yclients --company {COMPANY_ID}
 
-The first sync needs about {needed:,} requests, which the limits stretch to {_span(estimate_seconds(needed))}.
+The first sync needs about {needed:,} requests; the rate limits make it take {duration}.
 Then change something here, and sync again:
 
   {post} '{{"name": "Ариадна"}}' {control}/clients/{FIRST_CLIENT}
@@ -75,11 +81,11 @@ Then change something here, and sync again:
   {frontdesk} sync yclients --company {COMPANY_ID}
   {frontdesk} sync status
 
-Ctrl-C stops it. Requests as they come:
+Ctrl-C stops the server. Incoming requests:
 """
     )
 
 
-def _span(seconds: float) -> str:
+def _format_duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -1,1 +1,1 @@
-"""Maintenance of the data: find and remove test data."""
+"""Maintenance of the data: counting and deletion of test data."""

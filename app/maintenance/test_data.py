@@ -1,8 +1,8 @@
-"""Rows that testers left in a live database: counted, and deleted a few at a time.
+"""Counting and deletion of test data in a live database, in short transactions.
 
-A row is test data when it carries both markers: its name begins with `[TEST`, and its phone is one of
-TEST_PHONES. Only clients and bookings have a name and a phone. Of the other tables, only the services and
-the slot of such a booking are deleted, because they are parts of it.
+A row is test data if it has both markers: its name begins with `[TEST`, and its phone is one of TEST_PHONES.
+Only clients and bookings have a name and a phone. The services and the slot of a deleted booking are deleted
+with it; other tables are not touched.
 """
 
 from collections.abc import Sequence
@@ -16,15 +16,16 @@ from app.database.connection import connect_directly
 from app.database.database import Connection
 from app.errors import ConfigurationError, UnknownCompanyError
 
-DEFAULT_LIMIT = 100  # rows of each table
-ROWS_PER_TRANSACTION = 500  # bookings or clients a transaction
+DEFAULT_LIMIT = 100  # rows deleted per table in one run
+ROWS_PER_TRANSACTION = 500  # bookings or clients
 TEST_NAME_PREFIX = "[TEST"
 
 _NAME = {"clients": "name", "bookings": "client_name"}
 _PHONE = {"clients": "phone", "bookings": "client_phone"}
 _TABLES = ("booking_services", "booking_slots", "bookings", "clients")  # children before parents
 
-# Locked before anything is deleted, and looked at again when the lock had to be waited for.
+# FOR UPDATE locks the rows before anything is deleted; after waiting for a lock, PostgreSQL checks the
+# conditions again.
 _BOOKINGS = """
     SELECT company_id, id,
         (SELECT count(*) FROM booking_services AS s
@@ -35,8 +36,8 @@ _BOOKINGS = """
     WHERE {marked} AND (company_id, id) > (%(after_company)s, %(after_id)s)
     ORDER BY company_id, id LIMIT %(portion)s {lock}
 """
-# A client goes after its bookings. One whom a booking still names that carries no markers, or that the
-# limit left for the next time, stays.
+# Clients are deleted after bookings. A client stays while a booking without markers, or one left for the next
+# run by the limit, still refers to it.
 _CLIENTS = """
     SELECT company_id, id FROM clients AS row
     WHERE {marked} AND (company_id, id) > (%(after_company)s, %(after_id)s) AND {without_bookings}
@@ -64,7 +65,7 @@ _COUNTS = """
 
 @dataclass
 class DeletedTestData:
-    """Rows deleted by table, or that would be; and those with both markers that are left."""
+    """Rows deleted by table (in a dry run, rows to delete), and rows of test data that remain."""
 
     is_dry_run: bool
     deleted: dict[str, int] = field(default_factory=lambda: dict.fromkeys(_TABLES, 0))
@@ -72,7 +73,11 @@ class DeletedTestData:
 
 
 def stats(settings: Settings, company_id: int | None = None) -> dict[str, dict[str, int]]:
-    """Count, by table, the rows with both markers and with one only. Raises what `clean` raises."""
+    """Count the rows with both markers and with only one, by table.
+
+    Returns counts named "marked", "name_only" and "phone_only" for "clients" and "bookings". Raises the same
+    errors as `clean`.
+    """
     with connect_directly(settings) as connection:
         return _counts(connection, _parameters(connection, settings, company_id))
 
@@ -80,10 +85,10 @@ def stats(settings: Settings, company_id: int | None = None) -> dict[str, dict[s
 def clean(
     settings: Settings, company_id: int | None = None, limit: int = DEFAULT_LIMIT, dry_run: bool = True
 ) -> DeletedTestData:
-    """Delete at most `limit` rows of each table, in short transactions; with `dry_run` only count them.
+    """Delete at most `limit` rows of test data from each table, in short transactions.
 
-    Raises ConfigurationError without TEST_PHONES, UnknownCompanyError, and psycopg's errors: what was
-    deleted before stays deleted.
+    `dry_run` only counts the rows. Raises ConfigurationError if TEST_PHONES is not set, UnknownCompanyError,
+    and the errors of psycopg; transactions committed before an error stay committed.
     """
     result = DeletedTestData(dry_run)
     with connect_directly(settings) as connection:
@@ -110,8 +115,8 @@ _START: dict[str, Any] = {"after_company": 0, "after_id": -(2**63)}
 def _parameters(connection: Connection, settings: Settings, company_id: int | None) -> dict[str, Any]:
     if not settings.test_phones:
         raise ConfigurationError(
-            "TEST_PHONES is not set: without it no row can be told for test data. Give the phones of the"
-            " test clients, comma-separated."
+            "TEST_PHONES is not set: test data cannot be recognised without it. Set it to the phones of the"
+            " test clients, separated by commas."
         )
     if company_id is not None:
         known = connection.execute("SELECT FROM companies WHERE company_id = %s", (company_id,)).fetchone()
@@ -132,17 +137,20 @@ def _delete_bookings(
     limit: int,
     deleted_keys: list[tuple[int, int]],
 ) -> bool:
-    """One transaction: a few bookings with their parts, added to `deleted_keys`. Returns False when all is done."""
+    """Delete one batch of bookings with their services and slots, in one transaction.
+
+    Appends their keys to `deleted_keys`. Returns False if no booking was left to delete.
+    """
     deleted = result.deleted
     parameters["portion"] = min(ROWS_PER_TRANSACTION, limit - deleted["bookings"])
     with connection.transaction():
-        found = connection.execute(
+        rows = connection.execute(
             sql.SQL(_BOOKINGS).format(marked=_marked("bookings"), lock=_lock_clause(result)), parameters
         ).fetchall()
         chosen = []
-        for company_id, booking, services, slots in found:
+        for company_id, booking, services, slots in rows:
             parameters |= {"after_company": company_id, "after_id": booking}
-            # A booking is deleted with all its services or not at all, and the limit holds for them, too.
+            # The limit applies to services too: a booking whose services would exceed it stays whole.
             if deleted["booking_services"] + services <= limit:
                 chosen.append((company_id, booking))
                 deleted["booking_services"] += services
@@ -156,7 +164,7 @@ def _delete_bookings(
             ):
                 _delete(connection, table, column, chosen)
     deleted_keys += chosen
-    return bool(found)
+    return bool(rows)
 
 
 def _delete_clients(

@@ -1,1 +1,1 @@
-"""Running the Alembic revisions, and the operations that revisions use."""
+"""Runner of the Alembic migrations, and the functions that migrations use."""

@@ -1,9 +1,9 @@
-"""Building blocks of the migrations for rows: archived, refused, carried over a few at a time.
+"""Functions for migrations that archive, refuse or convert rows, in small batches.
 
-As those of schema_changes: short under their locks, and safe to repeat after a kill -9.
+Like `operations`, they hold locks briefly and can be repeated after a kill -9.
 """
 
-# ruff: noqa: S608 - the parts of SQL put together here are written in the migrations, never data
+# ruff: noqa: S608 - the SQL is composed of constants of the migrations, never of data
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -14,13 +14,18 @@ from app.migrations import introspection
 from app.migrations.operations import bind, commit, execute
 from app.migrations.runner import MigrationRefused
 
-MAX_LISTED = 100  # row ids named in one refusal
-ROWS_PER_BATCH = 200  # rows per transaction of a backfill: who writes one of them waits for some 20 ms
-MAX_PASSES = 4  # of a backfill; each is shorter than the one before
+MAX_LISTED = 100  # rows listed in one refusal
+ROWS_PER_BATCH = (
+    200  # rows per transaction of a backfill: a concurrent write to one of them waits about 20 ms
+)
+MAX_PASSES = 4  # passes of a backfill; each one has fewer rows than the one before
 
 
 def archive(table: str, condition: str, reason: str, *, kept_id: str = "NULL", **values: object) -> int:
-    """Copy the rows that meet the condition into `archived_rows`, as they are; return their number."""
+    """Copy the rows that match `condition` (SQL) to `archived_rows`; return their number.
+
+    The condition calls the row `old`. `kept_id` is an SQL expression; `values` are bind parameters.
+    """
     return (
         bind()
         .execute(
@@ -35,7 +40,7 @@ def archive(table: str, condition: str, reason: str, *, kept_id: str = "NULL", *
 
 
 def archive_each(table: str, keys: Sequence[tuple[int, int]], reason: str) -> None:
-    """Copy the rows with these `(company_id, id)` into `archived_rows`; they stay where they are, too."""
+    """Copy the rows with these `(company_id, id)` to `archived_rows`; the rows also stay in their table."""
     if keys:
         companies, ids = (list(each) for each in zip(*keys, strict=True))
         archive(
@@ -50,7 +55,10 @@ def archive_each(table: str, keys: Sequence[tuple[int, int]], reason: str) -> No
 
 
 def refuse_rows(table: str, condition: str, reason: str) -> None:
-    """Refuse a downgrade over the rows that the old shape cannot hold, naming them by table and id."""
+    """Refuse a downgrade if the older schema cannot hold the rows that match `condition` (SQL).
+
+    Raises MigrationRefused, which lists up to MAX_LISTED rows by table, company and id.
+    """
     total = bind().exec_driver_sql(f"SELECT count(*) FROM {table} WHERE {condition}").scalar_one()
     if not total:
         return
@@ -64,7 +72,7 @@ def refuse_rows(table: str, condition: str, reason: str) -> None:
     )
     report = [f"{table}: {row}: {reason}" for row in rows.scalars()]
     if total > MAX_LISTED:
-        report.append(f"{table}: and {total - MAX_LISTED} rows more: {reason}")
+        report.append(f"{table}: and {total - MAX_LISTED} more rows: {reason}")
     raise MigrationRefused(
         f"The older schema cannot hold {total} row(s) of {table} ({reason}); change or export them first.",
         tuple(report),
@@ -74,11 +82,11 @@ def refuse_rows(table: str, condition: str, reason: str) -> None:
 def batches(
     table: str, column: str, condition: str, *, lock: bool = False
 ) -> Iterator[Sequence[tuple[int, int, Any]]]:
-    """Yield `(company_id, id, value)` of the rows that meet the condition, a transaction per batch.
+    """Yield batches of `(company_id, id, value)` of the rows that match `condition`; commit after each batch.
 
-    What writers write in the meantime must not be lost: either lock the rows, which costs a write for each,
-    or have `update_each` compare. Rows that came in behind the cursor have a round of their own,
-    ROUNDS in all: whoever inserts all the time would else keep it at work for ever.
+    Concurrent updates must not be lost: either lock the rows, which costs a write per row, or pass
+    `unless_changed` to `update_each`. Rows that are inserted behind the cursor are read in a further pass.
+    There are at most MAX_PASSES passes, because constant inserts would otherwise prevent the end.
     """
     statement = text(
         f"SELECT company_id, id, {column} FROM {table}"
@@ -106,9 +114,10 @@ def update_each(
     *,
     unless_changed: tuple[str, Sequence[str]] | None = None,
 ) -> None:
-    """Set one column of many rows, each `(company_id, id, value)`, in one statement.
+    """Set one column of many rows in one statement. `values` are `(company_id, id, value)`.
 
-    `unless_changed`: a column and what was read there; rows where a writer has changed it since are left.
+    `unless_changed` is a column and the values that were read from it, in the order of `values`. Rows whose
+    column has changed since then are left unchanged.
     """
     if values:
         companies, ids, new = (list(each) for each in zip(*values, strict=True))

@@ -1,6 +1,6 @@
-"""What a database has: columns, constraints and indexes, as its catalog tells it during a migration."""
+"""Catalog queries for migrations: columns, constraints and indexes of the database."""
 
-# ruff: noqa: S608 - what is put together here is written here
+# ruff: noqa: S608 - the SQL is composed of constants of this module
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from alembic import op
 from sqlalchemy import text
 
-# A constraint takes no index that sorts or compares in a way of its own.
+# ADD CONSTRAINT USING INDEX rejects indexes with a non-default order, operator class or collation.
 _DEFAULT_ORDERING = (
     "0 = ALL (indoption::int2[]) AND NOT EXISTS ("
     "  SELECT FROM unnest(indclass::oid[], indcollation::oid[], indkey::int2[]) AS k (class, sorted, number)"
@@ -19,7 +19,7 @@ _DEFAULT_ORDERING = (
 
 
 def column_type(table: str, column: str) -> str | None:
-    """Return the type as PostgreSQL writes it (`bigint`), or None where there is no such column."""
+    """Return the type in PostgreSQL's spelling (such as `bigint`), or None if the column does not exist."""
     found: str | None = (
         op.get_bind()
         .execute(
@@ -43,7 +43,7 @@ def has_table(table: str) -> bool:
 
 
 def is_constraint_validated(table: str, name: str) -> bool | None:
-    """Return whether the constraint is validated, or None where there is none of that name."""
+    """Return True if the constraint is validated, or None if the table has no constraint of this name."""
     validated: bool | None = (
         op.get_bind()
         .execute(
@@ -59,7 +59,7 @@ def is_constraint_validated(table: str, name: str) -> bool | None:
 
 
 def primary_key(table: str) -> tuple[str, list[str]] | None:
-    """Return the name (quoted where SQL asks for it) and the columns of the primary key."""
+    """Return the name (quoted if necessary) and the columns of the primary key, or None."""
     row = (
         op.get_bind()
         .execute(
@@ -79,7 +79,10 @@ def primary_key(table: str) -> tuple[str, list[str]] | None:
 def indexes_on(
     table: str, columns: Sequence[str], *, unique: bool | None = None
 ) -> list[tuple[str, str | None]]:
-    """Return name and constraint (or None), quoted where need be, of the indexes on exactly these columns."""
+    """Return `(name, constraint or None)` of the indexes on exactly these columns, in this order.
+
+    Names are quoted if necessary. Primary keys, partial indexes and expression indexes are omitted.
+    """
     rows = op.get_bind().execute(
         text(
             "SELECT indexrelid::regclass::text, quote_ident(conname) FROM pg_index"
@@ -99,10 +102,11 @@ def indexes_on(
 
 @dataclass(frozen=True)
 class UniqueIndex:
-    """A unique index on some columns, by its name and its constraint's (quoted where SQL asks for it).
+    """A unique index and its constraint, if any. The names are quoted if necessary.
 
-    `is_usable`: it is all that a UNIQUE constraint on these columns, in this order, should be: finished, not
-    deferrable (ON CONFLICT refuses those), of all rows, and rows with NULL are no duplicates.
+    `is_usable` is True if the index can serve as a UNIQUE constraint on the requested columns: it has them
+    in this order, it is valid, not deferrable (ON CONFLICT rejects deferrable constraints) and not partial,
+    and it treats NULLs as distinct.
     """
 
     index: str
@@ -111,7 +115,7 @@ class UniqueIndex:
 
 
 def unique_indexes_on(table: str, columns: Sequence[str]) -> list[UniqueIndex]:
-    """Return the unique indexes, but the primary key, whose columns are these in any order."""
+    """Return the unique indexes on these columns, in any order, except the primary key."""
     rows = op.get_bind().execute(
         text(
             "SELECT indexrelid::regclass::text, quote_ident(conname), names = CAST(:columns AS text[])"
@@ -131,7 +135,7 @@ def unique_indexes_on(table: str, columns: Sequence[str]) -> list[UniqueIndex]:
 
 
 def is_index_usable(name: str, table: str, columns: Sequence[str], *, unique: bool) -> bool | None:
-    """Return whether the index of this name is finished and what is asked for; None where there is none."""
+    """Return True if the index is valid and has the requested definition, or None if it does not exist."""
     fits: bool | None = (
         op.get_bind()
         .execute(

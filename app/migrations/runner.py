@@ -1,4 +1,4 @@
-"""Running the Alembic chain: one deploy at a time, with lock retries, and where a database stands."""
+"""Runner of the Alembic migrations: one deploy at a time, retries after lock timeouts, database state."""
 
 import argparse
 import logging
@@ -25,20 +25,20 @@ from app.database.connection import CLIENT_ENCODING, append_connection_options, 
 
 ALEMBIC_INI = Path(__file__).resolve().parents[2] / "alembic.ini"
 
-# Logged under Alembic's own name, so that an operator reads one stream of lines.
+# A child of Alembic's logger, so that its messages appear in Alembic's log output.
 log = logging.getLogger("alembic.frontdesk")
 
-# Behind a long reader, DDL queues and every writer queues behind it. So no statement waits longer than
-# this for a lock, and the revision is tried again from its last commit.
+# While DDL waits for a long-running reader, all writers queue behind the DDL. So no statement waits longer
+# than this for a lock; the revision is then retried from its last commit.
 LOCK_TIMEOUT_MS = 100
 LOCK_ATTEMPTS = 40
 LOCK_NOT_AVAILABLE = "55P03"
 DEADLOCK_DETECTED = "40P01"
-MAX_RETRY_PAUSE_SECONDS = 2.0  # seconds
+MAX_RETRY_PAUSE_SECONDS = 2.0
 
-LOCK_POLL_SECONDS = 0.2  # seconds
+LOCK_POLL_SECONDS = 0.2
 
-# Nothing that a server or a role sets by default may cut a long build short or change a meaning.
+# Defaults of the server or of the role must not abort a long build or change the meaning of timestamps.
 CONNECTION_OPTIONS = (
     f"-c lock_timeout={LOCK_TIMEOUT_MS} -c statement_timeout=0 -c idle_in_transaction_session_timeout=0"
     " -c idle_session_timeout=0 -c timezone=UTC"
@@ -46,9 +46,10 @@ CONNECTION_OPTIONS = (
 
 
 class MigrationRefused(CommandError):
-    """The chain stopped on purpose; the database stays as the last finished revision left it.
+    """A migration was refused; the database remains at the last finished revision.
 
-    `report` holds a line for each row or group in the way: table, company and id, no personal data.
+    `report` has one line for each row, group or object that prevents the migration: table, company and id,
+    no personal data.
     """
 
     def __init__(self, summary: str, report: tuple[str, ...] = ()) -> None:
@@ -58,17 +59,17 @@ class MigrationRefused(CommandError):
 
 
 class SchemaState(Enum):
-    """Where a database stands on the chain of this code."""
+    """The state of a database relative to the migrations of this code."""
 
-    EMPTY = "empty"  # no revision at all: new, or never under Alembic
+    EMPTY = "empty"  # no revision: a new database, or one never managed by Alembic
     BEHIND = "behind"
     AT_HEAD = "at head"
-    UNKNOWN = "unknown"  # a revision that this code does not have: newer than the code, or foreign
+    UNKNOWN = "unknown"  # a revision that this code does not have: from newer code, or from another program
 
 
 @dataclass(frozen=True)
 class UpgradeResult:
-    """What `upgrade` did: the revisions before and after."""
+    """The revisions before and after `upgrade`."""
 
     before: str | None
     after: str | None
@@ -79,7 +80,10 @@ class UpgradeResult:
 
 
 def alembic_config(url: str | None = None, options: Mapping[str, str] | None = None) -> Config:
-    """Return Alembic's configuration; `url` (libpq) instead of the environment's, `options` as `-x`."""
+    """Return Alembic's configuration.
+
+    `url` (libpq) replaces DATABASE_URL; `options` are the `-x` options of the command line.
+    """
     result = Config(ALEMBIC_INI, cmd_opts=None)
     if url is not None:
         result.attributes["url"] = url
@@ -96,12 +100,12 @@ def head() -> str:
     """Return the newest revision that this code knows."""
     revision = script_directory().get_current_head()
     if revision is None:
-        raise CommandError("The chain of migrations is empty.")
+        raise CommandError("There are no migrations.")
     return revision
 
 
 def current_revision(connection: Connection) -> str | None:
-    """Return the revision that the database is at; None where Alembic has not been."""
+    """Return the revision of the database, or None if Alembic has never stamped it."""
     if connection.exec_driver_sql("SELECT to_regclass('alembic_version')").scalar() is None:
         return None
     revision: str | None = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()
@@ -109,12 +113,12 @@ def current_revision(connection: Connection) -> str | None:
 
 
 def schema_state(connection: Connection) -> SchemaState:
-    """Compare the database's revision with the chain. Raises what the driver raises."""
+    """Return the state of the database's revision. Passes on the driver's exceptions."""
     return schema_state_at(current_revision(connection))
 
 
 def schema_state_at(revision: str | None) -> SchemaState:
-    """Tell where a database at `revision` stands."""
+    """Return the state of a database at `revision`; None means no revision."""
     if revision is None:
         return SchemaState.EMPTY
     if revision not in revisions():
@@ -124,19 +128,20 @@ def schema_state_at(revision: str | None) -> SchemaState:
 
 @cache
 def revisions() -> tuple[str, ...]:
-    """Return every revision that this code knows, the newest first; read from the files once."""
-    return tuple(each.revision for each in script_directory().walk_revisions())
+    """Return all revisions of this code, newest first. The files are read once."""
+    return tuple(script.revision for script in script_directory().walk_revisions())
 
 
 def is_known_revision(scripts: ScriptDirectory, revision: str) -> bool:
-    return any(each.revision == revision for each in scripts.walk_revisions())
+    return any(script.revision == revision for script in scripts.walk_revisions())
 
 
 def upgrade(url: str, revision: str = "head", options: Mapping[str, str] | None = None) -> UpgradeResult:
-    """Bring the database at `url` (libpq) to `revision`; `options` as on the command line after `-x`.
+    """Upgrade the database at `url` (libpq) to `revision`; `options` are the `-x` options.
 
-    Raises MigrationRefused where rows or an unknown revision stand in the way, CommandError where
-    the database cannot be reached or a statement failed.
+    Raises:
+        MigrationRefused: rows, other objects or an unknown revision prevent the upgrade.
+        CommandError: the database cannot be reached, or a statement failed.
     """
     before = _revision_at(url)
     command.upgrade(alembic_config(url, options), revision)
@@ -150,9 +155,9 @@ def _revision_at(url: str) -> str | None:
 
 @contextmanager
 def migration_engine(url: str) -> Iterator[Engine]:
-    """Yield an engine whose connections carry the options of a migration, one connection per use.
+    """Yield an engine whose connections have the session options of a migration; connections are not pooled.
 
-    libpq reads the URL itself: nothing to convert, every form that it knows works.
+    libpq parses the URL, so that every form that libpq accepts works.
     """
 
     def connect() -> psycopg.Connection:
@@ -162,7 +167,7 @@ def migration_engine(url: str) -> Iterator[Engine]:
                 url, options=options, client_encoding=CLIENT_ENCODING, application_name="frontdesk-migrations"
             )
         except psycopg.OperationalError as error:
-            # libpq's text names host, user and reason, never the password.
+            # libpq's message contains host, user and reason, but never the password.
             raise CommandError(f"The database cannot be reached: {' '.join(str(error).split())}") from None
         disable_transaction_timeout(connection)
         return connection
@@ -176,24 +181,27 @@ def migration_engine(url: str) -> Iterator[Engine]:
 
 @contextmanager
 def migration_lock(engine: Engine, *, wait: bool = True) -> Iterator[Connection]:
-    """Hold the advisory lock of migrations on an autocommit connection, and yield that connection.
+    """Acquire the advisory lock of migrations on an autocommit connection, and yield that connection.
 
-    It polls: a session that *waits* inside `pg_advisory_lock` holds a snapshot that the holder's
-    concurrent index build waits for, and that ends in a deadlock. Without `wait`, raises CommandError
-    when another holds the lock.
+    The lock is polled: a session that waits inside `pg_advisory_lock` holds a snapshot, and a concurrent
+    index build of the lock's holder would wait for that snapshot, which is a deadlock. Raises CommandError
+    if another session holds the lock and `wait` is False.
     """
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        said = False
-        while not connection.exec_driver_sql(f"SELECT pg_try_advisory_lock({AdvisoryLock.MIGRATIONS})").scalar():
+        is_logged = False
+        while not connection.exec_driver_sql(
+            f"SELECT pg_try_advisory_lock({AdvisoryLock.MIGRATIONS})"
+        ).scalar():
             if not wait:
                 raise CommandError(
-                    "Another deploy or de-duplication is at work on this database; try again when it is done."
+                    "Another deploy or de-duplication is running on this database;"
+                    " try again when it has finished."
                 )
-            if not said:
+            if not is_logged:
                 log.info("Another deploy is migrating this database; waiting for it to finish")
-                said = True
+                is_logged = True
             time.sleep(LOCK_POLL_SECONDS)
-        yield connection  # closing the connection frees the lock, kill -9 as well
+        yield connection  # the lock is released when the connection closes, also after a kill -9
 
 
 def retry_on_lock_timeout(
@@ -201,16 +209,19 @@ def retry_on_lock_timeout(
     read_revision: Callable[[], str | None],
     before_retry: Callable[[], None] = lambda: None,
 ) -> None:
-    """Call `attempt` until no lock stands in its way; finished revisions are not repeated.
+    """Call `attempt` until it does not fail because of a lock timeout or deadlock.
 
-    The count starts again whenever `read_revision` (the database's revision) has moved. Other errors of
-    the database become one line without the values that PostgreSQL adds to its messages.
+    At most LOCK_ATTEMPTS attempts are made per revision: the count restarts when `read_revision`, which
+    returns the database's revision, returns a new value. `before_retry` is called after each pause.
+
+    Raises CommandError if all attempts fail, and for other database errors. Its message has no detail lines
+    of PostgreSQL, because they may contain values of rows.
     """
     tried, at = 0, read_revision()
     while True:
         try:
             return attempt()
-        except PendingRollbackError as error:  # what remains to be seen of a connection lost in autocommit
+        except PendingRollbackError as error:  # the connection was lost in autocommit mode
             raise CommandError(f"The connection was lost. {_resume_message(read_revision())}") from error
         except DBAPIError as error:
             sqlstate = getattr(error.orig, "sqlstate", None)
@@ -224,13 +235,14 @@ def retry_on_lock_timeout(
             tried, at = (tried + 1, at) if now_at == at else (1, now_at)
             if tried >= LOCK_ATTEMPTS:
                 raise CommandError(
-                    f"Other sessions hold locks and do not let go (tried {tried} times). {_resume_message(at)}"
+                    f"Other sessions hold locks and do not release them ({tried} attempts)."
+                    f" {_resume_message(at)}"
                 ) from error
             pause = min(MAX_RETRY_PAUSE_SECONDS, 0.05 * 2**tried) * random.uniform(0.5, 1.0)  # noqa: S311 - jitter
-            log.info("A lock is taken (%s); trying again in %.1f s", primary, pause)
+            log.info("Waiting for a lock (%s); next attempt in %.1f s", primary, pause)
             time.sleep(pause)
             before_retry()
 
 
 def _resume_message(revision: str | None) -> str:
-    return f"The database stands at revision {revision}; the same command goes on from there."
+    return f"The database is at revision {revision}; run the same command again to continue."

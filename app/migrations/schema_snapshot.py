@@ -1,7 +1,7 @@
-"""The shape of tables as their catalog tells it: one entry for each column, constraint and index.
+"""Snapshots of a schema: one entry for each column, constraint and index of its tables.
 
-A shape is a mapping from what an entry is (`unique clients (phone)`) to how it is made
-(`clients_phone_key`), both as people read them. Two shapes are compared entry by entry.
+A snapshot maps the description of an object (`unique clients (phone)`) to its definition or name
+(`clients_phone_key`), both in readable form. Snapshots are compared entry by entry.
 """
 
 import re
@@ -24,7 +24,7 @@ _COLUMNS = """
     WHERE relnamespace = current_schema()::regnamespace AND relname = ANY(:tables)
         AND attnum > 0 AND NOT attisdropped
 """
-# NOT NULL (contype n) is told with its column, and what an index makes unique with the index.
+# NOT NULL (contype n) is part of the column's entry; primary keys and UNIQUE are entries of their indexes.
 _CONSTRAINTS = """
     SELECT CASE contype WHEN 'c' THEN 'check ' WHEN 'f' THEN 'reference ' ELSE 'constraint ' END
         || relname || ' ' || replace(replace(pg_get_constraintdef(pg_constraint.oid, true),
@@ -34,7 +34,8 @@ _CONSTRAINTS = """
     WHERE relnamespace = current_schema()::regnamespace AND relname = ANY(:tables)
         AND contype NOT IN ('p', 'u', 'n')
 """
-# An index that is more than a list of columns (partial, descending, of expressions, …) is told whole.
+# The entry of an index has its column list, or its full definition if it is partial, descending, on
+# expressions and the like.
 _INDEXES = """
     SELECT CASE WHEN indisprimary THEN 'primary key ' WHEN indisunique THEN 'unique ' ELSE 'index ' END
         || of_table.relname || ' ' || CASE
@@ -55,7 +56,8 @@ _INDEXES = """
         AND contype IS DISTINCT FROM 'x'
 """
 
-# What hangs on our tables from outside, or does things when they are written: no step knows about it.
+# Objects outside of the schema that depend on its tables or run when they are written. Migrations do not
+# handle them.
 _DEPENDENTS = """
     SELECT DISTINCT 'view ' || view.relname || ' reads ' || of_table.relname
     FROM pg_depend JOIN pg_rewrite ON pg_rewrite.oid = objid AND classid = 'pg_rewrite'::regclass
@@ -101,7 +103,7 @@ _DEPENDENTS = """
         AND relnamespace = current_schema()::regnamespace AND relname = ANY(:tables)
     ORDER BY 1
 """
-# Whoever may not change a table, or make one beside it, would be stopped in the middle of the chain.
+# A role that cannot alter a table, or create one in its schema, would fail in the middle of the chain.
 _MISSING_PRIVILEGES = """
     SELECT format('table %1$s belongs to %2$s: connect as its owner, or ALTER TABLE %1$I OWNER TO %3$I',
         relname, pg_get_userbyid(relowner), current_user)
@@ -114,14 +116,14 @@ _MISSING_PRIVILEGES = """
     ORDER BY 1
 """
 _SEARCH_PATH_PROBLEMS = """
-    SELECT format('schema %s has %s: let search_path begin with it if they are Frontdesk''s, or else leave it'
-        ' out', nspname, string_agg(relname, ', ' ORDER BY relname))
+    SELECT format('schema %s has %s: if these are Frontdesk''s tables, put the schema first in search_path;'
+        ' otherwise remove it from search_path', nspname, string_agg(relname, ', ' ORDER BY relname))
     FROM unnest(CAST(:tables AS text[])) AS name
     JOIN pg_class ON pg_class.oid = to_regclass(quote_ident(name)) AND relkind IN ('r', 'p', 'v', 'm', 'f')
     JOIN pg_namespace ON pg_namespace.oid = relnamespace
     WHERE nspname IS DISTINCT FROM current_schema() GROUP BY nspname
     UNION ALL
-    SELECT 'search_path names no schema that exists: ' || current_setting('search_path')
+    SELECT 'search_path contains no existing schema: ' || current_setting('search_path')
     WHERE current_schema() IS NULL
     ORDER BY 1
 """
@@ -137,39 +139,39 @@ _INDEX_NAME_CONFLICTS = """
 
 
 def read(connection: Connection, tables: Iterable[str]) -> dict[str, str]:
-    """The shape of those of the tables that the current schema has."""
-    found: dict[str, list[str]] = {}
+    """Return the snapshot of these tables. Only tables of the current schema are included."""
+    snapshot: dict[str, list[str]] = {}
     for statement in (_COLUMNS, _CONSTRAINTS, _INDEXES):
-        for entry, made in connection.execute(text(statement), {"tables": [*tables]}):
-            found.setdefault(entry, []).append(_normalise(made))
-    return {entry: ", ".join(sorted(made)) for entry, made in sorted(found.items())}
+        for entry, definition in connection.execute(text(statement), {"tables": [*tables]}):
+            snapshot.setdefault(entry, []).append(_normalise(definition))
+    return {entry: ", ".join(sorted(definitions)) for entry, definitions in sorted(snapshot.items())}
 
 
 def dependent_objects(connection: Connection, tables: Iterable[str]) -> list[str]:
-    """Views, triggers, foreign keys of other tables and the like, a line for each."""
+    """Return a line for each view, trigger, foreign key of another table etc. that depends on the tables."""
     return list(connection.execute(text(_DEPENDENTS), {"tables": [*tables]}).scalars())
 
 
 def missing_privileges(connection: Connection, tables: Iterable[str]) -> list[str]:
-    """What the connecting role may not change, a line for each that says what to do."""
+    """Return a line, with its remedy, for each privilege that the connecting role lacks."""
     return list(connection.execute(text(_MISSING_PRIVILEGES), {"tables": [*tables]}).scalars())
 
 
 def index_name_conflicts(connection: Connection, names: Iterable[str], tables: Iterable[str]) -> list[str]:
-    """Indexes of these names that belong to other tables, a line for each."""
+    """Return a line for each index with one of `names` on a table that is not in `tables`."""
     return list(
         connection.execute(text(_INDEX_NAME_CONFLICTS), {"names": [*names], "tables": [*tables]}).scalars()
     )
 
 
 def search_path_problems(connection: Connection, tables: Iterable[str]) -> list[str]:
-    """Tables that a name finds in another schema than the one where new ones go, a line for each schema."""
+    """Return a line per schema for tables that search_path resolves outside of current_schema()."""
     names = [*tables, "alembic_version"]
     return list(connection.execute(text(_SEARCH_PATH_PROBLEMS), {"tables": names}).scalars())
 
 
 def existing_tables(connection: Connection) -> set[str]:
-    """The names of the tables in the current schema, but for Alembic's own."""
+    """Return the names of the tables in the current schema, except Alembic's own."""
     names = connection.execute(
         text(
             "SELECT relname::text FROM pg_class WHERE relkind IN ('r', 'p', 'f')"
@@ -179,7 +181,7 @@ def existing_tables(connection: Connection) -> set[str]:
     return set(names.scalars())
 
 
-def _normalise(made: str) -> str:
-    """Write what is the same in the same way: sequences by any name, now() by its other name."""
-    made = re.sub(r"nextval\('.*'::regclass\)", "the next of a sequence", made)
-    return made.replace("CURRENT_TIMESTAMP", "now()")
+def _normalise(definition: str) -> str:
+    """Normalise a definition: drop sequence names and spell CURRENT_TIMESTAMP as now()."""
+    definition = re.sub(r"nextval\('.*'::regclass\)", "nextval(sequence)", definition)
+    return definition.replace("CURRENT_TIMESTAMP", "now()")

@@ -1,4 +1,4 @@
-"""The schema at head: one file per group of tables."""
+"""SQLAlchemy models of the schema at the newest migration; one module per group of tables."""
 
 from app.models.archive import ArchivedRow
 from app.models.backup import BackupRun

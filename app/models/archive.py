@@ -1,4 +1,4 @@
-"""What migrations and de-duplication took out of the live tables, so that nothing is lost."""
+"""Archive of the rows that migrations and de-duplication removed from their tables."""
 
 from sqlalchemy import BigInteger, Identity, func
 from sqlalchemy.orm import Mapped, mapped_column
@@ -7,10 +7,11 @@ from app.models.base import Base, BigInt, Json, TimestampTz
 
 
 class ArchivedRow(Base):
-    """A row, or the part of one, that its table could not keep. No data path reads it.
+    """A row that its table could not keep, or only in part. Normal operations never read this table.
 
-    It belongs to the installation, not to a tenant: a row may be here *because* its company is
-    unreadable. `row` is the old row as it was, `kept_id` the row that it was merged into.
+    The table belongs to the installation, not to a tenant: a row may be archived *because* its company id
+    is unreadable. `row` is the complete original row. `kept_id` is the id of the row that it was merged
+    into, or its own id if the row stays in its table.
     """
 
     __tablename__ = "archived_rows"

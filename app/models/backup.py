@@ -1,4 +1,4 @@
-"""What became of the backups of this installation."""
+"""History of the backups of this installation."""
 
 from sqlalchemy import BigInteger, CheckConstraint, Double, Identity, Index, func
 from sqlalchemy.orm import Mapped, mapped_column
@@ -7,10 +7,11 @@ from app.models.base import Base, BigInt, TimestampTz
 
 
 class BackupRun(Base):
-    """One backup made, verified, restored or drilled.
+    """One run that created, verified or restored a backup, or that drilled its restore.
 
-    It belongs to the installation, not to a tenant: a backup holds all companies. `outcome`: `good`,
-    `bad` (the backup is not what it should be) or `failed` (could not run, which says nothing about it).
+    The table belongs to the installation, not to a tenant: a backup contains all companies. `outcome` is
+    `good`, `bad` (the backup is damaged or incomplete) or `failed` (the run could not be carried out; the
+    state of the backup is unknown).
     """
 
     __tablename__ = "backup_runs"
@@ -22,11 +23,13 @@ class BackupRun(Base):
 
     id: Mapped[int] = mapped_column(BigInteger, Identity(always=False), primary_key=True)
     kind: Mapped[str]
-    backup: Mapped[str | None]  # its name; NULL where none came to be
-    taken_at: Mapped[TimestampTz | None]  # the moment that the backup shows
+    backup: Mapped[str | None]  # name; NULL if no backup was created
+    taken_at: Mapped[TimestampTz | None]  # time of the backup's snapshot
     outcome: Mapped[str]
     problem: Mapped[str | None]
-    seconds: Mapped[float] = mapped_column(Double)  # of a drill or a restore: until the data were back
+    seconds: Mapped[float] = mapped_column(
+        Double
+    )  # duration; for a drill or a restore, until the data were restored
     rows: Mapped[BigInt | None]
-    bytes: Mapped[BigInt | None]  # of the dump
+    bytes: Mapped[BigInt | None]  # size of the dump
     finished_at: Mapped[TimestampTz] = mapped_column(server_default=func.now())

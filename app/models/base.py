@@ -1,4 +1,4 @@
-"""What every table shares: naming, column types and the tenant columns."""
+"""Common parts of the models: constraint names, column types, tenant columns."""
 
 from datetime import datetime
 from decimal import Decimal
@@ -19,8 +19,8 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, declared_attr, mapped_column
 
-# `column_0_N_name` joins all the columns: with `column_0_name` two constraints
-# that begin with the same column would get one name.
+# `column_0_N_name` joins the names of all columns. With `column_0_name`, two constraints that begin with
+# the same column would get the same name.
 NAMING_CONVENTION = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",
     "uq": "uq_%(table_name)s_%(column_0_N_name)s",
@@ -38,7 +38,7 @@ TimestampTz = Annotated[datetime, mapped_column(DateTime(timezone=True))]
 
 
 class Base(DeclarativeBase):
-    """Base of all models. A record's `repr` shows its keys and never a person's data."""
+    """Base class of all models. `repr` shows the primary key only, never personal data."""
 
     metadata = MetaData(naming_convention=NAMING_CONVENTION)
     type_annotation_map = {str: Text}
@@ -49,7 +49,7 @@ class Base(DeclarativeBase):
 
 
 class IdTimestampsMixin:
-    """`id` beside the YClients ids, and when the row was made and last written."""
+    """Frontdesk's own `id` (next to the YClients ids), and the times of creation and of the last write."""
 
     id: Mapped[int] = mapped_column(BigInteger, Identity(always=False), sort_order=-10)
     created_at: Mapped[TimestampTz] = mapped_column(server_default=func.now(), sort_order=90)
@@ -57,14 +57,14 @@ class IdTimestampsMixin:
 
 
 class TenantMixin(IdTimestampsMixin):
-    """A row of one company: `(company_id, id)` is its primary key, and every UNIQUE has `company_id`."""
+    """A row of one company. The primary key is `(company_id, id)`; every UNIQUE contains `company_id`."""
 
     company_id: Mapped[int] = mapped_column(
         BigInteger, ForeignKey("companies.company_id", deferrable=True), sort_order=-11
     )
 
-    # A deferred constraint would do for a relay, a cascade would not: it deletes
-    # children that the relay is about to keep. Repositories delete children themselves.
+    # Foreign keys are deferrable for the relay of a transfer, and have no ON DELETE CASCADE: a cascade
+    # would delete children that the relay is about to keep. Repositories delete children explicitly.
     @declared_attr.directive
     def __table_args__(cls) -> tuple[Any, ...]:
         return (
@@ -74,12 +74,12 @@ class TenantMixin(IdTimestampsMixin):
 
     @classmethod
     def constraints(cls) -> tuple[Any, ...]:
-        """The table's own constraints and indexes."""
+        """Return the constraints and indexes of this table."""
         return ()
 
 
 class MirroredMixin:
-    """A row that mirrors one of YClients: when it changed there, and when it was deleted there."""
+    """A row that mirrors a YClients record, with the times of its last change and of its deletion there."""
 
     source_changed_at: Mapped[TimestampTz | None] = mapped_column(sort_order=92)
     deleted_at: Mapped[TimestampTz | None] = mapped_column(sort_order=93)

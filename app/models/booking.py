@@ -1,4 +1,4 @@
-"""Bookings (YClients' records), the services booked, and the slots they hold."""
+"""Bookings (records in YClients), their services, and the time slots that they occupy."""
 
 from typing import Any
 
@@ -21,9 +21,10 @@ NO_OVERLAP = "booking_slots_no_overlap"
 
 
 class Booking(TenantMixin, MirroredMixin, Base):
-    """A booking. `client_id`, `staff_id` are YClients ids that may be unknown here.
+    """A booking.
 
-    `pending_since` is set while a change made here has not come back from YClients.
+    `client_id` and `staff_id` are YClients ids; the client or staff member may be missing in this
+    database. `pending_since` is set while YClients has not yet confirmed a change made here.
     """
 
     __tablename__ = "bookings"
@@ -43,7 +44,7 @@ class Booking(TenantMixin, MirroredMixin, Base):
     source: Mapped[str] = mapped_column(server_default="yclients")
     pending_since: Mapped[TimestampTz | None]
 
-    # Not a column: the booked services, filled in by the repository (one query for all bookings).
+    # Not a column: the repository sets the booked services (one query for all bookings).
     services: "tuple[BookingService, ...]" = ()
 
     @classmethod
@@ -65,7 +66,7 @@ class Booking(TenantMixin, MirroredMixin, Base):
 
 
 class BookingChildMixin(TenantMixin):
-    """A row that lives and dies with its booking (`booking` is our own `bookings.id`)."""
+    """A row that is deleted together with its booking. `booking` is `bookings.id`, not a YClients id."""
 
     booking: Mapped[BigInt] = mapped_column(sort_order=-9)
 
@@ -79,7 +80,7 @@ class BookingChildMixin(TenantMixin):
 
 
 class BookingService(BookingChildMixin, Base):
-    """One service as booked, at its position on the booking."""
+    """One service of a booking, at its position in the booking."""
 
     __tablename__ = "booking_services"
 
@@ -100,11 +101,12 @@ class BookingService(BookingChildMixin, Base):
 
 
 class BookingSlot(BookingChildMixin, Base):
-    """The time that an active booking takes from its member of staff.
+    """The time that an active booking occupies in its staff member's schedule.
 
-    `claim` is unbounded for a booking made here and `[id, id]` for one from YClients, so the one
-    exclusion constraint says: two of ours never overlap, ours never overlaps theirs, theirs may
-    overlap each other. The ranges around single ids spare us the btree_gist extension.
+    `claim` is an unbounded range for a booking made here and `[id, id]` for a booking from YClients. One
+    exclusion constraint on `claim` and `during` therefore forbids a new booking made here to overlap any
+    other booking, and permits overlaps between bookings from YClients. The constraint compares ids as
+    one-element ranges, so it does not need the btree_gist extension.
     """
 
     __tablename__ = "booking_slots"

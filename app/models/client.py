@@ -8,13 +8,13 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from app.models.base import Base, BigInt, Int, MirroredMixin, Money, Percent, TenantMixin, TimestampTz
 
-# A row that has not reached YClients yet has no id there; only our own rows may be so.
+# Only rows made by the assistant may lack a YClients id: YClients does not have them yet.
 YCLIENTS_ID_CHECK = "source = 'assistant' OR {column} IS NOT NULL"
 KNOWN_SOURCE = "source IN ('yclients', 'assistant')"
 
 
 class Client(TenantMixin, MirroredMixin, Base):
-    """A client. Two clients may share a phone; a new one has no `yclients_id` yet."""
+    """A client. Clients may share a phone. A client made here has no `yclients_id` until YClients has it."""
 
     __tablename__ = "clients"
 
@@ -33,7 +33,7 @@ class Client(TenantMixin, MirroredMixin, Base):
     balance: Mapped[Money | None]
     last_visit_at: Mapped[TimestampTz | None]
     source: Mapped[str] = mapped_column(server_default="yclients")
-    # Case-folded by Python: under the C locale PostgreSQL's ILIKE does not fold Cyrillic.
+    # Python folds the case: under the C locale, ILIKE does not fold Cyrillic letters.
     search_name: Mapped[str] = mapped_column(server_default="")
 
     @classmethod

@@ -1,4 +1,4 @@
-"""Companies: the tenants. Every other table refers to this one."""
+"""Companies, which are the tenants. Every tenant table references this table."""
 
 from sqlalchemy import BigInteger, true
 from sqlalchemy.orm import Mapped, mapped_column

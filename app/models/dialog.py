@@ -1,4 +1,4 @@
-"""What the assistant remembers of each conversation."""
+"""State of the assistant's conversations."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from app.models.base import Base, Json, TenantMixin, TimestampTz
 
 
 class DialogContext(TenantMixin, Base):
-    """The state of one person's dialogue with one salon."""
+    """The state of the conversation of one user with one salon."""
 
     __tablename__ = "dialog_contexts"
 

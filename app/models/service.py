@@ -1,4 +1,4 @@
-"""Services, their categories, and who performs them."""
+"""Services, their categories, and the staff that performs them."""
 
 from typing import Any
 
@@ -23,7 +23,7 @@ class ServiceCategory(TenantMixin, MirroredMixin, Base):
 
 
 class Service(TenantMixin, MirroredMixin, Base):
-    """A service. `duration` in seconds; `category_id` is a YClients id that may be unknown here."""
+    """A service. `duration` is in seconds. `category_id` is a YClients id whose category may be missing."""
 
     __tablename__ = "services"
 
@@ -46,7 +46,7 @@ class Service(TenantMixin, MirroredMixin, Base):
 
 
 class ServiceStaff(TenantMixin, Base):
-    """One service performed by one member of staff; both YClients ids. `duration` in seconds."""
+    """A service that a staff member performs. Both ids are YClients ids; `duration` is in seconds."""
 
     __tablename__ = "service_staff"
 

@@ -21,8 +21,8 @@ class Staff(TenantMixin, MirroredMixin, Base):
     position: Mapped[str | None]
     rating: Mapped[Decimal | None] = mapped_column(Numeric(3, 2))
     weight: Mapped[Int | None]
-    is_active: Mapped[bool] = mapped_column(server_default=true())  # not fired
-    is_bookable: Mapped[bool] = mapped_column(server_default=true())  # not hidden
+    is_active: Mapped[bool] = mapped_column(server_default=true())  # false: dismissed
+    is_bookable: Mapped[bool] = mapped_column(server_default=true())  # false: hidden from booking
 
     @classmethod
     def constraints(cls) -> tuple[Any, ...]:
@@ -30,9 +30,9 @@ class Staff(TenantMixin, MirroredMixin, Base):
 
 
 class StaffSchedule(TenantMixin, MirroredMixin, Base):
-    """One staff member's working hours on one local date of the salon.
+    """The working hours of one staff member on one date in the salon's time zone.
 
-    `intervals`: `[{"from": "10:00", "to": "14:30"}, …]` in the salon's local time.
+    `intervals` has the form `[{"from": "10:00", "to": "14:30"}, …]`, in local time.
     """
 
     __tablename__ = "staff_schedules"

@@ -1,4 +1,4 @@
-"""The sync with YClients: its runs, and the budget of requests that all processes share."""
+"""Runs of the sync with YClients, and the request budget that all processes share."""
 
 from datetime import datetime
 
@@ -9,30 +9,31 @@ from app.models.base import Base, BigInt, Json, TenantMixin, TimestampTz
 
 
 class SyncRun(TenantMixin, Base):
-    """One run of the sync of one company.
+    """One sync run of one company.
 
-    Without `finished_at` it is under way, or its process was killed. `complete_until` is where the next
-    incremental run goes on: every booking changed upstream before it is here.
+    If `finished_at` is NULL, the run is in progress or its process was killed. The next incremental run
+    starts at `complete_until`: every booking that changed in YClients before this time is stored here.
     """
 
     __tablename__ = "sync_runs"
 
     mode: Mapped[str]  # full, incremental, since
-    kinds: Mapped[Json]  # names of what was asked for
-    changed_after: Mapped[TimestampTz | None]  # of bookings, those changed since then; NULL: all
+    kinds: Mapped[Json]  # names of the requested kinds of rows
+    changed_after: Mapped[TimestampTz | None]  # only bookings changed since then are synced; NULL: all
     started_at: Mapped[TimestampTz] = mapped_column(server_default=func.now())
     finished_at: Mapped[TimestampTz | None]
     complete_until: Mapped[TimestampTz | None]
-    counts: Mapped[Json] = mapped_column(server_default=text("'{}'"))  # by kind
+    counts: Mapped[Json] = mapped_column(server_default=text("'{}'"))  # row counts by kind
     requests: Mapped[BigInt] = mapped_column(server_default=text("0"))
     error_code: Mapped[str | None]
     error_message: Mapped[str | None]
 
 
 class RequestBudget(Base):
-    """When requests to one API were allowed, newest first: its limits hold for the address that we share.
+    """The times at which requests to one API were allowed, newest first.
 
-    It belongs to the installation, not to a tenant: every company's requests count.
+    The table belongs to the installation, not to a tenant: an API limits the requests of an IP address,
+    so the requests of all companies count together.
     """
 
     __tablename__ = "request_budgets"
@@ -41,4 +42,6 @@ class RequestBudget(Base):
     granted: Mapped[list[datetime]] = mapped_column(
         ARRAY(DateTime(timezone=True)), server_default=text("'{}'")
     )
-    paused_until: Mapped[TimestampTz | None]  # the API itself asked for a pause
+    paused_until: Mapped[
+        TimestampTz | None
+    ]  # no requests before this time, because the API asked for a pause

@@ -1,4 +1,4 @@
-"""The WhatsApp worker's authentication state: opaque values, compact JSON or its encryption."""
+"""Authentication state of the WhatsApp worker: opaque values, either compact JSON or encrypted JSON."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from app.models.base import Base, TenantMixin, TimestampTz
 
 
 class WhatsAppAuth(TenantMixin, Base):
-    """A salon's credentials. `version` grows with every write: changes are compare-and-swap."""
+    """The credentials of a salon. Every write increments `version`, for compare-and-swap updates."""
 
     __tablename__ = "whatsapp_auth"
 
@@ -22,7 +22,7 @@ class WhatsAppAuth(TenantMixin, Base):
 
 
 class WhatsAppKey(TenantMixin, Base):
-    """One Signal key. BYTEA because JSONB refuses NUL, lone surrogates and reorders keys."""
+    """One Signal key. `value` is BYTEA because JSONB rejects NUL and lone surrogates, and reorders keys."""
 
     __tablename__ = "whatsapp_keys"
 
@@ -35,22 +35,22 @@ class WhatsAppKey(TenantMixin, Base):
     def constraints(cls) -> tuple[Any, ...]:
         return (
             UniqueConstraint("company_id", "key_type", "key_id"),
-            # All that health asks for: it never reads the values, which are ten times as large.
+            # Health queries use this index only and never read the values, which are ten times as large.
             Index(None, "company_id", "key_type", "expires_at", "updated_at"),
         )
 
 
 class WhatsAppState(TenantMixin, Base):
-    """What is remembered of a salon's session beside its values."""
+    """Lease and health data of a salon's session, apart from its credentials and keys."""
 
     __tablename__ = "whatsapp_states"
 
     owner: Mapped[str | None]  # the worker that holds the session
     held_until: Mapped[TimestampTz | None]
-    contested_at: Mapped[TimestampTz | None]  # another worker tried to write while it was held
+    contested_at: Mapped[TimestampTz | None]  # last time that another worker tried to write during the lease
     contested_by: Mapped[str | None]
     most_sessions: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
-    critical_since: Mapped[TimestampTz | None]  # so that an episode is reported once
+    critical_since: Mapped[TimestampTz | None]  # set while critical, so that each incident is reported once
 
     @classmethod
     def constraints(cls) -> tuple[Any, ...]:

@@ -1,4 +1,4 @@
-"""One repository for each aggregate; all of them bound to one company."""
+"""Repositories: one per aggregate, each bound to one company."""
 
 from sqlalchemy.orm import Session
 
@@ -14,7 +14,7 @@ from app.repositories.whatsapp import WhatsAppAuthRepository, WhatsAppKeyReposit
 
 
 class Repositories:
-    """All repositories of one company. Without a session they only read."""
+    """All repositories of one company. Without a session they are read-only."""
 
     def __init__(self, tenant: Tenant, reader: QueryReader, session: Session | None = None) -> None:
         self.tenant = tenant

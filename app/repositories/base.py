@@ -1,4 +1,4 @@
-"""What all repositories share: scoped reads, validated writes, the bulk merge and its report."""
+"""Base of the repositories: reads of one company's rows, validated writes, bulk upserts."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ M = TypeVar("M", bound=Base)
 
 @dataclass(frozen=True)
 class Tenant:
-    """The company that everything is bound to, and how to read its phones and its clock."""
+    """The tenant context: company id, and the country (for phone numbers) and time zone of the company."""
 
     company_id: int
     country: str
@@ -44,26 +44,27 @@ class Tenant:
 
 
 def filtered_by_company(statement: Select[M]) -> Select[M]:
-    """The statement, bound to the parameter `company_id` on the model that it selects."""
+    """Return the statement with a filter on the selected model's `company_id` (a bind parameter)."""
     model: Any = statement.column_descriptions[0]["entity"]
     return statement.where(model.company_id == bindparam("company_id"))
 
 
 class Repository(Generic[M]):
-    """One company's rows of one table. Every statement carries its `company_id`; none commits.
+    """Access to one company's rows of one table.
 
-    Without a session (a lone read outside a unit of work) only the reading methods work.
+    Every statement filters by `company_id`. No method commits. Without a session (a single read outside
+    of a unit of work) only the read methods work; the others raise RuntimeError.
     """
 
     model: ClassVar[type[Any]]
     schema: ClassVar[RowSchema]
     target: ClassVar[MergeTarget]
-    # One column tells a company's rows apart: the YClients id, or our own where the key has several.
+    # The column that identifies a row of a company: the merge key if it is one column, otherwise `id`.
     _id_column: ClassVar[str]
-    _by_keys: ClassVar[Query[Any]]  # by that column; compiled once
+    _by_keys: ClassVar[Query[Any]]  # rows by `_id_column`; compiled once
 
     def __init_subclass__(cls) -> None:
-        if not hasattr(cls, "target"):  # a base of several repositories, not one itself
+        if not hasattr(cls, "target"):  # an abstract base class
             return
         cls._id_column = cls.target.key[0] if len(cls.target.key) == 1 else "id"
         column = getattr(cls.model, cls._id_column)
@@ -78,7 +79,7 @@ class Repository(Generic[M]):
     # Reading
 
     def find_one(self, **filters: Any) -> M | None:
-        """The first row that meets the filters (`app.database.filters`), or None."""
+        """Return the first row that matches the filters (`app.database.filters`), or None."""
         found = self.find_many(limit=1, **filters)
         return found[0] if found else None
 
@@ -90,7 +91,10 @@ class Repository(Generic[M]):
         offset: int = 0,
         **filters: Any,
     ) -> list[M]:
-        """Rows that meet all filters: `find_many(visit_count__gte=3, order_by="-name", limit=10)`."""
+        """Return the rows that match all filters.
+
+        Example: `find_many(visit_count__gte=3, order_by="-name", limit=10)`.
+        """
         statement = (
             filtered_by_company(select(self.model))
             .where(*conditions(self.model, filters))
@@ -101,24 +105,26 @@ class Repository(Generic[M]):
         return list(self._read(Query(statement)))
 
     def find_by_ids(self, ids: Sequence[int]) -> list[M | None]:
-        """Rows by YClients id (by ours where the key has other columns), in the order of `ids`; one query.
+        """Return the rows with these ids, in the order of `ids`, with None for a missing row; one query.
 
-        None stands in the gaps.
+        The ids are values of the merge key (the YClients id) if the key is one column, otherwise of `id`.
         """
         found = {getattr(row, self._id_column): row for row in self._read(self._by_keys, keys=list(ids))}
         return [found.get(i) for i in ids]
 
     def count(self, **filters: Any) -> int:
-        """How many rows meet the filters."""
+        """Return the number of rows that match the filters."""
         statement = select(func.count()).select_from(self.model).where(*self._where(filters))
         return self._open_session.scalar(statement) or 0
 
     # Writing
 
     def upsert(self, data: Mapping[str, Any]) -> M:
-        """Insert or update one row and return it as it is stored now (a newer one is left as it is).
+        """Insert or update one row and return the stored row. A newer stored row is left unchanged.
 
-        Raises InvalidInputError, UnknownCompanyError.
+        Raises:
+            InvalidInputError: the row is invalid.
+            UnknownCompanyError: the company does not exist.
         """
         values = self.schema.validate(data, self.tenant.company_id, self.tenant.country)
         key = {name: values[name] for name in self.target.key}
@@ -128,25 +134,29 @@ class Repository(Generic[M]):
         return row
 
     def validate(self, rows: Iterable[Any]) -> Batch:
-        """Check rows before the database sees them."""
+        """Validate rows without a database access; return the valid and the rejected ones."""
         return self.schema.validate_all(rows, self.tenant.company_id, self.tenant.country)
 
     def bulk_upsert(self, rows: Iterable[Mapping[str, Any]] | Batch) -> UpsertReport:
-        """Insert or update many rows, checked here unless `validate` has checked them already.
+        """Insert or update many rows. Rows that are not a `Batch` from `validate` are validated first.
 
-        Rejected rows do not stop the others.
+        A rejected row does not prevent the others from being stored.
         """
         batch = rows if isinstance(rows, Batch) else self.validate(rows)
         return self.deduplicate(batch).merge_in_order(self.merge_distinct)
 
     def deduplicate(self, batch: Batch) -> DistinctBatch:
-        """The checked rows without two of one key."""
+        """Split validated rows into batches without repeated keys."""
         return deduplicate(batch, self.target.key)
 
     def merge_distinct(self, batch: Batch) -> UpsertReport:
-        """Merge checked rows of which no two have the same key."""
+        """Merge validated rows with distinct keys.
+
+        Raises TypeError if the batch was validated for another repository, InvalidInputError if it was
+        validated for another company.
+        """
         if batch.schema is not self.schema:
-            raise TypeError("this batch was validated as rows of another kind")
+            raise TypeError("this batch was validated for another repository")
         if batch.company_id != self.tenant.company_id:
             raise InvalidInputError(fields={"company_id": "names another company"})
         report = UpsertReport()
@@ -154,9 +164,12 @@ class Repository(Generic[M]):
         return report
 
     def delete(self, **filters: Any) -> int:
-        """Delete the rows that meet the filters (at least one is required); return how many."""
+        """Delete the rows that match the filters; return their number.
+
+        Raises InvalidInputError without a filter.
+        """
         if not filters:
-            raise InvalidInputError("Deleting every row of a company needs a filter that says so.")
+            raise InvalidInputError("delete() needs at least one filter.")
         statement = delete(self.model).where(*self._where(filters)).returning(self.model.id)
         return len(self._open_session.execute(statement).all())
 
@@ -165,12 +178,12 @@ class Repository(Generic[M]):
     @property
     def _open_session(self) -> Session:
         if self._session is None:
-            raise RuntimeError("this repository only reads; use a unit of work")
+            raise RuntimeError("this repository is read-only: use a unit of work")
         return self._session
 
     @property
     def _connection(self) -> Connection:
-        """psycopg's connection, inside the session's transaction."""
+        """The psycopg connection of the session, in the session's transaction."""
         driver: Any = self._open_session.connection().connection.driver_connection
         connection: Connection = driver
         return connection
@@ -182,7 +195,7 @@ class Repository(Generic[M]):
         return self._reader.all(query, company_id=self.tenant.company_id, **parameters)
 
     def _merge_rows(self, rows: list[Values]) -> MergeResult:
-        """Merge rows with distinct keys: one statement for each set of columns that occurs among them."""
+        """Merge rows with distinct keys, with one statement for each set of columns that occurs."""
         groups: dict[frozenset[str], list[Values]] = {}
         for row in rows:
             groups.setdefault(frozenset(row), []).append(row)
@@ -192,16 +205,16 @@ class Repository(Generic[M]):
         return total
 
     def _merge_uniform_rows(self, names: frozenset[str], rows: list[Values]) -> MergeResult:
-        """Merge rows that all have the same columns."""
+        """Merge rows that all have the columns `names`."""
         columns = self._columns(names)
-        # A company may come with its title alone, and of one column itemgetter makes no tuple.
+        # itemgetter returns no tuple for a single column (a company row may consist of its title only).
         values = (
             [*map(itemgetter(*columns), rows)] if len(columns) > 1 else [(row[columns[0]],) for row in rows]
         )
         return merge(self._connection, self.target, self.tenant.company_id, columns, values)
 
     def _columns(self, names: frozenset[str]) -> tuple[str, ...]:
-        """The columns among `names`, in the order of the table."""
+        """Return `names` in the order of the table's columns; names that are no columns are omitted."""
         return tuple(c.key for c in self.model.__table__.columns if c.key in names)
 
     def _replace_children(
@@ -213,7 +226,10 @@ class Repository(Generic[M]):
         parents: Mapping[int, int],
         rows: Sequence[Sequence[Any]],
     ) -> None:
-        """Replace the children of `parents` (id by parent key); a row whose children changed was updated."""
+        """Replace the child rows of `parents`, a mapping from parent key to id.
+
+        Parents whose children changed count as updated in `merged`, and get a new `updated_at`.
+        """
         changed = replace_children(
             self._connection,
             child,

@@ -1,4 +1,4 @@
-"""The slots that bookings hold. One exclusion constraint decides; nothing here looks before it leaps."""
+"""The slots of bookings. The exclusion constraint detects conflicts; no statement checks for them first."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -9,7 +9,7 @@ from psycopg import sql
 from app.database.database import Connection
 from app.errors import RetryableConflictError, SlotTakenError
 
-# What makes a row of `bookings` take its member of staff's time, and which.
+# The condition under which a row of `bookings` occupies time, and the time that it occupies.
 _PARTS = {
     "holds_time": sql.SQL("b.status = 'active' AND b.deleted_at IS NULL AND b.staff_id IS NOT NULL"),
     "during": sql.SQL("tstzrange(b.starts_at, b.ends_at)"),
@@ -28,7 +28,8 @@ _NARROW_LOCAL_CLAIMS = sql.SQL(
     FROM bookings AS b
     WHERE b.company_id = %(company_id)s AND b.id = ANY(%(bookings)s) AND {holds_time}
       AND ours.company_id = %(company_id)s AND ours.staff_id = b.staff_id
-      -- The same again, as the index of the exclusion constraint has it.
+      -- Repeat the condition in the form of the exclusion constraint's index expressions, so that the index
+      -- is used.
       AND int8range(ours.company_id, ours.company_id, '[]')
           = int8range(%(company_id)s::bigint, %(company_id)s::bigint, '[]')
       AND int8range(ours.staff_id, ours.staff_id, '[]') = int8range(b.staff_id, b.staff_id, '[]')
@@ -40,7 +41,8 @@ _ADD_MISSING = sql.SQL(
     WITH missing AS (
         SELECT b.id, b.staff_id, {during} AS during FROM bookings AS b
         WHERE b.company_id = %(company_id)s AND b.id = ANY(%(bookings)s) AND {holds_time}
-          -- Not EXISTS: for a company that ANALYZE has not seen, that becomes a nested loop over its slots.
+          -- NOT IN instead of NOT EXISTS: for a company without statistics, PostgreSQL would run NOT EXISTS
+          -- as a nested loop over the company's slots.
           AND b.id NOT IN (
               SELECT s.booking FROM booking_slots AS s
               WHERE s.company_id = %(company_id)s AND s.booking = ANY(%(bookings)s)
@@ -55,27 +57,26 @@ _ADD_MISSING = sql.SQL(
     SELECT (SELECT count(*) FROM missing) - (SELECT count(*) FROM made)
     """
 ).format(**_PARTS)
-# Each round waits for the transactions that were in the way of the last one; more than a few rounds
-# mean that somebody fills the same hours as fast as we do.
+# Each attempt waits for the transactions that conflicted with the previous attempt. More than a few
+# attempts mean that other transactions keep reserving the same times.
 MAX_INSERT_ATTEMPTS = 10
-# Bookings in one statement. For a company that ANALYZE has not seen PostgreSQL may go through all of them
-# for each of them.
+# For a company without statistics, PostgreSQL may compare each booking of a statement with all others.
 BOOKINGS_PER_STATEMENT = 10_000
 
 
 class BookingSlots:
-    """Slots of one company's bookings, inside a unit of work."""
+    """The slots of one company's bookings, in a unit of work."""
 
     def __init__(self, connection: Connection, company_id: int) -> None:
         self._connection = connection
         self._company_id = company_id
 
     def reserve(self, booking_id: int, staff_id: int, starts_at: datetime, ends_at: datetime) -> None:
-        """Take the time for a booking made here, in place of the slot it may hold.
+        """Reserve time for a booking made here; replaces the slot that the booking has.
 
-        The claim is unbounded: it overlaps every other. Waits for a transaction that is taking the same
-        time; raises SlotTakenError where the time is taken. ON CONFLICT spares concurrent inserts the
-        deadlock that a plain INSERT runs into under an exclusion constraint.
+        The claim is unbounded, so it conflicts with every overlapping slot. The call waits for concurrent
+        transactions that reserve the same time. Concurrent plain INSERTs can deadlock under an exclusion
+        constraint; ON CONFLICT avoids that. Raises SlotTakenError if the time is taken.
         """
         self.release(booking_id)
         taken = self._connection.execute(
@@ -97,16 +98,18 @@ class BookingSlots:
             raise SlotTakenError
 
     def release(self, booking_id: int) -> None:
-        """Give the time back."""
+        """Delete the slot of a booking, if it has one."""
         self._connection.execute(
             "DELETE FROM booking_slots WHERE company_id = %s AND booking = %s", (self._company_id, booking_id)
         )
 
     def mirror(self, booking_ids: Sequence[int]) -> None:
-        """Bring the slots of these bookings, just written from YClients, in line with their rows.
+        """Update the slots of bookings that were just written from YClients.
 
-        Theirs is recorded whatever it overlaps: it claims only itself, and one of ours in its way is
-        narrowed to itself first. Both go on blocking new bookings, whose claim is unbounded.
+        A booking from YClients gets its slot even if it overlaps another one: its claim is its own id only,
+        and the unbounded claim of an overlapping booking made here is first narrowed to that booking's
+        id. Both slots still conflict with new bookings made here, whose claim is unbounded. Raises
+        RetryableConflictError if other transactions keep reserving the same times.
         """
         for first in range(0, len(booking_ids), BOOKINGS_PER_STATEMENT):
             self._mirror(booking_ids[first : first + BOOKINGS_PER_STATEMENT])
@@ -116,7 +119,7 @@ class BookingSlots:
         self._connection.execute(_DELETE_OUTDATED, parameters)
         for _ in range(MAX_INSERT_ATTEMPTS):
             self._connection.execute(_NARROW_LOCAL_CLAIMS, parameters)
-            left = self._connection.execute(_ADD_MISSING, parameters).fetchone()
-            if left is not None and left[0] == 0:
+            still_missing = self._connection.execute(_ADD_MISSING, parameters).fetchone()
+            if still_missing is not None and still_missing[0] == 0:
                 return
         raise RetryableConflictError

@@ -1,4 +1,4 @@
-"""Bookings: read with the services booked, mirrored from YClients, and matched with our own."""
+"""Bookings: reads with their services, and upserts from YClients that confirm bookings made here."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -48,8 +48,8 @@ _BETWEEN = Query(
         or_(_staff_id.is_(None), Booking.staff_id == _staff_id),
     )
 )
-# A booking carries the phone itself, or the id of a client who has it. A union, so that both halves
-# use their index.
+# A booking has the phone itself, or the id of a client with this phone. A UNION lets each half use its own
+# index.
 _ids_of_client = union(
     select(Booking.id).where(Booking.company_id == _company_id, Booking.client_phone == _phone),
     select(Booking.id)
@@ -80,23 +80,23 @@ class BookingRepository(Repository[Booking]):
 
     @property
     def slots(self) -> BookingSlots:
-        """The slots of this company's bookings."""
+        """Return the slots of this company's bookings; needs a unit of work."""
         return BookingSlots(self._connection, self.tenant.company_id)
 
     # Reading
 
     def between(self, start: datetime, end: datetime, staff_id: int | None = None) -> Sequence[Booking]:
-        """Bookings that start in [start, end)."""
+        """Return the bookings that start in [start, end), by start; of one staff member or of all."""
         return self._read(_BETWEEN, start=start, end=end, staff_id=staff_id)
 
     def find_by_client_phone(
         self, phone: str, start: datetime | None, end: datetime | None, include_cancelled: bool
     ) -> Sequence[Booking]:
-        """Bookings of the clients with this phone that start in [start, end)."""
+        """Return the bookings of the clients with this phone that start in [start, end); None: unlimited."""
         return self._read(_OF_CLIENT, phone=phone, start=start, end=end, include_cancelled=include_cancelled)
 
     def find_for_update(self, booking_id: int) -> Booking | None:
-        """The booking with *our* id, locked until the end of the unit of work."""
+        """Return the booking by its `id` (not the YClients id), locked until the unit of work ends."""
         query = Query(filtered_by_company(select(Booking)).where(Booking.id == booking_id).with_for_update())
         found = self._read(query)
         return found[0] if found else None
@@ -115,7 +115,7 @@ class BookingRepository(Repository[Booking]):
     # Writing
 
     def add(self, values: Values, services: Sequence[Values]) -> int:
-        """Insert a booking made here, without its slot; return its id."""
+        """Insert a booking made here, without a slot (see `slots.reserve`); return its id."""
         booking = Booking(company_id=self.tenant.company_id, source="assistant", **values)
         self._open_session.add(booking)
         self._open_session.flush()
@@ -129,7 +129,7 @@ class BookingRepository(Repository[Booking]):
         return booking.id
 
     def update_columns(self, booking_id: int, values: Mapping[str, Any]) -> None:
-        """Write columns of the booking with *our* id; its company is not one of them."""
+        """Update columns of the booking with this `id`. Raises InvalidInputError for `company_id`."""
         if "company_id" in values:
             raise InvalidInputError(fields={"company_id": "cannot be changed"})
         self._open_session.execute(
@@ -139,27 +139,29 @@ class BookingRepository(Repository[Booking]):
         )
 
     def delete(self, **filters: Any) -> int:
-        """Delete bookings with the rows that belong to them."""
+        """Delete the matching bookings with their slots and services; return the number of bookings."""
         for child in (BookingSlot, BookingService):
-            doomed = select(Booking.id).where(*self._where(filters))
+            matching = select(Booking.id).where(*self._where(filters))
             self._open_session.execute(
-                delete(child).where(child.company_id == self.tenant.company_id, child.booking.in_(doomed))
+                delete(child).where(child.company_id == self.tenant.company_id, child.booking.in_(matching))
             )
         return super().delete(**filters)
 
     def confirm(self, booking: Booking, yclients_record_id: int) -> None:
-        """Note the YClients id of a booking made here (locked); it never becomes a second row.
+        """Set the YClients record id of a booking made here. The caller has locked the booking.
 
-        Where the record was mirrored already, before it was known to be ours, that row gives way. The
-        booking is no longer pending, unless it was changed here after it was made.
+        If the record was already mirrored as a row of its own, that row is deleted and its values are
+        copied to the booking. The booking is no longer pending, unless it was changed here after its
+        creation. Raises ConflictError if the booking has another record id, or if another booking made
+        here has this record id.
         """
         if booking.yclients_record_id == yclients_record_id:
             return
         if booking.yclients_record_id is not None:
-            raise ConflictError("This booking has another YClients record already.")
+            raise ConflictError("This booking already has another YClients record id.")
         mirrored = self.find_one(yclients_record_id=yclients_record_id)
         if mirrored is not None and mirrored.source == "assistant":
-            raise ConflictError("That YClients record belongs to another booking made here.")
+            raise ConflictError("This YClients record already belongs to another booking made here.")
         values: dict[str, Any] = {"yclients_record_id": yclients_record_id, "updated_at": func.now()}
         if booking.pending_since == booking.created_at:
             values["pending_since"] = None
@@ -184,7 +186,7 @@ class BookingRepository(Repository[Booking]):
         return super()._merge_rows([{k: v for k, v in row.items() if k != "id"} for row in rows])
 
     def _confirm_local_bookings(self, rows: list[Values]) -> None:
-        """Records that carry our id confirm our bookings. An id that is none of ours means nothing."""
+        """Confirm the bookings made here whose `id` a record from YClients contains. Ignore unknown ids."""
         record_by_id = {row["id"]: row["yclients_record_id"] for row in rows if row.get("id")}
         if not record_by_id:
             return

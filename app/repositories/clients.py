@@ -1,4 +1,4 @@
-"""Clients: found by phone and by a part of the name."""
+"""Clients: searches by phone and by a part of the name, and upserts."""
 
 from collections.abc import Sequence
 from operator import itemgetter
@@ -16,7 +16,7 @@ from app.text import fold_case, search_name
 
 _NAME_PARTS = ("name", "surname", "patronymic")
 _present = filtered_by_company(select(Client)).where(Client.deleted_at.is_(None))
-# Two clients may share a phone: the one that was here first answers.
+# Two clients may share a phone; the lower id wins.
 _BY_PHONE = Query(_present.where(Client.phone == bindparam("phone")).order_by(Client.id).limit(1))
 _BY_NAME = Query(
     _present.where(Client.search_name.like(bindparam("pattern"), escape="\\"))
@@ -34,24 +34,24 @@ class ClientRepository(MirroredRepository[Client]):
     target = MergeTarget(Client, ("yclients_id",), OverwritePolicy.NOT_OLDER)
 
     def find_by_phone(self, phone: str) -> Client | None:
-        """The client with this E.164 phone who was here first."""
+        """Return the client with this E.164 phone, or None. Of several, return the one with the lowest id."""
         found = self._read(_BY_PHONE, phone=phone)
         return found[0] if found else None
 
     def search_by_name(self, text: str, limit: int) -> Sequence[Client]:
-        """Clients whose name contains `text`, whatever its case; `%` and `_` are themselves."""
+        """Return clients whose name contains `text`, ignoring case. `%` and `_` have no special meaning."""
         literal = fold_case(text.strip()).replace("\\", r"\\").replace("%", r"\%").replace("_", r"\_")
         return self._read(_BY_NAME, pattern=f"%{literal}%", limit=limit)
 
     def page(self, limit: int, after: int | None) -> Sequence[Client]:
-        """Clients in the order of their `id`, from the one after `after` on."""
+        """Return up to `limit` clients with an `id` above `after`, in the order of `id`."""
         return self._read(_PAGE, after=after or 0, limit=limit)
 
     def find_or_create(self, values: Values) -> Client:
-        """The client with that YClients id or phone, or a new one made by the assistant.
+        """Return the client with the YClients id of `values` (without an id: its phone); insert a new one.
 
-        One at a time for one phone, so that two first bookings do not make two clients. An existing
-        client is left as YClients knows it.
+        An advisory lock on the phone prevents two concurrent first bookings from creating two clients. An
+        existing client is not changed, except that it may get its YClients id.
         """
         lock = func.hashtextextended(f"client {self.tenant.company_id} {values['phone']}", 0)
         self._open_session.execute(select(func.pg_advisory_xact_lock(lock)))
@@ -74,7 +74,7 @@ class ClientRepository(MirroredRepository[Client]):
         return client
 
     def set_yclients_id(self, phone: str, yclients_id: int) -> None:
-        """Tell our own client with this phone its YClients id, unless another row has that id already."""
+        """Set the YClients id of the client made here with this phone, unless another row has that id."""
         self._set_yclients_ids_by_phone([{"yclients_id": yclients_id, "phone": phone}])
 
     def _merge_uniform_rows(self, names: frozenset[str], rows: list[Values]) -> MergeResult:
@@ -85,7 +85,7 @@ class ClientRepository(MirroredRepository[Client]):
             (*row_values, search_name(*map(row.get, _NAME_PARTS)))
             for row, row_values in zip(rows, map(itemgetter(*columns), rows), strict=True)
         ]
-        # Without all its parts in the row, the folded name of a stored client is made of ours and theirs.
+        # If the row lacks name parts, search_name is computed from the stored and the new parts.
         missing = tuple(part for part in _NAME_PARTS if part not in names)
         derived = DerivedColumn("search_name", missing) if missing else None
         merged = merge(
@@ -101,7 +101,7 @@ class ClientRepository(MirroredRepository[Client]):
         return merged
 
     def _recompute_search_names(self, ids: list[int]) -> None:
-        """Make the folded names of these clients anew, of the parts that are stored."""
+        """Recompute `search_name` of these clients from their stored name parts."""
         parts = [getattr(Client, part) for part in _NAME_PARTS]
         rows = self._open_session.execute(
             select(Client.id, Client.search_name, *parts).where(
@@ -121,7 +121,7 @@ class ClientRepository(MirroredRepository[Client]):
             )
 
     def _set_yclients_ids_by_phone(self, rows: list[Values]) -> None:
-        """A client made here who comes back from YClients with an id keeps its row: no second one is made."""
+        """Set the YClients ids of clients made here, matched by phone, so that no second row is inserted."""
         ours = self._open_session.execute(
             select(Client.phone, Client.id)
             .where(

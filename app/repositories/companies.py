@@ -1,4 +1,4 @@
-"""The company itself: one row."""
+"""The company row of the tenant."""
 
 from sqlalchemy import select
 
@@ -13,15 +13,15 @@ _ONE = Query(filtered_by_company(select(Company)))
 
 
 class CompanyRepository(Repository[Company]):
-    """The company that the unit of work is bound to; no other is within reach."""
+    """Access to the tenant's own company row; other companies are not accessible."""
 
     model = Company
     schema = schemas.COMPANY
     target = MergeTarget(Company, (), OverwritePolicy.NOT_OLDER)
-    was_written = False  # the country and the time zone that others remember may be old then
+    was_written = False  # if true, cached countries and time zones of the company may be outdated
 
     def get(self) -> Company | None:
-        """The company, or None where it is not known yet."""
+        """Return the company, or None if it is not stored yet."""
         found = self._read(_ONE)
         return found[0] if found else None
 

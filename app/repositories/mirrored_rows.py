@@ -1,4 +1,7 @@
-"""Rows that YClients lists in full and drops without a word: found by comparison, marked, never removed."""
+"""Detection of rows that YClients has deleted: compare with its complete list, and mark the missing rows.
+
+YClients does not report deletions. Marked rows stay in the table.
+"""
 
 from collections.abc import Collection
 from datetime import datetime
@@ -13,12 +16,13 @@ M = TypeVar("M", bound=Base)
 
 
 class MirroredRepository(Repository[M]):
-    """A repository whose rows can be compared with a complete list of YClients."""
+    """A repository whose rows can be compared with a complete list from YClients."""
 
     def find_ids_by_key(self, updated_before: datetime, **filters: Any) -> dict[tuple[Any, ...], int]:
-        """Our id by key of the rows that YClients should have, last written before `updated_before`.
+        """Return `{merge key: id}` of the rows that a complete list from YClients should contain.
 
-        Those without a YClients id have not reached it yet; later writes may have crossed its list.
+        Omits rows written at or after `updated_before`, which YClients may have listed before the write,
+        and rows without a YClients id, which YClients does not have yet.
         """
         key = [getattr(self.model, name) for name in self.target.key]
         statement = select(self.model.id, *key).where(
@@ -28,9 +32,9 @@ class MirroredRepository(Repository[M]):
         return {tuple(values): row_id for row_id, *values in rows}
 
     def mark_deleted(self, ids: Collection[int], updated_before: datetime) -> int:
-        """Mark the rows with these ids (ours) as deleted upstream; return how many.
+        """Mark the rows with these `id`s as deleted in YClients; return the number of marked rows.
 
-        What was written since `updated_before` is left as it is.
+        Rows written at or after `updated_before` are left unchanged.
         """
         marked = self._open_session.execute(
             update(self.model)

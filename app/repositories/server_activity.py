@@ -1,4 +1,4 @@
-"""The server and the syncs across all companies, for operators. No tenant's operation comes through here."""
+"""Queries of the server's state and of the syncs of all companies, for operators only."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -8,7 +8,7 @@ from app.database.database import Connection
 
 
 class ServerStatistics(NamedTuple):
-    """PostgreSQL as a whole; `commits` and `rollbacks` of this database since its statistics began."""
+    """Figures of the server. `commits` and `rollbacks`: of this database, since its last statistics reset."""
 
     version: str
     connections: int
@@ -20,7 +20,10 @@ class ServerStatistics(NamedTuple):
 
 
 class ProgramConnections(NamedTuple):
-    """The connections of one program to this database; `oldest_transaction_start` is its longest open transaction's begin."""
+    """The connections of one program (`application_name`) to this database.
+
+    `oldest_transaction_start` is the start of the program's oldest open transaction.
+    """
 
     program: str
     total: int
@@ -30,7 +33,7 @@ class ProgramConnections(NamedTuple):
 
 
 class LastSyncRun(NamedTuple):
-    """A company's newest sync, and when the last one before or at it ended well."""
+    """The newest sync run of a company. `last_success` is the end of its newest successful run."""
 
     company_id: int
     mode: str
@@ -41,7 +44,7 @@ class LastSyncRun(NamedTuple):
 
 
 def read_server_statistics(connection: Connection) -> ServerStatistics:
-    """The server's own figures; its connections are those of all databases and programs."""
+    """Return figures of the server. The connections include all databases and programs."""
     row = connection.execute(
         "SELECT current_setting('server_version'),"
         " (SELECT sum(numbackends) FROM pg_stat_database)::bigint,"
@@ -50,17 +53,17 @@ def read_server_statistics(connection: Connection) -> ServerStatistics:
         " xact_commit, xact_rollback, current_setting('transaction_read_only')::bool"
         " FROM pg_stat_database WHERE datname = current_database()"
     ).fetchone()
-    assert row is not None  # noqa: S101 - the database that one is connected to has a row
+    assert row is not None  # noqa: S101 - pg_stat_database always has a row for this database
     return ServerStatistics(*row)
 
 
 def is_read_only(connection: Connection) -> bool:
-    """Whether the database takes no writes: a standby, or set so with `default_transaction_read_only`."""
+    """Return True if the database is read-only: a standby, or `default_transaction_read_only` is set."""
     return bool(connection.execute("SHOW transaction_read_only").fetchone() == ("on",))
 
 
 def read_connections(connection: Connection) -> Sequence[ProgramConnections]:
-    """Who is connected to this database, the most connections first; not the asking connection."""
+    """Return the other connections to this database by program, most connections first."""
     rows = connection.execute(
         "SELECT COALESCE(NULLIF(application_name, ''), '(no name)') AS program, count(*),"
         " count(*) FILTER (WHERE state = 'active'),"
@@ -72,7 +75,7 @@ def read_connections(connection: Connection) -> Sequence[ProgramConnections]:
 
 
 def read_last_sync_runs(connection: Connection) -> Sequence[LastSyncRun]:
-    """The newest sync of every company that has one."""
+    """Return the newest sync run of every company that has one."""
     rows = connection.execute(
         "SELECT c.company_id, run.mode, run.started_at, run.finished_at, run.error_code, well.finished_at"
         " FROM companies AS c"

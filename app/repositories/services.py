@@ -1,4 +1,4 @@
-"""Services, their categories, and who performs them."""
+"""Services, their categories, and the staff that performs them."""
 
 from collections.abc import Sequence
 from operator import itemgetter
@@ -22,7 +22,7 @@ _IN_CATEGORY = Query(_present.where(Service.is_active, Service.category_id == bi
 
 
 class ServiceCategoryRepository(MirroredRepository[ServiceCategory]):
-    """Groups of the price list."""
+    """The categories of the price list."""
 
     model = ServiceCategory
     schema = schemas.SERVICE_CATEGORY
@@ -30,18 +30,18 @@ class ServiceCategoryRepository(MirroredRepository[ServiceCategory]):
 
 
 class ServiceRepository(MirroredRepository[Service]):
-    """The price list. A row may name its `staff`: who performs it (`service_staff`), replaced as a whole."""
+    """The price list. A row's `staff`, if given, replaces all `service_staff` rows of the service."""
 
     model = Service
     schema = schemas.SERVICE
     target = MergeTarget(Service, ("yclients_id",), OverwritePolicy.NOT_OLDER)
 
     def price_list(self, include_inactive: bool = False) -> Sequence[Service]:
-        """Services that are on offer."""
+        """Return the active services in price list order; with `include_inactive` all services."""
         return self._read(_ALL_SERVICES, include_inactive=include_inactive)
 
     def in_category(self, category_id: int) -> Sequence[Service]:
-        """Services on offer of one category (YClients id)."""
+        """Return the active services of one category (YClients id)."""
         return self._read(_IN_CATEGORY, category_id=category_id)
 
     def _merge_uniform_rows(self, names: frozenset[str], rows: list[Values]) -> MergeResult:

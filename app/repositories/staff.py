@@ -55,28 +55,29 @@ class StaffRepository(MirroredRepository[Staff]):
     target = MergeTarget(Staff, ("yclients_id",), OverwritePolicy.NOT_OLDER)
 
     def find_staff(self, include_inactive: bool = False) -> Sequence[Staff]:
-        """Who works here; with `include_inactive` also who was fired."""
+        """Return the active staff; with `include_inactive` also dismissed staff."""
         return self._read(_ALL_STAFF, include_inactive=include_inactive)
 
 
 class StaffScheduleRepository(MirroredRepository[StaffSchedule]):
-    """Working hours by date."""
+    """Working hours of the staff by date."""
 
     model = StaffSchedule
     schema = schemas.STAFF_SCHEDULE
     target = MergeTarget(StaffSchedule, ("staff_id", "date"), OverwritePolicy.NOT_OLDER)
 
     def between(self, first: date, last: date, staff_id: int | None = None) -> Sequence[StaffSchedule]:
-        """Schedules from `first` to `last`, both included, of one member of staff or of all."""
+        """Return the schedules from `first` to `last` (inclusive) of one staff member or of all."""
         return self._read(_SCHEDULES, first=first, last=last, staff_id=staff_id)
 
     def find_availability(
         self, day: date, start: datetime, end: datetime, staff_id: int | None = None
     ) -> Sequence[Sequence[Any]]:
-        """Staff id, working intervals and taken time ranges of everyone who works and can be booked on `day`.
+        """Return the availability of the bookable staff that works on `day`, one row per staff member.
 
-        `start` and `end` bound the taken ranges. One query; it names the slots' index expressions, which
-        PostgreSQL needs to use the index.
+        A row is `(staff id, working intervals, taken time ranges)`. Only taken ranges that overlap
+        [start, end) are returned. One query, which repeats the index expressions of `booking_slots` so
+        that PostgreSQL uses the index.
         """
         return self._reader.rows(
             _AVAILABILITY_SQL,

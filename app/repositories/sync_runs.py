@@ -1,4 +1,4 @@
-"""The log of syncs: one row for each run of one company."""
+"""History of the sync runs of a company."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -11,7 +11,7 @@ from app.models import SyncRun
 
 
 class SyncRunLog:
-    """One company's runs, inside a unit of work."""
+    """The sync runs of one company, in a unit of work."""
 
     def __init__(self, session: Session, company_id: int) -> None:
         self._session = session
@@ -20,8 +20,10 @@ class SyncRunLog:
     def start(
         self, mode: str, kinds: Sequence[str], started_at: datetime, changed_after: datetime | None
     ) -> int:
-        """Note that a run has begun; return its id. Call it under the lock of the company's sync:
-        a run before it that did not finish is over, whatever became of its process."""
+        """Insert a run and return its id. The caller holds the lock of the company's sync.
+
+        Earlier runs without an end are marked as interrupted: because of the lock, they cannot be running.
+        """
         self._session.execute(
             update(SyncRun)
             .where(SyncRun.company_id == self._company_id, SyncRun.finished_at.is_(None))
@@ -29,7 +31,7 @@ class SyncRunLog:
                 finished_at=func.now(),
                 updated_at=func.now(),
                 error_code="interrupted",
-                error_message="The process ended before the sync did.",
+                error_message="The process ended before the sync finished.",
             )
         )
         return self._session.scalars(
@@ -53,7 +55,7 @@ class SyncRunLog:
         error_code: str | None = None,
         error_message: str | None = None,
     ) -> None:
-        """Note how it ended."""
+        """Store the result of a run. A successful run has no `error_code` and no `error_message`."""
         self._session.execute(
             update(SyncRun)
             .where(SyncRun.company_id == self._company_id, SyncRun.id == run_id)
@@ -69,13 +71,13 @@ class SyncRunLog:
         )
 
     def complete_until(self) -> datetime | None:
-        """Every booking changed upstream before this is here; None where nothing is known of it."""
+        """Return the time before which all changes of bookings in YClients are stored; None if unknown."""
         return self._session.scalars(
             select(func.max(SyncRun.complete_until)).where(SyncRun.company_id == self._company_id)
         ).one()
 
     def latest(self, limit: int) -> Sequence[SyncRun]:
-        """The last runs, the newest first."""
+        """Return the last runs, newest first."""
         return self._session.scalars(
             select(SyncRun)
             .where(SyncRun.company_id == self._company_id)

@@ -1,4 +1,4 @@
-"""The WhatsApp worker's credentials and keys, as rows of opaque bytes."""
+"""Credentials and Signal keys of the WhatsApp worker, stored as opaque bytes."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -18,14 +18,14 @@ _COLUMNS = ("key_type", "key_id", "value", "expires_at")
 
 
 class WhatsAppAuthRepository(Repository[WhatsAppAuth]):
-    """The salon's one row of credentials."""
+    """The credentials of the salon: one row."""
 
     model = WhatsAppAuth
     schema = schemas.WHATSAPP_AUTH
     target = MergeTarget(WhatsAppAuth, (), OverwritePolicy.ALWAYS)
 
     def insert_first(self, creds: bytes) -> bool:
-        """Insert the first credentials, as version 1; False where there are some already."""
+        """Insert the first credentials as version 1. Return False if credentials exist already."""
         statement = (
             insert(WhatsAppAuth)
             .values(company_id=self.tenant.company_id, creds=creds)
@@ -35,7 +35,7 @@ class WhatsAppAuthRepository(Repository[WhatsAppAuth]):
         return self._open_session.scalar(statement) is not None
 
     def replace_version(self, creds: bytes, version: int) -> bool:
-        """Write the next version; False where `version` is not what is stored."""
+        """Store the credentials as `version + 1`. Return False if the stored version is not `version`."""
         statement = (
             update(WhatsAppAuth)
             .where(*self._where({"version": version}))
@@ -46,14 +46,14 @@ class WhatsAppAuthRepository(Repository[WhatsAppAuth]):
 
 
 class WhatsAppKeyRepository(Repository[WhatsAppKey]):
-    """The salon's Signal keys."""
+    """The Signal keys of the salon."""
 
     model = WhatsAppKey
     schema = schemas.WHATSAPP_KEY
     target = MergeTarget(WhatsAppKey, ("key_type", "key_id"), OverwritePolicy.ALWAYS)
 
     def values(self, key_type: str, ids: Sequence[str]) -> dict[str, bytes]:
-        """Stored values by id, in one statement; missing ids are absent, expired rows are not hidden."""
+        """Return the stored values by id, in one query. Omit missing ids; include expired keys."""
         found: Any = self._reader.rows(
             "SELECT key_id, value FROM whatsapp_keys WHERE company_id = %(company_id)s"
             " AND key_type = %(key_type)s AND key_id = ANY(%(ids)s::text[])",
@@ -64,7 +64,7 @@ class WhatsAppKeyRepository(Repository[WhatsAppKey]):
         return dict(found)
 
     def count_by_type(self) -> Sequence[Sequence[Any]]:
-        """`(key_type, keys, of them past their expiry, last write)` for each type."""
+        """Return `(key_type, number of keys, number of expired keys, last write)` for each type."""
         return self._reader.rows(
             "SELECT key_type, count(*), count(*) FILTER (WHERE expires_at < now()), max(updated_at)"
             " FROM whatsapp_keys WHERE company_id = %(company_id)s GROUP BY key_type ORDER BY key_type",
@@ -72,9 +72,9 @@ class WhatsAppKeyRepository(Repository[WhatsAppKey]):
         )
 
     def write(self, rows: Sequence[StoredKey], gone: Sequence[tuple[str, str]]) -> None:
-        """Write `rows` and delete `gone` (type and id). No key may be in both, or twice."""
+        """Write `rows` and delete the keys `gone` (type and id). No key may occur twice or in both."""
         if gone:
-            # Two writers that delete and write the same keys meet in one order: that of the merge.
+            # Lock in the order of the merge, so that concurrent writers of the same keys cannot deadlock.
             self._lock([*gone, *(row[:2] for row in rows)])
             self._open_session.execute(delete(WhatsAppKey).where(*self._of(gone)))
         merge(self._connection, self.target, self.tenant.company_id, _COLUMNS, rows)

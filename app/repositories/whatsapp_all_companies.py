@@ -1,9 +1,6 @@
-"""The session store across all companies, for operators: its figures, and what is remembered of them.
+"""WhatsApp session data of all companies: key counts, health state and clean-up, for operators only."""
 
-No tenant's operation comes through here.
-"""
-
-# ruff: noqa: S608 - the parts of SQL put together here are written here, never data
+# ruff: noqa: S608 - the SQL is composed of constants of this module, never of data
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
@@ -13,7 +10,10 @@ from app.database.database import Connection
 
 
 class KeyCount(NamedTuple):
-    """Keys of one type of one company; `expired` are those past their expiry, whatever that means."""
+    """Number of keys of one type and company.
+
+    `expired` counts the keys past `expires_at`, also for types that clean-up keeps.
+    """
 
     company_id: int
     key_type: str
@@ -23,7 +23,7 @@ class KeyCount(NamedTuple):
 
 
 class SessionState(NamedTuple):
-    """What there is of a company's session beside its keys; `paired_at` is NULL without credentials."""
+    """The state of a company's session, without its keys. Without credentials, `paired_at` has no value."""
 
     company_id: int
     paired_at: datetime | None
@@ -35,20 +35,21 @@ class SessionState(NamedTuple):
 
 
 def count_keys(connection: Connection, company_id: int | None = None) -> Sequence[KeyCount]:
-    """Counts by company and type, from an index alone."""
+    """Return the key counts by company and type. An index-only scan answers the query."""
     rows = connection.execute(
         "SELECT company_id, key_type, count(*), count(*) FILTER (WHERE expires_at < now()), max(updated_at)"
         " FROM whatsapp_keys WHERE %(company)s::bigint IS NULL OR company_id = %(company)s"
         " GROUP BY company_id, key_type ORDER BY company_id, key_type",
         {"company": company_id},
-        # With a plan of its own for each value: the condition then costs nothing, or finds the index.
+        # Unprepared, the statement is planned for the actual value: with NULL, the planner drops the
+        # condition; otherwise it uses the index.
         prepare=False,
     )
     return [KeyCount(*row) for row in rows]
 
 
 def read_session_states(connection: Connection, company_id: int | None = None) -> Sequence[SessionState]:
-    """Every company, paired or not."""
+    """Return the session state of every company (or of one), paired or not."""
     rows = connection.execute(
         "SELECT c.company_id, a.updated_at, s.owner, s.contested_at, s.contested_by,"
         " COALESCE(s.most_sessions, 0), s.critical_since FROM companies AS c"
@@ -62,7 +63,7 @@ def read_session_states(connection: Connection, company_id: int | None = None) -
 
 
 def record_max_sessions(connection: Connection, most: Mapping[int, int]) -> None:
-    """Remember how many sessions companies have, where they never had more."""
+    """Store the session counts by company id where they exceed the highest count stored so far."""
     if most:
         connection.execute(
             "INSERT INTO whatsapp_states AS s (company_id, most_sessions)"
@@ -75,7 +76,7 @@ def record_max_sessions(connection: Connection, most: Mapping[int, int]) -> None
 
 
 def mark_critical(connection: Connection, company_ids: Sequence[int]) -> list[int]:
-    """Note that these companies are critical; return those of which nobody had noted it."""
+    """Mark these companies as critical; return the ids of the newly marked ones."""
     if not company_ids:
         return []
     rows: Any = connection.execute(
@@ -89,7 +90,7 @@ def mark_critical(connection: Connection, company_ids: Sequence[int]) -> list[in
 
 
 def clear_critical(connection: Connection, company_ids: Sequence[int]) -> None:
-    """Note that these companies are critical no longer."""
+    """Remove the mark of `mark_critical` from these companies."""
     if company_ids:
         connection.execute(
             "UPDATE whatsapp_states SET critical_since = NULL, updated_at = now()"
@@ -101,7 +102,7 @@ def clear_critical(connection: Connection, company_ids: Sequence[int]) -> None:
 def count_deletable(
     connection: Connection, criteria: "DeletionCriteria", company_id: int | None = None
 ) -> dict[str, int]:
-    """How many keys of each type clean-up would delete."""
+    """Return the number of keys that clean-up would delete, by type."""
     rows: Any = connection.execute(
         f"SELECT key_type, count(*) FROM whatsapp_keys WHERE {_IS_DELETABLE}"
         " AND (%(company)s::bigint IS NULL OR company_id = %(company)s) GROUP BY key_type",
@@ -114,9 +115,9 @@ def count_deletable(
 def delete_batch(
     connection: Connection, criteria: "DeletionCriteria", company_id: int, limit: int
 ) -> list[str]:
-    """Delete at most `limit` due keys of a company; return the type of each.
+    """Delete at most `limit` keys of a company that match `criteria`; return the type of each deleted key.
 
-    A key that a worker is writing just now is left alone, and so nobody waits for anybody.
+    Keys that a worker is writing are skipped (SKIP LOCKED), so that neither side waits for the other.
     """
     rows: Any = connection.execute(
         "DELETE FROM whatsapp_keys WHERE ctid = ANY(ARRAY("
@@ -128,7 +129,11 @@ def delete_batch(
 
 
 class DeletionCriteria(NamedTuple):
-    """What clean-up may delete: types that go by expiry, types that go by idleness, and how long ago."""
+    """The keys that clean-up may delete.
+
+    Types in `by_expiry` are deleted when they expired more than `grace` ago, types in `by_idleness` when they
+    were last written more than `idle` ago.
+    """
 
     by_expiry: list[str]
     grace: timedelta

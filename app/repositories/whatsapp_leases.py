@@ -1,4 +1,4 @@
-"""Who holds a salon's WhatsApp session, and what its health is compared with."""
+"""The lease of a salon's WhatsApp session, and the highest session count for its health check."""
 
 from datetime import timedelta
 
@@ -10,14 +10,17 @@ from app.models import WhatsAppKey, WhatsAppState
 
 
 class WhatsAppLeases:
-    """One company's row, inside a unit of work."""
+    """The lease of one company's session, in a unit of work. A worker holds it until it expires."""
 
     def __init__(self, session: Session, company_id: int) -> None:
         self._session = session
         self._company_id = company_id
 
     def take_lease(self, owner: str, lease: timedelta) -> str | None:
-        """Make `owner` the one that holds the session, whoever held it; return who that was until now."""
+        """Give the lease to `owner` even if another worker holds it.
+
+        Returns the other worker if its lease had not expired, else None.
+        """
         before = self._session.scalars(
             select(WhatsAppState.owner).where(
                 WhatsAppState.company_id == self._company_id,
@@ -34,7 +37,7 @@ class WhatsAppLeases:
         return before
 
     def renew_lease(self, owner: str, lease: timedelta) -> bool:
-        """Hold the session for another while; False where another worker holds it."""
+        """Take or extend the lease for `owner`. Return False if another worker holds an unexpired lease."""
         held = {"owner": owner, "held_until": func.now() + lease, "updated_at": func.now()}
         statement = (
             insert(WhatsAppState)
@@ -53,7 +56,7 @@ class WhatsAppLeases:
         return self._session.scalar(statement) is not None
 
     def record_conflict(self, owner: str) -> None:
-        """Note that `owner` tried to write while another worker held the session."""
+        """Record that `owner` tried to write while another worker held the lease."""
         self._session.execute(
             update(WhatsAppState)
             .where(WhatsAppState.company_id == self._company_id)
@@ -61,7 +64,7 @@ class WhatsAppLeases:
         )
 
     def release_lease(self, owner: str) -> None:
-        """Let the session go, if it is `owner` who holds it."""
+        """Release the lease if `owner` holds it."""
         self._session.execute(
             update(WhatsAppState)
             .where(WhatsAppState.company_id == self._company_id, WhatsAppState.owner == owner)
@@ -69,7 +72,10 @@ class WhatsAppLeases:
         )
 
     def record_max_sessions(self) -> None:
-        """Note how many sessions there are, where there were never more: some are about to be deleted."""
+        """Store the number of session keys if it exceeds the highest number stored so far.
+
+        Call it before sessions are deleted.
+        """
         sessions = (
             select(WhatsAppKey.company_id, func.count().label("most_sessions"))
             .where(WhatsAppKey.company_id == self._company_id, WhatsAppKey.key_type == "session")
@@ -86,5 +92,5 @@ class WhatsAppLeases:
         )
 
     def delete(self) -> None:
-        """Forget everything about the session."""
+        """Delete the company's row of lease and health data."""
         self._session.execute(delete(WhatsAppState).where(WhatsAppState.company_id == self._company_id))

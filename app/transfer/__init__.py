@@ -1,1 +1,1 @@
-"""Moving a live database from one PostgreSQL (legacy) to another (primary) without losing a write."""
+"""Transfer of a live database between PostgreSQL servers, from legacy to primary, without lost writes."""

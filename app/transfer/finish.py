@@ -1,4 +1,4 @@
-"""The end of a move: everything that belongs to it is removed from both sides."""
+"""The `finish` command: remove the transfer's triggers and control schema from both sides."""
 
 from collections.abc import Callable
 from typing import Any
@@ -18,7 +18,7 @@ OnStep = Callable[[str], object]
 _SESSIONS = """
     SELECT coalesce(nullif(application_name, ''), 'unnamed'), count(*) FROM pg_catalog.pg_stat_activity
     WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'
-        AND application_name <> %(ours)s
+        AND application_name <> %(own)s
     GROUP BY 1 ORDER BY 1
 """
 
@@ -26,13 +26,21 @@ _SESSIONS = """
 def finish(
     sides: Sides, *, force: bool = False, dry_run: bool = False, on_step: OnStep = lambda step: None
 ) -> None:
-    """Remove triggers, functions and tables of the move from both sides; safe to repeat.
+    """Remove the transfer's triggers, functions and tables from both sides. It is safe to repeat.
 
-    It leaves whichever side is live as it is: after a cutover the move has succeeded, before it the move is
-    given up. Refuses, unless forced, in the middle of a switch, with changes that only the log knows, and
-    while services are connected to a legacy that is not live any more: without the rows that tell them where
-    to go, they would write there. A legacy that is gone for good is left out where it is forced.
-    Raises ConflictError, UnavailableError.
+    The live side stays live: after a cutover the transfer is complete, before a cutover it is aborted.
+
+    Args:
+        sides: The two databases.
+        force: Skip the checks, and skip legacy if it cannot be reached.
+        dry_run: Check and report, but remove nothing.
+        on_step: Called with a line of text for each side.
+
+    Raises:
+        ConflictError: A switch is in progress; or legacy has changes that primary lacks; or, after a cutover,
+            sessions are open on legacy. Without the state rows that route them to primary, services would
+            write to legacy.
+        UnavailableError: A side cannot be reached.
     """
     reachable: list[tuple[Side, psycopg.Connection[Any]]] = []
     try:
@@ -42,7 +50,7 @@ def finish(
             except UnavailableError:
                 if not force or side.name == "primary":
                     raise
-                on_step(f"{side.name}: cannot be reached, left as it is")
+                on_step(f"{side.name}: cannot be reached, skipped")
         if not force:
             _require_finishable({side.name: connection for side, connection in reachable})
         for side, connection in reachable:
@@ -56,27 +64,29 @@ def _require_finishable(connections: dict[SideName, psycopg.Connection[Any]]) ->
     rows = read_side_rows(connections)
     stage = stage_of(rows["legacy"], rows["primary"])
     if stage in (Stage.CLOSING, Stage.HANDED_OVER, Stage.BROKEN):
-        raise ConflictError(f"The move is {stage.value}: `frontdesk transfer status` says what to do.")
+        raise ConflictError(
+            f"The transfer is {stage.value}: run `frontdesk transfer status` and follow its next step."
+        )
     if stage is not Stage.CUT_OVER:
         return
     if not is_change_log_empty(connections["legacy"]):
         raise ConflictError(
-            "Changes were made on legacy that primary does not have: `frontdesk transfer verify`,"
-            " and `frontdesk transfer repair`; or --force, to leave them behind."
+            "Legacy has changes that primary does not have: run `frontdesk transfer verify` and"
+            " `frontdesk transfer repair`, or use --force to discard these changes."
         )
-    sessions = connections["legacy"].execute(_SESSIONS, {"ours": APPLICATION_NAME}).fetchall()
+    sessions = connections["legacy"].execute(_SESSIONS, {"own": APPLICATION_NAME}).fetchall()
     if sessions:
         listed = ", ".join(f"{name} ({count})" for name, count in sessions)
         raise ConflictError(
-            f"Sessions are open on legacy: {listed}. Take LEGACY_DATABASE_URL out of the services'"
-            " configuration and restart them, then finish (with LEGACY_DATABASE_URL for this command alone);"
-            " or --force."
+            f"Sessions are open on legacy: {listed}. Remove LEGACY_DATABASE_URL from the services'"
+            " configuration and restart them, then run finish with LEGACY_DATABASE_URL set for this command"
+            " only; or use --force."
         )
 
 
 def _remove(side: Side, connection: psycopg.Connection[Any], dry_run: bool, on_step: OnStep) -> None:
     if not control_schema.has_leftovers(connection):
-        on_step(f"{side.name}: nothing is left")
+        on_step(f"{side.name}: nothing to remove")
         return
     tables = change_capture.tables_with_triggers(connection)
     if not dry_run:

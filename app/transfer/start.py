@@ -1,4 +1,4 @@
-"""Setting up a move: capture and fence on both sides, before the first row is copied."""
+"""The `start` command: set up change capture and the fence on both sides, before any row is copied."""
 
 from collections.abc import Callable, Collection, Sequence
 from contextlib import closing
@@ -25,24 +25,41 @@ def start(
     dry_run: bool = False,
     on_step: OnStep = lambda step: None,
 ) -> Plan:
-    """Set up both sides: legacy open, primary standby, every change on either side captured.
+    """Set up both sides: legacy is open, primary is the standby, and changes on either side are captured.
 
-    Safe to repeat, and to resume after `kill -9`. Raises ConflictError for what is in the way,
-    a transaction that does not let go of its tables among it, and InvalidInputError for names that nothing
-    bears.
+    It is safe to repeat, also after `kill -9`.
+
+    Args:
+        sides: The two databases.
+        include: Tables outside Frontdesk's models that are transferred as well, for example `public.extra`.
+        leave_out: Names or patterns of other objects to ignore; see `make_plan`.
+        dry_run: Check and plan, but change nothing.
+        on_step: Called with a line of text before each step.
+
+    Returns:
+        The plan of the transfer.
+
+    Raises:
+        ConflictError: The plan has blocking findings, or another transaction keeps its lock on a table.
+        InvalidInputError: A name in `include` or `leave_out` matches no object.
     """
     with closing(sides.legacy.connect()) as legacy, closing(sides.primary.connect()) as primary:
         require_different_databases(legacy, primary)
-        found = plan.make_plan_on_sessions(legacy, primary, None, include, leave_out)
-        _require_ready(found)
+        transfer_plan = plan.make_plan_on_sessions(legacy, primary, None, include, leave_out)
+        _require_ready(transfer_plan)
         if dry_run:
-            return found
-        # Legacy first: without a row it would be live all the same, and a primary alone must not be.
+            return transfer_plan
+        # Legacy first: legacy counts as live with or without its row. Primary must not have the only row.
         for side, connection in ((sides.legacy, legacy), (sides.primary, primary)):
             connection.execute("SELECT pg_catalog.set_config('lock_timeout', %s, false)", (LOCK_TIMEOUT,))
-            _set_up(side, connection, found.transfer_tables, on_step)
-        journal.record(legacy, "start", tables=len(found.transfer_tables), left_out=list(found.left_out))
-    return found
+            _set_up(side, connection, transfer_plan.transfer_tables, on_step)
+        journal.record(
+            legacy,
+            "start",
+            tables=len(transfer_plan.transfer_tables),
+            left_out=list(transfer_plan.left_out),
+        )
+    return transfer_plan
 
 
 def _require_ready(transfer_plan: Plan) -> None:
@@ -52,8 +69,8 @@ def _require_ready(transfer_plan: Plan) -> None:
     others = len(transfer_plan.blocking_findings) - 1
     more = f" (and {others} more)" if others else ""
     raise ConflictError(
-        f"In the way: {first.kind} {first.name} on {first.side}: {first.problem}{more}."
-        " `frontdesk transfer plan` names all of it, and what to do."
+        f"The transfer cannot start: {first.kind} {first.name} on {first.side}: {first.problem}{more}."
+        " Run `frontdesk transfer plan` for all problems and their remedies."
     )
 
 

@@ -1,7 +1,7 @@
-"""A database with rows in it, a folder for its backups, and `frontdesk backup`.
+"""Fixtures for tests of backups: a database with rows, a folder for its backups, and `frontdesk backup`.
 
-Tests that only read a backup take `made`: a copy of one that was prepared for all of them. Who changes the
-database, or looks at its log, takes `source`.
+A test that only reads a backup uses `made`, a copy of a backup that is prepared once per session. A test that
+changes the database or reads its log uses `source`.
 """
 
 import itertools
@@ -40,7 +40,7 @@ _numbers = itertools.count()
 
 @dataclass(frozen=True)
 class Prepared:
-    """A backup that nobody changes, and the libpq URL of the database that it was made of."""
+    """A backup that tests only copy, and the libpq URL of its database."""
 
     folder: Path
     name: str
@@ -49,7 +49,7 @@ class Prepared:
 
 @pytest.fixture(scope="session")
 def prepared(new_database: Callable[[], str], tmp_path_factory: pytest.TempPathFactory) -> Prepared:
-    """One backup for all tests that only read one."""
+    """Make one backup per session, for all tests that only read one."""
     url, folder = new_database(), tmp_path_factory.mktemp("prepared")
     execute(url, *ROWS)
     with pytest.MonkeyPatch.context() as patch:
@@ -60,7 +60,7 @@ def prepared(new_database: Callable[[], str], tmp_path_factory: pytest.TempPathF
 
 @pytest.fixture
 def source(database_url: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The libpq URL of the configured database: two companies, two thousand clients. For this test alone."""
+    """Configure a database for this test only, with 2 companies and 2,000 clients; return its libpq URL."""
     execute(database_url, *ROWS)
     monkeypatch.setenv("DATABASE_URL", database_url)
     return database_url
@@ -68,38 +68,41 @@ def source(database_url: str, monkeypatch: pytest.MonkeyPatch) -> str:
 
 @pytest.fixture
 def shared(prepared: Prepared, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The same, for all tests that leave it as it is but for its log."""
+    """Configure the database of `prepared`; return its libpq URL. Tests may change only its log of runs."""
     monkeypatch.setenv("DATABASE_URL", prepared.url)
     return prepared.url
 
 
 @pytest.fixture
 def address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of BACKUP_ADDRESS."""
+    """Set BACKUP_ADDRESS to a folder that does not exist yet, and return its path."""
     monkeypatch.setenv("BACKUP_ADDRESS", str(tmp_path / "backups"))
     return tmp_path / "backups"
 
 
 def run_backup_command(*arguments: str) -> Result:
-    """Run `frontdesk backup …`."""
+    """Run `frontdesk backup` with these arguments, and return its result."""
     return CliRunner().invoke(main, ["backup", *arguments])
 
 
 @pytest.fixture
 def backup(address: Path) -> Backup:
-    """Runs `frontdesk backup …`, with `address`, and with the database of `source` or `shared`."""
+    """Return a function that runs `frontdesk backup` with the storage of `address`.
+
+    The database is that of `source` or `shared`.
+    """
     return run_backup_command
 
 
 @pytest.fixture
 def made(prepared: Prepared, shared: str, address: Path) -> str:
-    """The name of a backup that was made: a copy of the prepared one, with a name that no log knows."""
+    """Copy the prepared backup to `address` under a name that no log contains, and return that name."""
     address.mkdir()
     return copy_backup(prepared, address, f"{prepared.name[:-4]}{next(_numbers):04x}")
 
 
 def copy_backup(prepared: Prepared, address: Path, name: str) -> str:
-    """The prepared backup under another name."""
+    """Copy the prepared backup to `address` under another name, and return that name."""
     manifest = Manifest.from_bytes((prepared.folder / f"{prepared.name}.json").read_bytes())
     (address / f"{name}.json").write_bytes(manifest.model_copy(update={"name": name}).to_bytes())
     shutil.copy(prepared.folder / f"{prepared.name}.dump", address / f"{name}.dump")
@@ -108,7 +111,11 @@ def copy_backup(prepared: Prepared, address: Path, name: str) -> str:
 
 @pytest.fixture
 def replace(server_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Replace:
-    """Puts a script in the place of a program; `$REAL` in it is the right one, whose version it has, too."""
+    """Return a function that puts a shell script on PATH instead of a PostgreSQL program.
+
+    In the script, `$REAL` is the path of the real program. The script reports the real program's version
+    unless another one is given: `replace("pg_dump", "exit 7", version="99.1")`.
+    """
     with psycopg.connect(server_url) as connection:
         major = connection.info.server_version // 10_000
 
@@ -116,8 +123,10 @@ def replace(server_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         real = pg_programs.find_program(name, major)
         fake = tmp_path / "bin" / name
         fake.parent.mkdir()
-        says = f'[ "$1" = --version ] && echo "{name} (PostgreSQL) {version or real.version}" && exit\n'
-        fake.write_text(f"#!/bin/sh\n{says}REAL={real.path}\n{script}")
+        report_version = (
+            f'[ "$1" = --version ] && echo "{name} (PostgreSQL) {version or real.version}" && exit\n'
+        )
+        fake.write_text(f"#!/bin/sh\n{report_version}REAL={real.path}\n{script}")
         fake.chmod(0o755)
         monkeypatch.setenv("PATH", str(fake.parent), prepend=os.pathsep)
 
@@ -125,11 +134,12 @@ def replace(server_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def create_backup(backup: Backup) -> str:
+    """Make a backup and return its name."""
     return str(parse_json_output(backup("create", "--json"))["name"])
 
 
 def parse_json_output(result: Result, exit_code: int = 0) -> dict[str, Any]:
-    """The JSON document of a command that left with this code."""
+    """Assert the exit code of a command, and return the JSON document that it printed."""
     assert result.exit_code == exit_code, result.output
-    found: dict[str, Any] = json.loads(result.stdout)
-    return found
+    document: dict[str, Any] = json.loads(result.stdout)
+    return document

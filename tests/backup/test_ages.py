@@ -1,4 +1,4 @@
-"""How old the backups are: on the status page, for `frontdesk doctor` and for Prometheus."""
+"""The age of the backups on the status page, in `frontdesk doctor` and in Prometheus metrics."""
 
 import json
 import re
@@ -15,8 +15,8 @@ from app.config import PROJECT_ROOT
 from tests.servers import execute
 
 RULES = Path(PROJECT_ROOT, "docs/prometheus/frontdesk.rules.yml").read_text()
-# A day is 24 hours here, also when the clocks have changed since then in the time zone of the session.
-MADE = (
+# Subtracts seconds, so that a day is 24 hours even across a clock change in the session's time zone.
+INSERT_RUN = (
     "INSERT INTO backup_runs (kind, backup, taken_at, outcome, seconds, finished_at)"
     " SELECT '{kind}', 'b', at, '{outcome}', 12.5, at"
     " FROM (SELECT now() - make_interval(secs => extract(epoch FROM interval '{age}'))) AS t (at)"
@@ -26,12 +26,12 @@ NEW = ("create", "1 hour", "good")
 
 
 def log(url: str, *runs: tuple[str, str, str]) -> None:
-    """Put runs into the log: kind, age and outcome of each."""
-    execute(url, *(MADE.format(kind=kind, age=age, outcome=outcome) for kind, age, outcome in runs))
+    """Insert runs, given as (kind, age, outcome), into the log."""
+    execute(url, *(INSERT_RUN.format(kind=kind, age=age, outcome=outcome) for kind, age, outcome in runs))
 
 
-def seen(url: str, environment: str = "test") -> tuple[str, str, str]:
-    """What the status page shows, what Prometheus gets, and doctor's exit code."""
+def read_everywhere(url: str, environment: str = "test") -> tuple[str, str, str]:
+    """Return the status page, the metrics, and doctor's verdicts on backup and drill, as "ok skipped"."""
     settings = Settings(database_url=SecretStr(url), environment="test", sentry_enabled=False).model_copy(
         update={"environment": environment}
     )
@@ -43,7 +43,7 @@ def seen(url: str, environment: str = "test") -> tuple[str, str, str]:
         ["doctor", "--json"],
         env={"DATABASE_URL": url, "ENVIRONMENT": environment, "SENTRY_ENABLED": "false"},
     )
-    checks = {each["name"]: each["verdict"] for each in json.loads(checked.stdout)["checks"]}
+    checks = {check["name"]: check["verdict"] for check in json.loads(checked.stdout)["checks"]}
     return page, metrics, f"{checks['backup']} {checks['drill']}"
 
 
@@ -59,23 +59,23 @@ def seen(url: str, environment: str = "test") -> tuple[str, str, str]:
         ((NEW, ("verify", "2 hours", "bad"), ("verify", "1 hour", "good")), "60 min ago", "ok skipped"),
     ],
 )
-def test_the_age_is_seen_everywhere(
+def test_page_metrics_and_doctor_report_the_age_of_backup_and_drill(
     database_url: str, runs: tuple[tuple[str, str, str], ...], shown: str, checks: str
 ) -> None:
     log(database_url, *runs)
-    page, metrics, found = seen(database_url)
+    page, metrics, verdicts = read_everywhere(database_url)
     assert shown in re.sub(r"\s+", " ", page)
-    assert found == checks
+    assert verdicts == checks
     assert ("frontdesk_backup_timestamp_seconds 0.0" in metrics) is (checks[:7] == "skipped")
 
 
-def test_production_asks_for_a_backup_when_there_never_was_one(database_url: str) -> None:
-    page, _, found = seen(database_url, "production")
+def test_production_without_any_backup_shows_a_warning(database_url: str) -> None:
+    page, _, verdicts = read_everywhere(database_url, "production")
     assert "There is no good backup yet." in page
-    assert found == "warning warning"
+    assert verdicts == "warning warning"
 
 
-def test_the_alert_rules_have_the_limits_of_the_settings() -> None:
+def test_the_alert_rules_use_the_default_limits_of_the_settings() -> None:
     fields = Settings.model_fields
     backup, drill = (
         int(number) * int(unit)

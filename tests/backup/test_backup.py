@@ -1,4 +1,4 @@
-"""A backup is made, looked at, verified, restored and drilled; what was done is in the log."""
+"""Creation, listing, verification, restore and drill of a backup, and the log of these runs."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from tests.servers import execute, url_of
 
 @pytest.fixture
 def empty(server_url: str) -> Iterator[str]:
-    """The libpq URL of a database with nothing in it."""
+    """Create an empty database and yield its libpq URL."""
     name = f"restored_{os.getpid()}"
     execute(server_url, f"CREATE DATABASE {name}")
     yield url_of(server_url, name)
@@ -26,19 +26,20 @@ def empty(server_url: str) -> Iterator[str]:
 
 
 def value(url: str, query: str) -> object:
+    """Return the first column of the query's first row."""
     with psycopg.connect(url) as connection:
         row = connection.execute(query).fetchone()
         return row and row[0]
 
 
 def scratches(server_url: str) -> set[str]:
-    """Names of the scratch databases on the server."""
+    """Return the names of the scratch databases on the server."""
     with psycopg.connect(server_url) as connection:
         query = "SELECT datname FROM pg_database WHERE starts_with(datname, 'frontdesk_drill_')"
         return {name for (name,) in connection.execute(query)}
 
 
-def test_a_backup_says_what_is_in_it(backup: Backup, shared: str, address: Path) -> None:
+def test_the_manifest_of_a_backup_describes_its_contents(backup: Backup, shared: str, address: Path) -> None:
     made = parse_json_output(backup("create", "--json"))
     manifest = json.loads((address / f"{made['name']}.json").read_text())
     tables = {table["name"]: table["rows"] for table in manifest["tables"]}
@@ -49,7 +50,7 @@ def test_a_backup_says_what_is_in_it(backup: Backup, shared: str, address: Path)
     assert value(shared, "SELECT current_user::text") in manifest["roles"]
     assert manifest["dump_sha256"] == made["sha256"]
     assert made["recorded"] is True
-    assert (address / f"{made['name']}.dump").stat().st_mode & 0o077 == 0, "for nobody else"
+    assert (address / f"{made['name']}.dump").stat().st_mode & 0o077 == 0, "only the owner may read it"
 
 
 def test_verify_and_drill_find_a_backup_good(backup: Backup, made: str, server_url: str) -> None:
@@ -57,12 +58,12 @@ def test_verify_and_drill_find_a_backup_good(backup: Backup, made: str, server_u
     drilled = parse_json_output(backup("drill", "--json"))
     assert (drilled["name"], drilled["good"], drilled["problems"]) == (made, True, [])
     assert drilled["recovery_seconds"] > 0
-    wait_until(lambda: not scratches(server_url))  # another worker's may be there for a moment
+    wait_until(lambda: not scratches(server_url))  # a parallel test may have one for a short time
     (listed,) = parse_json_output(backup("list", "--json"))["backups"]
     assert listed["last_check"]["kind"] == "drill"
 
 
-def test_every_row_comes_back(backup: Backup, made: str, shared: str, empty: str) -> None:
+def test_restore_brings_back_every_row(backup: Backup, made: str, shared: str, empty: str) -> None:
     assert parse_json_output(backup("restore", "--into", empty, "--dry-run", "--json"))["dry_run"] is True
     assert value(empty, "SELECT count(*) FROM pg_tables WHERE schemaname = 'public'") == 0
     restored = parse_json_output(backup("restore", "--into", empty, "--json"))
@@ -73,31 +74,31 @@ def test_every_row_comes_back(backup: Backup, made: str, shared: str, empty: str
     assert value(empty, "SELECT kind FROM backup_runs ORDER BY id DESC") == "restore"
 
 
-def test_a_database_with_anything_in_it_is_refused(
+def test_restore_refuses_a_database_that_is_not_empty(
     backup: Backup, made: str, shared: str, empty: str
 ) -> None:
     refused = backup("restore")
     assert (refused.exit_code, refused.stdout) == (3, "")
     assert "is not empty (public.alembic_version" in refused.stderr
-    for thing in (
+    for definition in (
         "SEQUENCE s",
         "VIEW v AS SELECT 1",
         "FUNCTION f() RETURNS int RETURN 1",
         "SCHEMA other",
-        "TYPE mood AS ENUM ('bad')",
+        "TYPE colour AS ENUM ('red')",
         "TYPE pair AS (a int)",
         "DOMAIN small AS int",
     ):
-        execute(empty, f"CREATE {thing}")
+        execute(empty, f"CREATE {definition}")
         refused = backup("restore", "--into", empty)
         assert refused.exit_code == 3
         assert "is not empty" in refused.stderr
-        execute(empty, f"DROP {thing.split(' AS')[0].split(' RETURNS')[0]}")
+        execute(empty, f"DROP {definition.split(' AS')[0].split(' RETURNS')[0]}")
     execute(empty, "SELECT lo_create(1)")
     assert "is not empty (large object 1)" in backup("restore", "--into", empty).stderr
 
 
-def test_owners_and_grants_stay_where_their_roles_exist(
+def test_restore_keeps_grants_when_their_roles_exist(
     backup: Backup, source: str, server_url: str, empty: str
 ) -> None:
     execute(server_url, "CREATE ROLE reader")
@@ -113,7 +114,7 @@ def test_owners_and_grants_stay_where_their_roles_exist(
         execute(server_url, "DROP ROLE reader")
 
 
-def test_a_server_without_those_roles_still_gets_the_rows(
+def test_restore_without_the_owner_role_restores_the_rows_and_reports_the_role(
     backup: Backup, source: str, server_url: str, empty: str
 ) -> None:
     execute(server_url, "CREATE ROLE gone")
@@ -124,8 +125,8 @@ def test_a_server_without_those_roles_still_gets_the_rows(
     assert parse_json_output(backup("restore", "--into", empty, "--json"))["missing_roles"] == ["gone"]
 
 
-def test_writers_work_on_and_the_backup_shows_one_moment(backup: Backup, source: str, address: Path) -> None:
-    """Manifest and dump come from one snapshot, or a table that grows all the time would differ."""
+def test_manifest_and_dump_agree_while_rows_are_inserted(backup: Backup, source: str, address: Path) -> None:
+    """Both come from one snapshot; without it, they would differ for a table that grows during the backup."""
     stop = threading.Event()
 
     def write() -> None:
@@ -149,7 +150,7 @@ def test_writers_work_on_and_the_backup_shows_one_moment(backup: Backup, source:
     assert parse_json_output(backup("drill", "--json"))["good"] is True
 
 
-def test_a_drill_without_the_right_to_create_a_database_takes_an_embedded_server(
+def test_a_drill_by_a_role_that_may_not_create_databases_uses_an_embedded_server(
     backup: Backup, made: str, shared: str, server_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     execute(server_url, "CREATE ROLE plain LOGIN")
@@ -162,10 +163,11 @@ def test_a_drill_without_the_right_to_create_a_database_takes_an_embedded_server
     finally:
         execute(shared, "DROP OWNED BY plain")
         execute(server_url, "DROP ROLE plain")
-    assert (drilled["good"], drilled["where"], drilled["recorded"]) == (True, "an embedded server", True)
+    location = "a scratch database on an embedded server"
+    assert (drilled["good"], drilled["where"], drilled["recorded"]) == (True, location, True)
 
 
-def test_a_scratch_that_a_killed_drill_left_goes_with_the_next(
+def test_the_next_drill_drops_the_scratch_database_of_a_killed_drill(
     backup: Backup, made: str, server_url: str
 ) -> None:
     left = "frontdesk_drill_0123456789ab"
@@ -174,18 +176,22 @@ def test_a_scratch_that_a_killed_drill_left_goes_with_the_next(
     assert left not in scratches(server_url)
 
 
-def test_another_drill_s_scratch_is_left_alone(backup: Backup, made: str, server_url: str) -> None:
-    others = "frontdesk_drill_ba9876543210"
-    execute(server_url, f"CREATE DATABASE {others}")
+def test_a_drill_does_not_drop_the_scratch_database_of_a_running_drill(
+    backup: Backup, made: str, server_url: str
+) -> None:
+    other = "frontdesk_drill_ba9876543210"
+    execute(server_url, f"CREATE DATABASE {other}")
     try:
-        with psycopg.connect(url_of(server_url, others)):
+        with psycopg.connect(url_of(server_url, other)):
             parse_json_output(backup("drill", "--json"))
-            assert others in scratches(server_url)
+            assert other in scratches(server_url)
     finally:
-        execute(server_url, f"DROP DATABASE IF EXISTS {others} WITH (FORCE)")
+        execute(server_url, f"DROP DATABASE IF EXISTS {other} WITH (FORCE)")
 
 
-def test_other_schemas_names_and_tables_are_in_it(backup: Backup, source: str) -> None:
+def test_a_backup_includes_tables_of_other_schemas_and_kinds_and_with_odd_names(
+    backup: Backup, source: str
+) -> None:
     execute(
         source,
         'CREATE SCHEMA "Other one"',
@@ -203,7 +209,7 @@ def test_other_schemas_names_and_tables_are_in_it(backup: Backup, source: str) -
     assert parse_json_output(backup("drill", "--json"))["problems"] == []
 
 
-def test_the_log_knows_the_age_and_forgets_what_turned_out_bad(
+def test_the_log_has_the_age_of_the_newest_backup_not_found_bad(
     backup: Backup, source: str, address: Path
 ) -> None:
     def last() -> run_log.BackupSummary:
@@ -224,18 +230,18 @@ def test_the_log_knows_the_age_and_forgets_what_turned_out_bad(
     assert last().taken_at == first
 
 
-def test_a_backup_is_checked_also_while_the_database_is_away(
+def test_verify_and_list_work_while_the_database_is_unreachable(
     backup: Backup, made: str, shared: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DATABASE_URL", "postgresql://127.0.0.1:1/none")
     verified, listed = backup("verify", "--json"), backup("list", "--json")
     assert (parse_json_output(verified)["good"], parse_json_output(verified)["recorded"]) == (True, False)
     assert parse_json_output(listed)["backups"][0]["name"] == made
-    assert "Warning: this run is not in the log" in verified.stderr
-    assert "Warning: what was checked is not known" in listed.stderr
+    assert "Warning: this run could not be logged" in verified.stderr
+    assert "Warning: the log of earlier checks is unavailable" in listed.stderr
 
 
-def test_while_a_database_is_moved_the_live_side_is_backed_up(
+def test_create_backs_up_the_live_side_during_a_transfer(
     backup: Backup,
     source: str,
     new_database: Callable[[], str],
@@ -253,7 +259,7 @@ def test_while_a_database_is_moved_the_live_side_is_backed_up(
     assert parse_json_output(backup("drill", "--json"))["good"] is True
 
 
-def test_a_role_that_may_not_read_everything_is_told_what_it_lacks(
+def test_create_by_a_role_without_read_access_names_the_missing_privilege(
     backup: Backup, shared: str, server_url: str, address: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     execute(server_url, "CREATE ROLE blind LOGIN")
@@ -263,15 +269,19 @@ def test_a_role_that_may_not_read_everything_is_told_what_it_lacks(
     finally:
         execute(server_url, "DROP ROLE blind")
     assert refused.exit_code == 3
-    assert "The role blind may not read everything: permission denied for" in refused.stderr
+    assert "The role blind may not read every table: permission denied for" in refused.stderr
     assert list(address.glob("*")) == []
 
 
-def test_what_cannot_be_done_is_said_in_one_line(backup: Backup, shared: str, address: Path) -> None:
+def test_errors_are_reported_in_one_line_on_stderr(backup: Backup, shared: str, address: Path) -> None:
     for arguments, code, words in [
         (("list",), 3, "does not exist"),
-        (("verify", "frontdesk-20260101T000000Z-0000", "--at", str(address.parent)), 3, "is no backup"),
-        (("restore", "--at", str(address.parent)), 3, "There is no backup that is complete"),
+        (
+            ("verify", "frontdesk-20260101T000000Z-0000", "--at", str(address.parent)),
+            3,
+            "is no backup frontdesk-2026",
+        ),
+        (("restore", "--at", str(address.parent)), 3, "There is no complete backup at"),
         (("list", "--at", "zzz://x"), 2, "Protocol not known"),
         (("prune",), 2, "--keep"),
     ]:

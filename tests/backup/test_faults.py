@@ -1,4 +1,4 @@
-"""Whatever happens to a backup is noticed, and nothing that is not whole passes for one."""
+"""Faults: damage to a backup is detected, and an incomplete backup never counts as a backup."""
 
 import os
 import resource
@@ -26,12 +26,12 @@ from tests.processes import Process, wait_until
 from tests.servers import execute, url_of
 
 
-def nothing(*_: object) -> None:
-    """No progress to show."""
+def ignore_progress(*_: object) -> None:
+    """Discard progress reports."""
 
 
-def is_noticed(backup: Backup) -> str:
-    """Verify and drill both say that the newest backup is not good; return why."""
+def problems_of_newest(backup: Backup) -> str:
+    """Assert that verify and drill both find the newest backup not good; return the problems."""
     verified = parse_json_output(backup("verify", "--json"), 1)
     drilled = parse_json_output(backup("drill", "--json"), 1)
     assert (verified["good"], drilled["good"]) == (False, False)
@@ -39,24 +39,28 @@ def is_noticed(backup: Backup) -> str:
 
 
 @pytest.mark.parametrize("share", [0, 0.999])
-def test_a_truncated_dump(backup: Backup, made: str, address: Path, share: float) -> None:
+def test_verify_and_drill_detect_a_truncated_dump(
+    backup: Backup, made: str, address: Path, share: float
+) -> None:
     dump = address / f"{made}.dump"
     os.truncate(dump, int(dump.stat().st_size * share))
-    assert "bytes instead of" in is_noticed(backup)
+    assert "bytes instead of" in problems_of_newest(backup)
     assert parse_json_output(backup("list", "--json"), 1)["backups"][0]["state"] == "damaged"
     assert backup("restore").exit_code == 3
 
 
-def test_a_truncated_dump_that_was_filled_up_again(backup: Backup, made: str, address: Path) -> None:
+def test_verify_and_drill_detect_a_truncated_dump_padded_to_its_size(
+    backup: Backup, made: str, address: Path
+) -> None:
     dump = address / f"{made}.dump"
     size = dump.stat().st_size
     os.truncate(dump, size // 2)
     os.truncate(dump, size)
-    assert "SHA-256" in is_noticed(backup)
+    assert "SHA-256" in problems_of_newest(backup)
 
 
-def test_one_flipped_bit_anywhere_in_the_dump(made: str, address: Path) -> None:
-    place, dump = Storage(str(address)), address / f"{made}.dump"
+def test_one_flipped_bit_anywhere_in_the_dump_is_detected(made: str, address: Path) -> None:
+    storage, dump = Storage(str(address)), address / f"{made}.dump"
     whole = dump.read_bytes()
 
     @settings(max_examples=60)
@@ -65,21 +69,21 @@ def test_one_flipped_bit_anywhere_in_the_dump(made: str, address: Path) -> None:
         with dump.open("r+b") as file:
             file.seek(position)
             file.write(bytes([whole[position] ^ (1 << bit)]))
-        entry = catalogue.find_backup(place, made)
+        entry = catalogue.find_backup(storage, made)
         with pytest.raises(DamagedBackup):
-            verify_checksum(place, entry, nothing)
-        if position % 20 == 0:  # it starts a program
-            assert "SHA-256" in verify(place, entry, nothing)[0]
+            verify_checksum(storage, entry, ignore_progress)
+        if position % 20 == 0:  # rarely, because it starts pg_restore
+            assert "SHA-256" in verify(storage, entry, ignore_progress)[0]
         dump.write_bytes(whole)
 
     flip()
-    assert verify(place, catalogue.find_backup(place, made), nothing) == ()
+    assert verify(storage, catalogue.find_backup(storage, made), ignore_progress) == ()
 
 
-def test_another_byte_anywhere_in_the_manifest(made: str, address: Path) -> None:
+def test_one_changed_byte_anywhere_in_the_manifest_is_detected(made: str, address: Path) -> None:
     whole = bytearray((address / f"{made}.json").read_bytes())
     for position, byte in enumerate(bytes(whole)):
-        # One flipped bit, another case, and a blank of another kind, which means the same to JSON.
+        # A flipped bit, the other case, or a tab, which JSON treats like the original space.
         whole[position] = (byte ^ 1, byte ^ 32, ord("\t"))[position % 3]
         with pytest.raises(DamagedBackup):
             Manifest.from_bytes(bytes(whole))
@@ -87,28 +91,30 @@ def test_another_byte_anywhere_in_the_manifest(made: str, address: Path) -> None
     assert Manifest.from_bytes(bytes(whole)).name == made
 
 
-def test_a_flipped_byte_in_the_manifest_is_told(backup: Backup, made: str, address: Path) -> None:
+def test_verify_and_drill_detect_a_changed_manifest(backup: Backup, made: str, address: Path) -> None:
     manifest = address / f"{made}.json"
     manifest.write_bytes(manifest.read_bytes().replace(b'"rows": 2000', b'"rows": 2001'))
-    assert "the manifest is not as it was written" in is_noticed(backup)
+    assert "the manifest differs from what was written" in problems_of_newest(backup)
 
 
-def test_a_missing_manifest(backup: Backup, made: str, address: Path) -> None:
+def test_verify_drill_and_restore_reject_a_backup_without_a_manifest(
+    backup: Backup, made: str, address: Path
+) -> None:
     (address / f"{made}.json").unlink()
-    assert "it has no manifest" in is_noticed(backup)
-    assert "is no backup that is complete" in backup("restore").stderr
+    assert "it has no manifest" in problems_of_newest(backup)
+    assert "is no complete backup" in backup("restore").stderr
 
 
-def test_a_missing_dump(backup: Backup, made: str, address: Path) -> None:
+def test_verify_and_drill_detect_a_missing_dump(backup: Backup, made: str, address: Path) -> None:
     (address / f"{made}.dump").unlink()
-    assert "the dump is missing" in is_noticed(backup)
+    assert "the dump is missing" in problems_of_newest(backup)
 
 
-def test_another_backup_s_files_under_this_name(backup: Backup, made: str, address: Path) -> None:
+def test_verify_and_drill_detect_files_of_another_backup(backup: Backup, made: str, address: Path) -> None:
     newer = create_backup(backup)
     for kind in ("dump", "json"):
         shutil.copy(address / f"{made}.{kind}", address / f"{newer}.{kind}")
-    assert f"the manifest is that of {made}" in is_noticed(backup)
+    assert f"the manifest belongs to the backup {made}" in problems_of_newest(backup)
 
 
 @pytest.mark.parametrize(
@@ -119,7 +125,7 @@ def test_another_backup_s_files_under_this_name(backup: Backup, made: str, addre
         ("exit 7", "exit code 7"),
     ],
 )
-def test_a_pg_dump_that_does_not_end_well_leaves_nothing(
+def test_a_failed_pg_dump_leaves_no_files(
     backup: Backup, shared: str, address: Path, replace: Replace, script: str, words: str
 ) -> None:
     replace("pg_dump", script)
@@ -130,10 +136,10 @@ def test_a_pg_dump_that_does_not_end_well_leaves_nothing(
 
 
 @pytest.mark.full
-def test_a_killed_backup_is_none(
+def test_a_killed_backup_stays_unfinished(
     backup: Backup, shared: str, address: Path, replace: Replace, tmp_path: Path
 ) -> None:
-    """Not even for the one that is made next: prune tells them apart, and clears up."""
+    """It is listed as unfinished, verify and drill reject it, and prune does not count it as good."""
     replace("pg_dump", '"$REAL" "$@" | head -c 3000; exec sleep 10')
     process = Process([sys.executable, "-c", CALL, "backup", "create"], tmp_path / "output", Path.cwd())
     try:
@@ -142,16 +148,16 @@ def test_a_killed_backup_is_none(
         process.wait()
     finally:
         process.end()
-    assert "it has no manifest" in is_noticed(backup)
+    assert "it has no manifest" in problems_of_newest(backup)
     assert parse_json_output(backup("list", "--json"), 1)["backups"][0]["state"] == "unfinished"
     assert "None of the backups" in backup("prune", "--keep", "1").stderr
 
 
 @pytest.mark.full
-def test_a_drill_that_is_told_to_stop_drops_its_scratch(
+def test_a_drill_drops_its_scratch_database_on_sigterm(
     backup: Backup, made: str, server_url: str, replace: Replace, tmp_path: Path
 ) -> None:
-    def scratches() -> int:
+    def count_scratch_databases() -> int:
         with psycopg.connect(server_url) as connection:
             query = "SELECT FROM pg_database WHERE starts_with(datname, 'frontdesk_drill_')"
             return len(connection.execute(query).fetchall())
@@ -159,16 +165,16 @@ def test_a_drill_that_is_told_to_stop_drops_its_scratch(
     replace("pg_restore", "exec sleep 10")
     process = Process([sys.executable, "-c", CALL, "backup", "drill"], tmp_path / "output", Path.cwd())
     try:
-        wait_until(lambda: scratches() > 0)
+        wait_until(lambda: count_scratch_databases() > 0)
         process.send(signal.SIGTERM)
         assert process.wait() == 128 + signal.SIGTERM
     finally:
         process.end()
-    wait_until(lambda: scratches() == 0)
+    wait_until(lambda: count_scratch_databases() == 0)
 
 
-def test_a_full_disk(backup: Backup, made: str, address: Path) -> None:
-    """No file may be larger than ten kilobytes for a moment, and the dump is."""
+def test_a_backup_that_fills_the_disk_leaves_no_files(backup: Backup, made: str, address: Path) -> None:
+    """A limit on the file size, lower than the size of the dump, stands in for a full disk."""
     before = sorted(address.iterdir())
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
@@ -182,7 +188,7 @@ def test_a_full_disk(backup: Backup, made: str, address: Path) -> None:
     assert parse_json_output(backup("verify", "--json"))["name"] == made
 
 
-def test_a_disk_that_is_full_when_the_manifest_comes(
+def test_a_backup_whose_manifest_cannot_be_written_leaves_no_files(
     backup: Backup, shared: str, address: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write = Storage.open_for_writing
@@ -201,10 +207,10 @@ def test_a_disk_that_is_full_when_the_manifest_comes(
     ("change", "by_verify"),
     [
         ("INSERT INTO clients (company_id, name, source) VALUES (1, 'A', 'assistant')", True),
-        ("UPDATE clients SET comment = NULL WHERE yclients_id = 3", False),  # it was an empty text
+        ("UPDATE clients SET comment = NULL WHERE yclients_id = 3", False),  # was an empty string
     ],
 )
-def test_rows_that_changed_between_the_manifest_and_the_dump(
+def test_a_dump_whose_rows_differ_from_the_manifest_is_detected(
     backup: Backup, source: str, monkeypatch: pytest.MonkeyPatch, change: str, by_verify: bool
 ) -> None:
     run = pg_programs.run_program
@@ -212,7 +218,7 @@ def test_rows_that_changed_between_the_manifest_and_the_dump(
     def without_snapshot(program: Any, *arguments: str, **options: Any) -> Any:
         if program.path.name == "pg_dump":
             execute(source, change)
-        return run(program, *(each for each in arguments if "snapshot" not in each), **options)
+        return run(program, *(option for option in arguments if "snapshot" not in option), **options)
 
     monkeypatch.setattr(pg_programs, "run_program", without_snapshot)
     create_backup(backup)
@@ -221,7 +227,7 @@ def test_rows_that_changed_between_the_manifest_and_the_dump(
     assert problem.startswith("public.clients: ")
 
 
-def test_a_restore_that_fails_leaves_the_database_empty(
+def test_a_failed_restore_leaves_the_database_empty(
     made: str,
     backup: Backup,
     server_url: str,
@@ -242,10 +248,11 @@ def test_a_restore_that_fails_leaves_the_database_empty(
         execute(server_url, "DROP DATABASE half WITH (FORCE)")
 
 
-def test_a_program_that_is_not_there_is_named() -> None:
+def test_the_error_names_a_missing_program_and_the_versions_found() -> None:
     with pytest.raises(BackupError, match=r"pg_dump of PostgreSQL 99 or newer is needed; found: .*18\.\d.*"):
         pg_programs.find_program("pg_dump", 99)
 
 
-def test_the_oldest_program_that_will_do_is_taken() -> None:
-    assert [pg_programs.find_program("pg_restore", each).major for each in (16, 17, 18)] == [16, 18, 18]
+def test_find_program_returns_the_lowest_sufficient_version() -> None:
+    majors = [pg_programs.find_program("pg_restore", major).major for major in (16, 17, 18)]
+    assert majors == [16, 18, 18]

@@ -1,4 +1,4 @@
-"""Backups in object storage: the same, through fsspec; and what a failed upload leaves."""
+"""Backups in object storage, through fsspec, and clean-up after failed uploads."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -14,7 +14,7 @@ from tests.backup.conftest import Backup, Replace, create_backup, parse_json_out
 
 @pytest.fixture(scope="module")
 def bucket() -> Iterator[Any]:
-    """A bucket of moto's server, and the environment in which it is found."""
+    """Start moto's S3 server, point AWS's environment variables at it, and yield a new bucket."""
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
@@ -24,78 +24,83 @@ def bucket() -> Iterator[Any]:
         patch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
         patch.setenv("AWS_DEFAULT_REGION", "eu-central-1")
         storage = boto3.resource("s3")
-        found = storage.Bucket("salons")
-        found.create(CreateBucketConfiguration={"LocationConstraint": "eu-central-1"})
-        yield found
+        salons = storage.Bucket("salons")
+        salons.create(CreateBucketConfiguration={"LocationConstraint": "eu-central-1"})
+        yield salons
     server.stop()
 
 
 @pytest.fixture
-def place(bucket: Any, shared: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> str:
-    """An address in the bucket, for this test alone."""
+def location(
+    bucket: Any, shared: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> str:
+    """Set BACKUP_ADDRESS to a folder of the bucket for this test only, and return the address."""
     address = f"s3://salons/{request.node.name}"
     monkeypatch.setenv("BACKUP_ADDRESS", address)
     return address
 
 
 def uploads(bucket: Any) -> list[Any]:
+    """Return the incomplete multipart uploads."""
     return list(bucket.multipart_uploads.all())
 
 
-def test_a_backup_in_object_storage_is_as_good(backup: Backup, place: str, bucket: Any) -> None:
+def test_all_commands_work_on_a_backup_in_object_storage(backup: Backup, location: str, bucket: Any) -> None:
     first, second = create_backup(backup), create_backup(backup)
     assert parse_json_output(backup("verify", "--json"))["good"] is True
     assert parse_json_output(backup("drill", "--json"))["good"] is True
     pruned = parse_json_output(backup("prune", "--keep", "1", "--json"))
     assert (pruned["deleted"], pruned["kept"], pruned["proven"]) == ([first], [second], second)
     listed = parse_json_output(backup("list", "--json"))
-    assert (listed["at"], [each["name"] for each in listed["backups"]]) == (place, [second])
+    assert (listed["at"], [entry["name"] for entry in listed["backups"]]) == (location, [second])
 
 
-def test_a_flipped_byte_in_object_storage(backup: Backup, place: str, bucket: Any) -> None:
+def test_verify_detects_a_flipped_bit_in_object_storage(backup: Backup, location: str, bucket: Any) -> None:
     made = create_backup(backup)
-    stored = bucket.Object(f"{place.removeprefix('s3://salons/')}/{made}.dump")
+    stored = bucket.Object(f"{location.removeprefix('s3://salons/')}/{made}.dump")
     content = bytearray(stored.get()["Body"].read())
     content[len(content) // 2] ^= 1
     stored.put(Body=bytes(content))
     assert "SHA-256" in parse_json_output(backup("verify", "--json"), 1)["problems"][0]
 
 
-def test_an_upload_that_fails_leaves_nothing(
-    backup: Backup, place: str, bucket: Any, replace: Replace
+def test_a_failed_upload_leaves_no_files_and_no_parts(
+    backup: Backup, location: str, bucket: Any, replace: Replace
 ) -> None:
     replace("pg_dump", '"$REAL" "$@"; exit 1')
     assert backup("create").exit_code == 3
-    assert list(bucket.objects.filter(Prefix=place.removeprefix("s3://salons/"))) == []
+    assert list(bucket.objects.filter(Prefix=location.removeprefix("s3://salons/"))) == []
     assert uploads(bucket) == []
 
 
 @pytest.mark.full
-def test_an_upload_in_several_parts_is_whole_or_not_there(place: str, bucket: Any) -> None:
-    piece = bytes(range(256)) * 4096
+def test_a_multipart_upload_appears_complete_or_not_at_all(location: str, bucket: Any) -> None:
+    block = bytes(range(256)) * 4096
 
     def write(times: int) -> None:
-        with Storage(place).open_for_writing("large") as file:
+        with Storage(location).open_for_writing("large") as file:
             for _ in range(times):
-                file.write(piece)
+                file.write(block)
             if times < 60:
-                raise BackupError("it fails in the middle")
+                raise BackupError("The upload failed.")
 
     with pytest.raises(BackupError):
         write(55)
     assert uploads(bucket) == []
     write(60)
-    assert Storage(place).file_sizes() == {"large": 60 * len(piece)}
+    assert Storage(location).file_sizes() == {"large": 60 * len(block)}
 
 
-def test_a_bucket_that_does_not_exist_is_named(bucket: Any, shared: str, backup: Backup) -> None:
+def test_the_error_names_a_bucket_that_does_not_exist(bucket: Any, shared: str, backup: Backup) -> None:
     refused = backup("list", "--at", "s3://no-such-bucket/x")
     assert refused.exit_code == 3
     assert "s3://no-such-bucket/x does not exist" in refused.stderr
 
 
 @pytest.mark.parametrize(("scheme", "code"), [("s3", 2), ("ftp", 3)])
-def test_a_password_in_an_address_is_never_shown(backup: Backup, shared: str, scheme: str, code: int) -> None:
+def test_output_never_contains_the_password_of_an_address(
+    backup: Backup, shared: str, scheme: str, code: int
+) -> None:
     refused = backup("list", "--at", f"{scheme}://user:secret@127.0.0.1:1/folder")
     assert refused.exit_code == code
     assert "secret" not in refused.output

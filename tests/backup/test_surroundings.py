@@ -1,4 +1,4 @@
-"""Backups among others' things: what else a database holds, limits that it sets, places with odd names."""
+"""Backups with large objects, extension tables, database timeouts and odd directory names."""
 
 import time
 from pathlib import Path
@@ -18,10 +18,10 @@ from tests.servers import execute
     ("change", "by_verify", "problem"),
     [
         ("lo_unlink(oid)", True, "large objects: is missing"),
-        ("lo_put(oid, 1500000, 'x')", False, "large objects: 1 rows, but not the same"),
+        ("lo_put(oid, 1500000, 'x')", False, "large objects: 1 rows as expected, but with different content"),
     ],
 )
-def test_large_objects_are_compared_too(
+def test_verify_and_drill_detect_changed_large_objects(
     backup: Backup,
     source: str,
     monkeypatch: pytest.MonkeyPatch,
@@ -38,7 +38,7 @@ def test_large_objects_are_compared_too(
     def after_a_change(program: Any, *arguments: str, **options: Any) -> Any:
         if program.path.name == "pg_dump":
             execute(source, f"SELECT {change} FROM pg_largeobject_metadata")
-        return run(program, *(each for each in arguments if "snapshot" not in each), **options)
+        return run(program, *(option for option in arguments if "snapshot" not in option), **options)
 
     monkeypatch.setattr(pg_programs, "run_program", after_a_change)
     create_backup(backup)
@@ -46,20 +46,20 @@ def test_large_objects_are_compared_too(
     assert parse_json_output(backup("drill", "--json"), 1)["problems"] == [problem]
 
 
-def test_rows_that_an_extension_has_dumped_are_no_mistake(backup: Backup, source: str) -> None:
+def test_verify_accepts_dumped_rows_of_an_extension_table(backup: Backup, source: str) -> None:
     execute(
         source,
-        "CREATE TABLE settings_of_it (name text)",
-        "INSERT INTO settings_of_it VALUES ('a')",
-        "ALTER EXTENSION plpgsql ADD TABLE settings_of_it",
-        "UPDATE pg_extension SET extconfig = ARRAY['settings_of_it'::regclass::oid], extcondition = '{\"\"}'"
-        " WHERE extname = 'plpgsql'",
+        "CREATE TABLE extension_settings (name text)",
+        "INSERT INTO extension_settings VALUES ('a')",
+        "ALTER EXTENSION plpgsql ADD TABLE extension_settings",
+        "UPDATE pg_extension SET extconfig = ARRAY['extension_settings'::regclass::oid],"
+        " extcondition = '{\"\"}' WHERE extname = 'plpgsql'",
     )
     create_backup(backup)
     assert parse_json_output(backup("verify", "--json"))["problems"] == []
 
 
-def test_limits_that_the_database_sets_end_no_backup(
+def test_timeouts_set_on_the_database_do_not_interrupt_backup_and_drill(
     backup: Backup, source: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with psycopg.connect(source, autocommit=True) as connection:
@@ -78,10 +78,10 @@ def test_limits_that_the_database_sets_end_no_backup(
     assert parse_json_output(backup("drill", "--json"))["good"] is True
 
 
-def test_a_dump_that_cannot_be_read_to_its_end_ends_the_check(
+def test_verify_fails_without_hanging_when_reading_the_dump_fails(
     backup: Backup, made: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """pg_restore waited for the rest of it, and we for pg_restore."""
+    """Verify used to hang: pg_restore waited for input, and verify for pg_restore's output."""
     read = Storage.open_for_reading
 
     def broken(self: Storage, name: str) -> Any:
@@ -95,7 +95,7 @@ def test_a_dump_that_cannot_be_read_to_its_end_ends_the_check(
     assert "The connection was reset." in failed.stderr
 
 
-def test_a_backup_that_goes_into_newer_servers_only_says_so(
+def test_create_warns_when_only_newer_servers_can_restore_the_backup(
     backup: Backup, shared: str, address: Path, replace: Replace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert "Warning" not in backup("create").stderr
@@ -110,14 +110,18 @@ def test_a_backup_that_goes_into_newer_servers_only_says_so(
 
 
 @pytest.mark.parametrize("name", ["a::b", "with [red]blanks[/]", "100%20?#*"])
-def test_a_directory_may_have_any_name(backup: Backup, shared: str, tmp_path: Path, name: str) -> None:
+def test_backups_work_in_a_directory_with_special_characters_in_its_name(
+    backup: Backup, shared: str, tmp_path: Path, name: str
+) -> None:
     made = backup("create", "--at", str(tmp_path / name))
     assert f" at {tmp_path / name}: " in made.stdout
     assert parse_json_output(backup("verify", "--at", str(tmp_path / name), "--json"))["good"] is True
     assert len(list((tmp_path / name).iterdir())) == 2
 
 
-def test_a_manifest_of_nothing_but_brackets_is_damaged(backup: Backup, made: str, address: Path) -> None:
+def test_a_manifest_too_deeply_nested_for_the_parser_is_reported_as_damaged(
+    backup: Backup, made: str, address: Path
+) -> None:
     (address / f"{made}.json").write_bytes(b"[" * 100_000)
     assert (
         parse_json_output(backup("list", "--json"), 1)["backups"][0]["problem"]
@@ -125,5 +129,5 @@ def test_a_manifest_of_nothing_but_brackets_is_damaged(backup: Backup, made: str
     )
 
 
-def test_more_days_than_there_are_is_wrong_usage(backup: Backup, made: str) -> None:
+def test_a_number_of_days_beyond_the_range_of_dates_is_wrong_usage(backup: Backup, made: str) -> None:
     assert backup("prune", "--days", "999999999999").exit_code == 2

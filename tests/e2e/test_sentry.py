@@ -1,4 +1,4 @@
-"""What Sentry receives from real processes: each unexpected failure, once, and no person in it."""
+"""Events that real processes send to Sentry: one per unexpected failure, without personal data."""
 
 import gzip
 import json
@@ -28,7 +28,7 @@ from app.cli import main
 sys.argv[0] = "frontdesk"
 main()
 """
-# A mistake of ours, whose text quotes a client.
+# A bug in Frontdesk whose exception message contains personal data.
 MISTAKE = """
 import app.cli.import_files as imports
 
@@ -47,12 +47,12 @@ with Frontdesk.from_env() as desk:
 
 
 class Sentry:
-    """A stand-in that keeps what it receives; `answer` is the code that it gives."""
+    """A fake Sentry server that stores received items. `answer` is the HTTP status of its responses."""
 
     def __init__(self) -> None:
         self.items: list[tuple[str, Any]] = []
         self.answer = 200
-        kept = self
+        recorder = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
@@ -60,13 +60,13 @@ class Sentry:
                 if self.headers.get("Content-Encoding") == "gzip":
                     body = gzip.decompress(body)
                 for item in Envelope.deserialize(body).items:
-                    kept.items.append((item.type or "", json.loads(item.get_bytes())))
-                self.send_response(kept.answer)
+                    recorder.items.append((item.type or "", json.loads(item.get_bytes())))
+                self.send_response(recorder.answer)
                 self.end_headers()
                 self.wfile.write(b"{}")
 
             def log_message(self, *_: Any) -> None:
-                """Not on stderr."""
+                """Do not log requests to stderr."""
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.dsn = f"http://key@127.0.0.1:{self._server.server_port}/1"
@@ -74,17 +74,20 @@ class Sentry:
         self._thread.start()
 
     def close(self) -> None:
+        """Stop the server."""
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
 
     @property
     def events(self) -> list[Any]:
+        """Received error events."""
         return [item for kind, item in self.items if kind == "event"]
 
 
 @pytest.fixture
 def sentry() -> Iterator[Sentry]:
+    """Run a fake Sentry, and assert afterwards that it received no personal data."""
     sentry = Sentry()
     yield sentry
     sentry.close()
@@ -93,6 +96,7 @@ def sentry() -> Iterator[Sentry]:
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
+    """Return a file with one client, to be imported."""
     file = tmp_path / "clients.json"
     file.write_text(json.dumps([CLIENT], ensure_ascii=False))
     return file
@@ -100,7 +104,7 @@ def file(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def run(tmp_path: Path) -> Iterator[Callable[..., Process]]:
-    """Starts a Python program: `run(code, "import", …, SENTRY_DSN=…)`."""
+    """Return a function that starts a Python program: `run(code, "import", …, SENTRY_DSN=…)`."""
     with ExitStack() as stack:
 
         def start(code: str, *arguments: str, **environment: str) -> Process:
@@ -119,9 +123,9 @@ def run(tmp_path: Path) -> Iterator[Callable[..., Process]]:
         (MISTAKE + COMMAND, [], 3, "ZeroDivisionError"),
         (MISTAKE.replace("Anna +79681234567 {rows}", "shown") + COMMAND, ["--debug"], 1, "ZeroDivisionError"),
     ],
-    ids=["a lost database", "a mistake", "a mistake shown"],
+    ids=["unreachable database", "bug", "bug with --debug"],
 )
-def test_a_command_that_fails_sends_one_event(
+def test_a_failed_command_sends_one_event(
     run: Callable[..., Process],
     sentry: Sentry,
     file: Path,
@@ -145,7 +149,7 @@ def test_a_command_that_fails_sends_one_event(
         assert event["tags"]["operation"] == "import"
 
 
-def test_rejected_rows_are_no_event(
+def test_rejected_rows_send_no_event(
     run: Callable[..., Process], sentry: Sentry, file: Path, database_url: str
 ) -> None:
     file.write_text(json.dumps([CLIENT | {"yclients_id": None}]))
@@ -155,7 +159,7 @@ def test_rejected_rows_are_no_event(
 
 
 @pytest.mark.parametrize("answer", [200, pytest.param(403, marks=pytest.mark.full)])
-def test_a_library_s_failure_is_sent_before_its_program_ends(
+def test_a_failure_in_a_program_that_uses_the_library_is_sent_before_it_exits(
     run: Callable[..., Process], sentry: Sentry, answer: int
 ) -> None:
     sentry.answer = answer
@@ -166,7 +170,7 @@ def test_a_library_s_failure_is_sent_before_its_program_ends(
     assert event["tags"]["code"] == "unavailable"
 
 
-def test_a_sentry_that_never_answers_holds_up_nothing(run: Callable[..., Process], tmp_path: Path) -> None:
+def test_an_unresponsive_sentry_does_not_delay_requests(run: Callable[..., Process], tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         dsn = f"http://key@127.0.0.1:{silent.getsockname()[1]}/1"
         port = free_port()

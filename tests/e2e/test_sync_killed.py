@@ -1,4 +1,4 @@
-"""`frontdesk sync` as an operator runs it: killed and started again, twice at once, refused."""
+"""`frontdesk sync` as a process: killed and restarted, run concurrently, and rejected by YClients."""
 
 import json
 import signal
@@ -27,7 +27,7 @@ Start = Callable[..., Process]
 
 @pytest.fixture
 def frontdesk(tmp_path: Path) -> Iterator[Start]:
-    """Starts commands: `frontdesk("sync", "status", DATABASE_URL=…)`."""
+    """Return a function that starts a command: `frontdesk("sync", "status", DATABASE_URL=…)`."""
     with ExitStack() as stack:
         outputs = (tmp_path / f"output{number}" for number in range(100))
 
@@ -40,18 +40,20 @@ def frontdesk(tmp_path: Path) -> Iterator[Start]:
 
 @pytest.fixture
 def stand_in(company_id: int) -> FakeYClients:
+    """Return a fake YClients API with one salon."""
     return FakeYClients(FakeSalon(company_id, SIZES), LIMITS)
 
 
 @pytest.fixture
 def address(stand_in: FakeYClients) -> Iterator[str]:
+    """Serve the fake API, and yield its address."""
     with run_server(stand_in) as address:
         yield address
 
 
 @pytest.fixture
 def sync(frontdesk: Start, address: str, company_id: int) -> Start:
-    """Starts a sync of the stand-in's company into a database: `sync(url, "--full")`."""
+    """Return a function that starts a sync of the fake salon into a database: `sync(url, "--full")`."""
 
     def start(database_url: str, *options: str) -> Process:
         return frontdesk(
@@ -63,6 +65,7 @@ def sync(frontdesk: Start, address: str, company_id: int) -> Start:
 
 
 def environment(database_url: str, address: str) -> dict[str, str]:
+    """Return the environment variables of a sync."""
     return {
         "DATABASE_URL": database_url,
         "YCLIENTS_BASE_URL": address,
@@ -72,19 +75,20 @@ def environment(database_url: str, address: str) -> dict[str, str]:
 
 
 def statuses(frontdesk: Start, database_url: str) -> list[dict[str, Any]]:
+    """Return the runs that `frontdesk sync status` lists, newest first."""
     process = frontdesk("sync", "status", "--json", DATABASE_URL=database_url)
     process.wait()
     return list(json.loads(process.output))
 
 
-def test_killed_in_the_middle_and_started_again_it_ends_with_equal_data(
+def test_a_killed_and_restarted_sync_ends_with_the_same_data_as_an_undisturbed_one(
     frontdesk: Start, sync: Start, stand_in: FakeYClients, company_id: int, new_database: Callable[[], str]
 ) -> None:
     killed, undisturbed = new_database(), new_database()
-    for at in (3, 6):  # in the short lists, among the clients
+    for requests in (3, 6):  # while it reads the short lists, and while it reads the clients
         before = len(stand_in.request_log)
         process = sync(killed)
-        wait_until(lambda: len(stand_in.request_log) >= before + at)  # noqa: B023 - it is over before the next
+        wait_until(lambda: len(stand_in.request_log) >= before + requests)  # noqa: B023 - called at once
         process.send(signal.SIGKILL)
         process.wait()
     assert statuses(frontdesk, killed)[0]["state"] == "interrupted"
@@ -92,14 +96,14 @@ def test_killed_in_the_middle_and_started_again_it_ends_with_equal_data(
     assert sync(undisturbed).wait() == 0
     assert rows_of(killed, company_id) == rows_of(undisturbed, company_id)
     assert len(rows_of(killed, company_id)["bookings"]) == SIZES.records
-    assert [each["state"] for each in statuses(frontdesk, killed)] == ["done", "interrupted", "interrupted"]
+    assert [run["state"] for run in statuses(frontdesk, killed)] == ["done", "interrupted", "interrupted"]
     assert stand_in.rate_limited == 0
 
 
-def test_two_at_once_share_the_limits_and_one_company_is_synced_once(
+def test_a_second_concurrent_sync_of_a_company_is_refused(
     frontdesk: Start, sync: Start, stand_in: FakeYClients, database_url: str
 ) -> None:
-    with stand_in.salon.lock:  # nobody gets an answer with rows
+    with stand_in.salon.lock:  # the fake API answers no request for rows
         first = sync(database_url, "--json")
         wait_until(lambda: bool(stand_in.request_log))
         second = sync(database_url)
@@ -114,7 +118,7 @@ def test_two_at_once_share_the_limits_and_one_company_is_synced_once(
     assert stand_in.rate_limited == 0
 
 
-def test_what_an_operator_reads(
+def test_sync_and_status_report_rejected_rows_and_rejected_tokens(
     frontdesk: Start, sync: Start, stand_in: FakeYClients, address: str, company_id: int, database_url: str
 ) -> None:
     stand_in.salon.put("clients", FIRST_CLIENT, name="")
@@ -142,12 +146,14 @@ def test_what_an_operator_reads(
     [
         (["--only", "records"], "is not one of company"),
         (["--full", "--since", "2026-11-01"], "either --full or --since"),
-        (["--since", "yesterday"], "--since is a date"),
+        (["--since", "yesterday"], "--since must be a date"),
         (["--company", "0"], "--company"),
         ([], "YCLIENTS_PARTNER_TOKEN"),
     ],
 )
-def test_wrong_usage_is_one_line(database_url: str, options: list[str], words: str) -> None:
+def test_wrong_usage_exits_with_code_2_and_no_traceback(
+    database_url: str, options: list[str], words: str
+) -> None:
     command = ["sync", "yclients", "--company", "1", *options]
     result = CliRunner().invoke(main, command, env={"DATABASE_URL": database_url})
     assert result.exit_code == 2
@@ -155,16 +161,14 @@ def test_wrong_usage_is_one_line(database_url: str, options: list[str], words: s
     assert "Traceback" not in result.output
 
 
-def test_the_demo_tells_what_to_type_and_that_works(
-    frontdesk: Start, database_url: str, tmp_path: Path
-) -> None:
+def test_the_commands_that_the_demo_prints_work(frontdesk: Start, database_url: str, tmp_path: Path) -> None:
     port = free_port()
     sizes = ["--clients", "210", "--staff", "2", "--services", "5", "--bookings", "310"]
     demo = frontdesk("demo", "yclients", "--port", str(port), *sizes)
-    demo.wait_for("Requests as they come")
+    demo.wait_for("Incoming requests")
     lines = demo.output.splitlines()
     export = next(line for line in lines if "export" in line)
-    settings = dict(each.split("=", 1) for each in export.split()[1:])
+    settings = dict(assignment.split("=", 1) for assignment in export.split()[1:])
     command = next(line for line in lines if "sync yclients" in line).split()[1:]
     process = frontdesk(*command, DATABASE_URL=database_url, **settings)
     assert process.wait() == 0, process.output
@@ -172,14 +176,14 @@ def test_the_demo_tells_what_to_type_and_that_works(
     assert "GET /api/v1/records/" in demo.output
     busy = frontdesk("demo", "yclients", "--port", str(port), *sizes)
     assert busy.wait() == 3
-    assert f"Port {port} is taken" in busy.output
+    assert f"Port {port} is in use" in busy.output
     demo.send(signal.SIGINT)
     assert demo.wait() == 0
-    assert "0 came too fast" in demo.output
+    assert "0 more were refused" in demo.output
 
 
 @pytest.mark.full
-def test_a_large_salon_comes_in_whole_within_the_limits(
+def test_a_large_salon_is_synced_completely_within_the_rate_limits(
     sync: Start, company_id: int, database_url: str, stand_in: FakeYClients
 ) -> None:
     large = FakeYClients(FakeSalon(company_id), LIMITS)

@@ -1,4 +1,4 @@
-"""`frontdesk up`: what a newcomer starts, stops and kills."""
+"""`frontdesk up`: start, stop and kill of the whole development service, and its error messages."""
 
 import signal
 import socket
@@ -25,15 +25,17 @@ UP = "Ctrl-C stops everything."
 
 
 def companies(url: str) -> list[int]:
+    """Return the ids of all companies in the database."""
     with psycopg.connect(url) as connection:
         return [row[0] for row in connection.execute("SELECT company_id FROM companies ORDER BY 1")]
 
 
 def embedded_url(checkout: Checkout) -> str:
+    """Return the URL of the embedded database of the checkout."""
     return f"postgresql://postgres@/frontdesk?host={checkout.folder}/.frontdesk/postgres"
 
 
-def test_a_newcomer_gets_a_database_a_sample_salon_and_a_health_api(
+def test_up_starts_a_database_a_sample_salon_and_the_health_api(
     checkout: Checkout, frontdesk: StartFrontdesk
 ) -> None:
     up = frontdesk("up")
@@ -62,7 +64,7 @@ def test_a_newcomer_gets_a_database_a_sample_salon_and_a_health_api(
     checkout.wait_until_all_is_quiet()
 
 
-def test_killed_with_its_database_it_comes_back_and_still_stops_everything(
+def test_up_recovers_after_kills_of_itself_and_its_database_and_stops_everything(
     checkout: Checkout, frontdesk: StartFrontdesk
 ) -> None:
     up = frontdesk("up")
@@ -79,17 +81,17 @@ def test_killed_with_its_database_it_comes_back_and_still_stops_everything(
     again.wait_for(UP)
     assert get(checkout.port, "/health/ready").json()["status"] == "ok"
     assert companies(embedded_url(checkout)) == [COMPANY_ID]
-    again.send(signal.SIGKILL)  # the database runs on, with nobody on its list who lives
+    again.send(signal.SIGKILL)  # the database keeps running; its list of users has only dead processes
 
     third = frontdesk("up")
     third.wait_for(UP)
-    third.send(signal.SIGHUP)  # the terminal was closed
+    third.send(signal.SIGHUP)  # as when the terminal is closed
     assert third.wait() == 0
     checkout.wait_until_all_is_quiet()
 
 
 @pytest.mark.parametrize("step", ["database", "schema"])
-def test_stopped_half_way_it_leaves_nothing_running_and_goes_on_next_time(
+def test_up_stopped_between_steps_leaves_no_process_and_continues_at_the_next_start(
     checkout: Checkout, frontdesk: StartFrontdesk, step: str
 ) -> None:
     up = frontdesk("up")
@@ -102,7 +104,8 @@ def test_stopped_half_way_it_leaves_nothing_running_and_goes_on_next_time(
     assert companies(embedded_url(checkout)) == [COMPANY_ID]
 
 
-DROPPED = """
+# SIGTERM arrives inside a weak reference's callback, where Python ignores the handler's SystemExit.
+IGNORED_EXIT = """
 import signal, sys, weakref
 from app.cli import main, up
 
@@ -110,8 +113,8 @@ class Thing: pass
 
 def migrate(settings):
     thing = Thing()
-    watch = weakref.ref(thing, lambda _: signal.raise_signal(signal.SIGTERM))
-    del thing  # Python drops what the handler raises in a callback
+    reference = weakref.ref(thing, lambda _: signal.raise_signal(signal.SIGTERM))
+    del thing
 
 up._migrate = migrate
 sys.argv[0] = "frontdesk"
@@ -119,17 +122,17 @@ main()
 """
 
 
-def test_a_stop_that_python_drops_is_heeded_a_step_later(
+def test_up_exits_after_the_current_step_if_python_ignores_the_exit_of_the_signal_handler(
     checkout: Checkout, database_url: str, tmp_path: Path
 ) -> None:
-    command = [sys.executable, "-c", DROPPED, "up", "--port", str(checkout.port)]
+    command = [sys.executable, "-c", IGNORED_EXIT, "up", "--port", str(checkout.port)]
     with running_process(command, tmp_path / "output", checkout.folder, DATABASE_URL=database_url) as process:
         assert process.wait() == 128 + signal.SIGTERM
     assert "Exception ignored" in process.output
     assert "sample" not in process.output
 
 
-def test_a_busy_port_is_said_before_anything_is_started(
+def test_up_reports_a_busy_port_before_it_starts_anything(
     checkout: Checkout, frontdesk: StartFrontdesk
 ) -> None:
     with socket.create_server(("127.0.0.1", checkout.port)):
@@ -140,7 +143,7 @@ def test_a_busy_port_is_said_before_anything_is_started(
     assert not (checkout.folder / ".frontdesk").exists()
 
 
-def test_a_port_that_another_frontdesk_serves_is_said_so(
+def test_up_reports_that_another_frontdesk_serves_the_port(
     checkout: Checkout, frontdesk: StartFrontdesk, database_url: str
 ) -> None:
     first = frontdesk("up", DATABASE_URL=database_url)
@@ -151,7 +154,7 @@ def test_a_port_that_another_frontdesk_serves_is_said_so(
     assert is_serving(checkout.port)
 
 
-def test_a_configured_database_is_used_and_its_salons_are_left_alone(
+def test_up_uses_the_configured_database_and_adds_no_sample_to_its_companies(
     checkout: Checkout, frontdesk: StartFrontdesk, database_url: str
 ) -> None:
     execute(database_url, "INSERT INTO companies (company_id, title) VALUES (77, 'Salon')")
@@ -161,14 +164,16 @@ def test_a_configured_database_is_used_and_its_salons_are_left_alone(
     assert not (checkout.folder / ".frontdesk").exists()
 
 
-def test_a_sample_that_was_cut_short_is_completed(frontdesk: StartFrontdesk, database_url: str) -> None:
+def test_up_completes_an_interrupted_import_of_the_sample(
+    frontdesk: StartFrontdesk, database_url: str
+) -> None:
     execute(database_url, f"INSERT INTO companies (company_id, title) VALUES ({COMPANY_ID}, 'Salon')")
     frontdesk("up", DATABASE_URL=database_url).wait_for(UP)
     with psycopg.connect(database_url) as connection:
         assert connection.execute("SELECT count(*) > 0 FROM bookings").fetchone() == (True,)
 
 
-def test_production_gets_no_sample(frontdesk: StartFrontdesk, database_url: str) -> None:
+def test_up_imports_no_sample_in_production(frontdesk: StartFrontdesk, database_url: str) -> None:
     production = {"ENVIRONMENT": "production", "SENTRY_ENABLED": "false", "DATABASE_URL": database_url}
     frontdesk("up", **production).wait_for(UP)
     assert companies(database_url) == []
@@ -176,8 +181,11 @@ def test_production_gets_no_sample(frontdesk: StartFrontdesk, database_url: str)
 
 @pytest.fixture
 def up_here(monkeypatch: pytest.MonkeyPatch) -> Iterator[UpHere]:
-    """Run `frontdesk up` in this process, up to an error: `up_here(DATABASE_URL=...)`."""
-    monkeypatch.setattr(up, "serve", lambda *_, **__: pytest.fail("it serves"))
+    """Return a function that runs `frontdesk up` in this process: `up_here(DATABASE_URL=...)`.
+
+    The command must fail before it serves requests.
+    """
+    monkeypatch.setattr(up, "serve", lambda *_, **__: pytest.fail("up must fail before it serves"))
     handler = signal.getsignal(signal.SIGTERM)
     port = str(free_port())
     yield lambda **environment: CliRunner().invoke(main, ["up", "--port", port], env=environment)
@@ -185,7 +193,7 @@ def up_here(monkeypatch: pytest.MonkeyPatch) -> Iterator[UpHere]:
 
 
 def one_error(output: str) -> str:
-    """The one line of an error; nothing else may have been said."""
+    """Assert that the output is a single error line, and return it."""
     (line,) = output.splitlines()
     assert line.startswith("Error: ")
     return line
@@ -199,21 +207,23 @@ def one_error(output: str) -> str:
         ("postgresql://postgres:s3cret@/frontdesk?host=/nowhere", "/nowhere"),
     ],
 )
-def test_a_database_that_cannot_be_reached_is_one_line(up_here: UpHere, url: str, reason: str) -> None:
+def test_an_unreachable_database_is_a_one_line_error_without_the_password(
+    up_here: UpHere, url: str, reason: str
+) -> None:
     result = up_here(DATABASE_URL=url)
     assert result.exit_code == 3
     assert reason in one_error(result.output)
     assert "s3cret" not in result.output
 
 
-def test_a_refused_user_is_one_line(up_here: UpHere, database_url: str) -> None:
-    result = up_here(DATABASE_URL=database_url.replace("postgres:", "stranger:s3cret", 1))
+def test_a_rejected_user_is_a_one_line_error_without_the_password(up_here: UpHere, database_url: str) -> None:
+    result = up_here(DATABASE_URL=database_url.replace("postgres:", "no_such_user:s3cret", 1))
     assert result.exit_code == 3
-    assert "stranger" in one_error(result.output)
+    assert "no_such_user" in one_error(result.output)
     assert "s3cret" not in result.output
 
 
-def test_a_database_newer_than_the_code_is_one_line(
+def test_a_database_newer_than_the_code_is_an_error_without_a_traceback(
     checkout: Checkout, frontdesk: StartFrontdesk, database_url: str
 ) -> None:
     execute(database_url, "UPDATE alembic_version SET version_num = 'from_the_future'")
@@ -232,7 +242,7 @@ def test_a_wrong_configuration_names_every_problem(up_here: UpHere) -> None:
     assert "Traceback" not in result.output
 
 
-def test_debug_shows_where_an_error_comes_from(frontdesk: StartFrontdesk) -> None:
+def test_debug_shows_the_traceback_of_an_error(frontdesk: StartFrontdesk) -> None:
     up = frontdesk("--debug", "up", DATABASE_URL="postgresql://127.0.0.1:1/frontdesk")
     assert up.wait() != 0
     assert "Traceback" in up.output

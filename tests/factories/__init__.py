@@ -1,4 +1,4 @@
-"""Rows as callers give them, one factory for each model that can be written."""
+"""Factories of rows in the form that callers pass them, one for each model that can be written."""
 
 from tests.factories.booking import BookingRow, NewBookingRow
 from tests.factories.client import ClientRow, NewClientRow

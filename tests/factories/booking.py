@@ -8,7 +8,7 @@ NOON = datetime(2030, 5, 14, 12, tzinfo=UTC)
 
 
 class NewBookingRow(factory.DictFactory):
-    """A booking of `create_booking`: an hour with staff member 7."""
+    """Argument of `create_booking`: one hour with staff member 7."""
 
     staff_id = 7
     starts_at = NOON
@@ -16,7 +16,7 @@ class NewBookingRow(factory.DictFactory):
 
 
 class BookingRow(factory.DictFactory):
-    """A booking as YClients has it; each an hour long, none overlapping another."""
+    """A booking from YClients of one hour. Bookings from one sequence do not overlap."""
 
     yclients_record_id = factory.Sequence(lambda n: n + 1)
     staff_id = 7

@@ -1,4 +1,4 @@
-"""The folded name that search looks in, whatever part of a name a row brings."""
+"""`search_name` of clients after upserts with all or some parts of the name."""
 
 import pytest
 
@@ -20,7 +20,7 @@ def test_a_new_name_keeps_the_stored_surname_in_search(salon: DataLayer, count: 
 
 
 @pytest.mark.parametrize("count", [1, MAX_INLINE_ROWS + 1])
-def test_a_new_name_alone_is_the_whole_folded_name(salon: DataLayer, count: int) -> None:
+def test_without_a_surname_the_search_name_is_the_new_name(salon: DataLayer, count: int) -> None:
     salon.upsert_clients(rows(count, name="Анна")).unwrap()
     assert salon.upsert_clients(rows(count, name="Ёлка")).unwrap().updated == count
     found = salon.search_clients_by_name("ёЛКА", limit=100).unwrap()

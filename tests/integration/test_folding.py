@@ -1,4 +1,4 @@
-"""A batch leaves what its rows would leave one after the other, whatever columns and times they have."""
+"""A batch has the same effect as its rows one by one, for any columns and change times."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -64,7 +64,7 @@ def stored(salon: DataLayer) -> dict[int | None, tuple[Any, ...]]:
         row(1, "Anna", source_changed_at=day(5)),
     ],
 )
-def test_a_batch_leaves_what_its_rows_leave_one_by_one(
+def test_a_batch_has_the_effect_of_its_rows_one_by_one(
     new_company: Callable[..., DataLayer], before: list[dict[str, Any]], batch: list[dict[str, Any]]
 ) -> None:
     one_by_one, together = new_company(), new_company()

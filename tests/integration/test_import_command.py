@@ -49,7 +49,7 @@ def good(tmp_path: Path) -> str:
 def test_says_what_became_of_the_rows_and_leaves_with_0(command: Any, good: str, company_id: int) -> None:
     first, again = command(good), command(good)
     assert first.exit_code == again.exit_code == 0
-    assert f"Company {company_id} was not known: made with default settings." in first.stdout
+    assert f"Company {company_id} was unknown: created with default settings." in first.stdout
     assert first.stdout.splitlines()[-1].split()[:3] == ["clients", "1", "1"]
     assert again.stdout.splitlines()[-1] == "Nothing changed."
     assert first.stderr == again.stderr == ""
@@ -90,7 +90,7 @@ def test_a_truncated_file_leaves_with_1_and_says_what_is_in(command: Any, good: 
     assert result.exit_code == 1
     (line,) = [line for line in result.stdout.splitlines() if line.startswith("cut.json")]
     assert "truncated (after 1 rows, at byte" in line
-    assert "its rows before that were imported" in line
+    assert "the rows before were imported" in line
 
 
 def test_the_kind_and_whose_schedule_it_is_may_be_given(

@@ -1,4 +1,4 @@
-"""The bulk merge against a plain Python model, on both of its paths (parameters, and COPY)."""
+"""The bulk merge compared with a Python model, on both of its code paths (parameters and COPY)."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -41,7 +41,7 @@ def batches(draw: st.DrawFn) -> list[Row]:
 
 
 def write_one_by_one(state: State, batch: list[Row]) -> dict[str, int]:
-    """What the merge must do, row by row, on `state`; the report that it must give."""
+    """Apply a batch to `state` row by row; return the counts that the merge must report."""
     counts = dict.fromkeys(("inserted", "updated", "unchanged", "stale", "superseded"), 0)
     last: dict[int, Row] = {}
     for row in batch:
@@ -67,7 +67,7 @@ def is_older(row: Row, than: Row) -> bool:
 
 
 def stored(uow: UnitOfWork) -> dict[int, tuple[Row, str]]:
-    """Each stored row's values, and the place of its version in the table."""
+    """Return the values of each stored row by id, and its ctid, which changes with every write."""
     names = ("yclients_id", "name", *DEFAULTS)
     rows = uow.session.connection().exec_driver_sql(
         f"SELECT {', '.join(names)}, ctid::text FROM clients WHERE company_id = {uow.tenant.company_id}"
@@ -83,13 +83,13 @@ def counts_of(report: UpsertReport) -> dict[str, int]:
 
 @pytest.fixture(params=[50, 0], ids=["parameters", "copy"])
 def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rows up to this number go as parameters, more of them by COPY."""
+    """Set the number of rows above which the merge uses COPY instead of parameters."""
     monkeypatch.setattr(app.database.bulk_merge, "MAX_INLINE_ROWS", request.param)
 
 
 @settings(max_examples=60)
 @given(given_batches=st.lists(batches(), min_size=1, max_size=3))
-def test_the_merge_does_what_writing_row_by_row_would_do(
+def test_the_merge_has_the_effect_of_writing_row_by_row(
     desk: Frontdesk, salon: DataLayer, path: None, given_batches: list[list[Row]]
 ) -> None:
     model: State = {}
@@ -102,7 +102,7 @@ def test_the_merge_does_what_writing_row_by_row_would_do(
             assert report.total == len(batch)
             after = stored(uow)
             assert {key: row for key, (row, _) in after.items()} == model
-            rewritten = {key for key, (_, place) in after.items() if before.get(key, (None, ""))[1] != place}
+            rewritten = {key for key, (_, ctid) in after.items() if before.get(key, (None, ""))[1] != ctid}
             assert rewritten == {key for key in model if before.get(key, (None,))[0] != model[key]}
         uow.session.rollback()
 
@@ -123,7 +123,7 @@ def test_a_second_merge_of_the_same_rows_changes_nothing(
 
 
 class TestOneRowAfterTheOther:
-    def test_an_older_row_never_wins_whatever_its_place_in_the_batch(self, uow: UnitOfWork) -> None:
+    def test_an_older_row_never_wins_at_any_position_in_the_batch(self, uow: UnitOfWork) -> None:
         new = ClientRow(yclients_id=1, name="new", source_changed_at=T0 + timedelta(days=1))
         old = ClientRow(yclients_id=1, name="old", source_changed_at=T0)
         for batch in ([new, old], [old, new], [old]):
@@ -140,7 +140,7 @@ class TestOneRowAfterTheOther:
             ClientRow(yclients_id=1, name="old", source_changed_at=T0 - timedelta(days=1))
         ).name == ("timeless")
 
-    def test_a_column_left_out_is_left_alone_and_one_given_as_none_is_emptied(self, uow: UnitOfWork) -> None:
+    def test_an_omitted_column_is_unchanged_and_none_clears_a_column(self, uow: UnitOfWork) -> None:
         uow.clients.upsert(ClientRow(yclients_id=1, comment="tea", email="a@b.ru"))
         client = uow.clients.upsert({"yclients_id": 1, "name": "Анна", "email": None})
         assert (client.comment, client.email) == ("tea", None)
@@ -152,7 +152,7 @@ class TestOneRowAfterTheOther:
         assert report.inserted == 119
         assert uow.clients.count(comment="c") == 60
 
-    def test_a_rejected_row_tells_its_position_its_key_and_why_each_field(self, uow: UnitOfWork) -> None:
+    def test_a_rejected_row_has_its_position_key_and_errors_by_field(self, uow: UnitOfWork) -> None:
         report = uow.clients.bulk_upsert(
             [ClientRow(), {"yclients_id": 2, "name": " ", "phone": "x"}, "row", {"name": "B"}]
         )
@@ -163,7 +163,7 @@ class TestOneRowAfterTheOther:
             (3, None, ["yclients_id"]),
         ]
 
-    def test_any_iterable_of_rows_will_do(self, uow: UnitOfWork) -> None:
+    def test_any_iterable_of_rows_is_accepted(self, uow: UnitOfWork) -> None:
         assert uow.clients.bulk_upsert(ClientRow() for _ in range(3)).inserted == 3
         assert uow.clients.bulk_upsert(()).total == 0
 
@@ -176,12 +176,12 @@ class TestOneRowAfterTheOther:
 
 
 class TestManyRows:
-    """More rows than a statement has room for parameters (65,535)."""
+    """More rows than a statement can have bind parameters (65,535)."""
 
     COUNT = 70_000
 
     @pytest.mark.full
-    def test_clients_of_whom_only_a_part_of_the_name_is_given(self, uow: UnitOfWork) -> None:
+    def test_clients_with_a_part_of_their_name_are_merged(self, uow: UnitOfWork) -> None:
         rows = [{"yclients_id": n, "name": "Анна", "surname": "Ким"} for n in range(1, self.COUNT)]
         assert uow.clients.bulk_upsert(rows).inserted == self.COUNT - 1
         renamed = [{"yclients_id": n, "name": "Ира"} for n in range(1, self.COUNT)]
@@ -189,7 +189,7 @@ class TestManyRows:
         assert uow.clients.count(search_name="ира ким") == self.COUNT - 1
 
     @pytest.mark.full
-    def test_services_whose_staff_changed(self, uow: UnitOfWork) -> None:
+    def test_services_with_changed_staff_are_merged(self, uow: UnitOfWork) -> None:
         for staff in (7, 8):
             rows = [
                 {"yclients_id": n, "title": "Стрижка", "staff": [{"staff_id": staff}]}
@@ -199,7 +199,7 @@ class TestManyRows:
         assert report.updated == self.COUNT - 1
 
     @pytest.mark.full
-    def test_bookings_that_carry_an_id_of_ours(self, uow: UnitOfWork) -> None:
+    def test_bookings_with_a_local_id_are_merged(self, uow: UnitOfWork) -> None:
         rows = [
             {
                 "id": 10**9 + n,
@@ -213,7 +213,7 @@ class TestManyRows:
 
 
 class TestChildren:
-    def test_staff_of_a_service_are_replaced_where_they_differ(self, uow: UnitOfWork) -> None:
+    def test_staff_of_a_service_are_replaced_if_they_differ(self, uow: UnitOfWork) -> None:
         first = ServiceRow(yclients_id=1, title="Cut", staff=[{"staff_id": 7, "duration": 900}])
         assert uow.services.bulk_upsert([first]).inserted == 1
         assert uow.services.bulk_upsert([first]).unchanged == 1
@@ -224,7 +224,7 @@ class TestChildren:
         assert uow.services.bulk_upsert([{**first, "staff": []}]).updated == 1
         assert performers(uow) == []
 
-    def test_staff_of_a_stale_service_are_left_alone(self, uow: UnitOfWork) -> None:
+    def test_staff_of_a_stale_service_are_unchanged(self, uow: UnitOfWork) -> None:
         uow.services.upsert(ServiceRow(yclients_id=1, staff=[{"staff_id": 7}], source_changed_at=T0))
         old = ServiceRow(yclients_id=1, staff=[{"staff_id": 8}], source_changed_at=T0 - timedelta(days=1))
         assert uow.services.bulk_upsert([old]).stale == 1
@@ -240,7 +240,7 @@ def performers(uow: UnitOfWork) -> list[tuple[int, int | None]]:
 
 class TestTwoWritersAtOnce:
     @pytest.mark.parametrize("rows", [40, 400])
-    def test_both_succeed_and_one_of_their_rows_stands(
+    def test_both_succeed_and_each_row_is_stored_once(
         self, salon: DataLayer, new_company: Callable[..., DataLayer], rows: int
     ) -> None:
         def batch(name: str, order: int) -> list[Row]:
@@ -254,20 +254,22 @@ class TestTwoWritersAtOnce:
         assert names <= {"first", "second"}
         assert len(salon.get_clients(limit=1000).unwrap()) == rows
 
-    def test_a_first_row_of_another_writer_is_merged_like_any_other(
+    def test_an_uncommitted_first_row_of_another_writer_is_merged(
         self, salon: DataLayer, desk: Frontdesk
     ) -> None:
         rows = [ClientRow(yclients_id=n, name="many") for n in range(1, 200)]
         with ThreadPoolExecutor(1) as pool, desk.unit_of_work(salon.company_id) as uow:
             uow.clients.upsert(ClientRow(yclients_id=100, name="one"))
-            writing = pool.submit(salon.upsert_clients, rows)  # sees no row of the company yet, and waits
-            wait_until(lambda: is_anybody_waiting(uow))
+            writing = pool.submit(
+                salon.upsert_clients, rows
+            )  # sees no row yet, and waits for the other transaction
+            wait_until(lambda: is_another_session_waiting(uow))
             uow.session.commit()
             report = writing.result().unwrap()
         assert (report.inserted, report.updated) == (198, 1)
         assert salon.get_client_by_id(100).unwrap().name == "many"
 
-    def test_the_newer_wins_whoever_comes_first(self, salon: DataLayer) -> None:
+    def test_the_newer_row_wins_in_any_order(self, salon: DataLayer) -> None:
         def write(day: int) -> UpsertReport:
             changed = T0 + timedelta(days=day)
             rows = [
@@ -280,15 +282,15 @@ class TestTwoWritersAtOnce:
             assert [type(report) for report in reports] == [UpsertReport] * 4
         assert {member.name for member in salon.get_staff().unwrap()} == {"day 3"}
 
-    def test_dialogs_of_one_person(self, salon: DataLayer) -> None:
+    def test_concurrent_writes_of_one_dialogue_succeed(self, salon: DataLayer) -> None:
         def write(stage: str) -> bool:
             return salon.upsert_dialog_context("u", DialogRow(user_id="u", stage=stage)).success
 
         assert at_once([lambda s=stage: write(s) for stage in "abcdefgh"]) == [True] * 8
 
 
-def is_anybody_waiting(uow: UnitOfWork) -> bool:
-    """Whether another session waits for the transaction of this one."""
+def is_another_session_waiting(uow: UnitOfWork) -> bool:
+    """Return True if another session waits for the transaction of `uow`."""
     waiting = "SELECT FROM pg_stat_activity WHERE pg_backend_pid() = ANY(pg_blocking_pids(pid))"
     return uow.session.connection().exec_driver_sql(waiting).first() is not None
 

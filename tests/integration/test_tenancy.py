@@ -50,7 +50,7 @@ class Refused(NamedTuple):
 
 Case = Attack | Refused
 
-# What an attacker would write: the same keys as the other company's rows, other values.
+# Rows with the keys of the other company's rows and other values, as an attack would write them.
 ROWS: dict[str, Callable[[], dict[str, Any]]] = {
     "companies": lambda: CompanyRow(title="Taken over"),
     "clients": lambda: ClientRow(yclients_id=1, phone=PHONE, name="Taken over"),
@@ -67,7 +67,7 @@ BY_IDS: dict[str, Any] = {"dialog_contexts": ["u"]}
 
 
 def _shared(name: str) -> dict[str, Case]:
-    """Cases of the methods that every repository has."""
+    """Return the cases of the methods that every repository has."""
 
     def of(uow: UnitOfWork) -> Any:
         return getattr(uow, name)
@@ -144,7 +144,7 @@ CASES["bookings"] |= {
         PHONE, None, None, include_cancelled=True
     ),
     "find_for_update": lambda uow, theirs: uow.bookings.find_for_update(theirs.ids["bookings"]),
-    # A row that names the other company is a TypeError: TestRowsThatNameAnotherCompany.
+    # TestRowsThatNameAnotherCompany covers values with another company: they raise TypeError.
     "add": lambda uow, theirs: (
         uow.bookings.add(
             {
@@ -161,7 +161,7 @@ CASES["bookings"] |= {
         theirs.ids["bookings"], {"comment": "Taken over"}
     ),
     "confirm": lambda uow, theirs: uow.bookings.confirm(theirs.booking, 4711),
-    "slots": lambda uow, theirs: None,  # its methods stand below
+    "slots": lambda uow, theirs: None,  # SLOTS has the cases of its methods
 }
 SLOTS: dict[str, Case] = {
     "reserve": Refused(
@@ -176,7 +176,16 @@ SLOTS: dict[str, Case] = {
 }
 READS = {
     *("find_one", "find_many", "find_by_ids", "count", "get", "find_by_phone", "search_by_name", "page"),
-    *("price_list", "in_category", "find_by_user", "find_staff", "values", "count_by_type", "between", "find_availability"),
+    *(
+        "price_list",
+        "in_category",
+        "find_by_user",
+        "find_staff",
+        "values",
+        "count_by_type",
+        "between",
+        "find_availability",
+    ),
     *("find_by_client_phone", "find_for_update", "find_ids_by_key"),
 }
 for listed in ("clients", "service_categories", "services", "staff", "staff_schedules"):
@@ -198,7 +207,7 @@ def public_methods(kind: type) -> set[str]:
 
 
 def fill(salon: DataLayer, desk: Frontdesk) -> SimpleNamespace:
-    """Give the company a row in every table; answer with our ids by repository."""
+    """Insert a row of the company in every table; return the company id, the row ids and a booking."""
     booking = salon.create_booking(
         NewClientRow(name="Theirs", phone="+79680000000"), NewBookingRow(services=[1])
     ).unwrap()
@@ -219,7 +228,7 @@ def fill(salon: DataLayer, desk: Frontdesk) -> SimpleNamespace:
 
 
 def everything_of(url: str, company_id: int) -> dict[str, list[Any]]:
-    """Every row of a company, with the versions that tell whether it was rewritten."""
+    """Return every row of a company with `xmin` and `ctid`, which change when a row is rewritten."""
     with psycopg.connect(url) as connection:
         return {
             name: connection.execute(
@@ -232,9 +241,9 @@ def everything_of(url: str, company_id: int) -> dict[str, list[Any]]:
         }
 
 
-def records(answer: Any) -> list[Any]:
-    """Whatever a method answered with, without the gaps."""
-    items = answer if isinstance(answer, Iterable) and not isinstance(answer, str) else [answer]
+def records(result: Any) -> list[Any]:
+    """Return the records in the result of a method, without None and 0."""
+    items = result if isinstance(result, Iterable) and not isinstance(result, str) else [result]
     return [item for item in items if item not in (None, 0)]
 
 
@@ -244,7 +253,7 @@ class TestNoMethodCrossesCompanies:
     def theirs(new_company: Callable[..., DataLayer], desk: Frontdesk) -> SimpleNamespace:
         return fill(new_company(), desk)
 
-    def test_every_public_method_is_tried_here(self) -> None:
+    def test_every_public_method_has_a_case(self) -> None:
         repositories = Repositories(tenant=None, reader=None)  # type: ignore[arg-type] # nothing is called
         assert {
             name: public_methods(type(repository))
@@ -256,7 +265,7 @@ class TestNoMethodCrossesCompanies:
     @pytest.mark.parametrize(
         ("name", "method"), [*((name, method) for name, cases in CASES.items() for method in cases)]
     )
-    def test_repository_method(
+    def test_a_repository_method_does_not_cross_companies(
         self,
         desk: Frontdesk,
         salon: DataLayer,
@@ -271,15 +280,15 @@ class TestNoMethodCrossesCompanies:
         ("name", "method"),
         [(name, method) for name, cases in CASES.items() for method in cases if method in READS],
     )
-    def test_a_read_finds_something_in_the_company_itself(
+    def test_a_read_finds_rows_of_its_own_company(
         self, desk: Frontdesk, theirs: SimpleNamespace, name: str, method: str
     ) -> None:
-        """Control: the rows that an attack must not find exist."""
+        """Control: the rows that the attacks must not find do exist."""
         with desk.unit_of_work(theirs.company_id) as uow:
             assert records(CASES[name][method](uow, theirs))
 
     @pytest.mark.parametrize("method", SLOTS)
-    def test_slot_method(
+    def test_a_slot_method_does_not_cross_companies(
         self, desk: Frontdesk, salon: DataLayer, theirs: SimpleNamespace, settings: Any, method: str
     ) -> None:
         self.attack(desk, salon, theirs, settings, SLOTS[method])
@@ -298,8 +307,8 @@ class TestNoMethodCrossesCompanies:
             assert type(raised.value) is case.error
         else:
             with desk.unit_of_work(salon.company_id) as uow:
-                answer = case(uow, theirs)
-            for record in records(answer):
+                result = case(uow, theirs)
+            for record in records(result):
                 assert record.company_id == salon.company_id
         assert everything_of(url, theirs.company_id) == before
 
@@ -311,7 +320,7 @@ class TestRowsThatNameAnotherCompany:
             getattr(uow, name).upsert({**ROWS[name](), "company_id": uow.tenant.company_id + 1})
 
     @pytest.mark.parametrize("name", ROWS)
-    def test_a_row_of_many_is_rejected_and_the_others_land(self, uow: UnitOfWork, name: str) -> None:
+    def test_a_row_in_a_batch_is_rejected_and_the_others_are_stored(self, uow: UnitOfWork, name: str) -> None:
         report = getattr(uow, name).bulk_upsert(
             [
                 {**ROWS[name](), "company_id": uow.tenant.company_id + 1},
@@ -331,7 +340,7 @@ class TestRowsThatNameAnotherCompany:
         with pytest.raises(InvalidInputError):
             uow.clients.bulk_upsert(batch)
 
-    def test_a_booking_made_here_is_refused(self, uow: UnitOfWork) -> None:
+    def test_a_local_booking_of_another_company_is_refused(self, uow: UnitOfWork) -> None:
         values = {
             "company_id": uow.tenant.company_id + 1,
             "starts_at": NOON,
@@ -370,7 +379,7 @@ class TestRecordsInASession:
             uow.bookings.update_columns(booking.id, {"company_id": other.company_id})
         assert other.get_booking_by_id(1).unwrap() is None
 
-    def test_a_changed_record_of_our_own_is_written(self, desk: Frontdesk, salon: DataLayer) -> None:
+    def test_a_changed_record_of_the_same_company_is_written(self, desk: Frontdesk, salon: DataLayer) -> None:
         salon.upsert_client(ClientRow(yclients_id=1)).unwrap()
         with desk.unit_of_work(salon.company_id) as uow:
             client = uow.clients.find_one(yclients_id=1)

@@ -112,7 +112,7 @@ def test_one_marker_is_counted_and_never_deleted(database: Any, frontdesk: Any) 
         "bookings": {"marked": 0, "name_only": 0, "phone_only": 1},
     }
     assert (
-        "clients: 1 are test data; only the name is marked in 2, only the phone in 1"
+        "clients: 1 rows of test data; 2 rows with only the name marked, 1 with only the phone"
         in frontdesk("stats").stdout
     )
     frontdesk("clean", "--yes")
@@ -144,7 +144,7 @@ def test_a_client_whom_another_booking_names_stays(database: Any, frontdesk: Any
     for arguments in (["clean"], ["clean", "--yes"]):
         result = frontdesk(*arguments)
         assert "clients: 0 " in result.stdout
-        assert "clients: 1 left: over the limit, or with bookings that are no test data" in result.stdout
+        assert "clients: 1 left: above the limit, or with bookings that are not test data" in result.stdout
     assert [row["client_name"] for row in rows(database, "bookings")] == ["Anna"]
     assert len(rows(database, "clients")) == 1
 

@@ -144,7 +144,7 @@ class TestCleanUp:
             assert clean_up(own).as_dict()["ran"] is False
             assert left(own) == {"device-list": 2}
             said = frontdesk("cleanup")
-            assert (said.exit_code, "Another clean-up is under way" in said.output) == (0, True)
+            assert (said.exit_code, "Another clean-up is running" in said.output) == (0, True)
         assert clean_up(own).deleted.total() == 2
 
     def test_a_failure_is_reported_once(
@@ -324,7 +324,7 @@ class TestImport:
     ) -> None:
         (folder / "session-79680000001.0.json").write_text("{")
         done = frontdesk("import", "--company", "1", str(folder))
-        assert (done.exit_code, "1 of session cannot be read" in done.output) == (1, True)
+        assert (done.exit_code, "1 keys of type session cannot be read" in done.output) == (1, True)
         assert "7968" not in done.output
 
     @pytest.mark.parametrize("creds", [None, "", "[]", "{"])

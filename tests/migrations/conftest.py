@@ -1,4 +1,4 @@
-"""A database of its own for each test: fresh, in the old shape, or at head."""
+"""Fixtures: a separate database for each test, empty, in the old schema, or at head."""
 
 import itertools
 import os
@@ -16,7 +16,7 @@ _numbers = itertools.count()
 
 @pytest.fixture(scope="session")
 def make_database(server_url: str) -> Iterator[MakeDatabase]:
-    """Create databases, from a template where one is given; none is left at the end."""
+    """Return a function that creates a database, optionally from a template; all are dropped at the end."""
     made = []
 
     def make(template: Database | None = None) -> Database:
@@ -33,7 +33,7 @@ def make_database(server_url: str) -> Iterator[MakeDatabase]:
 
     yield make
     if "TEST_DATABASE_URL" not in os.environ:
-        return  # the whole server goes; dropping a hundred databases takes half a minute
+        return  # the test server is deleted as a whole; dropping a hundred databases takes half a minute
     with psycopg.connect(server_url, autocommit=True) as connection:
         for name in made:
             connection.execute(
@@ -57,7 +57,7 @@ def head_template(make_database: MakeDatabase) -> Database:
 
 @pytest.fixture
 def old(make_database: MakeDatabase, baseline_template: Database) -> Database:
-    """A database in the shape of the first installations, known to Alembic."""
+    """A database in the schema of the first installations, stamped with the baseline revision."""
     return make_database(baseline_template)
 
 

@@ -1,4 +1,4 @@
-"""A database of a test, and rows for it in the old shape."""
+"""The database of a test, and rows for it in the old schema."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from app.migrations import runner
 
 @dataclass(frozen=True)
 class Database:
-    """One database of a test: its URL, and short ways to ask and to change it."""
+    """A database of a test: its URL, and shortcuts for queries, writes and migrations."""
 
     url: str
 
@@ -47,11 +47,11 @@ class Database:
         command.downgrade(runner.alembic_config(self.url, options), revision)
 
     def check(self) -> None:
-        """Raise where the schema is not what the models say."""
+        """Raise CommandError if the schema differs from the models (`alembic check`)."""
         command.check(runner.alembic_config(self.url))
 
     def insert(self, table: str, *rows: dict[str, Any]) -> list[int]:
-        """Insert rows, each with the least that the old shape asks for; return their ids."""
+        """Insert rows; columns without a value get the defaults of OLD_ROWS. Return the ids."""
         with self.connect() as connection, connection.transaction():
             return [insert_row(connection, table, {**OLD_ROWS[table], **row}) for row in rows]
 
@@ -73,7 +73,7 @@ class Database:
 
 JSON_COLUMNS = ("slots", "service_ids", "context", "creds", "value")
 
-# The least that each table of the old shape asks for.
+# The required columns of each table of the old schema.
 OLD_ROWS: dict[str, dict[str, Any]] = {
     "companies": {"company_id": 1, "title": "Salon"},
     "clients": {"yclients_id": 1, "company_id": 1, "phone": "+79686484488", "name": "Анна"},
@@ -106,6 +106,6 @@ MakeDatabase = Callable[..., Database]
 
 
 def url_of(server_url: str, name: str) -> str:
-    """Return the server's URL with another database's name."""
+    """Return the server's URL with the name of another database."""
     parts = {**conninfo_to_dict(server_url), "dbname": name}
     return "postgresql://?" + urlencode({key: value for key, value in parts.items() if value})

@@ -1,4 +1,4 @@
-"""Writers at work while the chain runs: they use what exists before and after, and check themselves."""
+"""Writers that run during migrations. They use columns that no migration changes, and detect lost writes."""
 
 import threading
 import time
@@ -17,7 +17,7 @@ from tests.processes import WAIT_TIMEOUT_SECONDS
 
 @dataclass
 class WriteLog:
-    """What the writers saw: when each write began and ended, failures, duplicates refused, lost writes."""
+    """Results of the writers: start and end of each write, failures, refused duplicates, lost writes."""
 
     writes: list[tuple[float, float]] = field(default_factory=list)
     control: list[tuple[float, float]] = field(default_factory=list)  # statements that touch no table
@@ -26,24 +26,25 @@ class WriteLog:
     refused: Counter[str] = field(default_factory=Counter)
 
     def stalls(self, longer_than: float, apart_from: list[tuple[float, float]]) -> list[float]:
-        """Seconds of each write that took so long, outside the windows, and not because the machine did.
+        """Return the seconds of each write longer than `longer_than`, except in the windows `apart_from`.
 
-        What holds a write up takes many steps, and each of them is as slow as the control's were meanwhile.
+        Delays of a slow machine are subtracted: the time by which the control statements during the write
+        exceeded their median.
         """
         usual = median(to - from_ for from_, to in self.control)
-        found = []
+        stalled = []
         for start, end in self.writes:
             if end - start <= longer_than or any(start < to and end > from_ for from_, to in apart_from):
                 continue
             meanwhile = [min(to, end) - max(from_, start) for from_, to in self.control]
             machine = sum(seconds - usual for seconds in meanwhile if seconds > usual)
             if end - start - machine > longer_than:
-                found.append(end - start)
-        return found
+                stalled.append(end - start)
+        return stalled
 
 
 def fill(database: Database, clients: int, bookings: int) -> None:
-    """Clients and bookings of two companies; every hundredth booking twice."""
+    """Insert clients and bookings of two companies; every hundredth booking is a duplicate."""
     database.execute("INSERT INTO companies (company_id, title) VALUES (1, 'One'), (2, 'Two')")
     database.execute(
         "INSERT INTO clients (yclients_id, company_id, phone, name)"
@@ -71,11 +72,11 @@ def fill(database: Database, clients: int, bookings: int) -> None:
 def running_writers(
     database: Database, clients: int, bookings: int, pause: float = 0.005
 ) -> Iterator[WriteLog]:
-    """Writers until the block ends; each on a connection of its own."""
+    """Run writers, each on its own connection, until the block ends; yield their results."""
     watch, stop = WriteLog(), threading.Event()
 
     def loop(write: Callable[[Any, int], None]) -> None:
-        # What is prepared for one shape of a table does not survive the next.
+        # Prepared statements fail after a change of the table's columns.
         with database.connect(prepare_threshold=None) as connection:
             number = 0
             while not stop.is_set():
@@ -112,7 +113,7 @@ def running_writers(
     def change_own_booking(connection: Any, number: int) -> None:
         row_id = 1 + number * 7907 % bookings
         if row_id % 100 in (0, 99):
-            return  # one of the duplicates, which may be merged away
+            return  # a duplicate, which may be merged into its group
         before = phones.get(row_id, f"%{9000000000 + row_id % clients}")
         after = f"+791{number % 10}{row_id:07d}"
         changed = timed(
@@ -132,7 +133,7 @@ def running_writers(
             10_000_000 + number, f"+7912{number:07d}",
         )  # fmt: skip
         timed(connection, "UPDATE companies SET title = %s WHERE company_id = 2", f"Two {number}")
-        if number % 20 == 0:  # twice each: duplicates until the constraint is in force
+        if number % 20 == 0:  # every id twice: duplicates until the constraint is in force
             timed(
                 connection,
                 "INSERT INTO staff (yclients_id, company_id, name) VALUES (%s, 1, 'S')",
@@ -158,4 +159,4 @@ def running_writers(
         stop.set()
         for writer in writers:
             writer.join(WAIT_TIMEOUT_SECONDS)
-            assert not writer.is_alive(), "a writer waits for ever"
+            assert not writer.is_alive(), "a writer did not end"

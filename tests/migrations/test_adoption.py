@@ -1,4 +1,4 @@
-"""What a database without Alembic is taken for, and that the upgrade finishes it from there."""
+"""Adoption of databases without an Alembic revision, and their upgrade afterwards."""
 
 import json
 from typing import Any
@@ -14,7 +14,7 @@ from app.migrations.runner import MigrationRefused
 from tests.migrations.databases import Database
 from tests.migrations.test_schema import catalog
 
-# What installations did by hand before there was Alembic, and the step from which the chain goes on.
+# Changes that installations made by hand before Alembic was used, and the revision to stamp.
 COMPOSITE = "ALTER TABLE {0} ADD CONSTRAINT {1} UNIQUE ({2}, company_id)"
 BY_HAND = {
     "nothing": ("", "baseline"),
@@ -88,12 +88,13 @@ BY_HAND = {
 }
 
 
-def unknown(database: Database) -> Database:
+def remove_revision(database: Database) -> Database:
+    """Drop Alembic's table, so that the database has no revision; return the database."""
     database.execute("DROP TABLE IF EXISTS alembic_version")
     return database
 
 
-def look(database: Database) -> AdoptionReport:
+def inspect(database: Database) -> AdoptionReport:
     with runner.migration_engine(database.url) as engine, engine.connect() as connection:
         return adopt.inspect_schema(connection)
 
@@ -109,22 +110,23 @@ def head_catalog(head_template: Database) -> dict[str, set[tuple[Any, ...]]]:
 
 
 @pytest.mark.parametrize("by_hand", BY_HAND)
-def test_what_was_done_by_hand_is_recognised(old: Database, by_hand: str) -> None:
+def test_manual_changes_are_recognised(old: Database, by_hand: str) -> None:
     statements, revision = BY_HAND[by_hand]
-    unknown(old).execute(statements or "SELECT")
-    finding = look(old)
-    assert (finding.revision, finding.differences) == (revision, ())
-    assert finding.state == ("matches" if finding.later == () else "partly")
+    remove_revision(old).execute(statements or "SELECT")
+    report = inspect(old)
+    assert (report.revision, report.differences) == (revision, ())
+    assert report.state == ("matches" if report.later == () else "partly")
 
 
-# All of them are upgraded by the tests marked `full`, these two everywhere: between them everything happens.
-EVERYWHERE = ("a mixture", "the constraint's name on other columns, deferrable")
+# The tests marked `full` upgrade all of them. These two always run: together they cover every code path.
+ALWAYS_TESTED = ("a mixture", "the constraint's name on other columns, deferrable")
 
 
 @pytest.mark.parametrize(
-    "by_hand", [pytest.param(name, marks=[] if name in EVERYWHERE else pytest.mark.full) for name in BY_HAND]
+    "by_hand",
+    [pytest.param(name, marks=[] if name in ALWAYS_TESTED else pytest.mark.full) for name in BY_HAND],
 )
-def test_the_upgrade_finishes_what_was_done_by_hand(
+def test_the_upgrade_completes_manual_changes(
     old: Database,
     by_hand: str,
     head_catalog: dict[str, set[tuple[Any, ...]]],
@@ -137,29 +139,29 @@ def test_the_upgrade_finishes_what_was_done_by_hand(
     before = catalog(old)
 
     result = frontdesk(monkeypatch, old, "adopt", "--json")
-    found = json.loads(result.stdout)
-    assert (result.exit_code, found["revision"], found["differences"]) == (0, revision, [])
-    assert catalog(old) == before, "a look changes nothing"
+    report = json.loads(result.stdout)
+    assert (result.exit_code, report["revision"], report["differences"]) == (0, revision, [])
+    assert catalog(old) == before, "a check changes nothing"
     assert old.revision is None
 
     assert frontdesk(monkeypatch, old, "adopt", "--yes").exit_code == 0
     assert old.revision == revision
-    assert catalog(old) == before, "a stamp changes no table of ours"
+    assert catalog(old) == before, "a stamp changes no other table"
     old.upgrade()
     old.check()
     assert catalog(old) == head_catalog
     assert old.values("SELECT count(*) FROM clients") == [2]
 
 
-def test_each_step_of_the_chain_is_told_by_its_tables(fresh: Database) -> None:
-    told = []
+def test_each_revision_is_recognised_by_its_schema(fresh: Database) -> None:
+    reports = []
     for revision in ("composite_uniqueness", "instants", "booking_slots", "phones", runner.head()):
         fresh.upgrade(revision)
         fresh.execute("ALTER TABLE alembic_version RENAME TO kept")
-        finding = look(fresh)
-        told.append((finding.state, finding.revision, finding.same))
+        report = inspect(fresh)
+        reports.append((report.state, report.revision, report.same))
         fresh.execute("ALTER TABLE kept RENAME TO alembic_version")
-    assert told == [
+    assert reports == [
         ("matches", "composite_uniqueness", ()),
         ("matches", "instants", ()),
         ("matches", "booking_slots", ("phones",)),
@@ -199,22 +201,23 @@ DIFFERENCES = {
     ),
     "ALTER TABLE clients DROP CONSTRAINT clients_pkey": "primary key clients (id): missing (clients_pkey)",
     "CREATE VIEW names AS SELECT name FROM clients": (
-        "view names reads clients: drop it until the upgrade is done"
+        "view names reads clients: drop it, and create it again after the upgrade"
     ),
     "CREATE TABLE photos (member int REFERENCES staff (id))": (
-        "foreign key photos_member_fkey of photos points at staff: drop it until the upgrade is done"
+        "foreign key photos_member_fkey of photos points at staff:"
+        " drop it, and create it again after the upgrade"
     ),
     "ALTER TABLE clients ENABLE ROW LEVEL SECURITY": (
-        "row level security on clients: drop it until the upgrade is done"
+        "row level security on clients: drop it, and create it again after the upgrade"
     ),
 }
 
 
 @pytest.mark.parametrize("change", DIFFERENCES)
-def test_a_difference_is_named_and_nothing_is_stamped(
+def test_a_difference_is_reported_and_nothing_is_stamped(
     old: Database, change: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    unknown(old).execute(change)
+    remove_revision(old).execute(change)
     result = frontdesk(monkeypatch, old, "adopt", "--yes")
     assert result.exit_code == 1
     assert f"  {DIFFERENCES[change]}\n" in result.stdout
@@ -222,13 +225,11 @@ def test_a_difference_is_named_and_nothing_is_stamped(
     assert old.values("SELECT to_regclass('alembic_version')") == [None]
 
 
-def test_a_difference_at_a_late_step_is_told_from_that_step(at_head: Database) -> None:
-    unknown(at_head).execute("DROP INDEX ix_clients_company_id_phone; CREATE TABLE notes (id int)")
-    finding = look(at_head)
-    assert (finding.state, finding.revision, finding.left_alone) == ("differs", runner.head(), ("notes",))
-    assert finding.differences == (
-        "index clients (company_id, phone): missing (ix_clients_company_id_phone)",
-    )
+def test_a_difference_is_reported_relative_to_the_closest_revision(at_head: Database) -> None:
+    remove_revision(at_head).execute("DROP INDEX ix_clients_company_id_phone; CREATE TABLE notes (id int)")
+    report = inspect(at_head)
+    assert (report.state, report.revision, report.left_alone) == ("differs", runner.head(), ("notes",))
+    assert report.differences == ("index clients (company_id, phone): missing (ix_clients_company_id_phone)",)
 
 
 def test_an_unrelated_database_is_refused(fresh: Database, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -246,7 +247,7 @@ def test_an_empty_database_has_nothing_to_adopt(fresh: Database, monkeypatch: py
     assert "nothing to adopt" in result.stdout
 
 
-def test_a_database_under_alembic_already_is_said_to_be_so(
+def test_a_database_with_a_revision_is_reported_as_adopted(
     old: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     result = frontdesk(monkeypatch, old, "adopt", "--yes")
@@ -254,13 +255,13 @@ def test_a_database_under_alembic_already_is_said_to_be_so(
     assert "already: it is at revision baseline" in result.stdout
 
 
-def test_tables_of_others_are_left_alone_also_by_the_check(
+def test_tables_of_other_programs_are_ignored_by_adoption_and_check(
     old: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    unknown(old).execute("CREATE TABLE notes (id int); CREATE TABLE orders (id int)")
+    remove_revision(old).execute("CREATE TABLE notes (id int); CREATE TABLE orders (id int)")
     result = frontdesk(monkeypatch, old, "adopt", "--yes")
     assert result.exit_code == 0
-    assert "left alone: notes, orders." in result.stdout
+    assert "not changed: notes, orders." in result.stdout
     old.upgrade()
     old.check()
     assert old.values("SELECT count(*) FROM notes") == [0]
@@ -269,15 +270,15 @@ def test_tables_of_others_are_left_alone_also_by_the_check(
 def test_a_database_that_is_being_migrated_is_not_stamped(
     old: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    unknown(old)
+    remove_revision(old)
     with runner.migration_engine(old.url) as engine, runner.migration_lock(engine):
         result = frontdesk(monkeypatch, old, "adopt", "--yes")
     assert result.exit_code == 3
-    assert "at work on this database" in result.stderr
+    assert "running on this database" in result.stderr
     assert old.revision is None
 
 
-def test_an_upgrade_refuses_what_would_stop_it_half_way(old: Database) -> None:
+def test_an_upgrade_with_dependent_objects_is_refused_before_the_first_change(old: Database) -> None:
     old.execute(
         "CREATE VIEW names AS SELECT name FROM clients;CREATE TABLE photos (member int REFERENCES staff (id))"
     )

@@ -1,4 +1,4 @@
-"""Each step carries its rows over: what becomes of every kind of value that the old shape held."""
+"""Conversion of rows by the migrations, for every kind of value that the old schema could hold."""
 
 import json
 import logging
@@ -10,7 +10,7 @@ import pytest
 from tests.migrations.databases import Database
 
 
-def test_flags_are_called_is_active_and_fired_is_inverted(old: Database) -> None:
+def test_flags_are_renamed_to_is_active_and_fired_is_inverted(old: Database) -> None:
     old.insert("services", {"active": False})
     old.insert("staff", {"yclients_id": 1, "fired": True}, {"yclients_id": 2, "fired": False})
     old.upgrade()
@@ -20,7 +20,7 @@ def test_flags_are_called_is_active_and_fired_is_inverted(old: Database) -> None
     assert old.value("SELECT is_active FROM staff WHERE yclients_id = 3") is True
 
 
-def test_timestamps_are_read_as_utc_whatever_the_role_sets(old: Database) -> None:
+def test_timestamps_are_read_as_utc_under_any_default_time_zone(old: Database) -> None:
     old.insert("clients", {"last_visit_date": "2026-03-29 02:30", "created_at": "2026-01-01 00:00"})
     old.insert("dialog_contexts", {"last_activity": "2026-07-01 12:00"})
     name = old.value("SELECT current_database()")
@@ -32,7 +32,7 @@ def test_timestamps_are_read_as_utc_whatever_the_role_sets(old: Database) -> Non
     assert old.value("SELECT last_activity_at FROM dialog_contexts") == datetime(2026, 7, 1, 12, tzinfo=UTC)
 
 
-def test_missing_companies_are_inserted_and_gaps_get_the_defaults(old: Database) -> None:
+def test_missing_companies_are_inserted_and_empty_settings_get_defaults(old: Database) -> None:
     old.insert(
         "companies",
         {"company_id": 1, "timezone": None, "country": "Россия"},
@@ -62,7 +62,7 @@ def test_missing_companies_are_inserted_and_gaps_get_the_defaults(old: Database)
     assert old.values("SELECT company_id FROM staff ORDER BY 1") == [-5, 0]
 
 
-def test_a_session_of_an_unreadable_company_is_archived_whole(old: Database) -> None:
+def test_a_session_with_an_invalid_company_id_is_archived(old: Database) -> None:
     readable = {"962302": 962302, " 0015\t": 15, "9223372036854775806": 2**63 - 2}
     unreadable = ["", "abc", "0", "-5", "1.5", "9223372036854775808", "9" * 40, "12 34"]
     for company in (*readable, *unreadable):
@@ -98,7 +98,7 @@ SESSION_VALUES = [
 ]
 
 
-def test_session_values_become_the_compact_json_of_what_they_were(old: Database) -> None:
+def test_session_values_become_compact_json(old: Database) -> None:
     for number, value in enumerate(SESSION_VALUES):
         old.insert("whatsapp_keys", {"key_id": str(number), "value": value})
     stored = old.values("SELECT value FROM whatsapp_keys ORDER BY id")
@@ -114,14 +114,14 @@ def compact(value: Any) -> bytes:
     return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()
 
 
-def test_numbers_of_session_values_keep_their_writing(old: Database) -> None:
+def test_numbers_in_session_values_keep_the_notation_of_jsonb(old: Database) -> None:
     old.execute("INSERT INTO whatsapp_auth (company_id, creds) VALUES ('1', '{\"n\": [1.10, 1e3, 0.1e-7]}')")
     old.upgrade()
     assert old.value("SELECT creds FROM whatsapp_auth") == b'{"n":[1.10,1000,0.00000001]}'
     assert old.value("SELECT version FROM whatsapp_auth") == 1
 
 
-def test_categories_become_rows_and_titles_that_contradict_are_archived(old: Database) -> None:
+def test_categories_become_rows_and_contradicting_titles_are_archived(old: Database) -> None:
     old.insert(
         "services",
         {"yclients_id": 1, "category_id": 5, "category_title": "Hair", "updated_at": "2026-01-01"},
@@ -201,7 +201,7 @@ def test_service_ids_become_rows_in_their_order(old: Database) -> None:
 DURATIONS = [(5400, 5400, False), (1, 1, False), (None, 3600, False), (0, 3600, True), (-60, 3600, True)]
 
 
-def test_bookings_end_after_their_duration_or_an_hour(old: Database) -> None:
+def test_bookings_end_after_their_duration_or_else_after_an_hour(old: Database) -> None:
     old.insert("bookings", *({"yclients_id": n, "duration": row[0]} for n, row in enumerate(DURATIONS)))
     old.upgrade()
     bookings = old.rows("SELECT starts_at, ends_at FROM bookings ORDER BY id")
@@ -221,7 +221,7 @@ STATUSES = [
 ]
 
 
-def test_other_statuses_become_one_of_two_and_are_archived(old: Database) -> None:
+def test_other_statuses_are_mapped_to_one_of_two_and_archived(old: Database) -> None:
     old.insert("bookings", *({"yclients_id": n, "status": row[0]} for n, row in enumerate(STATUSES)))
     old.upgrade()
     assert old.values("SELECT status FROM bookings ORDER BY id") == [expected for _, expected in STATUSES]
@@ -229,7 +229,7 @@ def test_other_statuses_become_one_of_two_and_are_archived(old: Database) -> Non
     assert originals == [status for status, expected in STATUSES if status != expected]
 
 
-def test_a_booking_outside_of_time_is_archived_whole(old: Database) -> None:
+def test_a_booking_with_an_impossible_time_is_archived(old: Database) -> None:
     times = ["infinity", "-infinity", "0044-03-15 12:00 BC", "294276-12-31 23:59"]
     for number, time in enumerate(times):
         old.execute(
@@ -242,12 +242,12 @@ def test_a_booking_outside_of_time_is_archived_whole(old: Database) -> None:
     assert old.archived("bookings")[0]["row"]["datetime"] == "infinity"
 
 
-def test_slots_are_held_only_by_active_bookings_to_come_with_staff(old: Database) -> None:
+def test_only_active_future_bookings_with_staff_get_slots(old: Database) -> None:
     future = {"staff_id": 7, "datetime": "2999-01-01 10:00", "duration": 1800}
     old.insert(
         "bookings",
         {**future, "yclients_id": 1},
-        {**future, "yclients_id": 2},  # theirs overlap each other
+        {**future, "yclients_id": 2},  # bookings from YClients may overlap
         {**future, "yclients_id": 3, "status": "cancelled"},
         {**future, "yclients_id": 4, "staff_id": None},
         {**future, "yclients_id": 5, "datetime": "2020-01-01 10:00"},
@@ -270,7 +270,7 @@ def test_slots_are_held_only_by_active_bookings_to_come_with_staff(old: Database
     ]
 
 
-def test_phones_become_e164_by_the_companys_country(old: Database, caplog: pytest.LogCaptureFixture) -> None:
+def test_phones_are_converted_to_e164_by_country(old: Database, caplog: pytest.LogCaptureFixture) -> None:
     old.insert(
         "companies", {"company_id": 1, "phone": "8 (495) 123-45-67"}, {"company_id": 2, "country": "Германия"}
     )
@@ -302,13 +302,13 @@ def test_phones_become_e164_by_the_companys_country(old: Database, caplog: pytes
     ]
 
 
-def test_clients_can_be_found_by_their_folded_name(old: Database) -> None:
+def test_clients_get_a_folded_name_for_searches(old: Database) -> None:
     old.insert("clients", {"name": "ЁЛКИНА Мария ﬁ"})
     old.upgrade()
     assert old.value("SELECT search_name FROM clients") == "ёлкина мария fi"
 
 
-def test_new_rows_get_new_ids_also_after_rows_that_brought_their_own(old: Database) -> None:
+def test_new_rows_get_unused_ids_after_rows_with_explicit_ids(old: Database) -> None:
     old.insert("clients", {"id": 500})
     old.insert("staff", {}, {"yclients_id": 2})
     old.execute("DELETE FROM staff")
@@ -319,7 +319,7 @@ def test_new_rows_get_new_ids_also_after_rows_that_brought_their_own(old: Databa
     assert old.values("SELECT id FROM staff") == [3]
 
 
-def test_old_unique_indexes_go_whatever_their_names(old: Database) -> None:
+def test_old_unique_indexes_are_dropped_under_any_name(old: Database) -> None:
     old.execute(
         "ALTER TABLE clients DROP CONSTRAINT clients_phone_key;"
         "CREATE UNIQUE INDEX one_phone ON clients (phone);"

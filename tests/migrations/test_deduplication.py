@@ -1,4 +1,4 @@
-"""`frontdesk db dedupe`: what it says, what it does while writers write, and what it brings back."""
+"""`frontdesk db dedupe`: its report, merges while writers write, restore of archived rows."""
 
 import json
 import threading
@@ -44,7 +44,7 @@ def everything(old: Database) -> dict[str, list[Any]]:
     return {table: old.values(f"SELECT to_jsonb(t) FROM {table} AS t ORDER BY 1") for table in tables}
 
 
-def test_a_dry_run_says_what_a_run_does_and_changes_nothing(old: Database, frontdesk: Any) -> None:
+def test_a_dry_run_reports_the_effect_of_a_run_and_changes_nothing(old: Database, frontdesk: Any) -> None:
     duplicates(old)
     before = everything(old)
     planned = json.loads(frontdesk("--dry-run", "--json").stdout)
@@ -72,7 +72,7 @@ def test_a_dry_run_says_what_a_run_does_and_changes_nothing(old: Database, front
     assert frontdesk("--dry-run").stdout == "There are no duplicates.\n"
 
 
-def test_the_report_shows_ids_and_nobody(old: Database, frontdesk: Any) -> None:
+def test_the_report_contains_ids_and_no_personal_data(old: Database, frontdesk: Any) -> None:
     duplicates(old)
     result = frontdesk("--dry-run")
     assert result.exit_code == 0
@@ -85,7 +85,7 @@ def test_the_report_shows_ids_and_nobody(old: Database, frontdesk: Any) -> None:
     assert "79686484488" not in result.stdout + frontdesk("--json").stdout
 
 
-def test_an_upgrade_goes_on_after_it_without_the_option(old: Database, frontdesk: Any) -> None:
+def test_an_upgrade_after_deduplication_needs_no_option(old: Database, frontdesk: Any) -> None:
     duplicates(old)
     assert frontdesk().exit_code == 0
     old.execute("DROP TABLE photos")
@@ -94,7 +94,7 @@ def test_an_upgrade_goes_on_after_it_without_the_option(old: Database, frontdesk
     assert len(old.archived("staff")) == 1
 
 
-def test_a_group_of_thousands_is_merged_in_portions(
+def test_a_large_group_is_merged_in_batches(
     old: Database, frontdesk: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(duplicate_groups, "ROWS_PER_TRANSACTION", 3)
@@ -107,7 +107,7 @@ def test_a_group_of_thousands_is_merged_in_portions(
     assert old.rows("SELECT name, specialization FROM staff") == [{"name": "n1", "specialization": "s6"}]
 
 
-def test_what_belongs_together_is_taken_over_from_one_row(old: Database, frontdesk: Any) -> None:
+def test_related_columns_are_taken_over_from_one_row(old: Database, frontdesk: Any) -> None:
     old.execute("DROP INDEX services_yclients_id_key")
     old.insert("services", {}, {"category_id": 6}, {"category_id": 5, "category_title": "Hair"})
     frontdesk()
@@ -116,7 +116,7 @@ def test_what_belongs_together_is_taken_over_from_one_row(old: Database, frontde
     ]
 
 
-def test_duplicates_that_come_meanwhile_are_merged_too(old: Database, frontdesk: Any) -> None:
+def test_duplicates_added_during_the_run_are_merged_too(old: Database, frontdesk: Any) -> None:
     stop, failed = threading.Event(), []
 
     def write() -> None:
@@ -134,7 +134,7 @@ def test_duplicates_that_come_meanwhile_are_merged_too(old: Database, frontdesk:
                     )
                 except psycopg.Error as error:
                     failed.append(error)
-                time.sleep(0.01)  # faster than they are merged, duplicates would be left
+                time.sleep(0.01)  # without a pause, duplicates are added faster than they are merged
 
     old.execute(
         "INSERT INTO bookings (yclients_id, company_id, datetime)"
@@ -151,26 +151,26 @@ def test_duplicates_that_come_meanwhile_are_merged_too(old: Database, frontdesk:
     assert first["tables"]["bookings"]["archived"] > 49
     assert rest["left"] == 0
     total = old.value("SELECT (SELECT count(*) FROM bookings) + (SELECT count(*) FROM archived_rows)")
-    assert total == old.value("SELECT last_value FROM bookings_id_seq"), "every row is here or there"
+    assert total == old.value("SELECT last_value FROM bookings_id_seq"), (
+        "every row is in its table or archived"
+    )
     assert old.value("SELECT count(DISTINCT (yclients_id, company_id)) - count(*) FROM bookings") == 0
 
 
-def test_a_group_that_cannot_be_merged_is_named_and_the_others_are(old: Database, frontdesk: Any) -> None:
+def test_a_group_that_cannot_be_merged_is_reported_and_the_others_are_merged(
+    old: Database, frontdesk: Any
+) -> None:
     old.insert("staff", {}, {}, {"yclients_id": 2}, {"yclients_id": 2})
     old.execute("CREATE TABLE desks (member int UNIQUE REFERENCES staff (id))")
     old.execute("INSERT INTO desks VALUES (1), (2)")
     result = frontdesk()
     assert result.exit_code == 1
-    assert (
-        "staff (yclients_id 1, company_id 1): ids 1, 2: left as they are, desks_member_key" in result.stdout
-    )
+    assert "staff (yclients_id 1, company_id 1): ids 1, 2: not merged, desks_member_key" in result.stdout
     assert "1 groups are left" in result.stdout
     assert old.values("SELECT id FROM staff ORDER BY id") == [1, 2, 3]
 
 
-def test_a_row_that_is_held_for_long_is_waited_for(
-    old: Database, frontdesk: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_waits_for_a_locked_row(old: Database, frontdesk: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     old.insert("staff", {}, {})
     with old.connect() as holder:
         holder.execute("BEGIN")
@@ -179,13 +179,13 @@ def test_a_row_that_is_held_for_long_is_waited_for(
             patch.setattr("app.migrations.runner.LOCK_ATTEMPTS", 2)
             result = frontdesk()
             assert result.exit_code == 3
-            assert "rows of staff and do not let go" in result.stderr
+            assert "rows of staff and do not release them" in result.stderr
         threading.Timer(0.7, holder.execute, ["COMMIT"]).start()
         assert frontdesk().exit_code == 0
     assert [entry["row"]["name"] for entry in old.archived("staff")] == ["held"]
 
 
-def test_killed_between_two_groups_it_goes_on(
+def test_a_run_continues_after_a_kill_between_two_groups(
     old: Database, frontdesk: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     old.insert("staff", {}, {}, {"yclients_id": 2}, {"yclients_id": 2})
@@ -210,43 +210,42 @@ def test_killed_between_two_groups_it_goes_on(
     assert len(old.archived("staff")) == 2
 
 
-def test_a_database_that_is_not_ours_is_refused(old: Database, frontdesk: Any) -> None:
+def test_a_database_with_another_schema_is_refused(old: Database, frontdesk: Any) -> None:
     old.execute("ALTER TABLE clients DROP COLUMN yclients_id")
     result = frontdesk("--dry-run")
     assert result.exit_code == 3
-    assert "Table clients has no yclients_id: `frontdesk db adopt` says what differs." in result.stderr
+    assert "Table clients has no yclients_id: `frontdesk db adopt` lists the differences." in result.stderr
 
 
-# Bringing back
+# Restore
 
 
-def test_a_row_that_was_archived_is_brought_back_as_it_was(old: Database, frontdesk: Any) -> None:
+def test_an_archived_row_is_restored_unchanged(old: Database, frontdesk: Any) -> None:
     duplicates(old)
     before = old.rows("SELECT * FROM staff WHERE id = 1")
     frontdesk()
     tried = frontdesk("--restore", "1", "--dry-run")
-    assert (tried.exit_code, tried.stdout) == (0, "1: row 1 of staff would be back\n")
+    assert (tried.exit_code, tried.stdout) == (0, "1: row 1 of staff would be restored\n")
     assert old.rows("SELECT * FROM staff WHERE id = 1") == []
     result = frontdesk("--restore", "1")
-    assert (result.exit_code, result.stdout) == (0, "1: row 1 of staff is back\n")
+    assert (result.exit_code, result.stdout) == (0, "1: row 1 of staff is restored\n")
     assert old.rows("SELECT * FROM staff WHERE id = 1") == before
     assert old.archived("staff") == []
 
 
-def test_a_row_in_the_way_is_named(old: Database, frontdesk: Any) -> None:
+def test_a_conflicting_row_is_reported(old: Database, frontdesk: Any) -> None:
     old.execute("DROP INDEX clients_yclients_id_key")
     old.insert("clients", {"phone": ""}, {"phone": "+79686484488"})
     frontdesk()
     result = frontdesk("--restore", "1")
     assert result.exit_code == 1
     assert result.stdout == (
-        "1: row 2 of clients cannot be brought back:"
-        " row 1 of clients has the same phone (clients_phone_key)\n"
+        "1: row 2 of clients cannot be restored: row 1 of clients has the same phone (clients_phone_key)\n"
     )
     assert len(old.archived("clients")) == 1
 
 
-def test_after_the_upgrade_a_row_comes_back_in_the_new_shape(old: Database, frontdesk: Any) -> None:
+def test_a_row_restored_after_the_upgrade_gets_the_new_columns(old: Database, frontdesk: Any) -> None:
     old.execute("DROP INDEX clients_yclients_id_key")
     old.insert("companies", {"company_id": 1})
     old.insert(
@@ -297,18 +296,18 @@ def test_after_the_upgrade_a_row_comes_back_in_the_new_shape(old: Database, fron
 
 
 @pytest.mark.parametrize("number", ["7", "1"])
-def test_what_is_not_in_the_archive_or_no_duplicate_is_said(
+def test_an_unknown_archive_id_or_another_reason_is_refused(
     old: Database, frontdesk: Any, number: str
 ) -> None:
     old.insert("bookings", {"status": "confirmed", "datetime": "infinity"})
     old.upgrade()
     result = frontdesk("--restore", number)
     assert result.exit_code == 1
-    said = {"7": "no row cannot be brought back: archived_rows has no such id", "1": "it is no duplicate:"}
-    assert said[number] in result.stdout
+    expected = {"7": "no row cannot be restored: archived_rows has no such id", "1": "it is not a duplicate:"}
+    assert expected[number] in result.stdout
 
 
-def test_two_runs_at_once_do_not_meet(old: Database, frontdesk: Any) -> None:
+def test_a_run_during_a_migration_is_refused_but_not_a_dry_run(old: Database, frontdesk: Any) -> None:
     old.insert("staff", {}, {})
     with runner.migration_engine(old.url) as engine, runner.migration_lock(engine):
         assert frontdesk().exit_code == 3

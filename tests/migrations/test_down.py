@@ -1,11 +1,11 @@
-"""Down restores what the old shape can hold, refuses the rest by name, and up again works."""
+"""Downgrades restore what the old schema can hold and refuse the rest; upgrades work again afterwards."""
 
 import pytest
 
 from app.migrations.runner import MigrationRefused
 from tests.migrations.databases import OLD_ROWS, Database, MakeDatabase
 
-# These come back in another writing.
+# Columns whose values stay in the notation of the new schema after a downgrade.
 REWRITTEN = {"companies": ["country", "phone"], "clients": ["phone"], "bookings": ["client_phone"]}
 
 
@@ -15,7 +15,7 @@ def rows(database: Database) -> dict[str, list[object]]:
 
 
 def full_installation(database: Database) -> None:
-    """One row or two in every table, with every column filled somewhere."""
+    """Insert one or two rows per table; every column has a value in at least one row."""
     time = "2026-01-01 10:00"
     database.insert(
         "companies", {"timezone": "Asia/Tokyo", "country": "Россия", "phone": "84951234567", "address": "1"}
@@ -46,7 +46,7 @@ def full_at_head(make_database: MakeDatabase, baseline_template: Database) -> Da
     return database
 
 
-def test_up_down_up_with_rows(old: Database) -> None:
+def test_rows_survive_an_upgrade_a_downgrade_and_a_second_upgrade(old: Database) -> None:
     full_installation(old)
     before = rows(old)
     old.upgrade()
@@ -89,7 +89,7 @@ def test_up_down_up_with_rows(old: Database) -> None:
         ),
         (
             "UPDATE staff SET deleted_at = now() WHERE id = 1",
-            "staff: company 1, id 1: is deleted and would come back to life",
+            "staff: company 1, id 1: is marked as deleted and would count as existing",
         ),
         (
             "UPDATE bookings SET yclients_record_id = NULL, source = 'assistant' WHERE id = 1",
@@ -103,11 +103,11 @@ def test_up_down_up_with_rows(old: Database) -> None:
         ),
         (
             "UPDATE booking_services SET cost = 5 WHERE position = 1",
-            "booking_services: company 1, id 2: says more of a booked service than its id",
+            "booking_services: company 1, id 2: has a title, amount, cost or discount",
         ),
         (
             "INSERT INTO service_staff (company_id, service_id, staff_id) VALUES (1, 1, 1)",
-            "service_staff: company 1, id 1: says who performs a service",
+            "service_staff: company 1, id 1: links a service to a staff member",
         ),
         (
             "UPDATE service_categories SET weight = 1",
@@ -116,11 +116,11 @@ def test_up_down_up_with_rows(old: Database) -> None:
         ("UPDATE companies SET is_active = false", "companies: company 1, id 1: is not active"),
         (
             "UPDATE whatsapp_keys SET value = 'gAAAAA'",
-            "whatsapp_keys: company 1, id 1: value is nothing that JSONB holds",
+            "whatsapp_keys: company 1, id 1: value is not valid JSONB",
         ),
         (
             "UPDATE whatsapp_auth SET creds = convert_to('\"\\u0000\"', 'UTF8')",
-            "whatsapp_auth: company 1, id 1: creds is nothing that JSONB holds",
+            "whatsapp_auth: company 1, id 1: creds is not valid JSONB",
         ),
         (
             "INSERT INTO archived_rows (table_name, row, reason) VALUES ('clients', '{}', 'test')",
@@ -128,7 +128,7 @@ def test_up_down_up_with_rows(old: Database) -> None:
         ),
     ],
 )
-def test_what_the_old_shape_cannot_hold_is_refused_by_name(
+def test_a_row_that_the_old_schema_cannot_hold_is_refused(
     make_database: MakeDatabase, full_at_head: Database, statement: str, line: str
 ) -> None:
     database = make_database(full_at_head)
@@ -138,7 +138,7 @@ def test_what_the_old_shape_cannot_hold_is_refused_by_name(
     assert line in refusal.value.report
 
 
-def test_after_a_refusal_up_goes_on_from_where_down_stopped(
+def test_an_upgrade_after_a_refused_downgrade_succeeds(
     make_database: MakeDatabase, full_at_head: Database
 ) -> None:
     database = make_database(full_at_head)
@@ -158,7 +158,7 @@ def test_merged_duplicates_are_dropped_only_on_request(old: Database) -> None:
     assert old.values("SELECT name FROM staff") == ["kept"]
 
 
-def test_rows_are_never_dropped_with_the_baseline(old: Database) -> None:
+def test_a_downgrade_below_the_baseline_is_refused_while_there_are_rows(old: Database) -> None:
     old.insert("staff", {})
     with pytest.raises(MigrationRefused, match="staff"):
         old.downgrade("base")

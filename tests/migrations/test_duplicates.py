@@ -1,4 +1,4 @@
-"""What merging a group of duplicates keeps, fills, re-points and archives."""
+"""Merges of duplicate groups: the kept row, filled fields, changed references, archived rows."""
 
 import pytest
 
@@ -11,7 +11,7 @@ def merged(old: Database) -> None:
     old.check()
 
 
-def test_the_earliest_is_kept_by_time_and_then_by_id(old: Database) -> None:
+def test_the_earliest_row_by_time_and_then_by_id_is_kept(old: Database) -> None:
     old.insert(
         "staff",
         {"name": "late", "created_at": "2026-03-01"},
@@ -28,7 +28,7 @@ def test_the_earliest_is_kept_by_time_and_then_by_id(old: Database) -> None:
     ]
 
 
-def test_empty_fields_are_filled_from_the_earliest_that_has_something(old: Database) -> None:
+def test_empty_fields_are_filled_from_the_earliest_row_with_a_value(old: Database) -> None:
     old.insert(
         "bookings",
         {"client_name": " ", "client_phone": None, "price": 0, "service_ids": [], "comment": "first"},
@@ -43,7 +43,7 @@ def test_empty_fields_are_filled_from_the_earliest_that_has_something(old: Datab
     assert old.values("SELECT service_id FROM booking_services") == [1]
 
 
-def test_a_unique_phone_is_taken_over_from_a_row_that_goes(old: Database) -> None:
+def test_a_unique_phone_is_taken_over_from_a_removed_row(old: Database) -> None:
     old.execute("DROP INDEX clients_yclients_id_key")
     old.insert("clients", {"phone": ""}, {"phone": "+79686484488", "email": "a@example.org"})
     merged(old)
@@ -77,7 +77,7 @@ def test_a_title_is_taken_over_only_with_its_category(old: Database) -> None:
     assert old.values("SELECT title FROM service_categories") == ["Hair"]
 
 
-def test_halves_of_two_sessions_are_never_mixed(old: Database) -> None:
+def test_values_of_two_sessions_are_never_mixed(old: Database) -> None:
     old.insert("whatsapp_auth", {"company_id": "7", "creds": {}}, {"company_id": "07", "creds": {"noise": 1}})
     old.insert(
         "whatsapp_keys",
@@ -91,7 +91,7 @@ def test_halves_of_two_sessions_are_never_mixed(old: Database) -> None:
     assert [entry["row"]["creds"] for entry in old.archived("whatsapp_auth")] == [{"noise": 1}]
 
 
-def test_values_that_python_cannot_hold_are_no_obstacle(old: Database) -> None:
+def test_rows_with_values_that_python_cannot_represent_are_merged(old: Database) -> None:
     for _ in range(2):
         old.execute(
             "INSERT INTO staff_schedules (staff_id, company_id, date) VALUES (1, 1, 'infinity');"
@@ -103,7 +103,7 @@ def test_values_that_python_cannot_hold_are_no_obstacle(old: Database) -> None:
     assert [entry["reason"] for entry in old.archived("bookings")] == ["duplicate", "datetime is not a time"]
 
 
-def test_what_referenced_a_removed_row_references_the_kept_one(old: Database) -> None:
+def test_references_to_a_removed_row_are_changed_to_the_kept_row(old: Database) -> None:
     old.insert("staff", {}, {}, {"yclients_id": 2})
     old.execute("CREATE TABLE photos (id int, member int REFERENCES staff (id))")
     old.execute("INSERT INTO photos VALUES (1, 1), (2, 2), (3, 3)")
@@ -111,7 +111,7 @@ def test_what_referenced_a_removed_row_references_the_kept_one(old: Database) ->
     assert old.values("SELECT member FROM photos ORDER BY id") == [1, 1, 3]
 
 
-def test_a_refusal_names_every_group_of_every_table_without_personal_data(old: Database) -> None:
+def test_a_refusal_lists_every_group_of_every_table_without_personal_data(old: Database) -> None:
     old.insert("staff", {}, {}, {"yclients_id": 2})
     old.insert("staff_schedules", {}, {})
     old.insert("bookings", {"company_id": 2}, {"company_id": 2})

@@ -1,4 +1,4 @@
-"""A whole installation of the first shape, 10,000 rows per table, reaches head: kept, merged or archived."""
+"""Upgrade of an old installation with 10,000 rows per table: every row is kept, merged or archived."""
 
 import base64
 import json
@@ -12,7 +12,7 @@ import pytest
 from app.migrations.runner import MigrationRefused
 from tests.migrations.databases import Database, MakeDatabase
 
-# One worker runs them all (with --dist loadgroup): the installation is built and carried over once.
+# With --dist loadgroup, one worker runs all tests, so that the installation is built and upgraded once.
 pytestmark = pytest.mark.xdist_group("installation")
 
 ROWS = 10_000
@@ -69,13 +69,13 @@ def copy(database: Database, table: str, rows: list[dict[str, Any]]) -> None:
 
 
 def fill(database: Database) -> None:
-    """Every fiftieth row is a duplicate of an earlier one; ids repeat across the two salons."""
+    """Insert the rows. Every fiftieth is a duplicate of an earlier row; the two salons share ids."""
     chance = random.Random(7)
     year = datetime.now(UTC).year
     numbers = [number if number % 50 else number - 1 for number in range(1, ROWS + 1)]
     salons = [SALONS[chance.random() < 0.1] for _ in numbers]
     rows = list(zip(range(1, ROWS + 1), numbers, salons, strict=True))
-    # The old unique indexes on single columns are not everywhere; without them every kind occurs.
+    # Some installations lack these unique indexes; without them, all kinds of duplicates can occur.
     database.execute("DROP INDEX clients_yclients_id_key; DROP INDEX services_yclients_id_key")
     copy(
         database,
@@ -166,13 +166,13 @@ def fill(database: Database) -> None:
             for n, y, c in rows
         ],
     )
-    writings = (" {} ", "00{}", "0{}", "salon {}", "-{}")
+    notations = (" {} ", "00{}", "0{}", "salon {}", "-{}")
     copy(
         database,
         "whatsapp_auth",
         [
             {
-                "company_id": (writings[n // 50 % 5] if n % 50 == 0 else "{}").format(200_000 + y),
+                "company_id": (notations[n // 50 % 5] if n % 50 == 0 else "{}").format(200_000 + y),
                 "creds": {"k": BUFFERS[n % 5]},
             }
             for n, y, _ in rows
@@ -203,7 +203,7 @@ def installation(make_database: MakeDatabase, baseline_template: Database) -> Da
 
 @pytest.fixture(scope="module")
 def before(installation: Database) -> dict[str, dict[int, dict[str, Any]]]:
-    """The rows of each table by id, before anything was tried."""
+    """The rows of each table by id, before the upgrade."""
     return snapshot(installation)
 
 
@@ -222,7 +222,7 @@ def snapshot(database: Database) -> dict[str, dict[int, dict[str, Any]]]:
     }
 
 
-def test_duplicates_are_refused_with_a_line_per_group_before_anything_changes(
+def test_duplicates_are_refused_with_a_line_per_group_before_the_first_change(
     make_database: MakeDatabase, installation: Database, before: Any
 ) -> None:
     untouched = make_database(installation) if installation.revision == "baseline" else installation
@@ -245,7 +245,7 @@ def test_every_row_is_kept_merged_or_archived(carried: Database, before: Any) ->
         assert set(before[table]) <= live | set(removed_ids), table
         for entry in removed:
             old = before[table][entry["row"]["id"]]
-            # Only the names that changed in the first step may differ in an archived row.
+            # An archived row may differ only in the columns that the first migration renames.
             assert {key: value for key, value in entry["row"].items() if key in old} == {
                 key: value for key, value in old.items() if key in entry["row"]
             }
@@ -254,7 +254,7 @@ def test_every_row_is_kept_merged_or_archived(carried: Database, before: Any) ->
         assert reasons["duplicate"] > (90 if table != "companies" else -1), table
 
 
-def test_kept_rows_say_what_they_said(carried: Database, before: Any) -> None:
+def test_kept_rows_keep_their_values(carried: Database, before: Any) -> None:
     for row in carried.rows("SELECT *, to_jsonb(c) AS j FROM clients AS c"):
         old = before["clients"][row["id"]]
         assert (row["name"], row["yclients_id"], row["company_id"], row["total_spent"]) == (
@@ -276,7 +276,7 @@ def test_kept_rows_say_what_they_said(carried: Database, before: Any) -> None:
         assert row["status"] == ("cancelled" if old["status"].startswith("cancel") else "active")
 
 
-def test_services_of_bookings_are_rows_or_archived(carried: Database, before: Any) -> None:
+def test_services_of_bookings_become_rows_or_are_archived(carried: Database, before: Any) -> None:
     booked: dict[int, list[int]] = {}
     for row in carried.rows("SELECT booking, service_id FROM booking_services ORDER BY booking, position"):
         booked.setdefault(row["booking"], []).append(row["service_id"])
@@ -289,13 +289,13 @@ def test_services_of_bookings_are_rows_or_archived(carried: Database, before: An
         assert (number in lossy) == (old == "[6, 'x']")
 
 
-def test_slots_are_held_by_active_bookings_to_come(carried: Database) -> None:
-    to_come = "status = 'active' AND staff_id IS NOT NULL AND ends_at > now()"
+def test_active_future_bookings_with_staff_have_slots(carried: Database) -> None:
+    is_future = "status = 'active' AND staff_id IS NOT NULL AND ends_at > now()"
     held = carried.values("SELECT booking FROM booking_slots ORDER BY 1")
-    assert held == carried.values(f"SELECT id FROM bookings WHERE {to_come} ORDER BY 1") != []
+    assert held == carried.values(f"SELECT id FROM bookings WHERE {is_future} ORDER BY 1") != []
 
 
-def test_session_values_are_what_they_were(carried: Database, before: Any) -> None:
+def test_session_values_are_unchanged(carried: Database, before: Any) -> None:
     for table, column in (("whatsapp_auth", "creds"), ("whatsapp_keys", "value")):
         for row in carried.rows(f"SELECT id, {column} AS value FROM {table}"):
             old = before[table][row["id"]][column]
@@ -303,6 +303,6 @@ def test_session_values_are_what_they_were(carried: Database, before: Any) -> No
             assert row["value"] == json.dumps(old, separators=(",", ":"), ensure_ascii=False).encode()
 
 
-def test_sequences_go_on(carried: Database, before: Any) -> None:
+def test_sequences_continue_after_the_highest_id(carried: Database, before: Any) -> None:
     for table in TABLES:
         assert carried.value(f"SELECT nextval(pg_get_serial_sequence('{table}', 'id'))") > max(before[table])

@@ -1,4 +1,4 @@
-"""The SQL that the chain really executes passes squawk; each exception stands beside its statement."""
+"""The SQL that the migrations execute passes the linter squawk; exceptions are comments in the statements."""
 
 import re
 import subprocess
@@ -13,20 +13,20 @@ from app.migrations import runner
 from tests.migrations.databases import Database, MakeDatabase
 from tests.migrations.test_runs import before_each_statement, small_installation
 
-pytestmark = pytest.mark.xdist_group("lint")  # what is recorded serves both
+pytestmark = pytest.mark.xdist_group("lint")  # both tests use the same recording
 
 SQUAWK = Path(sys.executable).with_name("squawk")
 
-# Reads and changes of rows: squawk judges changes of the schema.
+# Reads and writes of rows are not recorded: squawk checks schema changes.
 NOT_FOR_SQUAWK = ("SELECT", "INSERT", "UPDATE", "DELETE", "LOCK", "CREATE OR REPLACE FUNCTION")
 
 
 class Recorder:
-    """Writes down statements as a script: what the connection's options set, transactions, statements."""
+    """Recorder of statements as an SQL script, with session options and transactions."""
 
     def __init__(self) -> None:
         options = runner.CONNECTION_OPTIONS.removeprefix("-c ").split(" -c ")
-        self.lines = [f"SET {name} = '{value}'" for name, value in (each.split("=") for each in options)]
+        self.lines = [f"SET {name} = '{value}'" for name, value in (option.split("=") for option in options)]
         self.open = False
 
     def __call__(self, _: int, statement: str, connection: Any) -> None:
@@ -46,7 +46,7 @@ class Recorder:
 
 
 def record(database: Database, folder: Path) -> list[Path]:
-    """Run the chain on a small installation of the old shape, writing each revision's SQL to a file."""
+    """Upgrade a small installation in the old schema; write the SQL of each revision to a file."""
     files = []
     for number, script in enumerate(reversed(list(runner.script_directory().walk_revisions()))):
         recorder = Recorder()
@@ -60,15 +60,15 @@ def record(database: Database, folder: Path) -> list[Path]:
 
 
 def squawk(files: list[Path]) -> tuple[int, str]:
-    """Return squawk's exit code (0 clean) and its report."""
+    """Return squawk's exit code (0: no findings) and its report."""
     command = [SQUAWK, "--pg-version", "15.0", "--reporter", "gcc", *files]
-    verdict = subprocess.run(command, capture_output=True, text=True, check=False)
-    return verdict.returncode, verdict.stdout + verdict.stderr
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    return result.returncode, result.stdout + result.stderr
 
 
 @pytest.fixture(scope="module")
 def recorded(make_database: MakeDatabase, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """The chain's SQL, a file for each revision."""
+    """The SQL of the migrations, one file per revision."""
     return record(make_database(), tmp_path_factory.mktemp("recorded"))
 
 
@@ -78,7 +78,7 @@ def test_the_recorded_sql_passes_squawk(recorded: list[Path]) -> None:
     assert code == 0, report
 
 
-def test_squawk_would_find_something_without_the_exceptions(recorded: list[Path], tmp_path: Path) -> None:
+def test_squawk_reports_findings_without_the_exceptions(recorded: list[Path], tmp_path: Path) -> None:
     bare = [tmp_path / file.name for file in recorded]
     for file, copy in zip(recorded, bare, strict=True):
         copy.write_text(re.sub("-- squawk-ignore.*", "", file.read_text()))

@@ -1,4 +1,4 @@
-"""The whole chain while writers write: none is stalled, none fails, nothing is lost, kills do no harm."""
+"""All migrations while writers write: no stalled, failed or lost writes, also after kills."""
 
 import logging
 import random
@@ -15,12 +15,12 @@ from tests.migrations import live
 from tests.migrations.databases import Database
 from tests.migrations.test_runs import alembic, finished
 
-LONGEST_STALL = 0.25  # seconds
+MAX_STALL_SECONDS = 0.25
 
 
 @contextmanager
 def announced_rewrites() -> Iterator[list[tuple[float, float]]]:
-    """The times from each announcement to the commit that ends its rewrite."""
+    """Yield the list of time windows from the log message of each rewrite to its commit."""
     windows: list[tuple[float, float]] = []
     begun: list[float] = []
 
@@ -49,7 +49,7 @@ def announced_rewrites() -> Iterator[list[tuple[float, float]]]:
     ("clients", "bookings"),
     [(2_000, 4_000), pytest.param(500_000, 1_000_000, marks=pytest.mark.full)],
 )
-def test_the_whole_chain_runs_while_writers_write(old: Database, clients: int, bookings: int) -> None:
+def test_all_migrations_run_while_writers_write(old: Database, clients: int, bookings: int) -> None:
     live.fill(old, clients, bookings)
     with live.running_writers(old, clients, bookings) as watch, announced_rewrites() as windows:
         time.sleep(0.3)
@@ -58,9 +58,9 @@ def test_the_whole_chain_runs_while_writers_write(old: Database, clients: int, b
     old.check()
     assert watch.failures == []
     assert watch.lost == []
-    assert len(windows) > 4  # of the tables that have rows
-    assert watch.stalls(LONGEST_STALL, apart_from=windows) == []
-    # Once it is in force, a duplicate gets 23505, and nothing else fails.
+    assert len(windows) > 4  # rewrites of tables with rows
+    assert watch.stalls(MAX_STALL_SECONDS, apart_from=windows) == []
+    # Once the constraint is in force, duplicates fail with 23505. No other write fails.
     assert set(watch.refused) == {"staff_yclients_company_unique"}
     assert old.value("SELECT count(*) - count(DISTINCT (yclients_id, company_id)) FROM staff") == 0
     kept = old.value("SELECT count(*) FROM bookings")
@@ -70,7 +70,7 @@ def test_the_whole_chain_runs_while_writers_write(old: Database, clients: int, b
 
 
 @pytest.mark.full
-def test_killed_again_and_again_while_writers_write_the_same_command_goes_on(old: Database) -> None:
+def test_a_repeatedly_killed_upgrade_continues_while_writers_write(old: Database) -> None:
     live.fill(old, 1_000, 2_000)
     chance, order = random.Random(7), list(reversed(runner.revisions()))
     killed = 0

@@ -1,4 +1,4 @@
-"""The commands of docs/existing-databases.md, one after the other, print what the page says."""
+"""The commands in docs/existing-databases.md, run in order, print the output that the page shows."""
 
 import re
 
@@ -12,7 +12,7 @@ from tests.migrations.databases import Database
 PAGE = (PROJECT_ROOT / "docs/existing-databases.md").read_text()
 
 
-def test_the_commands_of_the_page_print_what_it_says(old: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_commands_on_the_page_print_its_output(old: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     old.insert("staff", {"name": "Ольга"}, {"specialization": "nails"}, {"yclients_id": 2})
     old.execute(
         "DROP TABLE alembic_version;"

@@ -1,4 +1,4 @@
-"""Running the chain: several deploys at once, locks, kills, refusals in one clear line."""
+"""Runs of the migrations: concurrent deploys, locks, kills, one-line error messages."""
 
 import os
 import subprocess
@@ -57,7 +57,7 @@ def before_each_statement(hook: Callable[[int, str, Any], None]) -> Iterator[Non
 
 
 def small_installation(database: Database) -> None:
-    """A few rows of every kind, among them duplicates."""
+    """Insert a few rows of every kind, including duplicates."""
     database.insert("companies", {"company_id": 1})
     for number in range(1, 7):
         company = 1 + number % 2
@@ -86,7 +86,7 @@ def small_installation(database: Database) -> None:
 
 
 def content(database: Database) -> dict[str, list[Any]]:
-    """All rows, without what differs between two runs: times, and numbers where a sequence has gaps."""
+    """Return all rows by table, without values that differ between runs: times, and ids with gaps."""
     new = ("archived_rows", "booking_services", "booking_slots", "service_categories")
     return {
         table: database.values(
@@ -101,7 +101,7 @@ def content(database: Database) -> dict[str, list[Any]]:
     }
 
 
-def test_several_deploys_at_once_all_succeed(old: Database) -> None:
+def test_concurrent_deploys_all_succeed(old: Database) -> None:
     small_installation(old)
     deploys = [alembic(old.url, "-x", "dedupe=keep-earliest", "upgrade", "head") for _ in range(3)]
     for code, output in map(finished, deploys):
@@ -110,7 +110,7 @@ def test_several_deploys_at_once_all_succeed(old: Database) -> None:
     old.check()
 
 
-def test_a_deploy_waits_for_the_one_that_runs_without_holding_a_snapshot(fresh: Database) -> None:
+def test_a_deploy_waits_for_another_without_holding_a_snapshot(fresh: Database) -> None:
     with runner.migration_engine(fresh.url) as engine, runner.migration_lock(engine):
         waiting = threading.Thread(target=fresh.upgrade)
         waiting.start()
@@ -121,9 +121,9 @@ def test_a_deploy_waits_for_the_one_that_runs_without_holding_a_snapshot(fresh: 
         wait_until(lambda: len(fresh.rows(sessions)) >= 2)
         time.sleep(0.5)
         assert waiting.is_alive()
-        # For a moment now and then it asks whether it is its turn.
-        at_rest = {"state": "idle", "backend_xmin": None}
-        wait_until(lambda: all(session == at_rest for session in fresh.rows(sessions)))
+        # The waiting session is busy only while it polls the lock.
+        idle = {"state": "idle", "backend_xmin": None}
+        wait_until(lambda: all(session == idle for session in fresh.rows(sessions)))
         assert fresh.revision is None
     waiting.join(WAIT_TIMEOUT_SECONDS)
     assert fresh.state is SchemaState.AT_HEAD
@@ -146,11 +146,13 @@ def test_a_long_reader_delays_the_migration_but_not_the_writers(old: Database) -
         assert migration.is_alive()
         reader.execute("COMMIT")
         migration.join(WAIT_TIMEOUT_SECONDS)
-    assert worst < 1.0  # 0.2 s, and the server's share of a busy machine
+    assert worst < 1.0  # seconds: 0.2 on an idle machine
     assert old.state is SchemaState.AT_HEAD
 
 
-def test_a_lock_that_is_never_freed_ends_in_one_line(old: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lock_that_is_never_released_ends_in_a_one_line_error(
+    old: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(runner, "LOCK_ATTEMPTS", 2)
     with old.connect() as reader:
         reader.execute("BEGIN")
@@ -161,7 +163,7 @@ def test_a_lock_that_is_never_freed_ends_in_one_line(old: Database, monkeypatch:
 
 
 @pytest.mark.parametrize("first", [20, pytest.param(31, marks=pytest.mark.full)])
-def test_killed_again_and_again_the_same_command_goes_on(
+def test_a_repeatedly_killed_upgrade_continues(
     make_database: MakeDatabase, baseline_template: Database, first: int
 ) -> None:
     killed, undisturbed = make_database(baseline_template), make_database(baseline_template)
@@ -189,7 +191,7 @@ def test_killed_again_and_again_the_same_command_goes_on(
     assert content(killed) == content(undisturbed)
 
 
-def test_a_duplicate_that_comes_while_the_index_is_built_is_merged_too(old: Database) -> None:
+def test_a_duplicate_added_during_an_index_build_is_merged_too(old: Database) -> None:
     old.insert("staff", {"yclients_id": 5})
     arrivals = iter([{"yclients_id": 5}, {"yclients_id": 5}])
 
@@ -210,7 +212,7 @@ def test_a_duplicate_that_comes_while_the_index_is_built_is_merged_too(old: Data
     old.check()
 
 
-def test_an_invalid_index_of_a_failed_build_is_not_taken_for_a_good_one(old: Database) -> None:
+def test_an_invalid_index_of_a_failed_build_is_replaced(old: Database) -> None:
     old.upgrade("archive")
     old.execute("INSERT INTO staff (yclients_id, company_id, name) VALUES (5, 1, 'a'), (5, 1, 'b')")
     with pytest.raises(psycopg.errors.UniqueViolation):
@@ -224,7 +226,7 @@ def test_an_invalid_index_of_a_failed_build_is_not_taken_for_a_good_one(old: Dat
     assert old.values("SELECT count(*) FROM pg_index WHERE NOT indisvalid") == [0]
 
 
-def test_a_large_rewrite_is_announced_and_asked_for(old: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_rewrite_needs_an_option(old: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(operations, "MAX_UNREQUESTED_REWRITE_ROWS", 3)
     for number in range(1, 300):
         old.insert("staff", {"yclients_id": number})
@@ -237,7 +239,7 @@ def test_a_large_rewrite_is_announced_and_asked_for(old: Database, monkeypatch: 
     assert old.state is SchemaState.AT_HEAD
 
 
-def test_a_revision_that_the_code_does_not_know_is_said_in_one_line(at_head: Database) -> None:
+def test_an_unknown_revision_is_reported_in_one_line(at_head: Database) -> None:
     at_head.execute("UPDATE alembic_version SET version_num = 'f00dfeed'")
     assert at_head.state is SchemaState.UNKNOWN
     with pytest.raises(MigrationRefused, match="f00dfeed, which this code does not know: it is newer"):
@@ -248,7 +250,7 @@ def test_a_revision_that_the_code_does_not_know_is_said_in_one_line(at_head: Dat
     assert "Traceback" not in output
 
 
-def test_a_database_that_cannot_be_reached_is_said_in_one_line() -> None:
+def test_an_unreachable_database_is_reported_in_one_line() -> None:
     code, output = finished(alembic("postgresql://someone:secret@127.0.0.1:1/nowhere", "upgrade", "head"))
     assert code != 0
     assert "The database cannot be reached" in output
@@ -275,7 +277,7 @@ def test_an_unknown_option_is_refused(fresh: Database, option: str) -> None:
         fresh.upgrade(**{key: value})
 
 
-def test_an_installation_that_alembic_does_not_know_yet_is_taken_over(old: Database) -> None:
+def test_an_installation_without_a_revision_is_upgraded(old: Database) -> None:
     old.insert("companies", {"company_id": 7})
     old.execute("DROP TABLE alembic_version")
     assert old.state is SchemaState.EMPTY
@@ -284,7 +286,7 @@ def test_an_installation_that_alembic_does_not_know_yet_is_taken_over(old: Datab
     old.check()
 
 
-def test_foreign_tables_of_the_same_names_are_refused_with_the_difference(old: Database) -> None:
+def test_tables_with_other_columns_are_refused_with_their_differences(old: Database) -> None:
     old.execute("DROP TABLE alembic_version, staff; ALTER TABLE clients ADD COLUMN vip boolean")
     with pytest.raises(MigrationRefused) as refusal:
         old.upgrade()
@@ -292,7 +294,7 @@ def test_foreign_tables_of_the_same_names_are_refused_with_the_difference(old: D
     assert "staff: missing name character varying(255) NOT NULL" in refusal.value.report
 
 
-def test_the_state_tells_where_a_database_stands(fresh: Database) -> None:
+def test_the_schema_state_changes_with_upgrades(fresh: Database) -> None:
     assert fresh.state is SchemaState.EMPTY
     fresh.upgrade("alignment")
     assert fresh.state is SchemaState.BEHIND

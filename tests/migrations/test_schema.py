@@ -1,4 +1,4 @@
-"""What the chain builds: the models' schema, and the old one again on the way down."""
+"""The schema that migrations build: that of the models, and the old one after a downgrade."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from app.migrations import runner, schema_snapshot
 from app.models import Base
 from tests.migrations.databases import Database
 
-# Names of NOT NULL constraints are left out: PostgreSQL 18 makes them up, and a rename keeps the old one.
+# Without names of NOT NULL constraints: PostgreSQL 18 generates them, and keeps them in a column rename.
 CATALOG = {
     "columns": """
         SELECT relname, attname, format_type(atttypid, atttypmod), attnotnull, attidentity,
@@ -55,29 +55,29 @@ def catalog(database: Database) -> dict[str, set[tuple[Any, ...]]]:
     }
 
 
-def test_the_chain_builds_exactly_what_the_models_say(at_head: Database, fresh: Database) -> None:
+def test_the_migrations_build_the_schema_of_the_models(at_head: Database, fresh: Database) -> None:
     with runner.migration_engine(fresh.url) as engine:
         Base.metadata.create_all(engine)
-    chain, models = catalog(at_head), catalog(fresh)
+    migrated, models = catalog(at_head), catalog(fresh)
     for kind in CATALOG:
-        assert chain[kind] ^ models[kind] == set(), kind
+        assert migrated[kind] ^ models[kind] == set(), kind
 
 
-def test_autogenerate_finds_nothing_to_do_at_head(at_head: Database) -> None:
+def test_autogenerate_finds_no_difference_at_head(at_head: Database) -> None:
     at_head.check()
     assert at_head.state is runner.SchemaState.AT_HEAD
 
 
-def test_down_to_the_baseline_leaves_the_old_schema(at_head: Database, old: Database) -> None:
+def test_a_downgrade_to_the_baseline_restores_the_old_schema(at_head: Database, old: Database) -> None:
     at_head.downgrade("baseline")
     assert catalog(at_head) == catalog(old)
 
 
-def test_each_revision_is_as_it_is_written_down_and_goes_down_and_up_again(fresh: Database) -> None:
+def test_each_revision_matches_its_snapshot_and_can_be_downgraded(fresh: Database) -> None:
     for script in reversed(list(runner.script_directory().walk_revisions())):
         fresh.upgrade(script.revision)
         before = catalog(fresh)
-        assert adopt.expected_snapshots()[script.revision] == shape_of(fresh), (
+        assert adopt.expected_snapshots()[script.revision] == snapshot_of(fresh), (
             "run `make describe-migrations`"
         )
         fresh.downgrade("-1")
@@ -85,12 +85,12 @@ def test_each_revision_is_as_it_is_written_down_and_goes_down_and_up_again(fresh
         assert catalog(fresh) == before, script.revision
 
 
-def shape_of(database: Database) -> dict[str, str]:
+def snapshot_of(database: Database) -> dict[str, str]:
     with runner.migration_engine(database.url) as engine, engine.connect() as connection:
         return schema_snapshot.read(connection, schema_snapshot.existing_tables(connection))
 
 
-def test_down_to_nothing_drops_empty_tables(at_head: Database) -> None:
+def test_a_downgrade_to_base_drops_empty_tables(at_head: Database) -> None:
     at_head.downgrade("base")
     assert catalog(at_head)["others"] == set()
     at_head.upgrade()
@@ -103,9 +103,8 @@ def reflected(connection: Connection) -> MetaData:
     return metadata
 
 
-# The archive belongs to the installation: a row may be there because its company is unreadable. So does
-# the budget of requests: the limits of an API hold for the address that all companies share.
-# And so do the runs of its backups.
+# Tables of the installation: rows may be archived because their company id is invalid, an API limits the
+# requests of all companies together, and a backup contains all companies.
 NOT_OF_A_TENANT = {"archived_rows", "backup_runs", "request_budgets", "alembic_version"}
 
 
@@ -123,7 +122,7 @@ def test_every_key_of_a_tenant_table_contains_the_company(source: str, head_temp
 
 
 def test_every_unique_index_in_the_database_contains_the_company(head_template: Database) -> None:
-    """Exclusion constraints as well; the catalog knows also what reflection leaves out."""
+    """The catalog also has the exclusion constraints, which SQLAlchemy's reflection omits."""
     keys = head_template.rows(
         "SELECT indrelid::regclass::text AS table, pg_get_indexdef(indexrelid) AS index,"
         " coalesce(condeferrable, false) AS deferrable"

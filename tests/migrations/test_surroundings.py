@@ -1,4 +1,4 @@
-"""Installations among others' things: odd names, other schemas and owners, limits that a server sets."""
+"""Installations in unusual environments: odd names, other schemas and owners, timeouts of the server."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -11,7 +11,7 @@ from app.cli import main
 from app.migrations import runner
 from app.migrations.runner import MigrationRefused
 from tests.migrations.databases import OLD_ROWS, Database, MakeDatabase
-from tests.migrations.test_adoption import unknown
+from tests.migrations.test_adoption import remove_revision
 from tests.migrations.test_runs import before_each_statement
 from tests.servers import Server, execute, url_of
 from tests.vacuuming import vacuumed
@@ -23,8 +23,8 @@ IN_OWN_SCHEMA = "CREATE SCHEMA salons;" + ";".join(
 
 @pytest.fixture
 def installation(old: Database) -> Database:
-    """A database in the old shape that Alembic does not know."""
-    return unknown(old)
+    """A database in the old schema without an Alembic revision."""
+    return remove_revision(old)
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def guest(server_url: str) -> Iterator[str]:
 
 
 def with_option(database: Database, name: str, value: str) -> Database:
-    """The same database by a URL that sets an option for its sessions."""
+    """Return the database with a URL that sets an option for its sessions."""
     return Database(f"{database.url}&options=-c%20{name}%3D{value}")
 
 
@@ -45,7 +45,7 @@ def adopted(database: Database, monkeypatch: pytest.MonkeyPatch) -> Result:
     return CliRunner().invoke(main, ["db", "adopt", "--yes"])
 
 
-def test_odd_indexes_and_names_in_a_schema_that_the_url_names(
+def test_odd_indexes_and_names_in_a_schema_from_the_url_are_upgraded(
     installation: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     installation.insert("dialog_contexts", {}, {"user_id": "2"})
@@ -68,7 +68,7 @@ def test_odd_indexes_and_names_in_a_schema_that_the_url_names(
 
 
 @pytest.mark.parametrize("encoding", ["SQL_ASCII", "WIN1251"])
-def test_databases_of_other_encodings_are_taken_over(
+def test_databases_in_other_encodings_are_upgraded(
     server_url: str, monkeypatch: pytest.MonkeyPatch, encoding: str
 ) -> None:
     name = f"in_{encoding.lower()}"
@@ -76,10 +76,10 @@ def test_databases_of_other_encodings_are_taken_over(
     try:
         database = Database(url_of(server_url, name))
         database.upgrade("baseline")
-        unknown(database)
+        remove_revision(database)
         with database.connect(client_encoding="UTF8") as connection:
             connection.execute("INSERT INTO companies (company_id, title) VALUES ('1', 'Студия')")
-        monkeypatch.setenv("PGCLIENTENCODING", "LATIN1")  # whatever a shell has set
+        monkeypatch.setenv("PGCLIENTENCODING", "LATIN1")  # must have no effect
         assert adopted(database, monkeypatch).exit_code == 0
         database.upgrade()
         database.check()
@@ -96,14 +96,14 @@ def test_databases_of_other_encodings_are_taken_over(
     ("path", "line"),
     [
         ("other,public", "schema public has bookings, clients, companies, dialog_contexts, "),
-        ("salons,public", "schema public has staff: let search_path begin with it"),
-        ("nowhere", "search_path names no schema that exists: nowhere"),
+        ("salons,public", "schema public has staff: if these are Frontdesk's tables, put the schema first"),
+        ("nowhere", "search_path contains no existing schema: nowhere"),
     ],
 )
-def test_tables_that_stand_elsewhere_are_refused(
+def test_tables_in_another_schema_are_refused(
     installation: Database, monkeypatch: pytest.MonkeyPatch, path: str, line: str
 ) -> None:
-    """Or the chain would make its new tables beside nothing, and take over what belongs to another."""
+    """Otherwise new tables would be in the wrong schema, and tables of other programs would be changed."""
     moved = IN_OWN_SCHEMA.replace("ALTER TABLE staff SET SCHEMA salons;", "")
     installation.execute(f"CREATE SCHEMA other; {moved if path.startswith('salons') else ''}")
     by_path = with_option(installation, "search_path", path)
@@ -113,12 +113,12 @@ def test_tables_that_stand_elsewhere_are_refused(
     assert CliRunner().invoke(main, ["db", "dedupe"]).exit_code == 3
     with pytest.raises(MigrationRefused) as refusal:
         by_path.upgrade()
-    assert any(each.startswith(line) for each in refusal.value.report)
-    made = "SELECT count(*) FROM pg_tables WHERE tablename IN ('alembic_version', 'archived_rows')"
-    assert installation.value(made) == 0
+    assert any(reported.startswith(line) for reported in refusal.value.report)
+    created = "SELECT count(*) FROM pg_tables WHERE tablename IN ('alembic_version', 'archived_rows')"
+    assert installation.value(created) == 0
 
 
-def test_a_role_that_may_not_change_every_table_is_told_so(
+def test_missing_privileges_are_reported_with_a_remedy(
     installation: Database, guest: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     owned = ";".join(f"ALTER TABLE {table} OWNER TO {guest}" for table in OLD_ROWS if table != "staff")
@@ -154,7 +154,7 @@ def test_a_role_that_may_not_change_every_table_is_told_so(
         ("RULE r AS ON DELETE TO clients DO INSTEAD NOTHING", "rule r on clients"),
     ],
 )
-def test_what_hangs_on_columns_is_refused_before_the_first_change(
+def test_objects_that_depend_on_columns_are_refused_before_the_first_change(
     old: Database, made: str, line: str
 ) -> None:
     old.execute(f"CREATE {made}")
@@ -164,7 +164,7 @@ def test_what_hangs_on_columns_is_refused_before_the_first_change(
     assert old.revision == "baseline"
 
 
-def test_another_table_s_index_is_not_dropped_for_its_name(
+def test_an_index_of_another_table_is_not_dropped_because_of_its_name(
     installation: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     installation.execute(
@@ -182,7 +182,7 @@ def test_another_table_s_index_is_not_dropped_for_its_name(
     assert installation.value("SELECT count(*) FROM pg_indexes WHERE tablename = 'notes'") == 1
 
 
-def test_a_trigger_that_names_no_column_may_stay(old: Database) -> None:
+def test_a_trigger_that_names_no_column_is_accepted(old: Database) -> None:
     old.execute(
         "CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN new; END';"
         "CREATE TRIGGER t BEFORE UPDATE ON clients FOR EACH ROW EXECUTE FUNCTION f()"
@@ -190,7 +190,7 @@ def test_a_trigger_that_names_no_column_may_stay(old: Database) -> None:
     old.upgrade("wide_ids")
 
 
-def test_limits_that_the_database_sets_do_not_end_a_migration(old: Database) -> None:
+def test_timeouts_set_on_the_database_do_not_apply_to_migrations(old: Database) -> None:
     name, version = old.value("SELECT current_database()"), old.value("SHOW server_version_num")
     limits = ["statement_timeout", "idle_session_timeout", "idle_in_transaction_session_timeout"]
     limits += ["transaction_timeout"] if int(version) >= 170_000 else []
@@ -213,7 +213,7 @@ def dedupe(installation: Database, monkeypatch: pytest.MonkeyPatch) -> Any:
     return lambda *arguments: CliRunner().invoke(main, ["db", "dedupe", *arguments])
 
 
-def test_columns_of_others_are_taken_over_and_come_back(installation: Database, dedupe: Any) -> None:
+def test_additional_columns_are_merged_and_restored(installation: Database, dedupe: Any) -> None:
     installation.execute(
         'ALTER TABLE staff ADD "order" text, ADD "is:VIP %" text,'
         " ADD initial text GENERATED ALWAYS AS (nullif(name, 'A')) STORED;"
@@ -231,12 +231,12 @@ def test_columns_of_others_are_taken_over_and_come_back(installation: Database, 
     assert installation.rows("SELECT * FROM staff WHERE id = 2") == before
 
 
-def test_json_null_comes_back_as_it_was(installation: Database, dedupe: Any) -> None:
+def test_json_null_is_restored_unchanged(installation: Database, dedupe: Any) -> None:
     installation.execute(
         "INSERT INTO dialog_contexts (user_id, company_id, context) VALUES ('1', 1, '{}'), ('1', 1, 'null')"
     )
     assert dedupe().exit_code == 0
-    assert dedupe("--restore", "1").stdout == "1: row 2 of dialog_contexts is back\n"
+    assert dedupe("--restore", "1").stdout == "1: row 2 of dialog_contexts is restored\n"
     assert installation.values("SELECT context::text FROM dialog_contexts ORDER BY id") == ["{}", "null"]
 
 
@@ -248,21 +248,21 @@ def test_json_null_comes_back_as_it_was(installation: Database, dedupe: Any) -> 
         "CREATE TRIGGER t BEFORE DELETE ON staff FOR EACH ROW EXECUTE FUNCTION f()",
     ],
 )
-def test_rows_that_something_keeps_from_being_deleted_are_not_archived_for_ever(
+def test_rows_that_a_trigger_or_rule_protects_are_not_archived(
     installation: Database, dedupe: Any, made: str
 ) -> None:
     installation.execute(f"{DUPLICATES} CREATE {made}")
     refused = dedupe()
     assert refused.exit_code == 3
-    assert "A trigger or rule on staff keeps its rows from being deleted" in refused.stderr
+    assert "A trigger or rule on staff prevents the deletion of rows" in refused.stderr
     assert installation.value("SELECT count(*) FROM archived_rows") == 0
 
 
-# Others at work
+# Concurrent sessions
 
 
-def test_rows_that_come_in_behind_a_backfill_are_carried_too(old: Database) -> None:
-    """The cursor goes by company: old code that still writes adds to one that is done."""
+def test_rows_inserted_behind_a_backfill_are_converted_too(old: Database) -> None:
+    """Backfills go company by company; old code may add rows to a company that is already done."""
     old.insert("companies", {"company_id": 1})
     old.insert("clients", {"company_id": 2, "yclients_id": 1})
     late = {"company_id": 1, "yclients_id": 2, "phone": "8 968 648 44 89"}
@@ -279,10 +279,10 @@ def test_rows_that_come_in_behind_a_backfill_are_carried_too(old: Database) -> N
 
 
 @pytest.mark.full
-def test_autovacuum_gives_way_to_a_migration(
+def test_autovacuum_is_cancelled_for_a_migration(
     make_database: MakeDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It waits for nobody who waits less than a second, and a large table takes it hours."""
+    """PostgreSQL cancels autovacuum only for sessions that wait for 1 s; a vacuum can take hours."""
     monkeypatch.setattr(runner, "LOCK_ATTEMPTS", 4)
     server = Server()
     try:

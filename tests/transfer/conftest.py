@@ -1,4 +1,4 @@
-"""Two databases of one move: a legacy and a primary, both at head."""
+"""Fixtures of the transfer tests: a legacy and a primary database, both at head."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
@@ -17,34 +17,34 @@ from tests.transfer.distant import RemoteSides
 
 
 @pytest.fixture(autouse=True)
-def a_busy_machine_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A switch may close for long, unless a test says how long."""
+def long_default_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the default `max_pause` ten seconds, so that tests pass on a busy machine."""
     monkeypatch.setitem(change_live_side.__kwdefaults__, "max_pause", 10.0)
 
 
 @pytest.fixture
 def sides(new_database: Callable[[], str]) -> Sides:
-    """Two empty databases at head, for this test alone."""
+    """Two empty databases at head, which only this test uses."""
     return Sides(Side("legacy", new_database()), Side("primary", new_database()))
 
 
 @pytest.fixture
 def legacy(sides: Sides) -> Iterator[psycopg.Connection[Any]]:
-    """A plain session of somebody who knows nothing of the move, in autocommit."""
+    """A session of another program on legacy, in autocommit mode."""
     with closing(psycopg.connect(sides.legacy.url, autocommit=True)) as connection:
         yield connection
 
 
 @pytest.fixture
 def primary(sides: Sides) -> Iterator[psycopg.Connection[Any]]:
-    """The same on primary."""
+    """A session of another program on primary, in autocommit mode."""
     with closing(psycopg.connect(sides.primary.url, autocommit=True)) as connection:
         yield connection
 
 
 @pytest.fixture(scope="module")
 def servers() -> Iterator[tuple[Server, Server]]:
-    """Two servers that tests may kill and freeze."""
+    """Two servers that tests of a module may kill and freeze."""
     pair = (Server(), Server())
     yield pair
     for server in pair:
@@ -53,7 +53,7 @@ def servers() -> Iterator[tuple[Server, Server]]:
 
 @pytest.fixture(scope="session")
 def distant_servers() -> Iterator[tuple[Server, Server]]:
-    """Two servers that listen on ports, each with a template at head."""
+    """Two servers that listen on TCP ports, each with a template database at head."""
     pair = (Server(free_port()), Server(free_port()))
     try:
         for server in pair:
@@ -67,7 +67,7 @@ def distant_servers() -> Iterator[tuple[Server, Server]]:
 
 @pytest.fixture
 def distant(distant_servers: tuple[Server, Server]) -> Iterator[RemoteSides]:
-    """Two databases at head, on servers of their own, with lines to them."""
+    """Two databases at head on separate servers, with TCP proxies to them."""
     for server in distant_servers:
         execute(server.url, "CREATE DATABASE moved TEMPLATE at_head STRATEGY FILE_COPY")
     urls = [url_of(server.url, "moved") for server in distant_servers]

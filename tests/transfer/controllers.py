@@ -1,4 +1,4 @@
-"""Commands of a move in processes of their own, killed or frozen at a chosen step."""
+"""Transfer commands in separate processes, which are killed or frozen at a chosen step."""
 
 import multiprocessing
 import os
@@ -13,7 +13,7 @@ from app.transfer.protocol.endpoints import SideName, Sides
 from app.transfer.relay import session_pair
 from app.transfer.relay.apply_cycle import ApplyCycle
 
-# Where a process can be interrupted: an owner, and the name of its function.
+# Steps at which a process can be interrupted: the object that has the function, and the function's name.
 POINTS: dict[str, tuple[Any, str]] = {
     "replay": (session_pair, "replay"),
     "lock": (ApplyCycle, "lock_target"),
@@ -35,14 +35,17 @@ _processes.set_forkserver_preload(
 def start(
     work: Callable[..., object], *arguments: Any, at: tuple[str, str, signal.Signals] | None = None
 ) -> BaseProcess:
-    """Run `work` in a process of its own; `at` (point, when, signal) interrupts it there, once."""
+    """Start `work` in a separate process and return the process.
+
+    `at` is (point, when, signal): the process sends itself the signal once, before or after that step.
+    """
     process = _processes.Process(target=_run, args=(work, arguments, at), daemon=True)
     process.start()
     return process
 
 
 def run_switch(sides: Sides, to: SideName, max_pause: float = 5.0) -> None:
-    """A cutover or a rollback. Its exit code is 1 where it was refused."""
+    """Run a cutover or a rollback. Raises SystemExit(1) if it fails."""
     from app.errors import FrontdeskError
     from app.transfer.cutover.cutover import change_live_side
 
@@ -53,7 +56,7 @@ def run_switch(sides: Sides, to: SideName, max_pause: float = 5.0) -> None:
 
 
 def run_relay(sides: Sides) -> None:
-    """A relay that never stops by itself."""
+    """Run a relay that never stops by itself."""
     from threading import Event
 
     from app.transfer.relay.relay import relay
@@ -64,9 +67,8 @@ def run_relay(sides: Sides) -> None:
 def _run(
     work: Callable[..., object], arguments: tuple[Any, ...], at: tuple[str, str, signal.Signals] | None
 ) -> None:
-    transfer_sides._SESSION_SETTINGS["idle_in_transaction_session_timeout"] = (
-        "1s"  # for those that are frozen
-    )
+    # The server soon releases the locks of a frozen process.
+    transfer_sides._SESSION_SETTINGS["idle_in_transaction_session_timeout"] = "1s"
     if at is not None:
         _interrupt(*at)
     work(*arguments)

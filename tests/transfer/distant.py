@@ -1,4 +1,4 @@
-"""Two servers at the end of lines: one to each for the commands of a move, and one for the services."""
+"""Two servers behind TCP proxies: one proxy per server for the transfer's commands, one for the services."""
 
 from contextlib import closing, suppress
 from dataclasses import dataclass
@@ -21,9 +21,9 @@ from tests.stopwatch import Stopwatch
 
 @dataclass(frozen=True)
 class RemoteSides:
-    """`direct`: both sides past every line, for tests that look."""
+    """Two sides with the proxies that lead to them."""
 
-    direct: Sides
+    direct: Sides  # without proxies, for the checks of a test
     commands_to_legacy: TcpProxy
     commands_to_primary: TcpProxy
     services_to_legacy: TcpProxy
@@ -31,29 +31,32 @@ class RemoteSides:
 
     @cached_property
     def commands(self) -> Sides:
-        """As the commands reach them."""
+        """The sides, through the proxies of the commands."""
         return _along(self.commands_to_legacy, self.commands_to_primary)
 
     @cached_property
     def services(self) -> Sides:
-        """As the services reach them."""
+        """The sides, through the proxies of the services."""
         return _along(self.services_to_legacy, self.services_to_primary)
 
     @property
     def lines(self) -> tuple[TcpProxy, ...]:
+        """All proxies."""
         return (*self.of_commands, self.services_to_legacy, self.services_to_primary)
 
     @property
     def of_commands(self) -> tuple[TcpProxy, TcpProxy]:
+        """The proxies of the commands: to legacy, to primary."""
         return self.commands_to_legacy, self.commands_to_primary
 
     def heal(self) -> None:
+        """End the faults of all proxies."""
         for line in self.lines:
             line.heal()
 
 
 class SwitchAttempt:
-    """A cutover or a rollback in a thread of its own: its report, or what it ended with."""
+    """A cutover or a rollback in a thread. When it has ended, `report` or `error` is set."""
 
     def __init__(self, sides: Sides, to: SideName, max_pause: float = 1.0) -> None:
         self.report: CutoverReport | None = None
@@ -72,19 +75,20 @@ class SwitchAttempt:
         return self._thread.is_alive()
 
     def wait(self) -> None:
+        """Wait until the switch has ended."""
         self._thread.join(WAIT_TIMEOUT_SECONDS)
         assert not self.is_running
 
 
 class SingleOpenSideCheck:
-    """Watches that never both sides are open."""
+    """Checks in a thread that the two sides are never open at the same time; `violations` lists failures."""
 
     def __init__(self, sides: Sides) -> None:
         self._sides = sides
         self._stop = Event()
         self._thread = Thread(target=self._watch)
         self.violations: list[tuple[SideRow, SideRow]] = []
-        self.looks = 0  # at sides of which one was open
+        self.looks = 0  # consistent reads of both rows with at least one open side
 
     def _watch(self) -> None:
         with (
@@ -92,7 +96,8 @@ class SingleOpenSideCheck:
             closing(self._sides.primary.connect()) as primary,
         ):
             while not self._stop.wait(0.005):
-                with suppress(psycopg.errors.UndefinedTable, FrontdeskError):  # no move, or half of one
+                # The suppressed errors mean that the transfer is not set up, or only in part.
+                with suppress(psycopg.errors.UndefinedTable, FrontdeskError):
                     before, across, after = (
                         read_side_row(legacy),
                         read_side_row(primary),
@@ -112,7 +117,10 @@ class SingleOpenSideCheck:
 
 
 def longest_wait(side: Side, while_: SwitchAttempt, at_most: float) -> float:
-    """How long a client had to wait who wrote every few milliseconds, until the attempt had an end."""
+    """Write every few milliseconds until the switch ends; return the longest time between two writes.
+
+    Stops after `at_most` seconds. The result is in seconds.
+    """
     longest, until = 0.0, monotonic() + at_most
     with psycopg.connect(side.url, autocommit=True) as connection, Stopwatch() as watch:
         last = watch.seconds

@@ -1,7 +1,7 @@
-"""One isolation level through psycopg: unique values swap, keys change, parents go with children.
+"""A writer that uses psycopg with one isolation level. It swaps unique values, changes keys, deletes parents.
 
-Before each change it reads all of its rows, in the transaction that makes the change, and compares them
-with what was acknowledged; so a write that is lost is seen by the next one, and not covered by it.
+Before each change the writer reads all of its rows, in the transaction of the change, and compares them with
+the acknowledged state. A lost write is therefore detected before a later write can hide it.
 """
 
 import random
@@ -25,7 +25,7 @@ from tests.transfer.journals import (
 
 AUTOCOMMIT = "autocommit"
 KINDS = (AUTOCOMMIT, "read committed", "repeatable read", "serializable")
-MERGED_ROWS = 40  # rows of a merge
+MERGED_ROWS = 40  # rows in each bulk merge
 
 # {"clients": [[id, yclients_id, visits], …], "bookings": [[id, [positions]], …]}
 EMPTY: State = {"clients": [], "bookings": []}
@@ -42,7 +42,7 @@ _BOOKINGS = """
 
 
 def read(connection: Connection, company: int) -> State:
-    """All rows of a company, as a state."""
+    """Return all rows of a company as a state."""
     return {
         "clients": [list(row) for row in connection.execute(_CLIENTS, (company,))],
         "bookings": [list(row) for row in connection.execute(_BOOKINGS, (company,))],
@@ -50,7 +50,7 @@ def read(connection: Connection, company: int) -> State:
 
 
 class DriverWriter:
-    """One writer of one kind, with a session on whichever side takes its writes."""
+    """A writer of one kind. It has one session, and changes to the other side when its writes are fenced."""
 
     def __init__(self, urls: list[str], company: int, kind: str, journal: Journal, seed: int) -> None:
         self._urls = [make_conninfo(url, connect_timeout=2) for url in urls]
@@ -62,7 +62,10 @@ class DriverWriter:
         self._random = random.Random(seed)
 
     def change(self) -> bool:
-        """One transaction; False where it has to be tried again. Raises LostWriteError."""
+        """Run one transaction; return False if it must be retried.
+
+        Raises LostWriteError if acknowledged rows are missing.
+        """
         committing = False
         try:
             connection = self._connected()
@@ -71,7 +74,7 @@ class DriverWriter:
                 lambda: connection.execute("SELECT frontdesk_transfer.enter()"),
             )
             if self._kind != AUTOCOMMIT and self._random.random() < 0.2:
-                time.sleep(self._random.uniform(0, 0.03))  # the world moves on between snapshot and write
+                time.sleep(self._random.uniform(0, 0.03))  # allow other changes between snapshot and write
             after = self._act(connection, deepcopy(before))
             self._journal.intend(after)
             committing = True
@@ -83,7 +86,7 @@ class DriverWriter:
         return True
 
     def close(self) -> None:
-        """End the session."""
+        """Close the session."""
         if self._connection is not None:
             self._connection.close()
 
@@ -104,14 +107,13 @@ class DriverWriter:
         if committing and not lost:
             self._journal.void()
         if self._connection is not None and not self._connection.closed and not lost:
-            with suppress(psycopg.OperationalError):  # lost now, and nothing was kept
+            with suppress(psycopg.OperationalError):  # the connection was lost, which rolls back as well
                 self._connection.rollback()
         else:
             self._connection = None
             time.sleep(0.02)
-        if (
-            error.sqlstate == FENCED_SQLSTATE
-        ):  # not where a connection is lost: before the move all sides take writes
+        # A lost connection is no reason to change sides: before the transfer both sides accept writes.
+        if error.sqlstate == FENCED_SQLSTATE:
             self._at = 1 - self._at
             if self._connection is not None:
                 self._connection.close()
@@ -120,9 +122,9 @@ class DriverWriter:
             raise error
 
     def _act(self, connection: Connection, state: State) -> State:
-        """Change something, and the state with it."""
+        """Change rows, and return the state that is expected afterwards."""
         if self._kind == AUTOCOMMIT:
-            # Each statement is a transaction, so it is announced before, and there is one only.
+            # A single statement, which is a transaction, so it is announced before it is executed.
             return self._act_at_once(connection, state)
         acts: list[Callable[[Connection, State], None]] = [
             self._add, self._bump, self._bump, self._remove, self._swap, self._rename, self._replace,
@@ -137,9 +139,9 @@ class DriverWriter:
     def _act_at_once(self, connection: Connection, state: State) -> State:
         clients = state["clients"]
         number = self._random.randint(1, 20)
-        client = next((each for each in clients if each[1] == number), None)
+        client = next((client for client in clients if client[1] == number), None)
         if client is None:
-            # It chooses its id itself: what is about to be is written down before.
+            # The writer chooses the id, so that the expected state is known before the insert.
             client = [-self._random.randint(1, 2**50), number, 0]
             clients.append(client)
             query = "INSERT INTO clients (yclients_id, company_id, id, name) VALUES (%s, %s, %s, 'x')"
@@ -183,7 +185,7 @@ class DriverWriter:
                 (self._company, client[0]),
             ).fetchone()
             client[2] += 1
-            assert row == (client[2],), "somebody else has written here"
+            assert row == (client[2],), "another program has changed this row"
 
     def _remove(self, connection: Connection, state: State) -> None:
         for client in self._some(state["clients"], 1):
@@ -196,7 +198,7 @@ class DriverWriter:
         )
 
     def _swap(self, connection: Connection, state: State) -> None:
-        """Two rows exchange a unique value."""
+        """Swap a unique value between two rows."""
         pair = self._some(state["clients"], 2)
         if len(pair) < 2:
             return
@@ -209,7 +211,7 @@ class DriverWriter:
         one[1], two[1] = two[1], one[1]
 
     def _rename(self, connection: Connection, state: State) -> None:
-        """A row changes its key."""
+        """Change the key of a row."""
         for client in self._some(state["clients"], 1):
             new = -self._random.randint(1, 2**50)
             connection.execute(
@@ -219,7 +221,7 @@ class DriverWriter:
             client[0] = new
 
     def _replace(self, connection: Connection, state: State) -> None:
-        """A row goes and comes back, under its old key."""
+        """Delete a row and insert it again with the same key."""
         for client in self._some(state["clients"], 1):
             self._delete(connection, client)
             client[2] = 100
@@ -248,7 +250,7 @@ class DriverWriter:
         state["bookings"].append([row[0], positions])
 
     def _unbook(self, connection: Connection, state: State) -> None:
-        """A parent goes with its children."""
+        """Delete a parent and its children."""
         for booking in self._some(state["bookings"], 1):
             for table, column in (("booking_services", "booking"), ("bookings", "id")):
                 connection.execute(
@@ -258,7 +260,7 @@ class DriverWriter:
             state["bookings"].remove(booking)
 
     def _move_booking(self, connection: Connection, state: State) -> None:
-        """A parent changes its key, and its children follow."""
+        """Change the key of a parent and the references of its children."""
         for booking in self._some(state["bookings"], 1):
             new = -self._random.randint(1, 2**50)
             connection.execute("SET CONSTRAINTS ALL DEFERRED")
@@ -270,7 +272,7 @@ class DriverWriter:
             booking[0] = new
 
     def _merge(self, connection: Connection, state: State) -> None:
-        """Many rows at once, with COPY into a temporary table and ON CONFLICT."""
+        """Merge many rows at once, with COPY into a temporary table and INSERT ... ON CONFLICT."""
         if self._random.random() < 0.7:
             return
         connection.execute(

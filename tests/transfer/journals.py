@@ -1,4 +1,4 @@
-"""What writers have been promised, in a file that outlives `kill -9`, and how a writer checks it."""
+"""The writers' journals: files with the acknowledged states, which survive `kill -9` of a writer."""
 
 import json
 import os
@@ -6,21 +6,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-# What a writer's company holds, as JSON; each kind of writer has a form of its own.
+# The rows of a writer's company, as JSON. Each kind of writer has its own format.
 State = dict[str, Any]
 
 FENCED_SQLSTATE = "FD001"
-# Without an answer, or with one of these, a statement may or may not have been carried out.
+# After these errors, or without an answer (None), it is unknown whether the statement was executed.
 UNKNOWN_OUTCOME_SQLSTATES = (None, "57P01", "57P02")
 RETRYABLE_SQLSTATES = ("40001", "40P01")
 
 
 class LostWriteError(Exception):
-    """What was acknowledged is not there."""
+    """An acknowledged write is missing."""
 
 
 class Journal:
-    """What may be there: the last acknowledged state, or one of those that were announced after it."""
+    """The states that a database may hold: the last acknowledged one, or one announced after it."""
 
     def __init__(self, path: Path, empty: State) -> None:
         self._path = path
@@ -39,39 +39,40 @@ class Journal:
 
     @property
     def is_sure(self) -> bool:
-        """Whether there is no intention of which nobody knows what became of it."""
+        """True if the outcome of every announced change is known."""
         return len(self.allowed) == 1
 
     def intend(self, *states: State) -> None:
-        """Announce what is about to be, the last state in the end, the others on the way."""
+        """Announce the states that a change will produce: intermediate ones first, the final state last."""
         self.allowed = [self.allowed[0], *states]
         self._write("intent", states)
 
     def acknowledge(self) -> None:
-        """The last intention is committed."""
+        """Record that the announced change is committed."""
         self.allowed = self.allowed[-1:]
         self._write("ack")
 
     def void(self) -> None:
-        """The last intention has failed for certain."""
+        """Record that the announced change has certainly failed."""
         self.allowed = self.allowed[:1]
         self._write("void")
 
     def check(self, read: Callable[[], State], enter: Callable[[], object]) -> State:
-        """What is there now. Raises LostWriteError where it is nothing of what may be.
+        """Return the current state of the database. Raises LostWriteError if it is not an allowed state.
 
-        `enter` passes the fence: reads do not, and a standby may lag.
+        `enter` passes the fence, and fails on a standby. It is needed because reads are not fenced and a
+        standby may be behind.
         """
-        found = read()
-        if found not in self.allowed:
+        state = read()
+        if state not in self.allowed:
             enter()
-            found = read()
-        if found not in self.allowed:
-            raise LostWriteError(f"{found} is none of {self.allowed}")
+            state = read()
+        if state not in self.allowed:
+            raise LostWriteError(f"{state} is not in {self.allowed}")
         if not self.is_sure:
-            self.allowed = [found]
+            self.allowed = [state]
             self._write("seen", self.allowed)
-        return found
+        return state
 
     def close(self) -> None:
         os.close(self._file)

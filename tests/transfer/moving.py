@@ -1,4 +1,4 @@
-"""What tests of a move share."""
+"""Helpers of the transfer tests."""
 
 import time
 from contextlib import closing
@@ -17,7 +17,7 @@ from app.transfer.relay.relay import drain
 
 
 def copy_by_change_log(sides: Sides) -> None:
-    """Copy everything by noting every key as changed: it needs no copy, and takes longer than one."""
+    """Copy all rows by adding every key to the change log and draining it, without the `copy` command."""
     with closing(sides.legacy.connect()) as legacy, closing(sides.primary.connect()) as primary:
         for table in transfer_tables(legacy):
             legacy.execute(
@@ -33,7 +33,7 @@ def copy_by_change_log(sides: Sides) -> None:
 
 
 def rows(side: Side) -> dict[str, list[Any]]:
-    """All rows of all moved tables, each as text, in order."""
+    """Return the sorted rows of each transferred table, each row as text."""
     with closing(side.connect()) as connection:
         return {
             table.name: connection.execute(
@@ -47,13 +47,13 @@ def rows(side: Side) -> dict[str, list[Any]]:
 
 
 def assert_live(sides: Sides, live: SideName) -> None:
-    """One side is live, it takes writes and the other does not; nothing differs, nothing waits."""
-    found = read_status(sides)
-    assert (found.live, found.in_the_way) == (live, [])
+    """Check that only the side `live` accepts writes, and that the sides are equal after a drain."""
+    status = read_status(sides)
+    assert (status.live, status.in_the_way) == (live, [])
     with psycopg.connect(sides.named(live).url) as connection:
         connection.execute("UPDATE clients SET visit_count = visit_count + 1")
     other = sides.other(sides.named(live))
-    with psycopg.connect(other.url) as connection, pytest.raises(psycopg.Error, match="takes no writes"):
+    with psycopg.connect(other.url) as connection, pytest.raises(psycopg.Error, match="accepts no writes"):
         connection.execute("UPDATE clients SET visit_count = 0")
     drain(sides)
     assert rows(sides.legacy) == rows(sides.primary)
@@ -61,7 +61,10 @@ def assert_live(sides: Sides, live: SideName) -> None:
 
 
 def switch_with_retries(sides: Sides, to: SideName) -> None:
-    """Run a command until it succeeds: a frozen session keeps its locks until the server ends it."""
+    """Switch to a side, and retry until it succeeds or 90 seconds have passed.
+
+    Retries are needed because a frozen session keeps its locks until the server ends it.
+    """
     deadline = time.monotonic() + 90
     while True:
         try:

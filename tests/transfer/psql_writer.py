@@ -1,7 +1,7 @@
-"""A writer that types SQL into the real `psql`: single statements, or BEGIN … COMMIT.
+"""A writer that sends SQL to a real `psql`: single statements, or BEGIN … COMMIT blocks.
 
-It stops at the first error and its psql ends, as `ON_ERROR_STOP` has it; so what follows an error is not
-carried out. It writes what no operation of the data layer does: rows of operators, and JSON's null.
+With `ON_ERROR_STOP`, psql exits at the first error and does not execute the remaining statements. The writer
+covers writes that no operation of the data layer makes: rows of operators, and JSON null.
 """
 
 import json
@@ -26,15 +26,15 @@ from tests.transfer.journals import (
 )
 
 AUTOCOMMIT, BLOCKS = KINDS = ("psql", "psql with BEGIN")
-COPIED_ROWS = 30  # rows of a \copy
-MAX_ROWS_PER_KIND = 12  # rows of a kind, about
+COPIED_ROWS = 30  # rows in each \copy
+MAX_ROWS_PER_KIND = 12  # approximate limit of the rows in each table
 END_MARKER = "-- done --"
 JSONS = ("null", '{"a": null}', '"null"', "[1.50]", '"' + "й" * 300 + '"')
 
 Act = Callable[[State], str]
 
 # `dialogs`: stage and context by user; `archived`: the JSON of each row by its reason; `backups`: rows by
-# name; `clients`: how many, and the sums of their numbers and visits.
+# name; `clients`: their number, and the sums of their YClients ids and visits.
 EMPTY: State = {"dialogs": {}, "archived": {}, "backups": {}, "clients": [0, 0, 0]}
 READ = """
 SELECT json_build_object(
@@ -52,26 +52,26 @@ SELECT json_build_object(
 
 
 def read(connection: psycopg.Connection[Any], company: int) -> State:
-    """What the company has, as a state."""
+    """Return the rows of the company as a state."""
     row = connection.execute(READ.format(company=company)).fetchone()
     assert row is not None
     return dict(row[0])
 
 
 class PsqlError(Exception):
-    """psql has ended; `sqlstate` is None where the connection was lost, or never made."""
+    """psql has exited. There is no `sqlstate` (None) if the connection was lost or could not be made."""
 
-    def __init__(self, said: str) -> None:
-        super().__init__(said)
-        found = re.search(r"(?:ERROR|FATAL): +([0-9A-Z]{5}):", said)
-        self.sqlstate = found[1] if found else None
+    def __init__(self, stderr: str) -> None:
+        super().__init__(stderr)
+        match = re.search(r"(?:ERROR|FATAL): +([0-9A-Z]{5}):", stderr)
+        self.sqlstate = match[1] if match else None
 
 
 class Psql:
-    """The program, which reads its commands from a pipe."""
+    """A psql process that reads its commands from a pipe."""
 
     def __init__(self, url: str) -> None:
-        self._errors = TemporaryFile()  # noqa: SIM115 - as long as the program runs
+        self._errors = TemporaryFile()  # noqa: SIM115 - open as long as the program runs
         self._process = subprocess.Popen(
             [
                 find_program("psql", 15).path,
@@ -90,7 +90,7 @@ class Psql:
         )
 
     def run(self, commands: str) -> str:
-        """What it answers. Raises PsqlError at the first error."""
+        """Run commands and return their output. Raises PsqlError at the first error."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         try:
@@ -117,7 +117,7 @@ class Psql:
 
 
 class PsqlWriter:
-    """One writer, with a psql on whichever side takes its writes."""
+    """A writer with one psql process. It changes to the other side when its writes are fenced."""
 
     def __init__(self, urls: list[str], company: int, kind: str, journal: Journal, seed: int) -> None:
         self._urls = urls
@@ -130,7 +130,10 @@ class PsqlWriter:
         self._deck: list[Act] = []
 
     def change(self) -> bool:
-        """One transaction; False where it has to be tried again. Raises LostWriteError, PsqlError."""
+        """Run one transaction; return False if it must be retried.
+
+        Raises LostWriteError if acknowledged rows are missing, and PsqlError for other errors.
+        """
         is_announced = False
         try:
             psql = self._psql = self._psql or Psql(self._urls[self._at])
@@ -146,7 +149,7 @@ class PsqlWriter:
             acts = self._random.randint(1, 3) if self._in_blocks else 1
             statements = [self._next_act()(state) for _ in range(acts)]
             if self._random.random() < 0.2:
-                time.sleep(self._random.uniform(0, 0.03))  # the world moves on between snapshot and write
+                time.sleep(self._random.uniform(0, 0.03))  # allow other changes between snapshot and write
             self._journal.intend(state)
             is_announced = True
             psql.run("\n".join([*statements, *["COMMIT;"] * self._in_blocks]))
@@ -157,7 +160,7 @@ class PsqlWriter:
         return True
 
     def close(self) -> None:
-        """End the program."""
+        """End the psql process."""
         if self._psql is not None:
             self._psql.end()
             self._psql = None
@@ -175,7 +178,7 @@ class PsqlWriter:
             raise error
 
     def _next_act(self) -> Act:
-        """Each once, in any order, and then all of them again."""
+        """Return the next action. All actions are used once, in random order, before any is repeated."""
         if not self._deck:
             self._deck = [
                 self._remember, self._forget, self._archive, self._correct, self._back_up, self._copy,
@@ -184,7 +187,7 @@ class PsqlWriter:
             self._random.shuffle(self._deck)
         return self._deck.pop()
 
-    # Each changes the state, and answers with the statement that does the same in the database.
+    # Actions: each changes the expected state and returns the statement for the same change.
 
     def _remember(self, state: State) -> str:
         user = str(self._random.randint(1, MAX_ROWS_PER_KIND))
@@ -225,13 +228,14 @@ class PsqlWriter:
             return f"DELETE FROM backup_runs WHERE problem = 'none {self._company}';"
         name = str(len(state["backups"]))
         rows = state["backups"][name] = self._random.choice([None, 0, 2**40])
+        value = "NULL" if rows is None else rows
         return (
             "INSERT INTO backup_runs (kind, backup, outcome, problem, seconds, rows) VALUES"
-            f" ('create', '{name}', 'good', 'none {self._company}', 0.1, {'NULL' if rows is None else rows});"
+            f" ('create', '{name}', 'good', 'none {self._company}', 0.1, {value});"
         )
 
     def _copy(self, state: State) -> str:
-        """Many rows at once; all of them go when there are enough."""
+        """Copy many rows at once, or delete all of them if there are too many."""
         count, numbers, _ = state["clients"]
         if count > 5 * COPIED_ROWS:
             state["clients"] = [0, 0, 0]

@@ -1,7 +1,7 @@
-"""A writer that is a process of the assistant: every operation of the data layer that writes, on every table.
+"""A writer that uses the data layer as the assistant does: every writing operation, on every table.
 
-What it cannot know beforehand (our own ids, times of writing) is in no state of its; that both sides hold
-the same is looked at elsewhere.
+Values that the writer cannot predict (generated ids, write times) are not part of its states. Other checks
+compare all rows of both sides.
 """
 
 import random
@@ -24,8 +24,8 @@ from app.yclients.api.rate_limit import RateLimit, RateLimiter
 from tests.transfer.journals import Journal, State
 
 KIND = "data layer"
-MAX_MERGED_ROWS = 1_000  # rows of a merge, at most
-FIRST_MERGED_ID = 1_000  # the lowest YClients id of those that are merged
+MAX_MERGED_ROWS = 1_000  # limit of the rows in a bulk merge
+FIRST_MERGED_ID = 1_000  # the lowest YClients id of bulk-merged clients
 T = TypeVar("T")
 Call = Callable[[], object]
 Act = Callable[[State], Call]
@@ -33,7 +33,8 @@ Act = Callable[[State], Call]
 START = datetime(2030, 1, 1, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)
 
-# `clients`, `staff`, `schedules`: how many, sum of keys, least and greatest version.
+# `clients` and `staff`: number of rows, sum of the keys, lowest and highest version. `schedules`: the same
+# without the sum.
 EMPTY: State = {
     "title": "Salon", "branches": 0, "visits": None, "clients": [0, 0, None, None],
     "staff": [0, 0, None, None], "schedules": [0, None, None], "categories": [], "services": [],
@@ -78,14 +79,14 @@ SELECT jsonb_build_object(
 
 
 def read(connection: psycopg.Connection[Any], company: int) -> State:
-    """What the company has, as a state."""
+    """Return the rows of the company as a state."""
     row = connection.execute(READ, (company,)).fetchone()
     assert row is not None
     return dict(row[0])
 
 
 class SalonWriter:
-    """One process of the assistant, with both addresses in its environment."""
+    """A writer with a Frontdesk instance that knows both database addresses."""
 
     def __init__(self, urls: list[str], company: int, kind: str, journal: Journal, seed: int) -> None:
         legacy, primary = map(SecretStr, urls)
@@ -93,15 +94,18 @@ class SalonWriter:
         self._desk = Frontdesk(settings)
         self._company = company
         self._salon = self._desk.company(company)
-        # So many turns that none is ever forgotten.
+        # The limit is so high that no granted turn is ever removed from the table.
         self._limiter = RateLimiter(self._desk.database, f"company {company}", (RateLimit(1_000_000, 0.0),))
         self._journal = journal
         self._random = random.Random(seed)
         self._deck: list[Act] = []
-        self._between: list[State] = []  # where a call is two transactions
+        self._between: list[State] = []  # intermediate states of a call with two transactions
 
     def change(self) -> bool:
-        """One operation; False where it has to be tried again. Raises LostWriteError, FrontdeskError."""
+        """Run one operation; return False if it must be retried.
+
+        Raises LostWriteError if acknowledged rows are missing, and FrontdeskError for other errors.
+        """
         is_announced = False
         try:
             state = deepcopy(self._journal.check(self._read, self._enter))
@@ -122,7 +126,7 @@ class SalonWriter:
         return True
 
     def close(self) -> None:
-        """Give the connections back."""
+        """Close all connections."""
         self._desk.close()
 
     def _transact(self, work: Callable[[UnitOfWork], T]) -> T:
@@ -135,7 +139,10 @@ class SalonWriter:
         self._transact(lambda uow: _driver(uow).execute("SELECT frontdesk_transfer.enter()"))
 
     def _next_act(self) -> Act:
-        """All of them in any order, and then again. Twice, what may have to clear away first."""
+        """Return the next action. All actions are used, in random order, before any is repeated.
+
+        Actions that alternate between deleting and writing are listed more than once.
+        """
         if not self._deck:
             self._deck = [
                 self._rename, self._open_branch, self._visit, self._merge_clients,
@@ -147,7 +154,7 @@ class SalonWriter:
             self._random.shuffle(self._deck)
         return self._deck.pop()
 
-    # Each changes the state, and answers with the call that does the same in the database.
+    # Actions: each changes the expected state and returns a function that makes the same change.
 
     def _rename(self, state: State) -> Call:
         title = state["title"] = f"Salon {self._random.random()}"
@@ -165,14 +172,14 @@ class SalonWriter:
             return lambda: self._salon.upsert_client(row).unwrap()
 
         def in_a_block() -> None:
-            """It cannot be run again for us: where it is fenced, we do so."""
+            """Write in a unit of work, which Frontdesk cannot retry: `change` does it if it is fenced."""
             with self._desk.unit_of_work(self._company) as uow:
                 uow.clients.upsert(row)
 
         return in_a_block
 
     def _merge_clients(self, state: State) -> Call:
-        """The first ones come by COPY alone, later ones are joined; in the end all of them go."""
+        """Merge clients in bulk: the first by COPY only, later ones as updates; then delete all of them."""
         count, _, version, _ = state["clients"]
         if count > 2 * MAX_MERGED_ROWS:
             state["visits"] = None
@@ -216,7 +223,7 @@ class SalonWriter:
         return lambda: self._transact(lambda uow: uow.service_categories.bulk_upsert(rows))
 
     def _offer(self, state: State) -> Call:
-        """Services with those who perform them, who are replaced."""
+        """Upsert services and replace the members of staff assigned to them."""
         title = f"Cut {self._random.random()}"
         members = sorted(self._random.sample(range(1, 9), 3))
         state["services"] = [[n, title] for n in range(1, 6)]
@@ -226,7 +233,7 @@ class SalonWriter:
         return lambda: self._salon.upsert_services(rows).unwrap()
 
     def _mirror(self, state: State) -> Call:
-        """A booking as YClients has it."""
+        """Upsert a booking as received from YClients."""
         number = self._random.randint(1, 5)
         start = START - number * timedelta(days=1) + self._random.randint(0, 5) * HOUR
         known = [booking for booking in state["bookings"] if booking[0] == -number]
@@ -250,13 +257,13 @@ class SalonWriter:
         return lambda: self._salon.create_booking(client, {**booking, "comment": str(number)}).unwrap()
 
     def _change_booking(self, state: State) -> Call:
-        """Move, confirm, cancel or delete one that was made here."""
-        ours = [booking for booking in state["bookings"] if booking[0] > 0]
-        if not ours:
+        """Move, confirm, cancel or delete a booking that `_book` has made."""
+        own = [booking for booking in state["bookings"] if booking[0] > 0]
+        if not own:
             return self._book(state)
-        booking = self._random.choice(ours)
+        booking = self._random.choice(own)
         number, seconds, status, record, _ = booking
-        if len(ours) > 20 or status == "cancelled":
+        if len(own) > 20 or status == "cancelled":
             state["bookings"].remove(booking)
             state["slots"] -= status == "active"
             return lambda: self._transact(lambda uow: uow.bookings.delete(comment=str(number)))
@@ -274,9 +281,9 @@ class SalonWriter:
         return lambda: self._salon.cancel_booking(self._id_of(number)).unwrap()
 
     def _id_of(self, number: int) -> int:
-        found = self._transact(lambda uow: uow.bookings.find_one(comment=str(number)))
-        assert found is not None
-        return found.id
+        booking = self._transact(lambda uow: uow.bookings.find_one(comment=str(number)))
+        assert booking is not None
+        return booking.id
 
     def _remember(self, state: State) -> Call:
         user = str(self._random.randint(1, 9))
@@ -285,7 +292,7 @@ class SalonWriter:
         return lambda: self._salon.upsert_dialog_context(user, {"stage": "ask", "context": context}).unwrap()
 
     def _pair(self, state: State) -> Call:
-        """The first credentials, the next ones, and then the session is forgotten, and its rows go."""
+        """Store the first credentials, then the next ones, then delete the session with its rows."""
         if state["creds"] == 2:
             state |= {"creds": None, "keys": {}, "owner": None}
             return lambda: self._salon.whatsapp.delete_session().unwrap()
@@ -298,14 +305,14 @@ class SalonWriter:
         return write
 
     def _write_keys(self, state: State) -> Call:
-        """Of all sizes, with JSON's null inside; one of them goes."""
+        """Write session keys of different sizes, some containing JSON null, and delete one key."""
         value = {"n": self._random.random(), "none": None, "text": "\0 й"}
         big = {"type": "Buffer", "data": "QUJD" * 30_000}
         keys: dict[str, Any] = {str(n): value for n in range(5)}
         keys[str(self._random.randint(5, 7))] = big
         gone = str(self._random.randint(0, 7))
-        for number, each in keys.items():
-            state["keys"][f"session{number}"] = md5(encode(each), usedforsecurity=False).hexdigest()
+        for number, key in keys.items():
+            state["keys"][f"session{number}"] = md5(encode(key), usedforsecurity=False).hexdigest()
         state["keys"].pop(f"session{gone}", None)
         return lambda: self._salon.whatsapp.set_keys({"session": {**keys, gone: None}}).unwrap()
 
@@ -314,7 +321,7 @@ class SalonWriter:
         return lambda: self._salon.whatsapp.take_lease(owner).unwrap()
 
     def _sync(self, state: State) -> Call:
-        """A run that begins, or the end of one."""
+        """Start a sync run, or finish the current one."""
         count, finished, requests = state["runs"]
         if count == finished:
             state["runs"][0] += 1
@@ -331,7 +338,10 @@ class SalonWriter:
         self._transact(lambda uow: work(SyncRunLog(uow.session, self._company)))
 
     def _take_turn(self, state: State) -> Call:
-        """A turn alone may be forgotten by a server that is killed: its commit waits for no disk."""
+        """Reserve a turn, then rename the company.
+
+        The turn's commit is asynchronous, so a killed server may lose a turn without a later commit.
+        """
         state["turns"] += 1
         self._between = [deepcopy(state)]
         rename = self._rename(state)

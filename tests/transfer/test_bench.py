@@ -1,4 +1,4 @@
-"""`frontdesk transfer bench`: both sides measured, and nothing of anybody's touched."""
+"""Tests of `frontdesk transfer bench`: it measures both sides and does not change existing data."""
 
 import json
 from typing import Any
@@ -23,29 +23,29 @@ def small(sides: Sides, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DATABASE_URL", sides.primary.url)
 
 
-def test_every_operation_is_measured_on_both_sides_during_a_move(
+def test_every_operation_is_measured_on_both_sides_during_a_transfer(
     sides: Sides, legacy: Connection, primary: Connection
 ) -> None:
     start(sides)
-    execute(sides.primary.url, f"CREATE SCHEMA {BENCH_SCHEMA}")  # one that was killed has left it
+    execute(sides.primary.url, f"CREATE SCHEMA {BENCH_SCHEMA}")  # left by a killed command
     result = CliRunner().invoke(main, ["transfer", "bench", "--repeats", "3", "--json"])
     assert result.exit_code == 0, result.output
     operations = json.loads(result.stdout)["operations"]
-    assert [each["operation"] for each in operations] == list(transfer_bench.OPERATIONS)
-    for each in operations:
+    assert [operation["operation"] for operation in operations] == list(transfer_bench.OPERATIONS)
+    for operation in operations:
         for side in ("legacy", "primary"):
-            assert 0 < each[side]["p50"] <= each[side]["p95"] <= each[side]["p99"]
-            assert each[side]["errors"] == 0
+            assert 0 < operation[side]["p50"] <= operation[side]["p95"] <= operation[side]["p99"]
+            assert operation[side]["errors"] == 0
     for connection in (legacy, primary):
-        found = connection.execute(
+        leftovers = connection.execute(
             "SELECT (SELECT count(*) FROM clients), (SELECT count(*) FROM frontdesk_transfer.marks),"
             " to_regnamespace(%s)",
             (BENCH_SCHEMA,),
         ).fetchone()
-        assert found == (0, 0, None)
+        assert leftovers == (0, 0, None)
 
 
-def test_calls_that_fail_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_calls_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(
         transfer_bench.OPERATIONS, "a client by phone", lambda salon, number: salon.get_client_by_phone("?")
     )

@@ -1,4 +1,4 @@
-"""Reads compared on both sides: never in the caller's way, and no race is taken for a divergence."""
+"""Tests of shadow reads: they do not delay callers, and races do not count as divergences."""
 
 import threading
 import time
@@ -40,7 +40,7 @@ def moving(new_database: Callable[[], str]) -> Sides:
 
 @pytest.fixture
 def relaying(moving: Sides) -> Iterator[Sides]:
-    """The same with a relay that runs."""
+    """The sides of `moving` with a running relay."""
     stop = threading.Event()
     thread = threading.Thread(target=relay, args=(moving, stop))
     thread.start()
@@ -62,7 +62,7 @@ def desk(moving: Sides, monkeypatch: pytest.MonkeyPatch) -> Iterator[Frontdesk]:
 
 
 def seen(desk: Frontdesk) -> tuple[int, int]:
-    """Compared, and of those different."""
+    """Return the numbers of compared and of differing reads."""
     assert desk._shadow_reader is not None
     recent = desk._shadow_reader.comparer._monitor.recent()
     return recent.compared, recent.differed
@@ -72,21 +72,21 @@ def not_compared() -> float:
     return REGISTRY.get_sample_value("frontdesk_transfer_reads_not_compared_total") or 0
 
 
-def test_equal_reads_are_counted_and_nothing_is_said(desk: Frontdesk, relaying: Sides) -> None:
+def test_equal_reads_are_counted_as_compared_and_not_as_differing(desk: Frontdesk, relaying: Sides) -> None:
     for _ in range(5):
         assert len(desk.company(SALON).get_staff().unwrap()) == 9
     wait_until(lambda: seen(desk)[0] >= 5)
     assert seen(desk)[1] == 0
 
 
-def test_a_row_that_differs_is_named_by_table_and_id(desk: Frontdesk, relaying: Sides) -> None:
+def test_a_differing_row_is_reported_with_its_table_and_id(desk: Frontdesk, relaying: Sides) -> None:
     with psycopg.connect(relaying.primary.url, autocommit=True) as standby:
         set_name(standby, 3, "B")
     try:
         assert desk.company(SALON).get_staff_by_id(3).unwrap().name == "A"
         wait_until(lambda: seen(desk)[1] == 1)
         assert desk._shadow_reader is not None
-        ((_, keys),) = [each for each in desk._shadow_reader.comparer._monitor._seen if each[1]]
+        ((_, keys),) = [read for read in desk._shadow_reader.comparer._monitor._seen if read[1]]
         (key,) = keys
         assert key.startswith("staff ")
     finally:
@@ -95,14 +95,14 @@ def test_a_row_that_differs_is_named_by_table_and_id(desk: Frontdesk, relaying: 
 
 
 def set_name(connection: psycopg.Connection[Any], yclients_id: int, name: str) -> None:
-    """As the relay would: the fence lets its transaction through, and nothing is noted."""
+    """Change a name as the relay does: bypass the fence, without an entry in the change log."""
     with connection.transaction():
         connection.execute("SELECT set_config('frontdesk_transfer.relay', pg_current_xact_id()::text, true)")
         connection.execute("UPDATE staff SET name = %s WHERE yclients_id = %s", (name, yclients_id))
 
 
-def test_writes_that_are_not_relayed_yet_are_no_divergence(desk: Frontdesk, moving: Sides) -> None:
-    """No relay runs at first: the mismatch waits for it."""
+def test_writes_that_are_not_applied_yet_are_not_divergences(desk: Frontdesk, moving: Sides) -> None:
+    """The relay starts after the mismatch, whose recheck waits for it."""
     execute(moving.legacy.url, "UPDATE staff SET name = 'C' WHERE yclients_id = 4")
     assert desk.company(SALON).get_staff_by_id(4).unwrap().name == "C"
     time.sleep(0.3)
@@ -115,7 +115,7 @@ def test_writes_that_are_not_relayed_yet_are_no_divergence(desk: Frontdesk, movi
     assert seen(desk)[1] == 0
 
 
-def test_where_nothing_is_relayed_nothing_is_claimed(
+def test_a_read_counts_as_not_compared_if_the_relay_does_not_run(
     desk: Frontdesk, moving: Sides, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shadow_reads, "RELAY_TIMEOUT_SECONDS", 0.2)
@@ -126,7 +126,9 @@ def test_where_nothing_is_relayed_nothing_is_claimed(
     assert seen(desk)[1] == 0
 
 
-def test_no_false_alarm_under_writes_and_over_a_cutover(desk: Frontdesk, relaying: Sides) -> None:
+def test_concurrent_writes_a_cutover_and_a_rollback_cause_no_divergences(
+    desk: Frontdesk, relaying: Sides
+) -> None:
     stop = threading.Event()
     salon = desk.company(SALON)
 
@@ -145,7 +147,7 @@ def test_no_false_alarm_under_writes_and_over_a_cutover(desk: Frontdesk, relayin
         before = seen(desk)[0]
         wait_until(lambda: seen(desk)[0] > before)
 
-    threads = [threading.Thread(target=each) for each in (write, read)]
+    threads = [threading.Thread(target=target) for target in (write, read)]
     for thread in threads:
         thread.start()
     wait_for_more()
@@ -159,7 +161,7 @@ def test_no_false_alarm_under_writes_and_over_a_cutover(desk: Frontdesk, relayin
     assert seen(desk)[1] == 0
 
 
-def test_a_standby_that_is_slow_costs_the_caller_nothing(desk: Frontdesk, moving: Sides) -> None:
+def test_a_slow_standby_does_not_delay_the_caller(desk: Frontdesk, moving: Sides) -> None:
     salon = desk.company(SALON)
     salon.get_staff().unwrap()
     wait_until(lambda: sum(seen(desk)) > 0)
@@ -169,7 +171,6 @@ def test_a_standby_that_is_slow_costs_the_caller_nothing(desk: Frontdesk, moving
         with Stopwatch() as watch:
             for _ in range(shadow_reads.QUEUE_SIZE + 50):
                 salon.get_staff().unwrap()
-        assert (
-            watch.seconds < shadow_reads.STATEMENT_TIMEOUT_MS / 1000
-        )  # a comparison waits so long for the standby
-        assert not_compared() >= before + 40  # dropped
+        # A comparison waits for the standby until this timeout.
+        assert watch.seconds < shadow_reads.STATEMENT_TIMEOUT_MS / 1000
+        assert not_compared() >= before + 40  # samples were dropped because the queue was full

@@ -1,4 +1,4 @@
-"""The copy: whole, beside writers, and after whatever has ended it, without a row lost or overwritten."""
+"""Tests of the copy: it loses and overwrites no row, with concurrent writers and after interruptions."""
 
 import json
 import os
@@ -46,12 +46,12 @@ SALON = (
     " int8range(NULL, NULL), tstzrange(starts_at, ends_at) FROM bookings",
     "INSERT INTO dialog_contexts (company_id, user_id, context) VALUES (1, 'a', 'null'), (1, 'b', '{}')",
 )
-# Whatever can happen to rows between two runs.
+# Changes of rows between an interrupted run and the next one.
 CHANGES = (
     "UPDATE clients SET name = name || '!' WHERE id % 3 = 0",  # moves them to other blocks
     "DELETE FROM clients WHERE id % 7 = 0",
     "UPDATE clients SET yclients_id = 10000 + yclients_id",
-    "UPDATE clients SET yclients_id = 20601 - yclients_id",  # each takes another one's number
+    "UPDATE clients SET yclients_id = 20601 - yclients_id",  # swaps unique values between rows
     "INSERT INTO clients (company_id, yclients_id, name) SELECT 2, n, 'new' FROM generate_series(1, 50) AS n",
     "INSERT INTO bookings (company_id, yclients_record_id, starts_at, ends_at)"
     " SELECT 1, n, now(), now() + interval '1 hour' FROM generate_series(1000, 1050) AS n",
@@ -63,51 +63,52 @@ CHANGES = (
 
 @pytest.fixture
 def salon(sides: Sides, legacy: Connection) -> Sides:
+    """Two sides; legacy holds the rows of SALON."""
     for statement in SALON:
         legacy.execute(statement)
     return sides
 
 
 @pytest.fixture
-def small_stretches(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A block at a time."""
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make each chunk one block."""
     monkeypatch.setattr(progress, "CHUNK_BLOCKS", 1)
 
 
 class KilledError(Exception):
-    """As if the process had ended here."""
+    """Simulates the end of the process."""
 
 
 def kill_at(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
-    """The stretch of that number, counted over all tables, is never begun."""
+    """Raise KilledError instead of copying the chunk with this number, counted over all tables."""
     count = iter(range(1, 1000))
     original = copying.copy_chunk
 
-    def stretch(*arguments: Any) -> tuple[int, int]:
+    def copy_or_raise(*arguments: Any) -> tuple[int, int]:
         if next(count) >= number:
             raise KilledError
         return original(*arguments)
 
-    monkeypatch.setattr(copying, "copy_chunk", stretch)
+    monkeypatch.setattr(copying, "copy_chunk", copy_or_raise)
 
 
-def test_everything_is_there_afterwards(salon: Sides) -> None:
+def test_the_copy_contains_every_row_and_a_second_run_copies_nothing(salon: Sides) -> None:
     start(salon)
     assert read_status(salon).stage is Stage.COPYING
     report = copy(salon)
     assert rows(salon.primary) == rows(salon.legacy)
-    assert report.rows == sum(len(each) for each in rows(salon.legacy).values())
-    found = read_status(salon)
-    assert (found.stage, found.copied, found.marks, found.in_the_way) == (Stage.RELAYING, TABLES, 0, [])
+    assert report.rows == sum(len(table_rows) for table_rows in rows(salon.legacy).values())
+    status = read_status(salon)
+    assert (status.stage, status.copied, status.marks, status.in_the_way) == (Stage.RELAYING, TABLES, 0, [])
     again = copy(salon)
     assert (again.rows, again.is_complete) == (0, True)
 
 
-@pytest.mark.usefixtures("small_stretches")
+@pytest.mark.usefixtures("small_chunks")
 @pytest.mark.parametrize(
     "number", [pytest.param(number, marks=pytest.mark.full) for number in (1, 2, 5, 9, 20)] + [4, 15]
 )
-def test_a_copy_goes_on_where_it_was_killed_whatever_has_changed(
+def test_a_killed_copy_continues_although_rows_have_changed(
     salon: Sides, legacy: Connection, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     start(salon)
@@ -125,23 +126,23 @@ def test_a_copy_goes_on_where_it_was_killed_whatever_has_changed(
     assert rows(salon.primary) == rows(salon.legacy)
 
 
-@pytest.mark.usefixtures("small_stretches")
+@pytest.mark.usefixtures("small_chunks")
 def test_one_large_table_is_shared_by_all_connections(salon: Sides, monkeypatch: pytest.MonkeyPatch) -> None:
     start(salon)
     original, meeting = copying.copy_chunk, threading.Barrier(2)
 
-    def stretch(source: Any, target: Any, legacy: Side, which: Chunk) -> tuple[int, int]:
-        if which.table.name == "public.clients" and which.first_block < 2:
+    def copy_together(source: Any, target: Any, legacy: Side, chunk: Chunk) -> tuple[int, int]:
+        if chunk.table.name == "public.clients" and chunk.first_block < 2:
             meeting.wait(WAIT_TIMEOUT_SECONDS)
-        return original(source, target, legacy, which)
+        return original(source, target, legacy, chunk)
 
-    monkeypatch.setattr(copying, "copy_chunk", stretch)
+    monkeypatch.setattr(copying, "copy_chunk", copy_together)
     assert copy(salon, jobs=2).is_complete
     assert rows(salon.primary) == rows(salon.legacy)
 
 
-@pytest.mark.usefixtures("small_stretches")
-def test_a_table_that_was_rewritten_meanwhile_is_copied_anew(
+@pytest.mark.usefixtures("small_chunks")
+def test_a_table_that_is_rewritten_between_two_runs_is_copied_again(
     salon: Sides, legacy: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     start(salon)
@@ -150,13 +151,15 @@ def test_a_table_that_was_rewritten_meanwhile_is_copied_anew(
         with pytest.raises(KilledError):
             copy(salon)
     legacy.execute("DELETE FROM clients WHERE id <= 100")
-    legacy.execute("VACUUM FULL clients")  # block numbers mean other rows now
+    legacy.execute("VACUUM FULL clients")  # block numbers refer to other rows now
     copy(salon)
     drain(salon)
     assert rows(salon.primary) == rows(salon.legacy)
 
 
-def test_a_copy_beside_writers_loses_nothing(salon: Sides, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_copy_with_concurrent_writers_loses_no_change(
+    salon: Sides, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(progress, "CHUNK_BLOCKS", 2)
     start(salon)
     stop = threading.Event()
@@ -191,12 +194,14 @@ def test_a_copy_beside_writers_loses_nothing(salon: Sides, monkeypatch: pytest.M
     assert rows(salon.primary) == rows(salon.legacy)
 
 
-def test_any_table_is_copied_as_it_is(sides: Sides, legacy: Connection, primary: Connection) -> None:
+def test_a_table_with_unusual_names_types_and_triggers_is_copied_unchanged(
+    sides: Sides, legacy: Connection, primary: Connection
+) -> None:
     for connection in (legacy, primary):
-        connection.execute("CREATE TYPE mood AS ENUM ('sad', 'glad')")
+        connection.execute("CREATE TYPE color AS ENUM ('red', 'blue')")
         connection.execute(
             'CREATE TABLE "Odd Names" (key text, "no" int GENERATED ALWAYS AS IDENTITY, parent text,'
-            " twice int GENERATED ALWAYS AS (n * 2) STORED, n int, moods mood[], data json, gone int,"
+            " twice int GENERATED ALWAYS AS (n * 2) STORED, n int, colors color[], data json, gone int,"
             ' PRIMARY KEY (key, "no"), UNIQUE (key),'
             ' FOREIGN KEY (parent) REFERENCES "Odd Names" (key) DEFERRABLE)'
         )
@@ -206,15 +211,15 @@ def test_any_table_is_copied_as_it_is(sides: Sides, legacy: Connection, primary:
             " AS 'BEGIN NEW.n := COALESCE(NEW.n, 0) + 1; RETURN NEW; END'"
         )
     legacy.execute(
-        'INSERT INTO "Odd Names" (key, parent, n, moods, data) VALUES'
-        " ('б', 'a', 1, '{sad,glad,NULL}', 'null'), ('a', NULL, NULL, '{}', NULL),"
+        'INSERT INTO "Odd Names" (key, parent, n, colors, data) VALUES'
+        " ('б', 'a', 1, '{red,blue,NULL}', 'null'), ('a', NULL, NULL, '{}', NULL),"
         " ('', 'б', 0, NULL, '[1 ]')"
     )
     for connection in (legacy, primary):
         connection.execute(
             'CREATE TRIGGER spoil BEFORE INSERT ON "Odd Names" FOR EACH ROW EXECUTE FUNCTION spoil()'
         )
-    start(sides, include=["public.Odd Names"], leave_out=["public.spoil()", "public.mood"])
+    start(sides, include=["public.Odd Names"], leave_out=["public.spoil()", "public.color"])
     assert copy(sides).is_complete
     drain(sides)
     assert rows(sides.primary) == rows(sides.legacy)
@@ -223,9 +228,7 @@ def test_any_table_is_copied_as_it_is(sides: Sides, legacy: Connection, primary:
     assert row == (False,)
 
 
-def test_a_rehearsal_writes_nothing_not_even_after_a_part_was_copied(
-    salon: Sides, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_dry_run_writes_nothing_after_a_partial_copy(salon: Sides, monkeypatch: pytest.MonkeyPatch) -> None:
     start(salon)
     with monkeypatch.context() as patch:
         patch.setattr(progress, "CHUNK_BLOCKS", 1)
@@ -246,15 +249,15 @@ def test_a_rehearsal_writes_nothing_not_even_after_a_part_was_copied(
     assert everything() == before
 
 
-def test_two_copies_at_once_are_one_too_many(salon: Sides) -> None:
+def test_a_second_concurrent_copy_is_rejected(salon: Sides) -> None:
     start(salon)
     with closing(salon.primary.connect()) as other:
         other.execute("SELECT pg_advisory_lock(%s)", (AdvisoryLock.TRANSFER_COPY,))
-        with pytest.raises(ConflictError, match="under way"):
+        with pytest.raises(ConflictError, match="Another copy is running"):
             copy(salon)
 
 
-def test_nothing_is_copied_before_capture_stands(sides: Sides, legacy: Connection) -> None:
+def test_the_copy_requires_change_capture(sides: Sides, legacy: Connection) -> None:
     with pytest.raises(InvalidInputError, match="transfer start"):
         copy(sides)
     start(sides)
@@ -263,7 +266,9 @@ def test_nothing_is_copied_before_capture_stands(sides: Sides, legacy: Connectio
         copy(sides)
 
 
-def test_the_command_says_what_it_has_done(salon: Sides, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_reports_the_copied_tables_and_rows(
+    salon: Sides, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("LEGACY_DATABASE_URL", salon.legacy.url)
     monkeypatch.setenv("DATABASE_URL", salon.primary.url)
 
@@ -273,13 +278,13 @@ def test_the_command_says_what_it_has_done(salon: Sides, monkeypatch: pytest.Mon
         return result
 
     run("start")
-    assert f"{TABLES} of {TABLES} tables are to be copied" in run("copy", "--dry-run").stdout
+    assert f"{TABLES} of {TABLES} tables remain to be copied" in run("copy", "--dry-run").stdout
     document = json.loads(run("copy", "--json", "--jobs", "3").stdout)
     assert (document["complete"], document["rows"]) == (True, 1204)
     assert f"All {TABLES} tables are copied" in run("copy").stdout
 
 
-def test_a_copy_that_is_killed_goes_on(salon: Sides, legacy: Connection) -> None:
+def test_a_copy_whose_process_is_killed_can_be_continued(salon: Sides, legacy: Connection) -> None:
     legacy.execute(
         "INSERT INTO clients (company_id, yclients_id, name)"
         " SELECT 1, n, 'Client ' || n FROM generate_series(1000, 15000) AS n"
@@ -301,7 +306,7 @@ def test_a_copy_that_is_killed_goes_on(salon: Sides, legacy: Connection) -> None
 
 
 def contents(side: Side) -> dict[str, Any]:
-    """Rows and root of each table: where there are too many rows to look at."""
+    """Return the row count and the checksum of each table, to compare tables with many rows."""
     with closing(side.connect()) as connection:
         return {
             table.name: connection.execute(

@@ -1,4 +1,4 @@
-"""A copy whose servers are killed, frozen and cut off: the same command goes on, and nothing is lost."""
+"""Tests of a copy whose servers are killed or frozen: the same command continues, and no row is lost."""
 
 import os
 import subprocess
@@ -24,7 +24,7 @@ ROWS = 40_000
 
 @pytest.fixture
 def own_sides(servers: tuple[Server, Server]) -> Sides:
-    """A move that has been started between two servers of its own."""
+    """Return the sides of a started transfer between the two servers of `servers`."""
     urls = []
     for server in servers:
         execute(server.url, "DROP DATABASE IF EXISTS moved WITH (FORCE)", "CREATE DATABASE moved")
@@ -42,7 +42,7 @@ def own_sides(servers: tuple[Server, Server]) -> Sides:
 
 
 def run_copy(sides: Sides, fault: Callable[[], object]) -> tuple[int, str]:
-    """Exit code and stderr of a copy; the fault comes when it has begun."""
+    """Run a copy, inject the fault after the first chunk, and return the exit code and stderr."""
     environment = {"LEGACY_DATABASE_URL": sides.legacy.url, "DATABASE_URL": sides.primary.url}
     process = subprocess.Popen(
         [sys.executable, "-c", "from app.cli import main; main()", "transfer", "copy"],
@@ -54,14 +54,14 @@ def run_copy(sides: Sides, fault: Callable[[], object]) -> tuple[int, str]:
     with psycopg.connect(sides.primary.url, autocommit=True) as primary:
         query = "SELECT FROM frontdesk_transfer.stretches WHERE rows > 1"
         wait_until(lambda: primary.execute(query).fetchone() is not None or process.poll() is not None)
-    assert process.poll() is None, "the copy has ended before the fault"
+    assert process.poll() is None, "the copy ended before the fault"
     fault()
     _, errors = process.communicate(timeout=WAIT_TIMEOUT_SECONDS)
     return process.returncode, errors
 
 
 @pytest.mark.parametrize("victim", ["legacy", "primary"])
-def test_a_server_that_is_killed_ends_the_copy_which_then_goes_on(
+def test_a_killed_server_ends_the_copy_and_the_next_run_continues(
     own_sides: Sides, servers: tuple[Server, Server], victim: str
 ) -> None:
     server = servers[0 if victim == "legacy" else 1]
@@ -71,7 +71,7 @@ def test_a_server_that_is_killed_ends_the_copy_which_then_goes_on(
         server.start()
 
     code, errors = run_copy(own_sides, kill)
-    assert (code, f"broken off by {victim}" in errors) == (3, True), errors
+    assert (code, f"interrupted by {victim}" in errors) == (3, True), errors
     assert "run the same command again" in errors
     execute(own_sides.legacy.url, "UPDATE clients SET name = name || '!' WHERE id % 100 = 0")
     assert copy(own_sides).is_complete
@@ -80,7 +80,7 @@ def test_a_server_that_is_killed_ends_the_copy_which_then_goes_on(
 
 
 @pytest.mark.parametrize("victim", [0, 1])
-def test_a_server_that_is_frozen_for_a_while_only_takes_time(
+def test_a_temporarily_frozen_server_only_delays_the_copy(
     own_sides: Sides, servers: tuple[Server, Server], victim: int
 ) -> None:
     def freeze() -> None:

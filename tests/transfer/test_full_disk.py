@@ -1,4 +1,4 @@
-"""The standby's disk is full in the middle of the copy, of the relay, of a cutover: nothing is lost by it."""
+"""Tests of a full disk on the standby during the copy, the relay and a cutover: no write is lost."""
 
 import shutil
 import subprocess
@@ -24,11 +24,11 @@ from app.transfer.verification.verify import verify
 from tests.processes import wait_until
 from tests.servers import Server, execute, url_of
 
-FULL = "primary has no space left on its disk. Make room there; the same command goes on."
+FULL = "primary has no space left on its disk. Free some space there; the same command then continues."
 
 
-class MadeUpDisk:
-    """A disk that is full when we say so: a constraint ends whatever writes clients as a full one does."""
+class SimulatedDisk:
+    """A simulated full disk: a constraint makes writes to `clients` fail with the error for a full disk."""
 
     def __init__(self, sides: Sides) -> None:
         self.sides = sides
@@ -51,35 +51,35 @@ class MadeUpDisk:
 
 
 class SmallDisk:
-    """A disk of its own below the tables of primary, and a file that takes what is left of it."""
+    """A small real disk with the tables of primary, and a file that fills the remaining space."""
 
     def __init__(self, sides: Sides, disk: Path) -> None:
         self.sides = sides
         self._ballast = disk / "ballast"
 
     def begin(self) -> None:
-        """It is there from the beginning."""
+        """Do nothing: the disk is mounted already."""
 
     def fill(self) -> None:
         with self._ballast.open("wb", buffering=0) as file, suppress(OSError):
-            while True:  # until no space is left
+            while True:  # ends with an OSError when the disk is full
                 file.write(bytes(65_536))
 
     def make_room(self) -> None:
         self._ballast.unlink()
 
 
-Disk = MadeUpDisk | SmallDisk
+Disk = SimulatedDisk | SmallDisk
 
 
 @pytest.fixture
 def mounted() -> Iterator[Path]:
-    """A small file system."""
+    """The mount point of a tmpfs of 100 MB."""
     folder = Path(tempfile.mkdtemp(prefix="fddisk"))
     folder.chmod(0o711)
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=100m", "tmpfs", folder], check=False).returncode:
         folder.rmdir()
-        pytest.skip("nothing may be mounted here")
+        pytest.skip("mounting a tmpfs is not permitted")
     yield folder
     subprocess.run(["umount", "--lazy", folder], check=True)
     folder.rmdir()
@@ -103,12 +103,12 @@ def small(mounted: Path, new_database: Callable[[], str]) -> Iterator[SmallDisk]
     server.delete()
 
 
-@pytest.fixture(params=["made up", pytest.param("small", marks=pytest.mark.full)])
+@pytest.fixture(params=["simulated", pytest.param("small", marks=pytest.mark.full)])
 def disk(request: pytest.FixtureRequest) -> Disk:
     if request.param == "small":
-        found: Disk = request.getfixturevalue("small")
-        return found
-    return MadeUpDisk(request.getfixturevalue("sides"))
+        small_disk: Disk = request.getfixturevalue("small")
+        return small_disk
+    return SimulatedDisk(request.getfixturevalue("sides"))
 
 
 def add_clients(connection: psycopg.Connection[Any], first: int) -> None:
@@ -119,11 +119,11 @@ def add_clients(connection: psycopg.Connection[Any], first: int) -> None:
     )
 
 
-def test_a_full_disk_stops_a_move_for_as_long_as_it_is_full(disk: Disk) -> None:
+def test_a_full_disk_stops_a_transfer_until_space_is_freed(disk: Disk) -> None:
     sides = disk.sides
-    troubles: list[str] = []
+    problems: list[str] = []
     stop = Event()
-    following = Thread(target=relay, args=(sides, stop), kwargs={"on_problem": troubles.append})
+    following = Thread(target=relay, args=(sides, stop), kwargs={"on_problem": problems.append})
     with closing(psycopg.connect(sides.legacy.url, autocommit=True)) as legacy:
         legacy.execute("INSERT INTO companies (company_id, title) VALUES (1, 'Salon')")
         add_clients(legacy, 1)
@@ -140,8 +140,8 @@ def test_a_full_disk_stops_a_move_for_as_long_as_it_is_full(disk: Disk) -> None:
         try:
             wait_until(lambda: read_status(sides).marks == 0)
             disk.fill()
-            add_clients(legacy, 10_001)  # the writer does not notice
-            wait_until(lambda: FULL in troubles)
+            add_clients(legacy, 10_001)  # writers on legacy are not affected
+            wait_until(lambda: FULL in problems)
             assert read_status(sides).marks == 3_000
             disk.make_room()
             wait_until(lambda: read_status(sides).marks == 0)

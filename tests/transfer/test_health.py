@@ -1,4 +1,4 @@
-"""What operators are told of a move: the health API, the status page, the metrics, and Sentry."""
+"""Tests of a transfer's health in the health API, on the status page, in metrics and in Sentry."""
 
 import logging
 import time
@@ -23,12 +23,12 @@ from tests.transfer.moving import copy_by_change_log
 from tests.watching import SentryRecorder
 from tests.web.test_status import show
 
-NOWHERE = "postgresql://somebody@127.0.0.1:1/gone"
+UNREACHABLE = "postgresql://user@127.0.0.1:1/missing"
 
 
 @pytest.fixture(scope="module")
-def moving(new_database: Callable[[], str]) -> Sides:
-    """A move of which everything has been copied."""
+def copied_sides(new_database: Callable[[], str]) -> Sides:
+    """Return the sides of a transfer whose copy is complete."""
     sides = Sides(Side("legacy", new_database()), Side("primary", new_database()))
     execute(sides.legacy.url, "INSERT INTO companies (company_id, title) VALUES (1, 'Salon')")
     start(sides)
@@ -38,7 +38,7 @@ def moving(new_database: Callable[[], str]) -> Sides:
 
 @pytest.fixture
 def serve() -> Iterator[Callable[..., FlaskClient]]:
-    """Serves the two sides: `serve(sides, health_token="x")`."""
+    """Return a function that serves two sides and returns a client: `serve(sides, health_token="x")`."""
     desks: list[Frontdesk] = []
 
     def serve(sides: Sides, **settings: object) -> FlaskClient:
@@ -52,10 +52,11 @@ def serve() -> Iterator[Callable[..., FlaskClient]]:
 
 
 def gauge(name: str) -> float | None:
+    """Return the value of the metric `frontdesk_transfer_{name}`."""
     return REGISTRY.get_sample_value(f"frontdesk_transfer_{name}")
 
 
-def test_without_a_legacy_database_nothing_is_configured(desk: Frontdesk) -> None:
+def test_without_a_legacy_database_the_transfer_is_not_configured(desk: Frontdesk) -> None:
     answer = create_app(desk).test_client().get("/health/transfer")
     assert answer.status_code == 200
     assert answer.json is not None
@@ -64,15 +65,15 @@ def test_without_a_legacy_database_nothing_is_configured(desk: Frontdesk) -> Non
     assert "Move" not in create_app(desk).test_client().get("/status").text
 
 
-def test_a_move_is_shown_with_its_stage_lag_and_last_verification(
-    moving: Sides, serve: Callable[..., FlaskClient]
+def test_a_transfer_is_shown_with_its_stage_lag_and_last_verification(
+    copied_sides: Sides, serve: Callable[..., FlaskClient]
 ) -> None:
     execute(
-        moving.legacy.url,
+        copied_sides.legacy.url,
         "INSERT INTO staff (company_id, yclients_id, name) VALUES (1, 1, 'a'), (1, 2, 'b')",
         "INSERT INTO frontdesk_transfer.verifications (equal) VALUES (true)",
     )
-    client = serve(moving)
+    client = serve(copied_sides)
     seen = client.get("/health/transfer").json
     assert seen is not None
     assert (seen["status"], seen["stage"], seen["live"]) == ("healthy", "relaying", "legacy")
@@ -86,35 +87,37 @@ def test_a_move_is_shown_with_its_stage_lag_and_last_verification(
     assert "2 keys wait for the standby" in page
 
 
-def test_a_difference_that_a_verification_found_is_critical(
-    moving: Sides, serve: Callable[..., FlaskClient]
+def test_a_difference_found_by_a_verification_is_critical(
+    copied_sides: Sides, serve: Callable[..., FlaskClient]
 ) -> None:
-    execute(moving.legacy.url, "INSERT INTO frontdesk_transfer.verifications (equal) VALUES (false)")
-    client = serve(moving)
+    execute(copied_sides.legacy.url, "INSERT INTO frontdesk_transfer.verifications (equal) VALUES (false)")
+    client = serve(copied_sides)
     answer = client.get("/health/transfer")
     assert (answer.status_code, answer.json["status"]) == (503, "critical")
     assert "The last verification found differences." in show(client)
-    execute(moving.legacy.url, "DELETE FROM frontdesk_transfer.verifications")
+    execute(copied_sides.legacy.url, "DELETE FROM frontdesk_transfer.verifications")
 
 
-def test_a_relay_that_does_not_run_is_noticed(moving: Sides, serve: Callable[..., FlaskClient]) -> None:
+def test_a_relay_that_does_not_run_causes_a_warning(
+    copied_sides: Sides, serve: Callable[..., FlaskClient]
+) -> None:
     execute(
-        moving.legacy.url,
+        copied_sides.legacy.url,
         "INSERT INTO staff (company_id, yclients_id, name) VALUES (1, 3, 'c')",
         "UPDATE frontdesk_transfer.marks SET at = now() - interval '5 minutes'",
         "UPDATE frontdesk_transfer.relay SET seconds = 2.5",
     )
-    seen = serve(moving).get("/health/transfer").json
+    seen = serve(copied_sides).get("/health/transfer").json
     assert seen["status"] == "warning"
     assert any("behind" in reason for reason in seen["reasons"])
     assert any("took 2.5 s" in reason for reason in seen["reasons"])
     assert gauge("lag_seconds") > 299
 
 
-def test_a_side_that_is_down_is_told_quickly_and_without_its_address(
-    moving: Sides, serve: Callable[..., FlaskClient]
+def test_an_unreachable_side_is_reported_quickly_and_without_its_address(
+    copied_sides: Sides, serve: Callable[..., FlaskClient]
 ) -> None:
-    client = serve(Sides(moving.legacy, Side("primary", NOWHERE)))
+    client = serve(Sides(copied_sides.legacy, Side("primary", UNREACHABLE)))
     with Stopwatch() as watch:
         answer = client.get("/health/transfer")
     assert watch.seconds < 1
@@ -123,43 +126,44 @@ def test_a_side_that_is_down_is_told_quickly_and_without_its_address(
     assert "127.0.0.1" not in answer.text
 
 
-def test_without_the_token_the_status_alone_is_shown(
-    moving: Sides, serve: Callable[..., FlaskClient]
+def test_without_the_token_only_the_status_is_shown(
+    copied_sides: Sides, serve: Callable[..., FlaskClient]
 ) -> None:
-    client = serve(moving, health_token=SecretStr("s3cret"))
+    client = serve(copied_sides, health_token=SecretStr("s3cret"))
     assert set(client.get("/health/transfer").json) == {"status"}
     assert "stage" in client.get("/health/transfer", headers={"Authorization": "Bearer s3cret"}).json
 
 
 def test_the_health_of_the_database_is_that_of_the_live_side(
-    moving: Sides, serve: Callable[..., FlaskClient]
+    copied_sides: Sides, serve: Callable[..., FlaskClient]
 ) -> None:
-    client = serve(moving)
-    execute(moving.primary.url, "UPDATE alembic_version SET version_num = 'newer'")
+    client = serve(copied_sides)
+    execute(copied_sides.primary.url, "UPDATE alembic_version SET version_num = 'newer'")
     assert client.get("/health/ready").status_code == 200
-    with psycopg.connect(moving.legacy.url) as connection:
+    with psycopg.connect(copied_sides.legacy.url) as connection:
         (head,) = connection.execute("SELECT version_num FROM alembic_version").fetchone() or ("",)
-    execute(moving.primary.url, f"UPDATE alembic_version SET version_num = '{head}'")
-    change_live_side(moving, "primary")
-    execute(moving.legacy.url, "UPDATE alembic_version SET version_num = 'newer'")
-    time.sleep(1.1)  # longer than a check is remembered
+    execute(copied_sides.primary.url, f"UPDATE alembic_version SET version_num = '{head}'")
+    change_live_side(copied_sides, "primary")
+    execute(copied_sides.legacy.url, "UPDATE alembic_version SET version_num = 'newer'")
+    time.sleep(1.1)  # longer than the result of a check is cached
     assert client.get("/health/ready").status_code == 200
     assert client.get("/health/database").json["database"]["connections"]["max"] == 3
-    execute(moving.legacy.url, f"UPDATE alembic_version SET version_num = '{head}'")
-    change_live_side(moving, "legacy")
+    execute(copied_sides.legacy.url, f"UPDATE alembic_version SET version_num = '{head}'")
+    change_live_side(copied_sides, "legacy")
 
 
-# The watch over divergences
+# DivergenceMonitor
 
 
 @pytest.fixture
 def messages(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    found: list[str] = []
-    monkeypatch.setattr(sentry, "capture_message", lambda text, **tags: found.append(text))
-    return found
+    """The messages that are sent to Sentry during the test."""
+    texts: list[str] = []
+    monkeypatch.setattr(sentry, "capture_message", lambda text, **tags: texts.append(text))
+    return texts
 
 
-def test_more_than_ten_differences_in_five_minutes_are_told_once(messages: list[str]) -> None:
+def test_more_than_ten_differences_in_five_minutes_are_reported_once(messages: list[str]) -> None:
     watch = DivergenceMonitor()
     for _ in range(1_000):
         watch.record()
@@ -173,10 +177,12 @@ def test_more_than_ten_differences_in_five_minutes_are_told_once(messages: list[
     assert "clients 10" in messages[0]
 
 
-def test_more_than_five_percent_are_told_where_there_are_enough(messages: list[str]) -> None:
+def test_more_than_five_percent_differences_are_reported_after_enough_comparisons(
+    messages: list[str],
+) -> None:
     watch = DivergenceMonitor()
     watch.record(["clients 1"])
-    assert messages == []  # one of one says nothing
+    assert messages == []  # one comparison is too few
     for _ in range(18):
         watch.record()
     assert messages == []
@@ -185,7 +191,7 @@ def test_more_than_five_percent_are_told_where_there_are_enough(messages: list[s
     assert "2 of 20" in messages[0]
 
 
-def test_an_episode_ends_and_the_next_one_is_told_again(
+def test_differences_are_reported_again_after_an_interval_without_them(
     messages: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(divergence_monitor, "WINDOW_SECONDS", 0.05)
@@ -199,7 +205,7 @@ def test_an_episode_ends_and_the_next_one_is_told_again(
     assert len(messages) == 2
 
 
-def test_the_message_reaches_sentry(sent: SentryRecorder, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_divergence_is_sent_to_sentry(sent: SentryRecorder, caplog: pytest.LogCaptureFixture) -> None:
     watch = DivergenceMonitor()
     with caplog.at_level(logging.WARNING):
         for number in range(11):

@@ -1,4 +1,4 @@
-"""A whole move with writers at work, over a network that is cut, silent and slow at random moments."""
+"""Tests of a whole transfer with active writers over a network with random faults."""
 
 import random
 import threading
@@ -26,7 +26,7 @@ from tests.transfer.moving import rows
 from tests.transfer.writers import KINDS
 from tests.transfer.writing import running_writers
 
-pytestmark = pytest.mark.xdist_group("network")  # one pair of servers for all
+pytestmark = pytest.mark.xdist_group("network")  # these tests share one pair of servers
 
 THERE_AND_BACK: tuple[SideName, ...] = ("primary", "legacy")
 STATEMENTS = (
@@ -41,18 +41,18 @@ STATEMENTS = (
 )
 
 
-class Weather:
-    """Faults at random on the way to the servers, one after the other, each healed again."""
+class RandomFaults:
+    """Random network faults between the programs and the servers, each of which is healed after a while."""
 
     def __init__(self, distant: RemoteSides, seed: int) -> None:
         self._distant = distant
-        self._chance = random.Random(seed)
+        self._random = random.Random(seed)
 
-    def through(self, work: Callable[[], object]) -> None:
-        """Do some work, again and again until it is done, and let a fault come meanwhile."""
+    def run(self, work: Callable[[], object]) -> None:
+        """Call `work` until it succeeds, and inject random faults meanwhile."""
         stop = threading.Event()
-        storm = threading.Thread(target=self._storm, args=(stop,))
-        storm.start()
+        faults = threading.Thread(target=self._inject_and_heal, args=(stop,))
+        faults.start()
         deadline = time.monotonic() + WAIT_TIMEOUT_SECONDS
         try:
             while True:
@@ -65,34 +65,34 @@ class Weather:
                     return
         finally:
             stop.set()
-            storm.join()
+            faults.join()
             self._distant.heal()
 
-    def _storm(self, stop: threading.Event) -> None:
-        for line in self._chance.sample(self._distant.lines, self._chance.choice((1, 1, 2, 4))):
-            self._befall(line)
-        stop.wait(self._chance.uniform(0.1, 1.5))
-        time.sleep(self._chance.uniform(0, 0.3))
+    def _inject_and_heal(self, stop: threading.Event) -> None:
+        for proxy in self._random.sample(self._distant.lines, self._random.choice((1, 1, 2, 4))):
+            self._inject(proxy)
+        stop.wait(self._random.uniform(0.1, 1.5))
+        time.sleep(self._random.uniform(0, 0.3))
         self._distant.heal()
 
-    def _befall(self, line: TcpProxy) -> None:
-        if self._chance.random() < 0.5:
-            fault = self._chance.choice((CUT, BLACK_HOLE, MUTE, SLOW))
-            moment = self._chance.choice(("request", "answer", 2_000))
-            line.inject_fault_on(self._chance.choice(STATEMENTS), fault, moment)
+    def _inject(self, proxy: TcpProxy) -> None:
+        if self._random.random() < 0.5:
+            fault = self._random.choice((CUT, BLACK_HOLE, MUTE, SLOW))
+            moment = self._random.choice(("request", "answer", 2_000))
+            proxy.inject_fault_on(self._random.choice(STATEMENTS), fault, moment)
             return
-        time.sleep(self._chance.uniform(0, 0.3))
-        match self._chance.choice(("cut", "black hole", "mute", "slow", "narrow")):
+        time.sleep(self._random.uniform(0, 0.3))
+        match self._random.choice(("cut", "black hole", "mute", "slow", "narrow")):
             case "cut":
-                line.cut()
+                proxy.cut()
             case "black hole":
-                line.black_hole()
+                proxy.black_hole()
             case "mute":
-                line.mute()
+                proxy.mute()
             case "slow":
-                line.slow(self._chance.uniform(0.005, 0.1))
+                proxy.slow(self._random.uniform(0.005, 0.1))
             case "narrow":
-                line.slow(0, 100_000)
+                proxy.slow(0, 100_000)
 
 
 def compare(sides: Sides) -> None:
@@ -103,38 +103,38 @@ def compare(sides: Sides) -> None:
     ("seed", "rounds"),
     [(0, 1), *(pytest.param(seed, 3, marks=pytest.mark.full) for seed in range(1, 7))],
 )
-def test_nothing_is_lost_whatever_befalls_the_network(
+def test_no_write_is_lost_on_an_unreliable_network(
     distant: RemoteSides, tmp_path: Path, seed: int, rounds: int
 ) -> None:
-    weather, commands = Weather(distant, seed), distant.commands
+    faults, commands = RandomFaults(distant, seed), distant.commands
     few = ["repeatable read", "psql with BEGIN", "data layer"]
     kinds = tuple(random.Random(seed).sample(sorted(KINDS), 4) if seed else few)
     with (
-        running_writers(distant.services, tmp_path, seed, delay=0.05, kinds=kinds) as them,
+        running_writers(distant.services, tmp_path, seed, delay=0.05, kinds=kinds) as writers,
         SingleOpenSideCheck(distant.direct) as one_open,
     ):
-        weather.through(lambda: start(commands))
-        weather.through(lambda: copy(commands))
+        faults.run(lambda: start(commands))
+        faults.run(lambda: copy(commands))
         stop = threading.Event()
         relaying = threading.Thread(target=relay, args=(commands, stop))
         relaying.start()
         try:
             for to in (*THERE_AND_BACK * rounds, "primary"):
-                them.wait_for_changes(3)
-                weather.through(lambda to=to: change_live_side(commands, to, max_pause=5))  # type: ignore[misc]
-                weather.through(lambda: compare(commands))
-            them.wait_for_changes(3)
+                writers.wait_for_changes(3)
+                faults.run(lambda to=to: change_live_side(commands, to, max_pause=5))  # type: ignore[misc]
+                faults.run(lambda: compare(commands))
+            writers.wait_for_changes(3)
         finally:
             stop.set()
             relaying.join()
-        them.stop()
+        writers.stop()
         drain(commands)
         assert verify(distant.direct).is_equal
-        found = read_status(distant.direct)
-        assert (found.live, found.marks, found.in_the_way) == ("primary", 0, [])
+        status = read_status(distant.direct)
+        assert (status.live, status.marks, status.in_the_way) == ("primary", 0, [])
         assert rows(distant.direct.legacy) == rows(distant.direct.primary)
-        weather.through(lambda: finish(commands, force=True))
+        faults.run(lambda: finish(commands, force=True))
         assert read_status(distant.direct).stage is Stage.NOT_STARTED
-        them.check(distant.direct.primary)
+        writers.check(distant.direct.primary)
     assert one_open.violations == []
     assert one_open.looks > 100

@@ -1,4 +1,4 @@
-"""Providers that are far apart: a move with writers at work, within the pause that is allowed by default."""
+"""Tests of a transfer between distant servers with active writers and the default limit of the pause."""
 
 import threading
 from contextlib import suppress
@@ -17,15 +17,15 @@ from tests.transfer.moving import rows
 from tests.transfer.writers import KINDS
 from tests.transfer.writing import running_writers
 
-pytestmark = pytest.mark.xdist_group("network")  # one pair of servers for all
+pytestmark = pytest.mark.xdist_group("network")  # these tests share one pair of servers
 
-EACH_WAY = 0.02  # seconds
+EACH_WAY = 0.02  # seconds of latency in each direction
 FEW = ("repeatable read", "psql with BEGIN")
 THERE_AND_BACK: tuple[SideName, ...] = ("primary", "legacy")
 
 
-def patiently(sides: Sides, to: SideName) -> None:
-    """Within the pause that is allowed by default; a machine that is busy may need it once more."""
+def change_live_side_with_retries(sides: Sides, to: SideName) -> None:
+    """Change the live side within the default pause. A busy machine may need up to three attempts."""
     for _ in range(2):
         with suppress(AbortedError):
             change_live_side(sides, to)
@@ -36,35 +36,35 @@ def patiently(sides: Sides, to: SideName) -> None:
 @pytest.mark.parametrize(
     ("kinds", "rest", "rounds"),
     [
-        pytest.param(FEW, 0.05, 1, id=""),
+        pytest.param(FEW, 0.05, 1, id="few writers"),
         pytest.param(tuple(KINDS), 0.01, 3, id="writers of all kinds", marks=pytest.mark.full),
     ],
 )
-def test_nothing_is_lost_where_the_servers_are_far_away_and_the_pause_is_the_usual_one(
+def test_no_write_is_lost_with_distant_servers_and_the_default_pause(
     distant: RemoteSides, tmp_path: Path, kinds: tuple[str, ...], rest: float, rounds: int
 ) -> None:
     with (
-        running_writers(distant.services, tmp_path, delay=rest, kinds=kinds) as them,
+        running_writers(distant.services, tmp_path, delay=rest, kinds=kinds) as writers,
         SingleOpenSideCheck(distant.direct) as one_open,
     ):
         start(distant.direct)
         copy(distant.direct)
-        for line in distant.of_commands:
-            line.slow(EACH_WAY)
+        for proxy in distant.of_commands:
+            proxy.slow(EACH_WAY)
         stop = threading.Event()
         relaying = threading.Thread(target=relay, args=(distant.commands, stop))
         relaying.start()
         try:
             for to in THERE_AND_BACK * rounds:
-                them.wait_for_changes(3)
-                patiently(distant.commands, to)
-            them.wait_for_changes(3)
+                writers.wait_for_changes(3)
+                change_live_side_with_retries(distant.commands, to)
+            writers.wait_for_changes(3)
         finally:
             stop.set()
             relaying.join()
-        them.stop()
+        writers.stop()
         drain(distant.commands)
-        them.check(distant.direct.legacy)
+        writers.check(distant.direct.legacy)
         assert rows(distant.direct.legacy) == rows(distant.direct.primary)
         assert (read_status(distant.direct).live, read_status(distant.direct).in_the_way) == ("legacy", [])
     assert one_open.violations == []

@@ -1,4 +1,4 @@
-"""Writers of all kinds at full speed while the database moves there and back: no write is lost."""
+"""Tests of a whole transfer with a rollback and a second cutover under all kinds of writers."""
 
 import os
 import random
@@ -34,7 +34,7 @@ from tests.transfer.writing import WriterProcesses, running_writers
 
 @pytest.fixture
 def apart(servers: tuple[Server, Server]) -> Iterator[Sides]:
-    """Two databases at head, on two servers."""
+    """Two databases at the latest revision, on two servers."""
     urls = []
     for server in servers:
         execute(server.url, "CREATE DATABASE moved")
@@ -54,49 +54,49 @@ GENERATED = """
 
 
 def generated(side: Side) -> dict[str, tuple[int, int]]:
-    """The highest number in each column that generates its own, and the last one that was handed out."""
-    found = {}
+    """Return, for each column with a sequence, its highest value and the last value of the sequence."""
+    numbers = {}
     with psycopg.connect(side.url) as connection:
         for table, column, sequence in connection.execute(GENERATED).fetchall():
-            # Within the statement the sequence is read last: it is never behind by our looking.
+            # The statement reads the sequence last, so that concurrent inserts cannot make it look behind.
             row = connection.execute(
                 f"SELECT highest, coalesce(pg_sequence_last_value('{sequence}'), 0)"
                 f" FROM (SELECT coalesce(max({column}), 0) AS highest FROM {table} OFFSET 0) AS own"
             ).fetchone()
             assert row is not None
-            found[table] = (row[0], row[1])
-    assert found
-    return found
+            numbers[table] = (row[0], row[1])
+    assert numbers
+    return numbers
 
 
-class Stop:
-    """A moment after a switch: from here on its side hands out ids, and takes the writes."""
+class LiveSideCheck:
+    """Checks of the new live side after a cutover: it generates unused ids, and all tables are written."""
 
     def __init__(self, side: Side) -> None:
         self._side = side
         self._generated = generated(side)
         self._rows = rows(side)
         repeated = {table for table, (highest, last) in self._generated.items() if highest > last}
-        assert repeated == set(), "ids will be handed out that are there already"
+        assert repeated == set(), "a sequence would generate existing ids"
 
     def check(self) -> None:
-        """Every table has been written since: with new rows, where it generates their ids."""
-        made, now = generated(self._side), rows(self._side)
-        untouched = {table for table in now.keys() - made.keys() if now[table] == self._rows[table]}
-        untouched |= {table for table in made if made[table][1] <= self._generated[table][1]}
+        """Check that every table was written since construction; tables with sequences got new rows."""
+        numbers, now = generated(self._side), rows(self._side)
+        untouched = {table for table in now.keys() - numbers.keys() if now[table] == self._rows[table]}
+        untouched |= {table for table in numbers if numbers[table][1] <= self._generated[table][1]}
         assert untouched == set()
 
 
-def check(sides: Sides, crew: WriterProcesses, live: SideName) -> None:
-    """Everything that was acknowledged is on the live side, and the other one has the same."""
+def check(sides: Sides, writers: WriterProcesses, live: SideName) -> None:
+    """Check that the live side has all acknowledged writes and that the sides are equal."""
     drain(sides)
     assert read_status(sides).in_the_way == []
-    crew.check(sides.named(live))
+    writers.check(sides.named(live))
     assert rows(sides.legacy) == rows(sides.primary)
 
 
 def salons_on(side: Side) -> int:
-    """Sessions of data layers."""
+    """Return the number of sessions of data layers on the side."""
     with psycopg.connect(side.url) as connection:
         row = connection.execute(
             "SELECT count(*) FROM pg_stat_activity"
@@ -107,56 +107,61 @@ def salons_on(side: Side) -> int:
 
 
 def move_under_load(sides: Sides, folder: Path, changes: int, rest: float = 0.0) -> None:
-    """A whole move, there, back, and there again, with writers at work; `changes`: of each, between steps."""
+    """Run a whole transfer with cutover, rollback and second cutover while writers are active.
+
+    Between the steps, each writer makes `changes` changes.
+    """
     directions: tuple[SideName, ...] = ("primary", "legacy", "primary")
-    with running_writers(sides, folder, delay=rest) as crew:
-        crew.wait_for_changes(changes)
+    with running_writers(sides, folder, delay=rest) as writers:
+        writers.wait_for_changes(changes)
         start(sides)
         assert copy(sides).is_complete
         relay = run(run_relay, sides)
         try:
             for to in directions:
                 left = sides.other(sides.named(to))
-                crew.wait_for_changes(changes)
-                assert (
-                    change_live_side(sides, to, max_pause=10).pause is not None
-                )  # a busy machine is no failure
-                stop = Stop(sides.named(to))
-                crew.wait_for_changes()
-                with crew.paused():
-                    check(sides, crew, to)
-                    stop.check()
-                    # The assistant has let go of the other side.
+                writers.wait_for_changes(changes)
+                # A long pause is allowed, so that the test passes on a busy machine.
+                assert change_live_side(sides, to, max_pause=10).pause is not None
+                live_side = LiveSideCheck(sides.named(to))
+                writers.wait_for_changes()
+                with writers.paused():
+                    check(sides, writers, to)
+                    live_side.check()
+                    # The data layer has closed its connections to the other side.
                     wait_until(lambda left=left: salons_on(left) == 0)
             assert verify(sides).is_equal
             finish(sides)
-            crew.wait_for_changes(changes)
+            writers.wait_for_changes(changes)
         finally:
             relay.kill()
-        crew.stop()
-        crew.check(sides.primary)
+        writers.stop()
+        writers.check(sides.primary)
         for side in sides:
-            command.check(runner.alembic_config(side.url))  # raises where the schema is not the models'
+            command.check(runner.alembic_config(side.url))  # raises if the schema differs from the models
 
 
 @pytest.mark.parametrize(
     ("changes", "rest"),
-    [pytest.param(3, 0.1, id=""), pytest.param(100, 0, id="at full speed", marks=pytest.mark.full)],
+    [
+        pytest.param(3, 0.1, id="slow writers"),
+        pytest.param(100, 0, id="writers at full speed", marks=pytest.mark.full),
+    ],
 )
-def test_nothing_is_lost_on_the_way_there_and_back_and_there_again(
+def test_no_write_is_lost_by_a_cutover_a_rollback_and_a_second_cutover(
     apart: Sides, tmp_path: Path, changes: int, rest: float
 ) -> None:
     move_under_load(apart, tmp_path, changes, rest)
 
 
-OLD = Path("/usr/lib/postgresql/15/bin")  # Debian's place
+OLD = Path("/usr/lib/postgresql/15/bin")  # the path on Debian
 
 
 @pytest.fixture
 def old_server() -> Iterator[str]:
-    """The libpq URL of a PostgreSQL 15 of this test's own."""
+    """The libpq URL of a temporary PostgreSQL 15 server."""
     folder = Path(tempfile.mkdtemp(prefix="fd15"))
-    user = "postgres" if os.geteuid() == 0 else None  # it refuses to run as root
+    user = "postgres" if os.geteuid() == 0 else None  # PostgreSQL refuses to run as root
     if user:
         shutil.chown(folder, user)
 
@@ -174,8 +179,8 @@ def old_server() -> Iterator[str]:
 
 
 @pytest.mark.full
-@pytest.mark.skipif(not OLD.exists(), reason="there is no PostgreSQL 15 on this machine")
-def test_nothing_is_lost_between_major_versions(
+@pytest.mark.skipif(not OLD.exists(), reason="PostgreSQL 15 is not installed")
+def test_no_write_is_lost_between_major_versions(
     old_server: str, new_database: Callable[[], str], tmp_path: Path
 ) -> None:
     execute(old_server, "CREATE DATABASE moved")
@@ -186,26 +191,26 @@ def test_nothing_is_lost_between_major_versions(
 
 @pytest.mark.full
 @pytest.mark.parametrize("seed", range(1, 6))
-def test_nothing_is_lost_whatever_is_killed_or_frozen(
+def test_no_write_is_lost_if_processes_or_servers_are_killed_or_frozen(
     apart: Sides, servers: tuple[Server, Server], tmp_path: Path, seed: int
 ) -> None:
     chance = random.Random(seed)
     directions: tuple[SideName, ...] = ("primary", "legacy")
-    with running_writers(apart, tmp_path, seed, delay=0.05) as crew:
+    with running_writers(apart, tmp_path, seed, delay=0.05) as writers:
         start(apart)
         copy_by_change_log(apart)
         relay = run(run_relay, apart)
         for round_ in range(10):
             to = directions[round_ % 2]
-            crew.wait_for_changes(5)
+            writers.wait_for_changes(5)
             step = (chance.choice(list(POINTS)), chance.choice(WHEN))
             with_ = chance.choice([signal.SIGKILL, signal.SIGSTOP])
             switching_ = run(run_switch, apart, to, at=(*step, with_)) if chance.random() < 0.7 else None
             match chance.choice(["writer", "relay", "server", "freeze", "nothing"]):
                 case "writer":
-                    company = chance.choice(list(crew.kinds))
-                    crew.kill(company)
-                    crew.start(company)
+                    company = chance.choice(list(writers.kinds))
+                    writers.kill(company)
+                    writers.start(company)
                 case "relay":
                     relay.kill()
                     relay.join()
@@ -227,7 +232,7 @@ def test_nothing_is_lost_whatever_is_killed_or_frozen(
                 psutil.Process(switching_.pid).resume()
                 switching_.join(60)
             switch_with_retries(apart, to)
-        crew.wait_for_changes()
-        crew.stop()
+        writers.wait_for_changes()
+        writers.stop()
         relay.kill()
-        check(apart, crew, to)
+        check(apart, writers, to)

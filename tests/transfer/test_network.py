@@ -1,4 +1,4 @@
-"""The network between the commands and the servers is cut, falls silent or is slow: nothing is lost by it."""
+"""Tests of commands whose network to the servers is cut, drops packets or is slow: no change is lost."""
 
 import threading
 import time
@@ -23,16 +23,16 @@ from tests.processes import WAIT_TIMEOUT_SECONDS, wait_until
 from tests.transfer.distant import RemoteSides, SwitchAttempt, longest_wait
 from tests.transfer.moving import assert_live, copy_by_change_log, switch_with_retries
 
-pytestmark = pytest.mark.xdist_group("network")  # one pair of servers for all
+pytestmark = pytest.mark.xdist_group("network")  # all tests share one pair of servers
 
 KEEPALIVES = {"keepalives_idle": 1, "keepalives_interval": 1, "keepalives_count": 2, "tcp_user_timeout": 2000}
-LOST_WITHIN = 2.0  # seconds that these take to notice a lost network; a process of tests has more to do
+LOST_WITHIN = 2.0  # seconds until the keepalives above detect a lost network
 ROWS = 5_000
 
 
 @pytest.fixture
-def moving(distant: RemoteSides) -> RemoteSides:
-    """A move in which everything has been copied, and a change waits in the log."""
+def copied_sides(distant: RemoteSides) -> RemoteSides:
+    """Two sides after the copy, with one change in legacy's change log."""
     with psycopg.connect(distant.direct.legacy.url, autocommit=True) as connection:
         connection.execute("INSERT INTO companies (company_id, title) VALUES (1, 'Salon')")
         start(distant.direct)
@@ -42,35 +42,35 @@ def moving(distant: RemoteSides) -> RemoteSides:
 
 
 @pytest.fixture
-def noticing_soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What takes half a minute takes two seconds here, on either end of a connection."""
+def short_network_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make both ends of a connection detect a lost network in two seconds instead of half a minute."""
     monkeypatch.setattr(transfer_sides, "KEEPALIVES", KEEPALIVES)
     monkeypatch.setattr(transfer_sides, "PROBE_AFTER_SECONDS", LOST_WITHIN)
     monkeypatch.setattr(transfer_sides, "CONNECT_TIMEOUT_SECONDS", 2.0)
     for name, value in KEEPALIVES.items():
-        on_the_server = name.replace("keepalives", "tcp_keepalives")
-        assert on_the_server in transfer_sides._SESSION_SETTINGS
-        monkeypatch.setitem(transfer_sides._SESSION_SETTINGS, on_the_server, str(value))
+        server_setting = name.replace("keepalives", "tcp_keepalives")
+        assert server_setting in transfer_sides._SESSION_SETTINGS
+        monkeypatch.setitem(transfer_sides._SESSION_SETTINGS, server_setting, str(value))
 
 
-# A switch that is hit
+# Network faults during a switch
 
 
 @pytest.mark.parametrize("fault", [CUT, BLACK_HOLE], ids=["cut", "black hole"])
-def test_writers_wait_no_longer_than_allowed_for_a_command_that_is_lost_once_it_has_closed(
-    moving: RemoteSides, fault: NetworkFault
+def test_a_command_lost_after_closing_blocks_writers_no_longer_than_max_pause(
+    copied_sides: RemoteSides, fault: NetworkFault
 ) -> None:
-    moving.commands_to_legacy.inject_fault_on(b"frontdesk_transfer.close(", fault)
-    attempt = SwitchAttempt(moving.commands, "primary", max_pause=1.0)
-    wait_until(lambda: moving.commands_to_legacy.have_all_faults_fired)
-    waited = longest_wait(moving.direct.legacy, attempt, at_most=5)
-    moving.heal()
+    copied_sides.commands_to_legacy.inject_fault_on(b"frontdesk_transfer.close(", fault)
+    attempt = SwitchAttempt(copied_sides.commands, "primary", max_pause=1.0)
+    wait_until(lambda: copied_sides.commands_to_legacy.have_all_faults_fired)
+    waited = longest_wait(copied_sides.direct.legacy, attempt, at_most=5)
+    copied_sides.heal()
     attempt.wait()
-    assert waited < 1.5  # a second, and the way there and back
+    assert waited < 1.5  # max_pause, and a round trip
     assert isinstance(attempt.error, FrontdeskError)
     assert "opens by itself 1 s later" in attempt.error.message
-    switch_with_retries(moving.commands, "primary")
-    assert_live(moving.direct, "primary")
+    switch_with_retries(copied_sides.commands, "primary")
+    assert_live(copied_sides.direct, "primary")
 
 
 Step = tuple[str, bytes, TriggerPoint, NetworkFault]
@@ -81,7 +81,7 @@ AT_SOURCE = (
     b"COPY",
 )
 AT_TARGET = (b"pg_advisory_xact_lock", b"pg_temp", b"COMMIT", b"frontdesk_transfer.open(", b"setval")
-MOST_TELLING: list[Step] = [
+QUICK_STEPS: list[Step] = [
     ("source", b"frontdesk_transfer.close(", "answer", CUT),
     ("source", b"frontdesk_transfer.hand_over(", "answer", CUT),
     ("source", b"frontdesk_transfer.hand_over(", "request", BLACK_HOLE),
@@ -99,112 +99,114 @@ STEPS: list[Step] = [
 
 
 @pytest.mark.parametrize(
-    "steps", [pytest.param(MOST_TELLING, id="few"), pytest.param(STEPS, id="all", marks=pytest.mark.full)]
+    "steps", [pytest.param(QUICK_STEPS, id="few"), pytest.param(STEPS, id="all", marks=pytest.mark.full)]
 )
-def test_a_switch_that_is_hit_at_any_step_goes_on_when_it_is_run_again(
-    moving: RemoteSides, steps: list[Step]
+def test_a_switch_with_a_network_fault_at_any_step_succeeds_when_it_is_run_again(
+    copied_sides: RemoteSides, steps: list[Step]
 ) -> None:
     to: SideName = "primary"
     for step in steps:
         end, pattern, moment, fault = step
-        with psycopg.connect(moving.direct.other(moving.direct.named(to)).url, autocommit=True) as connection:
+        with psycopg.connect(
+            copied_sides.direct.other(copied_sides.direct.named(to)).url, autocommit=True
+        ) as connection:
             connection.execute("INSERT INTO clients (company_id, yclients_id, name) SELECT 1, n, 'x' FROM"
                                " (SELECT max(yclients_id) + 1 AS n FROM clients) AS next")  # fmt: skip
-        lines = dict(zip(("legacy", "primary"), moving.of_commands, strict=True))
+        lines = dict(zip(("legacy", "primary"), copied_sides.of_commands, strict=True))
         line = lines[to if end == "target" else "legacy" if to == "primary" else "primary"]
         line.inject_fault_on(pattern, fault, moment)
-        attempt = SwitchAttempt(moving.commands, to, max_pause=1.0)
+        attempt = SwitchAttempt(copied_sides.commands, to, max_pause=1.0)
         wait_until(lambda line=line: line.have_all_faults_fired)
         time.sleep(0.3)
-        moving.heal()
+        copied_sides.heal()
         attempt.wait()
-        switch_with_retries(moving.commands, to)
-        assert_live(moving.direct, to)
+        switch_with_retries(copied_sides.commands, to)
+        assert_live(copied_sides.direct, to)
         to = "legacy" if to == "primary" else "primary"
 
 
-def test_a_switch_that_loses_the_new_side_once_it_has_handed_over_is_ended_by_a_relay_elsewhere(
-    moving: RemoteSides, monkeypatch: pytest.MonkeyPatch
+def test_another_relay_completes_a_switch_that_loses_the_new_side_after_the_hand_over(
+    copied_sides: RemoteSides, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("app.transfer.relay.relay.ABANDONED_AFTER_SECONDS", 0.3)
     stop = threading.Event()
-    relaying = threading.Thread(target=relay, args=(moving.direct, stop))
+    relaying = threading.Thread(target=relay, args=(copied_sides.direct, stop))
     relaying.start()
     try:
-        moving.commands_to_primary.inject_fault_on(b"frontdesk_transfer.open(", BLACK_HOLE, "request")
-        attempt = SwitchAttempt(moving.commands, "primary")
-        wait_until(lambda: moving.commands_to_primary.have_all_faults_fired)
-        wait_until(lambda: read_status(moving.direct).live == "primary")
-        moving.heal()
+        copied_sides.commands_to_primary.inject_fault_on(b"frontdesk_transfer.open(", BLACK_HOLE, "request")
+        attempt = SwitchAttempt(copied_sides.commands, "primary")
+        wait_until(lambda: copied_sides.commands_to_primary.have_all_faults_fired)
+        wait_until(lambda: read_status(copied_sides.direct).live == "primary")
+        copied_sides.heal()
         attempt.wait()
     finally:
         stop.set()
         relaying.join()
     assert attempt.error is None
-    assert_live(moving.direct, "primary")
+    assert_live(copied_sides.direct, "primary")
 
 
-def test_a_switch_over_a_slow_network_gives_up_in_time_or_is_done_in_time(moving: RemoteSides) -> None:
-    for line in moving.of_commands:
+def test_a_switch_over_a_slow_network_finishes_within_max_pause(copied_sides: RemoteSides) -> None:
+    for line in copied_sides.of_commands:
         line.slow(0.002)
-    attempt = SwitchAttempt(moving.commands, "primary", max_pause=5.0)
+    attempt = SwitchAttempt(copied_sides.commands, "primary", max_pause=5.0)
     attempt.wait()
     assert attempt.report is not None, attempt.error
     assert attempt.report.pause is not None
     assert attempt.report.pause <= 5
-    assert_live(moving.direct, "primary")
+    assert_live(copied_sides.direct, "primary")
 
 
-def test_a_switch_whose_network_becomes_slow_once_it_has_closed_gives_up_with_the_old_side_open(
-    moving: RemoteSides,
+def test_a_switch_whose_network_slows_down_after_closing_aborts_and_the_old_side_opens(
+    copied_sides: RemoteSides,
 ) -> None:
-    moving.commands_to_legacy.inject_fault_on(b"frontdesk_transfer.close(", SLOW)
-    attempt = SwitchAttempt(moving.commands, "primary", max_pause=1.0)
-    waited = longest_wait(moving.direct.legacy, attempt, at_most=10)
+    copied_sides.commands_to_legacy.inject_fault_on(b"frontdesk_transfer.close(", SLOW)
+    attempt = SwitchAttempt(copied_sides.commands, "primary", max_pause=1.0)
+    waited = longest_wait(copied_sides.direct.legacy, attempt, at_most=10)
     assert isinstance(attempt.error, AbortedError)
     assert waited < 1.5
-    assert_live(moving.direct, "legacy")
+    assert_live(copied_sides.direct, "legacy")
 
 
-def test_a_switch_that_gives_up_far_from_the_servers_says_so(
-    moving: RemoteSides, monkeypatch: pytest.MonkeyPatch
+def test_a_switch_that_aborts_because_of_high_latency_reports_the_latency(
+    copied_sides: RemoteSides, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sequences, "advance_statements", lambda *_: ["SELECT pg_sleep(10)"])
-    for line in moving.of_commands:
+    for line in copied_sides.of_commands:
         line.slow(0.02)
-    attempt = SwitchAttempt(moving.commands, "primary", max_pause=0.6)
+    attempt = SwitchAttempt(copied_sides.commands, "primary", max_pause=0.6)
     attempt.wait()
     assert isinstance(attempt.error, AbortedError)
-    assert "It is far: a server answers after" in attempt.error.message
-    assert_live(moving.direct, "legacy")
+    assert "The latency is high: a round trip takes" in attempt.error.message
+    assert_live(copied_sides.direct, "legacy")
 
 
-def test_a_switch_from_too_far_away_is_refused_before_anybody_has_to_wait(moving: RemoteSides) -> None:
-    for line in moving.of_commands:
+def test_a_switch_with_too_much_latency_is_rejected_before_writes_pause(copied_sides: RemoteSides) -> None:
+    for line in copied_sides.of_commands:
         line.slow(0.03)
-    attempt = SwitchAttempt(moving.commands, "primary", max_pause=0.3)
-    longest_wait(moving.direct.legacy, attempt, at_most=60)
+    attempt = SwitchAttempt(copied_sides.commands, "primary", max_pause=0.3)
+    longest_wait(copied_sides.direct.legacy, attempt, at_most=60)
     assert isinstance(attempt.error, ConflictError)
     assert "too far from here" in attempt.error.message
-    assert "or with --max-pause 0." in attempt.error.message  # and 6, or more
-    assert_live(moving.direct, "legacy")
+    assert "or with --max-pause 0." in attempt.error.message  # 0.6 or more
+    assert_live(copied_sides.direct, "legacy")
 
 
-def test_a_relay_that_is_lost_in_the_middle_of_a_round_lets_another_one_go_on(
-    moving: RemoteSides, noticing_soon: None
+def test_another_relay_continues_after_one_is_disconnected_during_an_apply_cycle(
+    copied_sides: RemoteSides, short_network_timeouts: None
 ) -> None:
-    """The server waits for the rest of a message as long as it takes: only TCP tells that nobody is there."""
-    _fill(moving)
-    moving.commands_to_primary.inject_fault_on(b"pg_temp", BLACK_HOLE, 50_000)
-    lost = threading.Thread(target=_drain_in_vain, args=(moving.commands,))
+    """A server waits for the rest of a message without limit: only TCP keepalives detect the lost client."""
+    _fill(copied_sides)
+    copied_sides.commands_to_primary.inject_fault_on(b"pg_temp", BLACK_HOLE, 50_000)
+    lost = threading.Thread(target=_drain_and_lose_side, args=(copied_sides.commands,))
     lost.start()
-    wait_until(lambda: moving.commands_to_primary.have_all_faults_fired)
-    wait_until(lambda: _drains(moving.direct))
-    assert_live(moving.direct, "legacy")
+    wait_until(lambda: copied_sides.commands_to_primary.have_all_faults_fired)
+    wait_until(lambda: _drains(copied_sides.direct))
+    assert_live(copied_sides.direct, "legacy")
     lost.join()
 
 
-def _drain_in_vain(sides: Sides) -> None:
+def _drain_and_lose_side(sides: Sides) -> None:
     with pytest.raises(SideLostError):
         drain(sides)
 
@@ -217,12 +219,14 @@ def _drains(sides: Sides) -> bool:
     return True
 
 
-# Commands whose network is lost for good
+# Commands whose network is lost permanently
 
 
 @pytest.fixture
-def run(distant: RemoteSides, noticing_soon: None, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
-    """Runs a command along the lines."""
+def run(
+    distant: RemoteSides, short_network_timeouts: None, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Result]:
+    """Return a function that runs a `transfer` command whose connections go through the proxies."""
     monkeypatch.setenv("LEGACY_DATABASE_URL", distant.commands.legacy.url)
     monkeypatch.setenv("DATABASE_URL", distant.commands.primary.url)
     return lambda *arguments: CliRunner().invoke(main, ["transfer", *arguments])
@@ -255,7 +259,7 @@ QUICK = (("copy", "legacy", BLACK_HOLE), ("verify", "primary", MUTE))
     ],
     ids=lambda value: "black hole" if value is BLACK_HOLE else "mute" if value is MUTE else "".join(value),
 )
-def test_a_command_whose_network_is_lost_ends_by_itself_says_where_and_goes_on_later(
+def test_a_command_without_network_ends_names_the_lost_side_and_succeeds_later(
     distant: RemoteSides,
     run: Callable[..., Result],
     command: tuple[str, ...],
@@ -265,7 +269,7 @@ def test_a_command_whose_network_is_lost_ends_by_itself_says_where_and_goes_on_l
 ) -> None:
     with psycopg.connect(distant.direct.legacy.url) as connection:
         connection.execute("INSERT INTO companies (company_id, title) VALUES (1, 'Salon')")
-    # Each is to be noticed in its own way: the one by TCP, the other by asking.
+    # TCP keepalives detect a black hole; a mute line is detected only by a second connection.
     monkeypatch.setattr(transfer_sides, "PROBE_AFTER_SECONDS", 60 if fault is BLACK_HOLE else LOST_WITHIN)
     _prepare(command[0], distant)
     line = distant.commands_to_legacy if side == "legacy" else distant.commands_to_primary
@@ -282,7 +286,7 @@ def test_a_command_whose_network_is_lost_ends_by_itself_says_where_and_goes_on_l
 
 
 def _prepare(command: str, distant: RemoteSides) -> None:
-    """Bring a move to where the command has something to do on both sides."""
+    """Bring the transfer to a stage in which the command has work on both sides."""
     _fill(distant)
     if command in ("plan", "start"):
         return
@@ -297,6 +301,7 @@ def _prepare(command: str, distant: RemoteSides) -> None:
 
 
 def _fill(distant: RemoteSides) -> None:
+    """Insert ROWS clients on legacy."""
     with psycopg.connect(distant.direct.legacy.url) as connection:
         connection.execute(
             "INSERT INTO clients (company_id, yclients_id, name) SELECT 1, last + n, 'Client'"

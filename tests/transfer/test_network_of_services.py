@@ -1,4 +1,4 @@
-"""The network between a service and the databases is cut, silent or slow; commands go on elsewhere."""
+"""Tests of a service whose network to the databases fails or is slow, while that of the commands works."""
 
 import threading
 import time
@@ -21,7 +21,7 @@ from tests.processes import wait_until
 from tests.transfer.distant import RemoteSides
 from tests.transfer.moving import copy_by_change_log
 
-pytestmark = pytest.mark.xdist_group("network")  # one pair of servers for all
+pytestmark = pytest.mark.xdist_group("network")  # all tests share one pair of servers
 
 SALON = 1
 NAME = "distant"
@@ -33,12 +33,14 @@ each_fault = pytest.mark.parametrize(
         pytest.param(TcpProxy.mute, id="mute", marks=pytest.mark.full),
     ],
 )
-# A look at each side (a second for an answer, two to connect), one for a connection, one for an answer.
-WITHIN = 2 * 3 + 1 + 1
+# Seconds: reading the state of each side (one for the answer, two to connect), then one to get a connection
+# and one for the answer to the call.
+CALL_TIMEOUT_SECONDS = 2 * 3 + 1 + 1
 
 
 @pytest.fixture
-def moving(distant: RemoteSides) -> RemoteSides:
+def copied_sides(distant: RemoteSides) -> RemoteSides:
+    """Two sides of a transfer whose copy is complete."""
     with psycopg.connect(distant.direct.legacy.url, autocommit=True) as legacy:
         legacy.execute("INSERT INTO companies (company_id, title) VALUES (1, 'Salon')")
         legacy.execute("INSERT INTO clients (company_id, yclients_id, name) VALUES (1, 1, 'a')")
@@ -48,10 +50,11 @@ def moving(distant: RemoteSides) -> RemoteSides:
 
 
 @pytest.fixture
-def desk(moving: RemoteSides) -> Iterator[Frontdesk]:
+def desk(copied_sides: RemoteSides) -> Iterator[Frontdesk]:
+    """A service on both sides, whose connections go through the proxies."""
     settings = Settings(
-        database_url=moving.services.primary.url,
-        legacy_database_url=moving.services.legacy.url,
+        database_url=copied_sides.services.primary.url,
+        legacy_database_url=copied_sides.services.legacy.url,
         service_name=NAME,
         postgres_connection_timeout=1_000,
         postgres_query_timeout=1_000,
@@ -62,12 +65,14 @@ def desk(moving: RemoteSides) -> Iterator[Frontdesk]:
 
 
 def visit(uow: UnitOfWork) -> None:
+    """Add one to the visit count of the client."""
     client = uow.clients.find_one(yclients_id=1)
     assert client is not None
     uow.clients.upsert({"yclients_id": 1, "name": "a", "visit_count": client.visit_count + 1})
 
 
 def visits(url: str) -> int:
+    """Return the visit count of the client in this database."""
     with psycopg.connect(url) as connection:
         row = connection.execute("SELECT visit_count FROM clients WHERE yclients_id = 1").fetchone()
     assert row
@@ -75,57 +80,57 @@ def visits(url: str) -> int:
 
 
 @each_fault
-def test_calls_end_within_their_deadlines_and_go_on_without_a_restart(
-    desk: Frontdesk, moving: RemoteSides, fault: Callable[[TcpProxy], None]
+def test_calls_fail_within_their_deadlines_and_succeed_later_without_a_restart(
+    desk: Frontdesk, copied_sides: RemoteSides, fault: Callable[[TcpProxy], None]
 ) -> None:
     salon: DataLayer = desk.company(SALON)
     calls: list[Callable[[], Result[Any]]] = [
         salon.get_company,
         lambda: salon.upsert_client({"yclients_id": 2, "name": "b"}),
     ]
-    fault(moving.services_to_legacy)
+    fault(copied_sides.services_to_legacy)
     for call in calls:
         began = time.monotonic()
         error = call().error
         assert error is not None
         assert (error.code in ("unavailable", "timeout"), error.retryable) == (True, True)
-        assert time.monotonic() - began < WITHIN
-    moving.heal()
+        assert time.monotonic() - began < CALL_TIMEOUT_SECONDS
+    copied_sides.heal()
     wait_until(lambda: all(call().success for call in calls))
     desk.transact(SALON, visit)
-    assert visits(moving.direct.legacy.url) == 1
+    assert visits(copied_sides.direct.legacy.url) == 1
 
 
-def test_a_write_whose_answer_was_lost_is_there_once_and_is_not_made_again(
-    desk: Frontdesk, moving: RemoteSides
+def test_a_write_whose_answer_was_lost_is_committed_once_and_not_retried(
+    desk: Frontdesk, copied_sides: RemoteSides
 ) -> None:
-    moving.services_to_legacy.inject_fault_on(b"COMMIT", CUT)
+    copied_sides.services_to_legacy.inject_fault_on(b"COMMIT", CUT)
     with pytest.raises(FrontdeskError) as lost:
         desk.transact(SALON, visit)
-    moving.heal()
+    copied_sides.heal()
     assert (lost.value.code, lost.value.retryable) == ("unavailable", True)
-    assert visits(moving.direct.legacy.url) == 1
+    assert visits(copied_sides.direct.legacy.url) == 1
 
 
 @each_fault
-def test_a_service_that_has_lost_the_old_side_finds_the_new_one_when_it_is_live(
-    desk: Frontdesk, moving: RemoteSides, fault: Callable[[TcpProxy], None]
+def test_a_service_that_has_lost_the_old_side_uses_the_new_one_when_it_is_live(
+    desk: Frontdesk, copied_sides: RemoteSides, fault: Callable[[TcpProxy], None]
 ) -> None:
     desk.transact(SALON, visit)
-    fault(moving.services_to_legacy)
-    change_live_side(moving.direct, "primary", max_pause=10)
+    fault(copied_sides.services_to_legacy)
+    change_live_side(copied_sides.direct, "primary", max_pause=10)
     salon = desk.company(SALON)
     wait_until(lambda: salon.upsert_client({"yclients_id": 2, "name": "b"}).success)
     desk.transact(SALON, visit)
-    assert visits(moving.direct.primary.url) == 2
+    assert visits(copied_sides.direct.primary.url) == 2
 
 
-def test_a_slow_network_only_takes_time(desk: Frontdesk, moving: RemoteSides) -> None:
-    for line in (moving.services_to_legacy, moving.services_to_primary):
+def test_a_slow_network_causes_no_errors(desk: Frontdesk, copied_sides: RemoteSides) -> None:
+    for line in (copied_sides.services_to_legacy, copied_sides.services_to_primary):
         line.slow(0.01, 200_000)
     desk.transact(SALON, visit)
     mover = threading.Thread(
-        target=change_live_side, args=(moving.direct, "primary"), kwargs={"max_pause": 10}
+        target=change_live_side, args=(copied_sides.direct, "primary"), kwargs={"max_pause": 10}
     )
     mover.start()
     while mover.is_alive():
@@ -134,19 +139,19 @@ def test_a_slow_network_only_takes_time(desk: Frontdesk, moving: RemoteSides) ->
     assert desk.database.live_name == "primary"
 
 
-def test_a_service_that_is_gone_in_the_middle_of_a_transaction_holds_up_no_switch(
-    moving: RemoteSides, monkeypatch: pytest.MonkeyPatch
+def test_a_service_that_disappears_within_a_transaction_does_not_block_a_switch(
+    copied_sides: RemoteSides, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its server notices by itself, also where a COPY waits for its client."""
-    soon = {"tcp_keepalives_idle": "1", "tcp_keepalives_interval": "1", "tcp_user_timeout": "2s"}
-    monkeypatch.setattr(connection, "SERVER_KEEPALIVES", connection.SERVER_KEEPALIVES | soon)
-    settings = Settings(database_url=moving.services.legacy.url)
-    parameters = connection.connection_parameters(settings, moving.services.legacy.url)
+    """TCP keepalives end the session on the server, even while a COPY waits for its client."""
+    short_keepalives = {"tcp_keepalives_idle": "1", "tcp_keepalives_interval": "1", "tcp_user_timeout": "2s"}
+    monkeypatch.setattr(connection, "SERVER_KEEPALIVES", connection.SERVER_KEEPALIVES | short_keepalives)
+    settings = Settings(database_url=copied_sides.services.legacy.url)
+    parameters = connection.connection_parameters(settings, copied_sides.services.legacy.url)
     lost = psycopg.connect(**parameters)
     lost.execute("UPDATE clients SET name = 'b'")
     copying = lost.cursor().copy("COPY clients (company_id, name) FROM STDIN")
-    with pytest.raises(psycopg.OperationalError), copying:  # noqa: PT012 - as long as it is open
-        moving.services_to_legacy.black_hole()
-        change_live_side(moving.direct, "primary", max_pause=5)
+    with pytest.raises(psycopg.OperationalError), copying:  # noqa: PT012 - leaving the block fails
+        copied_sides.services_to_legacy.black_hole()
+        change_live_side(copied_sides.direct, "primary", max_pause=5)
         lost.pgconn.finish()
-    assert read_status(moving.direct).live == "primary"
+    assert read_status(copied_sides.direct).live == "primary"

@@ -1,4 +1,4 @@
-"""`frontdesk transfer plan`: whatever differs or is in the way is named before it hurts."""
+"""Tests of `frontdesk transfer plan`: it reports every schema difference and every blocker of a transfer."""
 
 import json
 import re
@@ -23,12 +23,16 @@ Examine = Callable[..., tuple[int, dict[str, Any]]]
 
 @pytest.fixture(scope="module")
 def shared_sides(new_database: Callable[[], str]) -> tuple[str, str]:
+    """URLs of a legacy and a primary database at head, which the tests of this module share."""
     return new_database(), new_database()
 
 
 @pytest.fixture
 def run(shared_sides: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
-    """Runs the command on two databases at head; other databases and settings as keywords."""
+    """Return a function that runs `transfer plan` on the shared sides.
+
+    Keyword arguments are environment variables, which may name other databases.
+    """
 
     def invoke(*arguments: str, **environment: str) -> Result:
         legacy, primary = shared_sides
@@ -41,7 +45,7 @@ def run(shared_sides: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> Calla
 
 @pytest.fixture
 def examine(run: Callable[..., Result]) -> Examine:
-    """Exit code and the document."""
+    """Return a function that runs `transfer plan --json` and returns its exit code and JSON document."""
 
     def invoke(*arguments: str, **environment: str) -> tuple[int, dict[str, Any]]:
         result = run("--json", *arguments, **environment)
@@ -53,8 +57,9 @@ def examine(run: Callable[..., Result]) -> Examine:
     return invoke
 
 
-def in_the_way(document: dict[str, Any]) -> set[tuple[str, str, str]]:
-    return {(each["kind"], each["name"], each["side"]) for each in document["in_the_way"]}
+def blockers(document: dict[str, Any]) -> set[tuple[str, str, str]]:
+    """Return (kind, name, side) of each blocking finding."""
+    return {(item["kind"], item["name"], item["side"]) for item in document["in_the_way"]}
 
 
 def test_two_databases_at_head_are_ready(examine: Examine, run: Callable[..., Result]) -> None:
@@ -65,13 +70,13 @@ def test_two_databases_at_head_are_ready(examine: Examine, run: Callable[..., Re
     assert tables.index("public.bookings") < tables.index("public.booking_slots")
     assert "public.alembic_version" not in tables
     assert [side["name"] for side in document["sides"]] == ["legacy", "primary"]
-    people = run()
-    assert people.exit_code == 0
-    assert "Ready." in people.stdout
-    assert "public.booking_slots" in people.stdout
+    text_output = run()
+    assert text_output.exit_code == 0
+    assert "Ready." in text_output.stdout
+    assert "public.booking_slots" in text_output.stdout
 
 
-# What is in the way wherever it is: kind and name that the plan gives it.
+# Statements that create a blocker on either side, with kind and name of the finding.
 OBSTACLES = {
     "CREATE RULE none AS ON DELETE TO staff DO INSTEAD NOTHING": "rule|public.staff.none",
     "CREATE TABLE extra1 (id int)": "table|public.extra1",
@@ -86,7 +91,7 @@ OBSTACLES = {
     "SELECT lo_create(0)": "table|large objects",
 }
 
-# One change to one side: kind, name and side that the plan gives it.
+# Statements that change one side, with kind, name and side of the finding. `{side}` is the changed side.
 DRIFT = {
     "ALTER TABLE clients ADD COLUMN tmp text": "column|public.clients.tmp|{side}",
     'ALTER TABLE staff ALTER COLUMN "position" TYPE varchar(80)': "column|public.staff.position|both",
@@ -111,7 +116,7 @@ DRIFT = {
     "CREATE SEQUENCE numbers": "sequence|public.numbers|{side}",
     "CREATE FUNCTION f() RETURNS int LANGUAGE sql AS 'SELECT 1'": "function|public.f()|{side}",
     "CREATE VIEW v AS SELECT 1 AS one": "view|public.v|{side}",
-    "CREATE TYPE mood AS ENUM ('sad', 'glad')": "type|public.mood|{side}",
+    "CREATE TYPE color AS ENUM ('red', 'blue')": "type|public.color|{side}",
     "CREATE DOMAIN phone AS text CHECK (VALUE <> '')": "type|public.phone|{side}",
     "CREATE COLLATION mine (provider = libc, locale = 'C')": "collation|public.mine|{side}",
     "CREATE POLICY mine ON clients USING (company_id = 1)": "policy|public.clients.mine|{side}",
@@ -126,7 +131,7 @@ DRIFT = {
 
 @contextmanager
 def changed(urls: tuple[str, str], side: str, *statements: str) -> Iterator[Callable[..., plan.Plan]]:
-    """Examines both sides while one is changed; nothing of the change stays."""
+    """Yield a function that plans the transfer while one side is changed; roll the change back at the end."""
     sides = Sides(Side("legacy", urls[0]), Side("primary", urls[1]))
     with closing(sides.legacy.connect()) as legacy, closing(sides.primary.connect()) as primary:
         connection = legacy if side == "legacy" else primary
@@ -139,34 +144,39 @@ def changed(urls: tuple[str, str], side: str, *statements: str) -> Iterator[Call
 
 
 @pytest.mark.parametrize("side", ["legacy", "primary"])
-def test_every_kind_of_drift_is_named_with_its_side(side: str, shared_sides: tuple[str, str]) -> None:
+def test_every_kind_of_drift_is_reported_with_its_side(side: str, shared_sides: tuple[str, str]) -> None:
     other = "primary" if side == "legacy" else "legacy"
-    expected = {tuple(each.format(side=side, other=other).split("|")) for each in DRIFT.values()}
+    expected = {tuple(text.format(side=side, other=other).split("|")) for text in DRIFT.values()}
     with changed(shared_sides, side, *DRIFT) as examine:
         found = examine()
-    assert expected - {(each.kind, each.name, each.side) for each in found.blocking_findings} == set()
-    assert all(each.advice for each in found.findings)
+    assert expected - {(item.kind, item.name, item.side) for item in found.blocking_findings} == set()
+    assert all(item.advice for item in found.findings)
 
 
 @pytest.mark.parametrize("side", ["legacy", "primary"])
-def test_what_cannot_be_moved_is_named_with_its_side(side: str, shared_sides: tuple[str, str]) -> None:
+def test_objects_that_cannot_be_transferred_are_reported_with_their_side(
+    side: str, shared_sides: tuple[str, str]
+) -> None:
     with changed(shared_sides, side, *OBSTACLES) as examine:
         found = examine([f"public.extra{number}" for number in range(1, 5)])
-    expected = {(*each.split("|"), side) for each in OBSTACLES.values()}
-    assert expected - {(each.kind, each.name, each.side) for each in found.blocking_findings} == set()
+    expected = {(*text.split("|"), side) for text in OBSTACLES.values()}
+    assert expected - {(item.kind, item.name, item.side) for item in found.blocking_findings} == set()
 
 
-def test_a_trigger_on_both_sides_is_good_to_know(shared_sides: tuple[str, str]) -> None:
+def test_a_user_defined_trigger_is_a_notice_and_a_difference_if_only_one_side_has_it(
+    shared_sides: tuple[str, str],
+) -> None:
     statements = (
         "CREATE FUNCTION touch() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'",
         "CREATE TRIGGER touch BEFORE UPDATE ON clients FOR EACH ROW EXECUTE FUNCTION touch()",
     )
     with changed(shared_sides, "primary", *statements) as examine:
-        found = [each for each in examine().findings if each.name == "public.clients.touch"]
-    assert [each.in_the_way for each in found] == [True, False]  # only primary has it; it is switched off
+        found = [item for item in examine().findings if item.name == "public.clients.touch"]
+    # The difference blocks, because only primary has the trigger. The notice says that the relay disables it.
+    assert [item.in_the_way for item in found] == [True, False]
 
 
-def test_rows_on_primary_are_in_the_way_and_on_legacy_are_not(shared_sides: tuple[str, str]) -> None:
+def test_rows_block_the_transfer_on_primary_and_not_on_legacy(shared_sides: tuple[str, str]) -> None:
     row = "INSERT INTO companies (company_id, title) VALUES (1, 'A')"
     with changed(shared_sides, "legacy", row) as examine:
         assert examine().blocking_findings == []
@@ -175,7 +185,7 @@ def test_rows_on_primary_are_in_the_way_and_on_legacy_are_not(shared_sides: tupl
     assert (found.kind, found.name, found.side) == ("table", "public.companies", "primary")
 
 
-def test_what_is_outside_the_models_may_be_left_out_by_name(shared_sides: tuple[str, str]) -> None:
+def test_objects_outside_the_models_can_be_left_out_by_name(shared_sides: tuple[str, str]) -> None:
     statements = (
         "CREATE SCHEMA auth",
         "CREATE TABLE auth.users (id int)",
@@ -194,16 +204,16 @@ def test_parts_of_moved_tables_cannot_be_left_out(shared_sides: tuple[str, str])
     statement = "ALTER TABLE clients ADD COLUMN tmp text"
     with (
         changed(shared_sides, "legacy", statement) as examine,
-        pytest.raises(InvalidInputError, match=r"nothing named public\.clients\.tmp"),
+        pytest.raises(InvalidInputError, match=r"no object named public\.clients\.tmp"),
     ):
         examine((), ("public.clients.tmp",))
 
 
-def test_a_table_that_is_included_is_compared_and_moved(shared_sides: tuple[str, str]) -> None:
+def test_an_included_table_is_compared_and_transferred(shared_sides: tuple[str, str]) -> None:
     statement = "CREATE TABLE extra (id int PRIMARY KEY, note text)"
     with changed(shared_sides, "legacy", statement) as examine:
         found = examine(["public.extra"])
-        assert [(each.kind, each.name) for each in found.blocking_findings] == [
+        assert [(item.kind, item.name) for item in found.blocking_findings] == [
             ("moved table", "public.extra")
         ]
         assert "public.extra" in [table.name for table in found.tables]
@@ -211,7 +221,7 @@ def test_a_table_that_is_included_is_compared_and_moved(shared_sides: tuple[str,
             examine(["public.nothing"])
 
 
-def test_a_role_without_rights_is_told_what_it_needs(
+def test_missing_privileges_are_reported_with_the_required_grants(
     examine: Examine, shared_sides: tuple[str, str], server_url: str
 ) -> None:
     legacy, _ = shared_sides
@@ -221,18 +231,17 @@ def test_a_role_without_rights_is_told_what_it_needs(
     finally:
         execute(server_url, "DROP ROLE poor")
     assert code == 1
-    named = in_the_way(document)
-    assert ("privilege", "public.clients", "legacy") in named
+    assert ("privilege", "public.clients", "legacy") in blockers(document)
     assert any(kind == "privilege" and "CREATE ON DATABASE" in advice for kind, advice in advices(document))
 
 
-def test_a_server_without_room_for_the_move_is_told_in_numbers(examine: Examine) -> None:
+def test_a_server_with_too_few_connections_is_reported_with_the_numbers(examine: Examine) -> None:
     code, document = examine(POSTGRES_MAX_CONNECTIONS="200")
     assert code == 1
-    assert {("connections", "pool", "legacy"), ("connections", "pool", "primary")} <= in_the_way(document)
-    (problem, _) = [each["problem"] for each in document["in_the_way"]]
+    assert {("connections", "pool", "legacy"), ("connections", "pool", "primary")} <= blockers(document)
+    (problem, _) = [item["problem"] for item in document["in_the_way"]]
     assert "7 services x 1 workers x 200 connections" in problem
-    assert f"the move needs {NEEDED_CONNECTIONS}" in problem
+    assert f"the transfer needs {NEEDED_CONNECTIONS}" in problem
 
 
 def test_the_plan_changes_nothing(shared_sides: tuple[str, str], examine: Examine) -> None:
@@ -248,16 +257,18 @@ def test_the_plan_changes_nothing(shared_sides: tuple[str, str], examine: Examin
     assert [state(url) for url in shared_sides] == before
 
 
-def test_an_empty_primary_is_told_to_be_migrated_and_nothing_else(
+def test_for_an_empty_primary_the_only_problem_is_the_missing_revision(
     run: Callable[..., Result], server_url: str
 ) -> None:
     document = json.loads(run("--json", DATABASE_URL=server_url).stdout)
-    assert [(each["kind"], each["name"]) for each in document["in_the_way"]] == [
+    assert [(item["kind"], item["name"]) for item in document["in_the_way"]] == [
         ("revision", "public.alembic_version")
     ]
 
 
-def test_sizes_and_a_time_are_told(run: Callable[..., Result], new_database: Callable[[], str]) -> None:
+def test_the_plan_contains_table_sizes_and_the_estimated_time(
+    run: Callable[..., Result], new_database: Callable[[], str]
+) -> None:
     legacy = new_database()
     execute(
         legacy,
@@ -273,7 +284,7 @@ def test_sizes_and_a_time_are_told(run: Callable[..., Result], new_database: Cal
     assert document["seconds"] > 0
 
 
-def test_one_database_for_both_sides_is_refused(
+def test_the_same_database_for_both_sides_is_rejected(
     run: Callable[..., Result], shared_sides: tuple[str, str]
 ) -> None:
     result = run(LEGACY_DATABASE_URL=shared_sides[1])
@@ -281,13 +292,13 @@ def test_one_database_for_both_sides_is_refused(
     assert "same database" in result.stderr
 
 
-def test_without_a_legacy_database_the_command_says_so(run: Callable[..., Result]) -> None:
+def test_without_a_legacy_database_the_error_names_the_variable(run: Callable[..., Result]) -> None:
     result = run(LEGACY_DATABASE_URL="")
     assert result.exit_code == 2
     assert "LEGACY_DATABASE_URL" in result.stderr
 
 
-def test_a_side_that_cannot_be_reached_is_named(run: Callable[..., Result]) -> None:
+def test_an_unreachable_side_is_named_without_its_password(run: Callable[..., Result]) -> None:
     result = run(LEGACY_DATABASE_URL="postgresql://someone:s3cret@127.0.0.1:1/nowhere")
     assert result.exit_code == 3
     assert "legacy" in result.stderr
@@ -295,4 +306,5 @@ def test_a_side_that_cannot_be_reached_is_named(run: Callable[..., Result]) -> N
 
 
 def advices(document: dict[str, Any]) -> list[tuple[str, str]]:
-    return [(each["kind"], each["advice"]) for each in document["in_the_way"]]
+    """Return (kind, advice) of each blocking finding."""
+    return [(item["kind"], item["advice"]) for item in document["in_the_way"]]

@@ -1,4 +1,4 @@
-"""Whoever is killed or frozen at whatever step: one side takes writes in the end, and has them all."""
+"""Tests of the protocol: after a kill or freeze at any step, one side accepts writes and has all of them."""
 
 import signal
 from threading import Event, Thread
@@ -22,15 +22,15 @@ from tests.transfer.moving import assert_live, copy_by_change_log, switch_with_r
 
 Connection = psycopg.Connection[Any]
 STEPS = [(point, when) for point in POINTS for when in WHEN]
-MOST_TELLING = [("close", "after"), ("hand over", "after")]
+QUICK_STEPS = [("close", "after"), ("hand over", "after")]
 at_each_step = pytest.mark.parametrize(
-    "steps", [pytest.param(MOST_TELLING, id="few"), pytest.param(STEPS, id="all", marks=pytest.mark.full)]
+    "steps", [pytest.param(QUICK_STEPS, id="few"), pytest.param(STEPS, id="all", marks=pytest.mark.full)]
 )
 
 
 @pytest.fixture
-def moving(sides: Sides, legacy: Connection) -> Sides:
-    """A move in which everything has been copied, and a change waits in the log."""
+def copied_sides(sides: Sides, legacy: Connection) -> Sides:
+    """Two sides after the copy, with one change in legacy's change log."""
     legacy.execute("INSERT INTO companies (company_id, title) VALUES (1, 'Salon')")
     start(sides)
     copy_by_change_log(sides)
@@ -39,109 +39,109 @@ def moving(sides: Sides, legacy: Connection) -> Sides:
 
 
 @at_each_step
-def test_a_switch_that_is_killed_at_any_step_goes_on_when_it_is_run_again(
-    moving: Sides, steps: list[tuple[str, str]]
+def test_a_switch_that_is_killed_at_any_step_succeeds_when_it_is_run_again(
+    copied_sides: Sides, steps: list[tuple[str, str]]
 ) -> None:
     to: SideName = "primary"
     for point, when in steps:
-        process = run(run_switch, moving, to, at=(point, when, signal.SIGKILL))
+        process = run(run_switch, copied_sides, to, at=(point, when, signal.SIGKILL))
         process.join(WAIT_TIMEOUT_SECONDS)
         assert process.exitcode == -signal.SIGKILL, (point, when)
-        change_live_side(moving, to)
-        assert_live(moving, to)
+        change_live_side(copied_sides, to)
+        assert_live(copied_sides, to)
         to = "legacy" if to == "primary" else "primary"
 
 
 @at_each_step
-def test_a_switch_that_was_frozen_at_any_step_does_no_harm_when_it_wakes(
-    moving: Sides, legacy: Connection, steps: list[tuple[str, str]]
+def test_a_switch_that_is_frozen_at_any_step_does_no_harm_when_it_resumes(
+    copied_sides: Sides, legacy: Connection, steps: list[tuple[str, str]]
 ) -> None:
     for point, when in steps:
         legacy.execute("UPDATE clients SET visit_count = visit_count + 1")
-        process = run(run_switch, moving, "primary", at=(point, when, signal.SIGSTOP))
+        process = run(run_switch, copied_sides, "primary", at=(point, when, signal.SIGSTOP))
         frozen = psutil.Process(process.pid)
         wait_until(lambda frozen=frozen: frozen.status() == psutil.STATUS_STOPPED)
-        switch_with_retries(moving, "primary")
-        change_live_side(moving, "legacy")
+        switch_with_retries(copied_sides, "primary")
+        change_live_side(copied_sides, "legacy")
         frozen.resume()
         process.join(WAIT_TIMEOUT_SECONDS)
         assert process.exitcode in (0, 1), (point, when)
-        # Whatever it still did, it did as a command of its own would.
-        live = read_status(moving).live
+        # The resumed command may have switched sides, but only as a complete switch of its own.
+        live = read_status(copied_sides).live
         assert live is not None, (point, when)
-        assert_live(moving, live)
-        change_live_side(moving, "legacy")
+        assert_live(copied_sides, live)
+        change_live_side(copied_sides, "legacy")
 
 
-def test_several_switches_at_once_end_with_one_live_side(moving: Sides) -> None:
+def test_several_concurrent_switches_end_with_one_live_side(copied_sides: Sides) -> None:
     directions: tuple[SideName, ...] = ("primary", "legacy")
     for to in directions:
-        processes = [run(run_switch, moving, to) for _ in range(3)]
+        processes = [run(run_switch, copied_sides, to) for _ in range(3)]
         for process in processes:
             process.join(WAIT_TIMEOUT_SECONDS)
         assert {process.exitcode for process in processes} <= {0, 1}
-        switch_with_retries(moving, to)
-        assert_live(moving, to)
+        switch_with_retries(copied_sides, to)
+        assert_live(copied_sides, to)
 
 
 @pytest.mark.full
-def test_a_relay_that_is_killed_at_any_step_leaves_nothing_half_done(
-    moving: Sides, legacy: Connection
+def test_a_relay_that_is_killed_at_any_step_leaves_no_partial_change(
+    copied_sides: Sides, legacy: Connection
 ) -> None:
     for point, when in STEPS:
         if point in ("replay", "lock", "fetch", "apply", "forget"):
             legacy.execute("UPDATE clients SET visit_count = visit_count + 1")
-            process = run(run_relay, moving, at=(point, when, signal.SIGKILL))
+            process = run(run_relay, copied_sides, at=(point, when, signal.SIGKILL))
             process.join(WAIT_TIMEOUT_SECONDS)
             assert process.exitcode == -signal.SIGKILL
-            assert_live(moving, "legacy")
+            assert_live(copied_sides, "legacy")
 
 
-def test_a_side_that_was_closed_and_left_opens_by_itself(moving: Sides) -> None:
-    process = run(run_switch, moving, "primary", 2.0, at=("close", "after", signal.SIGKILL))
+def test_a_side_that_a_killed_command_has_closed_opens_by_itself(copied_sides: Sides) -> None:
+    process = run(run_switch, copied_sides, "primary", 2.0, at=("close", "after", signal.SIGKILL))
     process.join(WAIT_TIMEOUT_SECONDS)
     assert process.exitcode == -signal.SIGKILL
-    wait_until(lambda: read_status(moving).stage is Stage.RELAYING)
-    assert_live(moving, "legacy")
+    wait_until(lambda: read_status(copied_sides).stage is Stage.RELAYING)
+    assert_live(copied_sides, "legacy")
 
 
-def test_a_closing_that_time_has_ended_hands_nothing_over(moving: Sides, legacy: Connection) -> None:
-    drain(moving)
+def test_an_expired_closing_cannot_hand_over(copied_sides: Sides, legacy: Connection) -> None:
+    drain(copied_sides)
     attempt, _ = fencing.close(legacy, 1, 1, 0.1)
-    wait_until(lambda: read_status(moving).stage is Stage.RELAYING)
+    wait_until(lambda: read_status(copied_sides).stage is Stage.RELAYING)
     with pytest.raises(fencing.PauseExpiredError):
         fencing.hand_over(legacy, 1, attempt)
     assert fencing.reopen(legacy, 1, attempt)
-    assert_live(moving, "legacy")
+    assert_live(copied_sides, "legacy")
 
 
 @pytest.mark.parametrize("level", ["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"])
-def test_who_writes_because_time_has_opened_the_side_is_waited_for_by_the_next_closing(
-    moving: Sides, legacy: Connection, level: str
+def test_the_next_closing_waits_for_a_writer_that_began_after_the_pause_expired(
+    copied_sides: Sides, legacy: Connection, level: str
 ) -> None:
     fencing.close(legacy, 1, 1, 0.1)
-    wait_until(lambda: read_status(moving).stage is Stage.RELAYING)
-    with psycopg.connect(moving.legacy.url) as writer:
+    wait_until(lambda: read_status(copied_sides).stage is Stage.RELAYING)
+    with psycopg.connect(copied_sides.legacy.url) as writer:
         writer.execute(f"SET TRANSACTION ISOLATION LEVEL {level}")
         writer.execute("UPDATE clients SET name = 'late'")
         with pytest.raises(psycopg.errors.LockNotAvailable):
             fencing.close(legacy, 1, 0.1, 1)
-    assert_live(moving, "legacy")
+    assert_live(copied_sides, "legacy")
 
 
-def test_what_was_handed_over_and_left_is_opened_by_the_relay(
-    moving: Sides, monkeypatch: pytest.MonkeyPatch
+def test_the_relay_opens_the_new_side_if_the_command_is_killed_after_the_hand_over(
+    copied_sides: Sides, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    process = run(run_switch, moving, "primary", at=("open", "before", signal.SIGKILL))
+    process = run(run_switch, copied_sides, "primary", at=("open", "before", signal.SIGKILL))
     process.join(WAIT_TIMEOUT_SECONDS)
-    assert read_status(moving).stage is Stage.HANDED_OVER
+    assert read_status(copied_sides).stage is Stage.HANDED_OVER
     monkeypatch.setattr("app.transfer.relay.relay.ABANDONED_AFTER_SECONDS", 0.2)
     stop = Event()
-    thread = Thread(target=relay, args=(moving, stop))
+    thread = Thread(target=relay, args=(copied_sides, stop))
     thread.start()
     try:
-        wait_until(lambda: read_status(moving).stage is Stage.CUT_OVER)
+        wait_until(lambda: read_status(copied_sides).stage is Stage.CUT_OVER)
     finally:
         stop.set()
         thread.join()
-    assert_live(moving, "primary")
+    assert_live(copied_sides, "primary")

@@ -1,4 +1,4 @@
-"""Rounds of the relay: the standby becomes what the live side is, whatever has happened to the rows."""
+"""Tests of the relay's apply cycles: the standby becomes equal to the live side after any change."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -27,13 +27,13 @@ SALON = """
     INSERT INTO booking_slots (company_id, booking, staff_id, claim, during)
         SELECT 1, n, n, '(,)', tstzrange(now(), now() + interval '1 hour') FROM generate_series(1, 2) AS n;
 """
-# Each is one transaction; what is left of it has to be brought over in one piece.
+# Each change is one transaction, whose result must be applied as a whole.
 CHANGES = {
-    "unique values in a ring": """
+    "unique values rotated": """
         UPDATE clients SET yclients_id = -yclients_id;
         UPDATE clients SET yclients_id = -yclients_id % 5 + 1;
     """,
-    "exclusive times exchanged": """
+    "exclusive slots swapped": """
         UPDATE booking_slots SET staff_id = staff_id + 10;
         UPDATE booking_slots SET staff_id = 13 - staff_id;
     """,
@@ -43,16 +43,16 @@ CHANGES = {
         UPDATE booking_services SET booking = 100 WHERE booking = 1;
         UPDATE booking_slots SET booking = 100 WHERE booking = 1;
     """,
-    "parents gone with their children, and back": """
+    "parents and children deleted, one parent inserted again": """
         DELETE FROM booking_services; DELETE FROM booking_slots; DELETE FROM bookings;
         INSERT INTO bookings (company_id, id, source, starts_at, ends_at)
             VALUES (1, 2, 'assistant', now(), now() + interval '2 hours');
     """,
-    "the same value in another row": """
+    "a unique value reused by another row": """
         DELETE FROM clients WHERE id = 1;
         INSERT INTO clients (company_id, id, yclients_id, name) VALUES (1, 77, 1, 'y');
     """,
-    "nothing, an empty text and the JSON null": """
+    "SQL NULL, empty text and JSON null": """
         UPDATE clients SET surname = '', email = NULL, comment = E'\\\\N\\t\\n';
         INSERT INTO dialog_contexts (company_id, user_id, context) VALUES (1, '', 'null');
         INSERT INTO archived_rows (table_name, row, reason) VALUES ('', '"\\\\u20ac"', 'NULL');
@@ -71,16 +71,16 @@ STAMP = """
 
 @pytest.fixture(scope="module")
 def moving(new_database: Callable[[], str]) -> Sides:
-    """A move of an empty database."""
+    """A started transfer of an empty database."""
     sides = Sides(Side("legacy", new_database()), Side("primary", new_database()))
     start(sides)
     copy_by_change_log(sides)
     return sides
 
 
-@pytest.fixture(params=[False, True], ids=["", "beside somebody's triggers"])
+@pytest.fixture(params=[False, True], ids=["without user triggers", "with user triggers"])
 def salon(moving: Sides, request: pytest.FixtureRequest) -> Iterator[Sides]:
-    """A salon that is on both sides."""
+    """Both sides with equal rows of a salon; in one variant with user triggers on the tables."""
     execute(moving.legacy.url, SALON)
     drain(moving)
     for side in moving:
@@ -90,9 +90,11 @@ def salon(moving: Sides, request: pytest.FixtureRequest) -> Iterator[Sides]:
         execute(side.url, "DROP FUNCTION IF EXISTS stamp CASCADE")
 
 
-@pytest.mark.parametrize("bulk", [apply_cycle.MIN_BULK_ENTRIES, 0], ids=["", "with a stream for each table"])
+@pytest.mark.parametrize(
+    "bulk", [apply_cycle.MIN_BULK_ENTRIES, 0], ids=["one stream", "one stream per table"]
+)
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES.keys())
-def test_a_change_arrives_as_a_whole(
+def test_a_transaction_is_applied_as_a_whole(
     salon: Sides, change: str, bulk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(apply_cycle, "MIN_BULK_ENTRIES", bulk)
@@ -109,7 +111,7 @@ def _triggers(sides: Sides) -> list[Any]:
         return connection.execute(query).fetchall()
 
 
-def test_a_salon_that_grows_from_nothing_is_not_read_as_a_whole_for_each_of_its_rows(sides: Sides) -> None:
+def test_an_apply_cycle_does_not_scan_a_growing_table_for_each_new_row(sides: Sides) -> None:
     execute(sides.legacy.url, "INSERT INTO companies (company_id, title) VALUES (1, 'Salon')")
     start(sides)
     copy_by_change_log(sides)
@@ -117,9 +119,9 @@ def test_a_salon_that_grows_from_nothing_is_not_read_as_a_whole_for_each_of_its_
         more = f"SELECT 1, n, 'x' FROM generate_series({first}, {first + 1_999}) AS n"
         execute(sides.legacy.url, f"INSERT INTO clients (company_id, yclients_id, name) {more}")
         assert drain(sides).rows == 2_000
-    wait_until(lambda: _rows_read(sides.legacy) >= 6_000)  # statistics come with the end of a session
+    wait_until(lambda: _rows_read(sides.legacy) >= 6_000)  # sessions report statistics when they end
     for side in sides:
-        assert _rows_read(side) < 50_000  # and not 2,000 times 4,000
+        assert _rows_read(side) < 50_000  # a scan for each row would read 2,000 times 4,000 rows
 
 
 def _rows_read(side: Side) -> int:

@@ -1,4 +1,4 @@
-"""Capture and fence, as they stand after `start`."""
+"""Tests of `start`, and of the change capture and the fence that it sets up."""
 
 from contextlib import closing
 from typing import Any
@@ -24,19 +24,20 @@ COMPANY = "INSERT INTO companies (company_id, title) VALUES (%s, 'Salon')"
 
 
 def marks(connection: Connection) -> list[tuple[str, list[str]]]:
+    """Return (table, key) of each change-log entry, the oldest first."""
     return connection.execute("SELECT table_name, key FROM frontdesk_transfer.marks ORDER BY seq").fetchall()
 
 
-def test_status_tells_what_is_next(sides: Sides) -> None:
+def test_the_status_contains_the_stage_and_the_next_command(sides: Sides) -> None:
     assert read_status(sides).stage is Stage.NOT_STARTED
     assert read_status(sides).live == "legacy"
     start(sides)
-    found = read_status(sides)
-    assert (found.stage, found.live, found.in_the_way) == (Stage.COPYING, "legacy", [])
-    assert "copy" in found.next
+    status = read_status(sides)
+    assert (status.stage, status.live, status.in_the_way) == (Stage.COPYING, "legacy", [])
+    assert "copy" in status.next
 
 
-def test_every_change_leaves_the_keys_of_its_rows(sides: Sides, legacy: Connection) -> None:
+def test_every_change_adds_the_keys_of_its_rows_to_the_change_log(sides: Sides, legacy: Connection) -> None:
     start(sides)
     legacy.execute(COMPANY, (1,))
     legacy.execute("UPDATE companies SET company_id = 2 WHERE company_id = 1")
@@ -49,14 +50,14 @@ def test_every_change_leaves_the_keys_of_its_rows(sides: Sides, legacy: Connecti
     assert [key for _, key in names[3:]] == ["2", "3", "4"]
 
 
-def test_what_is_rolled_back_leaves_nothing(sides: Sides, legacy: Connection) -> None:
+def test_a_rolled_back_change_leaves_no_change_log_entry(sides: Sides, legacy: Connection) -> None:
     start(sides)
     with legacy.transaction(force_rollback=True):
         legacy.execute(COMPANY, (1,))
     assert marks(legacy) == []
 
 
-def test_a_session_that_replicates_is_captured_and_fenced_as_well(
+def test_a_session_with_the_replica_role_is_captured_and_fenced_as_well(
     sides: Sides, legacy: Connection, primary: Connection
 ) -> None:
     start(sides)
@@ -69,14 +70,14 @@ def test_a_session_that_replicates_is_captured_and_fenced_as_well(
     assert raised.value.sqlstate == change_capture.FENCED_SQLSTATE
 
 
-def test_truncate_is_refused(sides: Sides, legacy: Connection) -> None:
+def test_truncate_is_rejected(sides: Sides, legacy: Connection) -> None:
     start(sides)
     with pytest.raises(psycopg.errors.FeatureNotSupported):
         legacy.execute("TRUNCATE companies CASCADE")
 
 
 @pytest.mark.parametrize("level", ["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"])
-def test_the_standby_takes_no_write_at_any_isolation_level(
+def test_the_standby_rejects_writes_at_every_isolation_level(
     sides: Sides, primary: Connection, level: str
 ) -> None:
     start(sides)
@@ -84,9 +85,9 @@ def test_the_standby_takes_no_write_at_any_isolation_level(
     with pytest.raises(psycopg.Error) as raised:
         primary.execute(COMPANY, (1,))
     assert raised.value.sqlstate == change_capture.FENCED_SQLSTATE
-    # Nobody passes by a setting that is left behind.
+    # A relay setting with the id of another transaction does not bypass the fence.
     primary.execute("SET frontdesk_transfer.relay = '1'")
-    with pytest.raises(psycopg.Error, match="takes no writes"):
+    with pytest.raises(psycopg.Error, match="accepts no writes"):
         primary.execute(COMPANY, (1,))
 
 
@@ -96,19 +97,19 @@ def test_start_waits_for_a_transaction_that_has_written_before(
     monkeypatch.setattr(lock_retries, "LOCK_ATTEMPTS", 3)
     with closing(psycopg.connect(sides.legacy.url)) as writer:
         writer.execute(COMPANY, (1,))
-        with pytest.raises(ConflictError, match="do not end"):
+        with pytest.raises(ConflictError, match="have not ended"):
             start(sides)
         assert read_status(sides).stage is Stage.STARTING
         writer.commit()
-    start(sides)  # goes on from there
+    start(sides)  # continues from there
     assert read_status(sides).stage is Stage.COPYING
 
 
 @pytest.mark.parametrize("level", ["REPEATABLE READ", "SERIALIZABLE"])
-def test_a_transaction_whose_snapshot_is_older_than_the_move_is_told_to_run_again(
+def test_a_transaction_with_a_snapshot_older_than_the_transfer_gets_a_serialization_failure(
     sides: Sides, level: str
 ) -> None:
-    """And not to go to the other side, where nothing is yet."""
+    """The client then retries on legacy. The fence's own error would send it to primary, which is empty."""
     with closing(psycopg.connect(sides.legacy.url)) as writer:
         writer.execute(f"SET TRANSACTION ISOLATION LEVEL {level}")
         writer.execute("SELECT count(*) FROM companies")
@@ -122,8 +123,8 @@ def test_a_transaction_whose_snapshot_is_older_than_the_move_is_told_to_run_agai
 
 
 @pytest.mark.full
-def test_autovacuum_gives_way_to_start_and_to_finish(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It waits for nobody who waits less than a second, and a large table takes it hours."""
+def test_start_and_finish_cancel_autovacuum(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PostgreSQL cancels autovacuum only for sessions that wait a second; its run may take hours."""
     monkeypatch.setattr(lock_retries, "LOCK_ATTEMPTS", 4)
     server = Server()
     try:
@@ -146,7 +147,7 @@ def test_autovacuum_gives_way_to_start_and_to_finish(monkeypatch: pytest.MonkeyP
         server.delete()
 
 
-def test_start_may_run_several_times_and_at_once(sides: Sides, legacy: Connection) -> None:
+def test_start_can_be_repeated_and_run_concurrently(sides: Sides, legacy: Connection) -> None:
     at_once([lambda: start(sides)] * 3)
     legacy.execute(COMPANY, (1,))
     start(sides)
@@ -154,11 +155,13 @@ def test_start_may_run_several_times_and_at_once(sides: Sides, legacy: Connectio
     assert read_status(sides).in_the_way == []
 
 
-def test_start_names_what_is_in_the_way(sides: Sides, legacy: Connection, primary: Connection) -> None:
+def test_start_reports_the_problems_that_block_it(
+    sides: Sides, legacy: Connection, primary: Connection
+) -> None:
     legacy.execute("CREATE TABLE notes (text text)")
-    with pytest.raises(ConflictError, match=r"table public\.notes on legacy: it is none of"):
+    with pytest.raises(ConflictError, match=r"table public\.notes on legacy: it is not one of"):
         start(sides)
-    with pytest.raises(InvalidInputError, match=r"nothing named public\.other"):
+    with pytest.raises(InvalidInputError, match=r"no object named public\.other"):
         start(sides, leave_out=["public.other"])
     primary.execute(COMPANY, (1,))
     with pytest.raises(ConflictError, match=r"public\.companies on primary: it has rows already"):
@@ -167,14 +170,14 @@ def test_start_names_what_is_in_the_way(sides: Sides, legacy: Connection, primar
     start(sides, leave_out=["public.notes"], dry_run=True)
     assert not control_schema.is_set_up(legacy)
     start(sides, leave_out=["public.notes"])
-    start(sides)  # what was left out need not be said again
+    start(sides)  # the second call uses `leave_out` of the first
 
 
-def test_a_table_whose_trigger_was_switched_off_is_in_the_way(sides: Sides, legacy: Connection) -> None:
+def test_a_table_with_a_disabled_trigger_is_reported_as_a_problem(sides: Sides, legacy: Connection) -> None:
     start(sides)
     legacy.execute("ALTER TABLE clients DISABLE TRIGGER frontdesk_transfer_update")
-    found = read_status(sides)
-    assert found.in_the_way == ["legacy: not fenced and captured: public.clients"]
+    status = read_status(sides)
+    assert status.in_the_way == ["legacy: tables without fence and capture: public.clients"]
 
 
 def test_start_does_not_wait_for_a_benchmark(sides: Sides, legacy: Connection) -> None:
@@ -183,7 +186,7 @@ def test_start_does_not_wait_for_a_benchmark(sides: Sides, legacy: Connection) -
     assert read_status(sides).stage is Stage.COPYING
 
 
-def test_a_first_start_names_the_session_that_holds_the_setup_lock(
+def test_the_error_of_a_first_start_names_the_session_that_holds_the_setup_lock(
     sides: Sides, legacy: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lock_retries, "LOCK_ATTEMPTS", 2)

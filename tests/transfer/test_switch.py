@@ -1,4 +1,4 @@
-"""There and back: cutover, rollback, and cutover again."""
+"""Tests of cutover, rollback and a second cutover."""
 
 from threading import Event, Thread
 from time import sleep
@@ -28,19 +28,21 @@ Connection = psycopg.Connection[Any]
 
 @pytest.fixture
 def moving(sides: Sides, legacy: Connection) -> Sides:
-    """A move with a salon, of which everything has been copied."""
+    """A started transfer of a salon whose rows are copied."""
     legacy.execute("INSERT INTO companies (company_id, title) VALUES (1, 'Salon')")
     start(sides)
     copy_by_change_log(sides)
     return sides
 
 
-def test_writes_go_to_the_other_side_and_back(moving: Sides, legacy: Connection, primary: Connection) -> None:
+def test_writes_follow_a_cutover_and_a_rollback(
+    moving: Sides, legacy: Connection, primary: Connection
+) -> None:
     legacy.execute("INSERT INTO clients (company_id, yclients_id, name) VALUES (1, 1, 'a'), (1, 2, 'b')")
     report = change_live_side(moving, "primary")
     assert report.pause is not None
     assert [step.name for step in report.steps][-1] == "open primary"
-    with pytest.raises(psycopg.Error, match="takes no writes"):
+    with pytest.raises(psycopg.Error, match="accepts no writes"):
         legacy.execute("DELETE FROM clients")
     primary.execute("UPDATE clients SET name = 'c' WHERE yclients_id = 1")
     primary.execute("INSERT INTO clients (company_id, yclients_id, name) VALUES (1, 3, 'd')")
@@ -48,19 +50,19 @@ def test_writes_go_to_the_other_side_and_back(moving: Sides, legacy: Connection,
 
     change_live_side(moving, "legacy")
     legacy.execute("INSERT INTO clients (company_id, yclients_id, name) VALUES (1, 4, 'e')")
-    found = legacy.execute("SELECT id, name FROM clients ORDER BY id").fetchall()
-    assert found == [(1, "c"), (2, "b"), (3, "d"), (4, "e")]
+    clients = legacy.execute("SELECT id, name FROM clients ORDER BY id").fetchall()
+    assert clients == [(1, "c"), (2, "b"), (3, "d"), (4, "e")]
     change_live_side(moving, "primary")
     assert rows(moving.legacy) == rows(moving.primary)
     assert read_status(moving).in_the_way == []
 
 
 @pytest.mark.parametrize("level", ["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"])
-def test_a_snapshot_from_before_the_switch_lets_nobody_write(
+def test_a_transaction_with_a_snapshot_from_before_the_cutover_cannot_write(
     moving: Sides, legacy: Connection, level: str
 ) -> None:
     legacy.execute(f"BEGIN ISOLATION LEVEL {level}")
-    legacy.execute("SELECT * FROM companies")  # takes the snapshot, and no lock that would be waited for
+    legacy.execute("SELECT * FROM companies")  # takes a snapshot, but no lock that would block the cutover
     change_live_side(moving, "primary")
     with pytest.raises(psycopg.Error) as raised:
         legacy.execute("UPDATE companies SET title = 'lost'")
@@ -68,7 +70,7 @@ def test_a_snapshot_from_before_the_switch_lets_nobody_write(
     legacy.execute("ROLLBACK")
 
 
-def test_who_is_live_already_is_left_alone(moving: Sides) -> None:
+def test_a_cutover_to_the_live_side_changes_nothing(moving: Sides) -> None:
     change_live_side(moving, "primary")
     report = change_live_side(moving, "primary")
     assert (report.was_live, report.steps, report.pause) == (True, [], None)
@@ -79,11 +81,11 @@ def test_a_rehearsal_writes_nothing(moving: Sides, legacy: Connection) -> None:
     before = _everything(moving)
     report = change_live_side(moving, "primary", dry_run=True)
     assert _everything(moving) == before
-    assert [step.detail for step in report.steps if "drain" in step.name] == ["1 changes"]
+    assert [step.detail for step in report.steps if "apply and verify" in step.name] == ["1 changes"]
     legacy.execute("UPDATE clients SET name = 'b'")
 
 
-def test_a_transaction_that_does_not_end_is_named_and_nothing_changes(
+def test_a_long_transaction_is_named_in_the_error_and_nothing_changes(
     moving: Sides, legacy: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(switching, "QUIET_TIMEOUT_SECONDS", 0.1)
@@ -96,7 +98,7 @@ def test_a_transaction_that_does_not_end_is_named_and_nothing_changes(
     assert read_status(moving).live == "legacy"
 
 
-def test_what_is_not_copied_is_not_cut_over(sides: Sides) -> None:
+def test_a_cutover_requires_a_complete_copy(sides: Sides) -> None:
     start(sides)
     with pytest.raises(ConflictError, match="transfer copy"):
         change_live_side(sides, "primary")
@@ -104,18 +106,18 @@ def test_what_is_not_copied_is_not_cut_over(sides: Sides) -> None:
         drain(sides)
 
 
-def test_sides_that_a_switch_has_changed_between_two_looks_are_looked_at_again(
+def test_side_rows_are_read_again_after_a_cutover_between_two_reads(
     moving: Sides, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    look = fencing.read_side_row
+    read = fencing.read_side_row
 
-    def look_late(connection: Connection) -> fencing.SideRow:
-        row = look(connection)
+    def read_before_cutover(connection: Connection) -> fencing.SideRow:
+        row = read(connection)
         monkeypatch.undo()
         change_live_side(moving, "primary")
         return row
 
-    monkeypatch.setattr(fencing, "read_side_row", look_late)
+    monkeypatch.setattr(fencing, "read_side_row", read_before_cutover)
     assert read_status(moving).stage is Stage.CUT_OVER
 
 
@@ -132,7 +134,7 @@ def test_a_failure_before_the_hand_over_opens_the_old_side(
     assert read_status(moving).stage is Stage.RELAYING
 
 
-def test_a_pause_that_is_too_long_is_given_up(
+def test_a_pause_that_is_too_long_is_aborted(
     moving: Sides, legacy: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
@@ -143,7 +145,9 @@ def test_a_pause_that_is_too_long_is_given_up(
     change_live_side(moving, "primary")
 
 
-def test_finish_leaves_no_trace(moving: Sides, legacy: Connection, primary: Connection) -> None:
+def test_finish_removes_everything_of_the_transfer(
+    moving: Sides, legacy: Connection, primary: Connection
+) -> None:
     change_live_side(moving, "primary")
     with pytest.raises(ConflictError, match="Sessions are open on legacy"):
         finish(moving)
@@ -151,7 +155,7 @@ def test_finish_leaves_no_trace(moving: Sides, legacy: Connection, primary: Conn
     finish(moving, dry_run=True)
     assert read_status(moving).stage is Stage.CUT_OVER
     finish(moving)
-    finish(moving)  # again does no harm
+    finish(moving)  # a repeated call has no effect
     assert read_status(moving).stage is Stage.NOT_STARTED
     for side in moving:
         with psycopg.connect(side.url) as connection:
@@ -160,33 +164,33 @@ def test_finish_leaves_no_trace(moving: Sides, legacy: Connection, primary: Conn
                 " + (SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'frontdesk%')"
             ).fetchone()
         assert left == (0,)
-        command.check(runner.alembic_config(side.url))  # raises where the schema is not the models'
+        command.check(runner.alembic_config(side.url))  # raises if the schema differs from the models
     primary.execute("UPDATE companies SET title = 'b'")
 
 
-def test_a_move_that_is_given_up_leaves_legacy_live(moving: Sides, legacy: Connection) -> None:
+def test_a_cancelled_transfer_leaves_legacy_live(moving: Sides, legacy: Connection) -> None:
     finish(moving)
     legacy.execute("UPDATE companies SET title = 'b'")
 
 
-def test_a_relay_that_runs_ends_well_when_the_move_is_finished(moving: Sides) -> None:
-    said: list[str] = []
-    thread = Thread(target=relay, args=(moving, Event()), kwargs={"on_problem": said.append})
+def test_a_running_relay_ends_when_the_transfer_is_finished(moving: Sides) -> None:
+    messages: list[str] = []
+    thread = Thread(target=relay, args=(moving, Event()), kwargs={"on_problem": messages.append})
     thread.start()
     wait_until(lambda: read_status(moving).stage is Stage.RELAYING)
-    sleep(0.3)  # a few rounds
+    sleep(0.3)  # time for a few polls of the change log
     finish(moving)
     thread.join(WAIT_TIMEOUT_SECONDS)
     assert not thread.is_alive()
-    assert said == ["The move is finished: there is nothing left to relay."]
+    assert messages == ["The transfer is finished: there is nothing left to relay."]
 
 
 def _everything(sides: Sides) -> list[Any]:
     tables = ("side", "marks", "relay", "journal")
-    found: list[Any] = [rows(sides.legacy), rows(sides.primary)]
+    contents: list[Any] = [rows(sides.legacy), rows(sides.primary)]
     for side in sides:
         with psycopg.connect(side.url) as connection:
-            found += [
-                connection.execute(f"SELECT * FROM frontdesk_transfer.{each}").fetchall() for each in tables
+            contents += [
+                connection.execute(f"SELECT * FROM frontdesk_transfer.{table}").fetchall() for table in tables
             ]
-    return found
+    return contents

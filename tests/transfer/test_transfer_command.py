@@ -1,4 +1,4 @@
-"""`frontdesk transfer …` as an operator types it: output and exit codes."""
+"""Tests of the `frontdesk transfer` commands: output and exit codes."""
 
 import json
 import signal
@@ -18,19 +18,19 @@ Run = Callable[..., Result]
 
 @pytest.fixture
 def run(sides: Sides, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Runs a command on two databases at head."""
+    """A function that runs a command with two databases at the latest revision."""
     monkeypatch.setenv("LEGACY_DATABASE_URL", sides.legacy.url)
     monkeypatch.setenv("DATABASE_URL", sides.primary.url)
     return lambda *arguments: CliRunner().invoke(main, ["transfer", *arguments])
 
 
-def test_a_whole_move(run: Run, sides: Sides) -> None:
+def test_a_complete_transfer(run: Run, sides: Sides) -> None:
     with psycopg.connect(sides.legacy.url) as connection:
         connection.execute("INSERT INTO companies (company_id, title) VALUES (1, 'Salon')")
     assert json.loads(run("status", "--json").stdout)["stage"] == "not started"
     assert "Dry run" in run("start", "--dry-run").stdout
     assert json.loads(run("status", "--json").stdout)["stage"] == "not started"
-    cutover = ("cutover", "--max-pause", "10")  # a busy machine is no failure
+    cutover = ("cutover", "--max-pause", "10")  # long enough for a busy machine
     for command in (("start",), ("copy",), ("relay", "--once"), ("verify",), (*cutover, "--dry-run")):
         result = run(*command)
         assert result.exit_code == 0, (command, result.output)
@@ -55,7 +55,7 @@ def test_a_whole_move(run: Run, sides: Sides) -> None:
     assert json.loads(run("status", "--json").stdout)["stage"] == "not started"
 
 
-def test_the_relay_runs_until_it_is_told_to_stop(run: Run, sides: Sides, tmp_path: Path) -> None:
+def test_the_relay_runs_until_sigterm(run: Run, sides: Sides, tmp_path: Path) -> None:
     assert (run("start").exit_code, run("copy").exit_code) == (0, 0)
     relay = running_process([str(BIN / "frontdesk"), "transfer", "relay"], tmp_path / "output", tmp_path)
     with relay as process, psycopg.connect(sides.primary.url, autocommit=True) as primary:
@@ -66,22 +66,22 @@ def test_the_relay_runs_until_it_is_told_to_stop(run: Run, sides: Sides, tmp_pat
         assert (process.wait(), process.output) == (0, "")
 
 
-def test_what_was_not_started_is_said_so(run: Run) -> None:
+def test_commands_require_a_started_transfer(run: Run) -> None:
     for command in ("relay", "cutover", "rollback"):
         result = run(command)
         assert result.exit_code == 2, result.output
-        assert result.stderr == "Error: No move has been started: `frontdesk transfer start`.\n"
+        assert result.stderr == "Error: No transfer has been started: run `frontdesk transfer start`.\n"
 
 
-def test_what_is_in_the_way_is_an_answer_of_plan_and_stops_start(run: Run, sides: Sides) -> None:
+def test_problems_are_reported_by_plan_and_stop_start(run: Run, sides: Sides) -> None:
     with psycopg.connect(sides.legacy.url) as legacy:
         legacy.execute("CREATE TABLE notes (id int PRIMARY KEY)")
     assert run("plan").exit_code == 1
     refused = run("start")
-    assert (refused.exit_code, "In the way: table public.notes" in refused.stderr) == (3, True)
+    assert (refused.exit_code, "cannot start: table public.notes" in refused.stderr) == (3, True)
 
 
-def test_without_a_legacy_there_is_nothing_to_move(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_commands_require_legacy_database_url(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("LEGACY_DATABASE_URL")
     for command in ("plan", "start", "copy", "relay", "verify", "cutover", "rollback", "status", "finish"):
         result = run(command)
@@ -89,14 +89,16 @@ def test_without_a_legacy_there_is_nothing_to_move(run: Run, monkeypatch: pytest
         assert "LEGACY_DATABASE_URL" in result.stderr
 
 
-def test_services_that_are_pinned_would_not_follow(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cutover_is_refused_while_services_are_pinned(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRANSFER_PIN", "legacy")
     result = run("cutover")
     assert result.exit_code == 2
     assert "TRANSFER_PIN" in result.stderr
 
 
-def test_a_side_that_cannot_be_reached(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_side_is_an_error_without_the_password(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("LEGACY_DATABASE_URL", "postgresql://me:secret@127.0.0.1:9/nothing")
     for command in ("start", "cutover", "finish"):
         result = run(command)

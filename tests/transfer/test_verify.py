@@ -1,4 +1,4 @@
-"""Verification and repair: whatever differs is found and named, and nothing that only moves."""
+"""Tests of verification and repair: all differences are reported, and pending changes are not."""
 
 import json
 import threading
@@ -31,7 +31,7 @@ CLIENTS = 3500
 
 @pytest.fixture
 def moving(sides: Sides, legacy: Connection) -> Sides:
-    """A move of a salon that is copied; nobody relays."""
+    """A started transfer of a salon whose rows are copied; no relay is running."""
     legacy.execute("INSERT INTO companies (company_id, title) VALUES (1, 'Salon')")
     legacy.execute(
         "INSERT INTO clients (company_id, yclients_id, name, email, comment)"
@@ -51,7 +51,7 @@ def run(moving: Sides, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]
 
 
 def plant(side: Side, *statements: str) -> None:
-    """Change a standby behind the move's back."""
+    """Execute statements on a standby, bypassing the fence and the change log."""
     with closing(side.connect()) as connection, connection.transaction():
         bypass_fence(connection)
         connection.execute("SET LOCAL search_path = public")
@@ -59,7 +59,7 @@ def plant(side: Side, *statements: str) -> None:
             connection.execute(statement)
 
 
-def test_equal_sides_are_equal_and_it_is_recorded(moving: Sides, run: Callable[..., Result]) -> None:
+def test_equal_sides_are_reported_and_recorded_as_equal(moving: Sides, run: Callable[..., Result]) -> None:
     result = run("verify", "--json")
     assert result.exit_code == 0, result.output
     document = json.loads(result.stdout)
@@ -68,9 +68,9 @@ def test_equal_sides_are_equal_and_it_is_recorded(moving: Sides, run: Callable[.
     clients = next(table for table in document["tables"] if table["name"] == "public.clients")
     assert (clients["source_rows"], clients["standby_rows"], len(clients["root"])) == (CLIENTS, CLIENTS, 64)
     assert read_status(moving).verified_equal is True
-    people = run("verify")
-    assert "Equal." in people.stdout
-    assert clients["root"][:16] in people.stdout
+    result = run("verify")
+    assert "Equal." in result.stdout
+    assert clients["root"][:16] in result.stdout
 
 
 PLANTED = {
@@ -88,7 +88,7 @@ PLANTED = {
 }
 
 
-def test_whatever_differs_is_named_by_table_and_key_and_repaired(
+def test_differences_are_reported_with_table_and_key_and_repaired(
     moving: Sides, run: Callable[..., Result]
 ) -> None:
     plant(moving.primary, *PLANTED, "UPDATE dialog_contexts SET context = '\"null\"'")
@@ -117,21 +117,21 @@ def test_whatever_differs_is_named_by_table_and_key_and_repaired(
     assert read_status(moving).in_the_way == []
 
 
-def test_a_row_more_opens_its_own_bucket_only(moving: Sides, monkeypatch: pytest.MonkeyPatch) -> None:
-    opened: list[Bucket] = []
+def test_a_missing_row_changes_only_its_own_bucket(moving: Sides, monkeypatch: pytest.MonkeyPatch) -> None:
+    differing: list[Bucket] = []
     original = verifying.TablePair.differing_keys
 
-    def open_(pair: verifying.TablePair, bucket: Bucket) -> set[PrimaryKey]:
-        opened.append(bucket)
+    def record_bucket(pair: verifying.TablePair, bucket: Bucket) -> set[PrimaryKey]:
+        differing.append(bucket)
         return original(pair, bucket)
 
-    monkeypatch.setattr(verifying.TablePair, "differing_keys", open_)
+    monkeypatch.setattr(verifying.TablePair, "differing_keys", record_bucket)
     plant(moving.primary, "DELETE FROM clients WHERE id = 10")
-    assert [each.key for each in verify(moving).divergences] == [("1", "10")]
-    assert len(opened) == 1
+    assert [divergence.key for divergence in verify(moving).divergences] == [("1", "10")]
+    assert len(differing) == 1
 
 
-def test_an_empty_table_is_told_in_full_and_repaired(moving: Sides) -> None:
+def test_every_row_of_an_emptied_table_is_reported_and_repaired(moving: Sides) -> None:
     plant(moving.primary, "DELETE FROM clients", "UPDATE companies SET phone = '1', title = 'x'")
     report = verify(moving)
     assert len(report.divergences) == CLIENTS + 1
@@ -140,18 +140,18 @@ def test_an_empty_table_is_told_in_full_and_repaired(moving: Sides) -> None:
     assert rows(moving.primary) == rows(moving.legacy)
 
 
-def test_what_waits_in_the_log_is_no_divergence(moving: Sides, legacy: Connection) -> None:
+def test_pending_changes_are_not_divergences(moving: Sides, legacy: Connection) -> None:
     legacy.execute("UPDATE clients SET name = 'later' WHERE id <= 20")
     legacy.execute("INSERT INTO clients (company_id, yclients_id, name) VALUES (1, 9001, 'new')")
     plant(moving.primary, "UPDATE clients SET name = 'wrong' WHERE id = 30")
     report = verify(moving, settle_timeout=0.2)
-    assert [each.key for each in report.divergences] == [("1", "30")]
+    assert [divergence.key for divergence in report.divergences] == [("1", "30")]
     assert sum(table.waiting for table in report.tables) == 21
     drain(moving)
     assert sum(table.waiting for table in verify(moving).tables) == 0
 
 
-def test_a_verification_beside_writers_and_the_relay_gives_no_false_alarm(moving: Sides) -> None:
+def test_verification_reports_no_differences_while_writers_and_the_relay_run(moving: Sides) -> None:
     stop, relaying = threading.Event(), threading.Event()
 
     def write(seed: int) -> None:
@@ -194,17 +194,17 @@ def test_after_the_cutover_legacy_is_compared_with_primary(moving: Sides, primar
     report = verify(moving)
     assert (report.source, report.is_equal) == ("primary", True)
     plant(moving.legacy, "DELETE FROM clients WHERE id = 5")
-    assert [each.kind for each in repair(moving).found] == ["missing"]
+    assert [divergence.kind for divergence in repair(moving).found] == ["missing"]
     assert rows(moving.primary) == rows(moving.legacy)
 
 
-def test_what_somebody_did_on_the_standby_is_taken_back(
+def test_repair_reverts_writes_that_were_made_on_the_standby(
     moving: Sides, legacy: Connection, primary: Connection
 ) -> None:
     primary.execute("ALTER TABLE clients DISABLE TRIGGER frontdesk_transfer_fence")
     primary.execute("UPDATE clients SET name = 'mine' WHERE id = 3")
     primary.execute("ALTER TABLE clients ENABLE ALWAYS TRIGGER frontdesk_transfer_fence")
-    assert "changes of its own" in " ".join(read_status(moving).in_the_way)
+    assert "changes made there" in " ".join(read_status(moving).in_the_way)
     result = repair(moving)
     assert (len(result.found), result.standby_changes, result.succeeded) == (1, 1, True)
     assert read_status(moving).in_the_way == []
@@ -229,12 +229,14 @@ def test_keys_of_any_type_are_compared(sides: Sides, legacy: Connection, primary
         "DELETE FROM extra WHERE name LIKE 'А6%'",
     )
     report = verify(sides)
-    assert {each.kind for each in report.divergences} == {"different", "missing"}
+    assert {divergence.kind for divergence in report.divergences} == {"different", "missing"}
     assert repair(sides).succeeded
     assert rows(sides.primary) == rows(sides.legacy)
 
 
-def test_what_cannot_be_compared_is_said_apart(run: Callable[..., Result], primary: Connection) -> None:
+def test_tables_that_cannot_be_compared_are_reported_separately(
+    run: Callable[..., Result], primary: Connection
+) -> None:
     primary.execute("ALTER TABLE clients ADD COLUMN tmp int")
     result = run("verify")
     assert result.exit_code == 3
@@ -245,7 +247,7 @@ def test_what_cannot_be_compared_is_said_apart(run: Callable[..., Result], prima
     assert run("verify", "--table", "public.nothing").exit_code == 2
 
 
-def test_two_databases_without_a_move_are_compared_as_well(
+def test_two_databases_without_a_transfer_can_be_compared(
     sides: Sides, legacy: Connection, primary: Connection
 ) -> None:
     for connection in (legacy, primary):

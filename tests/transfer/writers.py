@@ -1,10 +1,10 @@
-"""Writers of all kinds, a process each, that know what they have been promised.
+"""Writer processes of all kinds, which detect lost writes.
 
-A writer owns a company. It checks everything that was acknowledged before every change, and appends what it
-is about to do and what was acknowledged to a journal (journals.py).
+Each writer has its own company. Before every change it checks that all acknowledged rows exist. It appends
+each announced and each acknowledged change to a journal (journals.py).
 
-It writes until there is a file JOURNAL.stop, and rests while there is a file JOURNAL.pause, which it answers
-with JOURNAL.paused.
+A writer runs until the file JOURNAL.stop exists. While JOURNAL.pause exists it does not write, and confirms
+this by creating JOURNAL.paused.
 """
 
 import json
@@ -22,18 +22,18 @@ from tests.transfer.journals import Journal, State
 
 
 class Writer(Protocol):
-    """One writer, which follows the live side by itself."""
+    """A writer that follows the live side by itself."""
 
     def change(self) -> bool:
-        """One change; False where it has to be tried again."""
+        """Make one change; return False if it must be retried."""
 
     def close(self) -> None:
-        """Let go of the servers."""
+        """Close the connections."""
 
 
 class WriterKind(NamedTuple):
-    """How a writer is made, what its company holds at first, how that is read, and after how many changes
-    it has done all that it does."""
+    """A kind of writer: its constructor, the initial state of its company, the function that reads the state,
+    and the number of changes after which all of its actions have been used."""
 
     make: Callable[[list[str], int, str, Journal, int], Writer]
     empty: State
@@ -56,7 +56,16 @@ KINDS: dict[str, WriterKind] = {
 
 
 def write(path: Path, company: int, name: str, seed: int, delay: float, urls: list[str]) -> None:
-    """Write in this process, as the kind of that name; `delay`: seconds between two small transactions."""
+    """Run a writer in this process until it is stopped.
+
+    Args:
+        path: The journal.
+        company: The writer's company.
+        name: A key of KINDS.
+        seed: Seed of its random choices.
+        delay: Seconds between two small transactions.
+        urls: Legacy and primary.
+    """
     stop, pause, paused, log, done = (Path(f"{path}.{word}") for word in FILES)
     os.dup2(os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT), 2)
     kind = KINDS[name]

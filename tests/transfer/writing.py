@@ -1,4 +1,4 @@
-"""Writers of all kinds at work while a test moves their database."""
+"""Control of the writer processes that run while a test transfers their database."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -16,7 +16,7 @@ from tests.transfer.writers import KINDS, write
 
 
 class WriterProcesses:
-    """A process for each kind of writer; the first has company 1, and each has a journal."""
+    """One process with a journal for each kind of writer. The companies are numbered from 1."""
 
     def __init__(self, sides: Sides, folder: Path, seed: int, delay: float, kinds: Sequence[str]) -> None:
         self._urls = [side.url for side in sides]
@@ -24,11 +24,12 @@ class WriterProcesses:
         self.kinds = dict(enumerate(kinds, start=1))  # by company
         self._processes: dict[int, BaseProcess] = {}
         self._started = 0
-        self._counted = dict.fromkeys(self.kinds, (0, 0))  # bytes of a journal, and acknowledgements in them
+        # By company: the bytes of the journal that were read, and the acknowledgements in them.
+        self._counted = dict.fromkeys(self.kinds, (0, 0))
 
     def start(self, company: int) -> None:
-        """Start one, or start one again that was killed; it goes on where its journal ends."""
-        # Another seed for each: one that goes on would otherwise choose the same keys again.
+        """Start a writer, or restart a killed one, which continues where its journal ends."""
+        # Every start has its own seed: a restarted writer would otherwise choose the same keys again.
         self._started += 1
         seed = 1000 * self._seed + self._started
         self._processes[company] = controllers.start(
@@ -36,21 +37,24 @@ class WriterProcesses:
         )
 
     def kill(self, company: int) -> None:
-        """`kill -9`, at whatever it is at."""
+        """Kill a writer with SIGKILL."""
         self._processes[company].kill()
         self._processes[company].join()
 
     def wait_for_changes(self, changes: int = 0) -> None:
-        """Wait until each has made so many more changes; without a number, all that it does."""
-        wanted = {
+        """Wait until each writer has made `changes` more changes.
+
+        Without a number, wait until each writer has used all of its actions.
+        """
+        targets = {
             company: self._acknowledged(company) + (changes or KINDS[name].changes_per_cycle)
             for company, name in self.kinds.items()
         }
-        wait_until(lambda: all(self._acknowledged(company) >= number for company, number in wanted.items()))
+        wait_until(lambda: all(self._acknowledged(company) >= number for company, number in targets.items()))
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """While the block runs, nobody writes."""
+        """Pause all writers while the `with` block runs."""
         for company in self.kinds:
             self._file(company, "pause").touch()
         wait_until(lambda: all(self._is_paused(company) for company in self.kinds))
@@ -60,34 +64,34 @@ class WriterProcesses:
         wait_until(lambda: not any(self._is_paused(company) for company in self.kinds))
 
     def stop(self) -> float:
-        """Let all of them end; the longest time in seconds that one has waited for a transaction."""
+        """Stop all writers; return the longest time between two changes of a writer, in seconds."""
         longest = 0.0
         for company, process in self._processes.items():
             self._file(company, "stop").touch()
             process.join(WAIT_TIMEOUT_SECONDS)
-            assert process.exitcode == 0, self._said(company)
+            assert process.exitcode == 0, self._log_of(company)
             longest = max(longest, json.loads(self._file(company, "done").read_text())["longest"])
         return longest
 
     def end(self) -> None:
-        """Whatever is left of them."""
+        """Kill the writers that are still running."""
         for process in self._processes.values():
             process.kill()
             process.join()
 
     def check(self, side: Side) -> None:
-        """What every journal says is there, and nothing else."""
+        """Check that the side holds exactly what the journals allow."""
         with psycopg.connect(side.url) as connection:
             for company, name in self.kinds.items():
                 kind = KINDS[name]
                 journal = Journal(self._journal(company), kind.empty)
-                found = kind.read(connection, company)
-                assert found in journal.allowed, name
+                state = kind.read(connection, company)
+                assert state in journal.allowed, name
                 journal.close()
 
     def _acknowledged(self, company: int) -> int:
-        """Changes so far. None of the writers may have found anything missing."""
-        assert self._processes[company].is_alive(), self._said(company)
+        """Return the number of acknowledged changes. Fails if the writer has exited after a lost write."""
+        assert self._processes[company].is_alive(), self._log_of(company)
         size, count = self._counted[company]
         path = self._journal(company)
         if path.exists():
@@ -100,10 +104,10 @@ class WriterProcesses:
         return count
 
     def _is_paused(self, company: int) -> bool:
-        assert self._processes[company].is_alive(), self._said(company)
+        assert self._processes[company].is_alive(), self._log_of(company)
         return self._file(company, "paused").exists()
 
-    def _said(self, company: int) -> str:
+    def _log_of(self, company: int) -> str:
         return f"{self.kinds[company]}: {self._file(company, 'log').read_text()}"
 
     def _journal(self, company: int) -> Path:
@@ -117,15 +121,15 @@ class WriterProcesses:
 def running_writers(
     sides: Sides, folder: Path, seed: int = 1, delay: float = 0.0, kinds: Sequence[str] = tuple(KINDS)
 ) -> Iterator[WriterProcesses]:
-    """A writer of each kind at work, on legacy at first; `delay`: seconds between small transactions."""
-    crew = WriterProcesses(sides, folder, seed, delay, kinds)
+    """Run one writer of each kind, on legacy at first. `delay` is in seconds, between small transactions."""
+    writers = WriterProcesses(sides, folder, seed, delay, kinds)
     with psycopg.connect(sides.legacy.url) as connection:
-        for company in crew.kinds:
+        for company in writers.kinds:
             connection.execute("INSERT INTO companies (company_id, title) VALUES (%s, 'Salon')", (company,))
     try:
-        for company in crew.kinds:
-            crew.start(company)
-        crew.wait_for_changes(1)
-        yield crew
+        for company in writers.kinds:
+            writers.start(company)
+        writers.wait_for_changes(1)
+        yield writers
     finally:
-        crew.end()
+        writers.end()

@@ -1,1 +1,1 @@
-"""A fake YClients API, to run and test a sync against."""
+"""A fake YClients API for demos and tests of the sync."""

@@ -1,4 +1,7 @@
-"""A made-up salon as YClients holds it: as large as wanted, the same for the same seed, and as dirty."""
+"""A generated salon with payloads like those of YClients, including their inconsistent types and formats.
+
+The same seed generates the same salon.
+"""
 
 import threading
 from dataclasses import dataclass
@@ -12,7 +15,7 @@ Payload = dict[str, Any]
 ZONE = ZoneInfo("Europe/Moscow")
 FIRST_CLIENT, FIRST_RECORD = 10_000_000, 500_000_000
 FIRST_STAFF, FIRST_SERVICE, FIRST_CATEGORY = 80_000, 300_000, 7_000
-DAYS_BACK, DAYS_AHEAD = 60, 30  # where the records are, from today
+DAYS_BACK, DAYS_AHEAD = 60, 30  # range of the records' dates, relative to today
 
 NAMES = ("Анна", "Мария", "Ольга", "Елена", "Ирина", "Наталья", "Татьяна", "Дарья", "Юлия", "Алёна")
 SURNAMES = ("Иванова", "Петрова", "Сидорова", "Кузнецова", "Попова", "Смирнова", "Ёлкина", "Волкова")
@@ -22,7 +25,7 @@ POSITIONS = ("Парикмахер", "Колорист", "Мастер мани�
 
 @dataclass(frozen=True)
 class RowCounts:
-    """How many rows of each kind."""
+    """Number of rows of each entity."""
 
     clients: int = 20_000
     staff: int = 60
@@ -32,7 +35,7 @@ class RowCounts:
 
 
 class FakeSalon:
-    """The rows by id, as payloads. Change them under `lock`, or with `put` and `delete`."""
+    """The payloads of a salon, by collection and id. Change them with `put` and `delete`, or under `lock`."""
 
     def __init__(
         self, company_id: int, sizes: RowCounts | None = None, seed: int = 1, today: date | None = None
@@ -49,19 +52,18 @@ class FakeSalon:
             "clients": {int(row["id"]): row for row in maker.clients()},
             "records": {row["id"]: row for row in maker.records()},
         }
-        self.schedule_overrides: dict[
-            tuple[int, str], Payload
-        ] = {}  # of schedules, where they differ from the usual
+        # Schedule days that replace the generated ones, by staff id and ISO date.
+        self.schedule_overrides: dict[tuple[int, str], Payload] = {}
 
     def put(self, collection: str, row_id: int, **values: Any) -> Payload:
-        """Change a row, or add one; its time of change is now, unless it is given."""
+        """Update or add a row and return it. `last_change_date` is set to now unless it is in `values`."""
         with self.lock:
             row = self.collections[collection].setdefault(row_id, {"id": row_id})
             row.update({"last_change_date": format_timestamp(datetime.now(UTC)), **values})
             return row
 
     def delete(self, collection: str, row_id: int) -> None:
-        """Delete a row as YClients does: records are marked, everything else is gone."""
+        """Delete a row as YClients does: mark a record as deleted, and remove rows of other collections."""
         with self.lock:
             if collection == "records":
                 self.put(collection, row_id, deleted=True)
@@ -69,17 +71,17 @@ class FakeSalon:
                 del self.collections[collection][row_id]
 
     def schedule(self, staff_id: int, first: date, last: date) -> list[Payload]:
-        """Each day from `first` to `last`."""
+        """Return the schedule of a member of staff for each day from `first` to `last`, inclusive."""
         dates = [first + timedelta(days=n) for n in range((last - first).days + 1)]
         with self.lock:
             return [
-                self.schedule_overrides.get((staff_id, each.isoformat())) or _usual_day(staff_id, each)
-                for each in dates
+                self.schedule_overrides.get((staff_id, day.isoformat())) or _usual_day(staff_id, day)
+                for day in dates
             ]
 
 
 def format_timestamp(moment: datetime) -> str:
-    """A time as YClients writes it: `2019-01-16T20:35:15+0300`."""
+    """Format a time as YClients does, for example `2019-01-16T20:35:15+0300`."""
     return moment.astimezone(ZONE).strftime("%Y-%m-%dT%H:%M:%S%z")
 
 
@@ -91,7 +93,7 @@ def _usual_day(staff_id: int, day: date) -> Payload:
 
 
 class _RowGenerator:
-    """Makes rows, some of them with the dirt that real ones have."""
+    """Generates payloads; as in real ones, types and formats of a field vary between rows."""
 
     def __init__(self, company_id: int, sizes: RowCounts, random: Random, today: date) -> None:
         self._company_id = company_id
@@ -142,8 +144,8 @@ class _RowGenerator:
             "active": self._inconsistent_flag(n % 20 != 19),
             "api_id": "",
             "staff": [
-                {"id": FIRST_STAFF + each, "seance_length": self._random.choice((1800, 3600, 5400))}
-                for each in performers
+                {"id": FIRST_STAFF + performer, "seance_length": self._random.choice((1800, 3600, 5400))}
+                for performer in performers
             ],
         }
 
@@ -249,7 +251,7 @@ class _RowGenerator:
     def _client_of_record(self, n: int) -> Payload | None:
         if n % 50 == 49:
             return self._random.choice((None, {}))
-        # Some are of clients who were deleted long ago.
+        # About 1 % of the records name a deleted client.
         client = self._random.randrange(int(self._sizes.clients * 1.01) + 1)
         return {
             "id": FIRST_CLIENT + client,
@@ -258,7 +260,7 @@ class _RowGenerator:
             "email": "",
         }
 
-    # Dirt
+    # Inconsistent values
 
     def _inconsistent_number(self, value: int) -> int | str:
         return self._random.choice((value, value, str(value)))
@@ -281,10 +283,10 @@ class _RowGenerator:
     @staticmethod
     def _phone(n: int) -> str:
         digits = f"9{n % 10**9:09}"
-        writings = (
+        formats = (
             f"+7{digits}",
             f"8 ({digits[:3]}) {digits[3:6]}-{digits[6:8]}-{digits[8:]}",
             f"7{digits}",
             f"+7 {digits[:3]} {digits[3:6]} {digits[6:8]} {digits[8:]}",
         )
-        return "" if n % 97 == 96 else writings[n % len(writings)]
+        return "" if n % 97 == 96 else formats[n % len(formats)]

@@ -1,4 +1,4 @@
-"""The stand-in over HTTP: envelope, paging, limits and moods of the API, and a door to change its mind."""
+"""HTTP server of the fake YClients API: responses, paging, rate limits, faults and control endpoints."""
 
 import math
 import socket
@@ -28,10 +28,17 @@ MAX_CLIENTS_PER_PAGE, MAX_RECORDS_PER_PAGE = 200, 300
 
 @dataclass
 class Fault:
-    """How the next `times` answers at addresses with `path` in them are given.
+    """A fault to inject into the next `times` responses to requests whose path contains `path`.
 
-    `kind`: `status` (refused with `status`), `slow` (after `seconds`), `garbage` (no JSON), `cut` (half an
-    answer), `unsuccessful` (200 with success false), `empty` (no rows at all).
+    `kind` is one of:
+        status: an error response with `status`
+        slow: the regular response after `seconds`
+        garbage: a response that is not JSON
+        cut: a response that ends in the middle of the JSON
+        unsuccessful: status 200 with `success: false`
+        empty: no rows
+
+    `retry_after` adds a Retry-After header, in seconds.
     """
 
     kind: str
@@ -43,12 +50,12 @@ class Fault:
 
 
 class FakeYClients:
-    """One salon behind the API. Everything is in memory; the counts tell what was asked for."""
+    """A fake API for one salon, kept in memory. It logs the accepted requests and counts the refused ones."""
 
     def __init__(self, salon: FakeSalon, limits: Sequence[RateLimit] = LIMITS) -> None:
         self.salon = salon
-        self.request_log: list[str] = []  # method and address of all that were let in
-        self.rate_limited = 0  # by the limits
+        self.request_log: list[str] = []  # method and path of each accepted request
+        self.rate_limited = 0  # number of requests refused because of the rate limits
         self.faults: list[Fault] = []
         self._limits = limits
         self._request_times: deque[float] = deque(maxlen=max(limit.count for limit in limits))
@@ -80,7 +87,7 @@ class FakeYClients:
             return jsonify(deleted=row_id)
 
         @app.post("/control/moods")
-        def set_mood() -> ResponseReturnValue:
+        def add_fault() -> ResponseReturnValue:
             self.faults.append(Fault(**request.get_json()))
             return jsonify(moods=len(self.faults))
 
@@ -91,7 +98,7 @@ class FakeYClients:
 
         return app
 
-    # At the door: limits, tokens, moods
+    # Checks before each request: rate limits, tokens, faults
 
     def _check_request(self) -> Response | None:
         if not request.path.startswith(API):
@@ -103,11 +110,11 @@ class FakeYClients:
             return answer
         if request.headers.get("Authorization") != f"Bearer {PARTNER_TOKEN}, User {USER_TOKEN}":
             return error_response(401, "Необходимо авторизоваться")
-        mood = self._next_fault(request.path)
-        return None if mood is None else self._inject_fault(mood)
+        fault = self._next_fault(request.path)
+        return None if fault is None else self._inject_fault(fault)
 
     def _record_request(self) -> float:
-        """Note a request; return for how many seconds it comes too early."""
+        """Record a request; return the seconds until the rate limits allow it (0 if they do now)."""
         now = time.monotonic()
         with self._lock:
             waits = [
@@ -125,12 +132,12 @@ class FakeYClients:
 
     def _next_fault(self, path: str) -> Fault | None:
         with self._lock:
-            mood = next((each for each in self.faults if each.path in path), None)
-            if mood is not None:
-                mood.times -= 1
-                if mood.times <= 0:
-                    self.faults.remove(mood)
-            return mood
+            fault = next((fault for fault in self.faults if fault.path in path), None)
+            if fault is not None:
+                fault.times -= 1
+                if fault.times <= 0:
+                    self.faults.remove(fault)
+            return fault
 
     def _inject_fault(self, fault: Fault) -> Response | None:
         if fault.kind == "slow":
@@ -148,7 +155,7 @@ class FakeYClients:
             answer.headers["Retry-After"] = str(fault.retry_after)
         return answer
 
-    # The API
+    # API endpoints
 
     def _company(self, company_id: int) -> Response:
         self._check(company_id)
@@ -214,12 +221,12 @@ def _is_before(row: Payload, moment: datetime) -> bool:
 
 
 def success_response(data: Any, meta: Any = ()) -> Response:
-    """A good answer; an empty `meta` is `[]`, as PHP writes it."""
+    """Build a success response. An empty `meta` is serialised as `[]`, as the real API (PHP) does."""
     return jsonify(success=True, data=data, meta=meta)
 
 
 def error_response(status: int, message: str) -> Response:
-    """A bad one."""
+    """Build an error response."""
     answer = jsonify(success=False, data=None, meta={"message": message})
     answer.status_code = status
     return answer
@@ -229,22 +236,25 @@ def error_response(status: int, message: str) -> Response:
 def run_server(
     fake: FakeYClients, host: str = "127.0.0.1", port: int = 0, on_answer: Callable[[str], None] | None = None
 ) -> Iterator[str]:
-    """Answer at a port (a free one) in threads of this process; yield the address of the API.
+    """Serve the fake API in threads of this process, and yield the base URL of the API.
 
-    `on_answer` is told each request with its status. Raises OSError where the port is taken.
+    `port` 0 selects a free port. `on_answer` is called with the method, path and status of each request.
+    Raises OSError if the port is in use.
     """
 
     class Handler(WSGIRequestHandler):
-        protocol_version = "HTTP/1.1"  # connections are kept, as the real one's are
+        protocol_version = "HTTP/1.1"  # keep connections alive, as the real API does
 
         def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
             if on_answer is not None:
                 on_answer(f"{self.command} {self.path} {int(code)}")
 
-    # The server itself would end the process where the port is taken.
-    with socket.create_server((host, port)) as door:
-        server = make_server(host, port, fake.app, threaded=True, request_handler=Handler, fd=door.fileno())
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,), name="stand-in", daemon=True)
+    # Bind the port before make_server: werkzeug exits the process if the port is in use.
+    with socket.create_server((host, port)) as listener:
+        server = make_server(
+            host, port, fake.app, threaded=True, request_handler=Handler, fd=listener.fileno()
+        )
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,), name="fake-yclients", daemon=True)
     thread.start()
     try:
         yield f"http://{host}:{server.port}{API}"

@@ -1,1 +1,1 @@
-"""The copy of existing rows to the standby side, in chunks."""
+"""The initial copy of rows from legacy to primary, in chunks."""

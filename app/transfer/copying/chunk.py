@@ -1,4 +1,4 @@
-"""One stretch of a table, copied in one transaction with the note that it is there."""
+"""Copying of one chunk of a table, in one transaction with the record that it is copied."""
 
 from dataclasses import dataclass
 from itertools import groupby
@@ -16,7 +16,7 @@ from app.transfer.relay.user_triggers import triggers_disabled
 
 Connection = psycopg.Connection[Any]
 
-# What a row can meet that an earlier run has copied, or that has come since its snapshot.
+# Errors caused by rows on primary that an earlier run copied in another state, and by missing parent rows.
 ROW_CONFLICT_ERRORS = (
     psycopg.errors.UniqueViolation,
     psycopg.errors.ExclusionViolation,
@@ -25,7 +25,8 @@ ROW_CONFLICT_ERRORS = (
 
 _SELECT_CHUNK = "SELECT {columns} FROM ONLY {table} WHERE ctid >= '({first},0)' AND ctid < '({end},0)'"
 
-# The lock keeps the table unfinished until this stretch is committed. Who comes second to one finds it there.
+# FOR SHARE keeps the table unfinished until this chunk is committed. A second copy of the same chunk inserts
+# no row because of ON CONFLICT, which the caller detects.
 _RECORD_CHUNK = f"""
     INSERT INTO {SCHEMA}.stretches (table_name, first_block, end_block, rows)
     SELECT table_name, %(first)s, %(end)s, %(rows)s
@@ -58,16 +59,16 @@ _STAGING_TABLE = sql.Identifier("frontdesk_transfer_stage")
 
 @dataclass(frozen=True)
 class Chunk:
-    """Blocks of a table's file on legacy, the first and the one after the last."""
+    """A range of blocks in a table's file on legacy."""
 
     table: TableInfo
-    filenode: int
+    filenode: int  # identifies the file, because block numbers are valid for one file only
     first_block: int
-    end_block: int
+    end_block: int  # exclusive
 
     @property
     def query(self) -> sql.Composed:
-        """The rows in it, as the source's snapshot sees them."""
+        """The SELECT statement for the rows of the chunk, to be run in the source's snapshot."""
         return sql.SQL(_SELECT_CHUNK).format(
             columns=self.table.column_list(),
             table=self.table.identifier,
@@ -77,14 +78,22 @@ class Chunk:
 
 
 class ConcurrentCopyError(ConflictError):
-    """Another copy has gone on with this table; run the same command again."""
+    """Another copy has continued with this table; run the same command again."""
 
 
 def copy_chunk(source: Connection, target: Connection, legacy: Side, chunk: Chunk) -> tuple[int, int]:
-    """Copy one stretch and note it; rows copied, and rows left to the relay.
+    """Copy one chunk and record it.
 
-    Rows that an earlier run has met in another state are left to the relay, through the log. Raises
-    OvertakenError, MovedOnError and psycopg's errors; then nothing of the stretch is there.
+    Rows that conflict with rows of an earlier run, or whose parents are missing, are not copied. Their keys
+    are added to legacy's change log, so that the relay applies them. After an error, no row of the chunk is
+    on primary.
+
+    Returns:
+        The number of rows copied, and the number of rows left to the relay.
+
+    Raises:
+        ConcurrentCopyError: Another copy has recorded this chunk, or has finished or restarted the table.
+        psycopg.Error: The copy failed.
     """
     try:
         with target.transaction():
@@ -99,7 +108,8 @@ def copy_chunk(source: Connection, target: Connection, legacy: Side, chunk: Chun
 
 def _prepare(target: Connection) -> None:
     bypass_fence(target)
-    target.execute("SET LOCAL synchronous_commit = off")  # rows and their note are lost together, if at all
+    # Safe for the copy: if a crash loses the rows, it also loses the record of the chunk.
+    target.execute("SET LOCAL synchronous_commit = off")
 
 
 def _pipe(source: Connection, target: Connection, chunk: Chunk, into: sql.Composable | None = None) -> int:
@@ -110,19 +120,22 @@ def _pipe(source: Connection, target: Connection, chunk: Chunk, into: sql.Compos
 
 
 def _record_chunk(target: Connection, chunk: Chunk, rows: int) -> None:
-    what = {
+    parameters = {
         "table": chunk.table.name,
         "file": chunk.filenode,
         "first": chunk.first_block,
         "end": chunk.end_block,
         "rows": rows,
     }
-    if target.execute(_RECORD_CHUNK, what).rowcount != 1:
+    if target.execute(_RECORD_CHUNK, parameters).rowcount != 1:
         raise ConcurrentCopyError
 
 
 def _merge(source: Connection, target: Connection, legacy: Side, chunk: Chunk) -> tuple[int, int]:
-    """The same for rows that may be there already, or whose parents may be missing."""
+    """Copy a chunk by way of a temporary table, skipping rows that exist or whose parents are missing.
+
+    Returns the same as `copy_chunk`.
+    """
     table = chunk.table
     with target.transaction():
         _prepare(target)
@@ -150,7 +163,10 @@ def _merge(source: Connection, target: Connection, legacy: Side, chunk: Chunk) -
 
 
 def _parents_exist_condition(target: Connection, table: TableInfo) -> sql.Composable:
-    """The condition under which foreign keys hold; parents that come in a later stretch do not count yet."""
+    """Return the SQL condition that every referenced row exists on primary.
+
+    Parents within the same chunk, or in later chunks, do not count.
+    """
     conditions: list[sql.Composable] = [sql.SQL("true")]
     pairs = target.execute(_REFERENCES, (table.identifier.as_string(None),)).fetchall()
     for (_, schema, name), columns in groupby(pairs, key=itemgetter(0, 1, 2)):
@@ -168,7 +184,10 @@ def _parents_exist_condition(target: Connection, table: TableInfo) -> sql.Compos
 
 
 def _add_to_change_log(legacy: Side, table: TableInfo, keys: list[list[str]]) -> None:
-    """Put keys into the log, committed before the rows are: the relay waits for the copy to end."""
+    """Add keys to the change log of the source, in a transaction that commits before the chunk does.
+
+    The early commit is safe because the relay applies nothing until the copy is complete.
+    """
     if not keys:
         return
     with legacy.connect() as connection, connection.cursor() as cursor:

@@ -1,7 +1,8 @@
-"""Copying what legacy holds to primary, while writers write: in parallel, and resumable.
+"""The copy of all rows from legacy to primary, concurrent with writers, parallel and resumable.
 
-All rows come from one snapshot of legacy, taken after capture was switched on: whatever changes later is in
-the log, and the relay brings it when the copy is complete. So a row is never overwritten here, only added.
+All rows come from one snapshot of legacy that is taken after change capture is enabled. Later changes are in
+the change log, and the relay applies them when the copy is complete. The copy therefore only inserts rows; it
+never overwrites one.
 """
 
 import time
@@ -36,10 +37,21 @@ def copy(
     dry_run: bool = False,
     on_progress: OnCopyProgress = lambda report: None,
 ) -> CopyReport:
-    """Copy every table of the move that is not copied yet; `jobs` connections on each side.
+    """Copy every table of the transfer that is not copied yet.
 
-    The same call goes on after whatever has ended it. `dry_run` tells what is left and writes nothing.
-    Raises InvalidInputError without a move, ConflictError where another copy runs or primary is live.
+    After an interruption, the same call continues with the chunks that are not copied.
+
+    Args:
+        sides: The two databases.
+        jobs: Number of connections on each side.
+        dry_run: Report the tables that are left to copy, and write nothing.
+        on_progress: Called with the current report after each chunk and each table.
+
+    Raises:
+        InvalidInputError: No transfer has been started.
+        ConflictError: Another copy is running, primary is not the standby, a table is not captured, or a row
+            violates a constraint on primary.
+        UnavailableError: A connection was lost.
     """
     with ExitStack() as stack:
         legacy = stack.enter_context(closing(sides.legacy.connect()))
@@ -49,8 +61,9 @@ def copy(
         report = CopyReport(list(read_progress(legacy, primary, tables)), is_dry_run=dry_run)
         if dry_run or report.is_complete:
             return report
-        if primary.execute("SELECT pg_try_advisory_lock(%s)", (AdvisoryLock.TRANSFER_COPY,)).fetchone() != (True,):
-            raise ConflictError("Another copy is under way.")
+        lock = primary.execute("SELECT pg_try_advisory_lock(%s)", (AdvisoryLock.TRANSFER_COPY,))
+        if lock.fetchone() != (True,):
+            raise ConflictError("Another copy is running: wait until it ends, or stop it.")
         pairs = [(legacy, primary)]
         for _ in range(jobs - 1):
             source = stack.enter_context(closing(sides.legacy.connect()))
@@ -64,10 +77,10 @@ def copy(
 
 def _require_prepared_sides(legacy: Connection, primary: Connection) -> None:
     if not (control_schema.is_set_up(legacy) and control_schema.is_set_up(primary)):
-        raise InvalidInputError("No move has been started: run `frontdesk transfer start`.")
+        raise InvalidInputError("No transfer has been started: run `frontdesk transfer start`.")
     states = (fencing.read_side_row(legacy).state, fencing.read_side_row(primary).state)
     if states[1] != "standby" or states[0] == "standby":
-        raise ConflictError("Primary is not the standby: there is nothing to copy to it.")
+        raise ConflictError("Primary is not the standby: a copy is possible only before the cutover.")
     for name, connection in (("legacy", legacy), ("primary", primary)):
         missing = change_capture.tables_without_triggers(connection)
         if missing:
@@ -77,10 +90,10 @@ def _require_prepared_sides(legacy: Connection, primary: Connection) -> None:
 
 
 def _share_snapshot(sources: Sequence[Connection]) -> None:
-    """Open one transaction on each session; all of them see legacy as the first does."""
+    """Begin a transaction on each session, all with the snapshot of the first."""
     snapshot = None
     for source in sources:
-        # While another table is being copied, a session waits inside its transaction.
+        # A session can be idle inside its transaction while other sessions copy the remaining chunks.
         source.execute("SET idle_in_transaction_session_timeout = 0")
         source.execute("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY")
         if snapshot is None:
@@ -90,7 +103,10 @@ def _share_snapshot(sources: Sequence[Connection]) -> None:
 
 
 class _CopyRun:
-    """The work, handed out by the stretch: parents before children, otherwise the largest table first."""
+    """One run of the copy, which distributes chunks to connections.
+
+    Parent tables are copied before their children; otherwise the largest table comes first.
+    """
 
     def __init__(
         self, sides: Sides, tables: Sequence[TableInfo], report: CopyReport, on_progress: OnCopyProgress
@@ -98,16 +114,19 @@ class _CopyRun:
         self._legacy = sides.legacy
         self._report = report
         self._on_progress = on_progress
-        self._progress = {each.name: each for each in report.tables}
+        self._progress = {table_copy.name: table_copy for table_copy in report.tables}
         self._unfinished = {table.name: table for table in tables if not self._progress[table.name].finished}
         self._remaining_chunks: dict[str, deque[Chunk]] = {}  # of each table that is begun
-        self._chunks_in_progress: Counter[str] = Counter()  # stretches of each table
-        self._condition = Condition()  # guards all of the above
+        self._chunks_in_progress: Counter[str] = Counter()  # number of chunks, by table
+        self._condition = Condition()  # guards the attributes above and `_is_stopped`
         self._is_stopped = False
         self._began = time.monotonic()
 
     def run(self, pairs: Sequence[tuple[Connection, Connection]]) -> None:
-        """Copy all; the first error ends the others at their next stretch, and is raised."""
+        """Copy all tables with one thread per pair of sessions.
+
+        After an error, the other threads stop at their next chunk, and the first error is raised.
+        """
         with ThreadPoolExecutor(len(pairs)) as threads:
             try:
                 for done in as_completed([threads.submit(self._work, *pair) for pair in pairs]):
@@ -118,15 +137,15 @@ class _CopyRun:
 
     def _work(self, source: Connection, target: Connection) -> None:
         try:
-            while (stretch := self._next(source, target)) is not None:
-                self._copy(source, target, stretch)
+            while (chunk := self._next(source, target)) is not None:
+                self._copy(source, target, chunk)
         except psycopg.OperationalError as error:
             side = "legacy" if source.closed else "primary"
             raise UnavailableError(
-                f"The copy was broken off by {side} ({_reason(error)});"
-                " run the same command again: it goes on from there."
+                f"The copy was interrupted by {side} ({_reason(error)});"
+                " run the same command again: it continues from there."
             ) from error
-        finally:  # without this one, the others would wait for its stretch
+        finally:  # wake the other threads, which would wait forever for the chunk of this one
             self._stop()
 
     def _stop(self) -> None:
@@ -135,7 +154,7 @@ class _CopyRun:
             self._condition.notify_all()
 
     def _next(self, source: Connection, target: Connection) -> Chunk | None:
-        """Wait for the next stretch; None when there will be none."""
+        """Wait for a chunk to copy and return it, or None when the run is finished or stopped."""
         with self._condition:
             while self._unfinished and not self._is_stopped:
                 table = self._next_table()
@@ -146,7 +165,7 @@ class _CopyRun:
                     self._remaining_chunks[table.name] = deque(
                         begin_table(source, target, table, self._progress[table.name])
                     )
-                    self._condition.notify_all()  # the others can help
+                    self._condition.notify_all()  # other threads can copy chunks of this table now
                 if self._remaining_chunks[table.name]:
                     self._chunks_in_progress[table.name] += 1
                     return self._remaining_chunks[table.name].popleft()
@@ -155,14 +174,14 @@ class _CopyRun:
 
     def _next_table(self) -> TableInfo | None:
         waiting = [table for table in self._unfinished.values() if table.name not in self._remaining_chunks]
-        ready = [self._unfinished[name] for name, stretches in self._remaining_chunks.items() if stretches]
+        ready = [self._unfinished[name] for name, chunks in self._remaining_chunks.items() if chunks]
         ready += [
             table
             for table in waiting
             if not any(key.parent in self._unfinished.keys() - {table.name} for key in table.foreign_keys)
         ]
         if not ready and not self._chunks_in_progress.total():
-            # They refer to each other in a circle. What has no parent yet is left to the relay.
+            # The waiting tables have cyclic references. Rows whose parents are missing are left to the relay.
             ready = waiting[:1]
         return max(ready, key=lambda table: self._progress[table.name].blocks, default=None)
 
@@ -171,10 +190,10 @@ class _CopyRun:
         try:
             rows, left = copy_chunk(source, target, self._legacy, chunk)
         except (psycopg.IntegrityError, psycopg.DataError) as error:
-            what = error.diag.constraint_name or error.sqlstate
+            reason = error.diag.constraint_name or error.sqlstate
             raise ConflictError(
-                f"A row of {table.name} does not fit primary ({what}):"
-                " `frontdesk transfer plan` names what differs."
+                f"Primary rejected a row of {table.name} ({reason}):"
+                " run `frontdesk transfer plan` to find the schema difference."
             ) from error
         with self._condition:
             self._chunks_in_progress[table.name] -= 1
@@ -188,7 +207,7 @@ class _CopyRun:
         finish_table(target, table)
         self._progress[table.name].finished = True
         del self._unfinished[table.name], self._remaining_chunks[table.name]
-        self._condition.notify_all()  # its children can begin
+        self._condition.notify_all()  # child tables can begin now
         self._report_progress()
 
     def _report_progress(self) -> None:
@@ -197,5 +216,5 @@ class _CopyRun:
 
 
 def _reason(error: psycopg.Error) -> str:
-    """What a server says of itself (no space left, shutting down), which holds no values."""
+    """Return the server's primary message, which contains no row values, for example that it shuts down."""
     return error.diag.message_primary or "the connection was lost"

@@ -1,4 +1,4 @@
-"""How far a copy is: what it notes on primary, and what it tells people."""
+"""The progress of a copy: the records on primary, and the report to the operator."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -10,9 +10,8 @@ from psycopg import sql
 from app.transfer.copying.chunk import Chunk
 from app.transfer.protocol.tables import SCHEMA, TableInfo
 
-CHUNK_BLOCKS = (
-    512  # of a stretch: about 4 MB, 30,000 rows; less where much of a row is stored beside its table
-)
+# Blocks of a chunk: about 4 MB or 30,000 rows. Tables with much TOAST data get chunks of fewer blocks.
+CHUNK_BLOCKS = 512
 
 Connection = psycopg.Connection[Any]
 
@@ -22,7 +21,7 @@ _FILE = """
         CASE WHEN reltuples < 0 THEN pg_stat_get_live_tuples(oid) ELSE reltuples END::bigint
     FROM pg_class WHERE oid = %(table)s::regclass
 """
-_NOTED = f"""
+_RECORDED = f"""
     SELECT table_name, file, finished_at IS NOT NULL,
         coalesce(sum(end_block - first_block), 0)::bigint, coalesce(sum(rows), 0)::bigint
     FROM {SCHEMA}.copied LEFT JOIN {SCHEMA}.stretches USING (table_name) GROUP BY copied.table_name
@@ -38,18 +37,18 @@ _FINISH = f"UPDATE {SCHEMA}.copied SET finished_at = clock_timestamp() WHERE tab
 
 @dataclass
 class TableCopy:
-    """One table: `blocks` of its file, `done` of them copied, `rows` so far; `left` to the relay."""
+    """The progress of one table."""
 
     name: str
-    expected_rows: int
-    blocks: int
-    done: int
-    rows: int
-    left: int = 0
+    expected_rows: int  # estimated by the server's statistics; the exact number when finished
+    blocks: int  # size of the table's file
+    done: int  # blocks copied
+    rows: int  # rows copied
+    left: int = 0  # rows left to the relay
     finished: bool = False
 
     def add_chunk(self, chunk: Chunk, rows: int, left: int) -> None:
-        """Count what was copied."""
+        """Add a copied chunk with its number of rows copied, and of rows left to the relay."""
         self.done += chunk.end_block - chunk.first_block
         self.rows += rows
         self.left += left
@@ -57,20 +56,20 @@ class TableCopy:
 
 @dataclass
 class CopyReport:
-    """What a copy has done, or would do."""
+    """The result of a copy or of its dry run."""
 
     tables: list[TableCopy] = field(default_factory=list)
-    rows: int = 0  # in this run
-    seconds: float = 0.0
+    rows: int = 0  # copied in this run
+    seconds: float = 0.0  # duration of this run
     is_dry_run: bool = False
 
     @property
     def is_complete(self) -> bool:
-        """Whether nothing is left to copy."""
+        """Return True if every table is copied."""
         return all(table.finished for table in self.tables)
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return the report for JSON output."""
         rate = round(self.rows / self.seconds) if self.seconds else None
         return {
             "dry_run": self.is_dry_run,
@@ -84,28 +83,28 @@ class CopyReport:
 
 @dataclass(frozen=True)
 class _TableFile:
-    """The file of a table on legacy; its rows are estimated."""
+    """The file of a table on legacy."""
 
     filenode: int
     blocks: int
-    main_fork_share: float  # of the table's bytes; the others are stored beside it
-    rows: int
+    main_fork_share: float  # share of the table's bytes in this file; most of the rest is TOAST data
+    rows: int  # estimated by the server's statistics
 
     @classmethod
     def read(cls, legacy: Connection, table: TableInfo) -> "_TableFile":
         row = legacy.execute(_FILE, {"table": table.identifier.as_string(None)}).fetchone()
-        assert row is not None, "the table was there a moment ago"  # noqa: S101
+        assert row is not None, "the cast to regclass fails if the table does not exist"  # noqa: S101
         return cls(*row)
 
 
 def read_progress(
     legacy: Connection, primary: Connection, tables: Sequence[TableInfo]
 ) -> Iterator[TableCopy]:
-    """How far each table is."""
-    noted = {name: rest for name, *rest in primary.execute(_NOTED)}
+    """Yield the progress of each table, from the records on primary and the file sizes on legacy."""
+    recorded = {name: rest for name, *rest in primary.execute(_RECORDED)}
     for table in tables:
         file = _TableFile.read(legacy, table)
-        known_file, finished, done, rows = noted.get(table.name, (None, False, 0, 0))
+        known_file, finished, done, rows = recorded.get(table.name, (None, False, 0, 0))
         if finished:
             yield TableCopy(table.name, rows, file.blocks, file.blocks, rows, finished=True)
         elif known_file == file.filenode:
@@ -117,13 +116,14 @@ def read_progress(
 def begin_table(
     source: Connection, target: Connection, table: TableInfo, table_copy: TableCopy
 ) -> list[Chunk]:
-    """Note that the table is under way, bring `table_copy` up to date, and return what is left of it."""
-    # The lock keeps the file: block numbers mean something as long as nobody rewrites it.
+    """Record that the copy of the table has begun, update `table_copy`, and return the remaining chunks."""
+    # The lock prevents a rewrite of the table (VACUUM FULL), which would make block numbers invalid.
     source.execute(sql.SQL("LOCK TABLE {} IN ACCESS SHARE MODE").format(table.identifier))
     file = _TableFile.read(source, table)
     name = {"table": table.name}
     with target.transaction():
-        if target.execute(_BEGIN, name | {"file": file.filenode}).rowcount:  # it is new, or another file
+        # A row count of 1 means that the table is new here, or that its file has changed.
+        if target.execute(_BEGIN, name | {"file": file.filenode}).rowcount:
             target.execute(_DELETE_CHUNKS, name)
             table_copy.done = table_copy.rows = 0
         copied = target.execute(_COPIED_CHUNKS, name).fetchall()
@@ -137,13 +137,13 @@ def begin_table(
 
 
 def finish_table(target: Connection, table: TableInfo) -> None:
-    """Note that all of the table is there, and let the planner know."""
+    """Record that the table is copied completely, and update the planner's statistics."""
     target.execute(_FINISH, {"table": table.name})
     target.execute(sql.SQL("ANALYZE {}").format(table.identifier))
 
 
 def _gaps(copied: Iterable[tuple[int, int]], blocks: int) -> Iterator[tuple[int, int]]:
-    """What is not copied of a file, in its order."""
+    """Yield the block ranges that are not copied as (first, end), in ascending order."""
     at = 0
     for first, end in sorted(copied):
         if at < first:

@@ -1,4 +1,4 @@
-"""Who is writing on a side at this moment: the holders of the fence's lock."""
+"""Transactions that currently write on a side: the holders of the fence's advisory lock."""
 
 from time import monotonic, sleep
 from typing import Any
@@ -7,7 +7,7 @@ import psycopg
 
 from app.database.advisory_locks import AdvisoryLock
 
-WRITER_POLL_SECONDS = 0.05  # seconds
+WRITER_POLL_SECONDS = 0.05
 
 _HOLDERS = """
     SELECT pid, virtualtransaction FROM pg_catalog.pg_locks
@@ -22,9 +22,10 @@ _ACTIVITY = """
 
 
 def wait_for_long_writers(connection: psycopg.Connection[Any], timeout: float) -> bool:
-    """Wait until every transaction that writes is a young one, `timeout` seconds at most; whether it is so.
+    """Wait until no writing transaction is older than WRITER_POLL_SECONDS, for at most `timeout` seconds.
 
-    Whoever closes then waits for young ones only, and so do the writers behind.
+    Closing the side then waits for short transactions only, and so do the writers queued behind it.
+    Returns False on a timeout.
     """
     deadline = monotonic() + timeout
     present = _holders(connection)
@@ -38,12 +39,12 @@ def wait_for_long_writers(connection: psycopg.Connection[Any], timeout: float) -
 
 
 def describe(connection: psycopg.Connection[Any]) -> str:
-    """The transactions that write: process, application and age; never a statement's text."""
+    """List up to five writing transactions with process id, application and age, without statement texts."""
     pids = [pid for pid, _ in _holders(connection)]
     if not pids:
-        return "transactions that have written meanwhile"
-    found = connection.execute(_ACTIVITY, {"pids": pids}).fetchall()
-    known: dict[int | None, str] = {pid: f"{pid} ({name or 'unnamed'}, {age} s)" for pid, name, age in found}
+        return "transactions that have ended meanwhile"
+    rows = connection.execute(_ACTIVITY, {"pids": pids}).fetchall()
+    known: dict[int | None, str] = {pid: f"{pid} ({name or 'unnamed'}, {age} s)" for pid, name, age in rows}
     # A prepared transaction has no process.
     return ", ".join(
         known.get(pid, "a prepared transaction" if pid is None else str(pid)) for pid in pids[:5]
@@ -51,4 +52,5 @@ def describe(connection: psycopg.Connection[Any]) -> str:
 
 
 def _holders(connection: psycopg.Connection[Any]) -> set[tuple[int | None, str]]:
-    return {(pid, each) for pid, each in connection.execute(_HOLDERS, {"lock": AdvisoryLock.TRANSFER_FENCE})}
+    rows = connection.execute(_HOLDERS, {"lock": AdvisoryLock.TRANSFER_FENCE})
+    return {(pid, transaction) for pid, transaction in rows}

@@ -1,7 +1,8 @@
-"""Cutover and rollback: the same steps in either direction, in a fraction of a second of closed writes.
+"""Cutover and rollback: change the live side, with a write pause of a fraction of a second.
 
-Until the hand-over every failure opens the old side again; where this command cannot, time does. After it
-there is only forward, and whoever runs the command again goes on there.
+Both directions use the same steps. Before the hand-over, every failure opens the old side again: this command
+does it, or, if it cannot, the closing expires by itself. After the hand-over there is no way back: run the
+command again, and it continues from there.
 """
 
 import logging
@@ -29,26 +30,24 @@ from app.transfer.relay.session_pair import SessionPair, SideRows
 
 log = logging.getLogger(__name__)
 
-MAX_PAUSE_SECONDS = 1.0  # seconds
-QUIET_TIMEOUT_SECONDS = 10.0  # seconds to wait for a moment when only short transactions write
-CLOSE_ATTEMPTS = 5  # to close
-MAX_CATCH_UP_CYCLES = 50  # to catch up
-CATCH_UP_SECONDS, CATCH_UP_TRIES = (
-    0.03,
-    5,
-)  # seconds of a round beside its trips, and how often it is tried for
-RETRY_FOR_SECONDS = 30.0  # seconds to go on trying a server that must be told
-TAKEN_OVER = "Another command has taken this switch over: `frontdesk transfer status`."
+MAX_PAUSE_SECONDS = 1.0  # default limit of the write pause
+QUIET_TIMEOUT_SECONDS = 10.0  # how long to wait for a moment when only short transactions write
+CLOSE_ATTEMPTS = 5
+MAX_CATCH_UP_CYCLES = 50
+CATCH_UP_SECONDS = 0.03  # apply time, without round trips, of a cycle at which catching up ends
+CATCH_UP_TRIES = 5  # cycles that try to reach CATCH_UP_SECONDS; later ones may take a quarter of max_pause
+RETRY_FOR_SECONDS = 30.0  # how long to retry a step on an unreachable server
+TAKEN_OVER = "Another command has taken over this cutover or rollback: run `frontdesk transfer status`."
 
 T = TypeVar("T")
 
 
 class HandOverUnknownError(UnavailableError):
-    """The old side cannot be asked whether it has handed over."""
+    """Cannot determine whether the old side has handed over."""
 
 
 class AbortedError(ConflictError):
-    """The switch was given up, and the old side takes writes again."""
+    """The cutover or rollback was aborted, and the old side accepts writes again."""
 
 
 def change_live_side(
@@ -59,16 +58,27 @@ def change_live_side(
     dry_run: bool = False,
     on_step: OnStepDone = lambda step: None,
 ) -> CutoverReport:
-    """Make `to` the live side; what an earlier command left half-done is settled first.
+    """Make `to` the live side, after completing or undoing an interrupted earlier command.
 
-    Raises AbortedError where writes go on on the old side, ConflictError for what is in the way before
-    anything was tried, UnavailableError where a side cannot be told and the command must be run again.
+    Args:
+        sides: Both databases.
+        to: The side to make live. Nothing is changed if it is live already.
+        max_pause: Limit of the write pause, in seconds.
+        dry_run: Rehearse every step and roll it back.
+        on_step: Called after each step.
+
+    Raises:
+        AbortedError: The change was aborted after writes were paused; the old side accepts writes again.
+        ConflictError: A precondition is not met; nothing has been changed.
+        UnavailableError: A server cannot be reached in the middle of the change. Run the command again.
     """
     with SessionPair(sides) as link:
         return _LiveSideChange(link, to, max_pause, dry_run, on_step).run()
 
 
 class _LiveSideChange:
+    """One cutover or rollback: its steps, and the state that they share."""
+
     def __init__(
         self, link: SessionPair, to: SideName, max_pause: float, dry_run: bool, on_step: OnStepDone
     ) -> None:
@@ -79,23 +89,23 @@ class _LiveSideChange:
         self._on_step = on_step
         self._report = CutoverReport(to, dry_run)
         self._latency = Latency(0.0)
-        self._pause_began = 0.0  # to close
+        self._pause_began = 0.0  # time.monotonic() when the last attempt to close the source began
 
     def run(self) -> CutoverReport:
         rows = self._sessions.read_side_rows()
         if rows.stage in (Stage.CLOSING, Stage.HANDED_OVER):
             rows = self._resume_earlier_command(rows)
-        source = rows.source  # raises where there is none
+        source = rows.source
         if source == self._target:
             self._report.was_live = True
             return self._report
         epoch = rows.require(source).epoch
         with self._step("preflight"):
             preflight.check(self._sessions, source)
-        with self._step("network") as say:
-            say(self._measure_latency())
-        with self._step("catch up") as say:
-            say(self._catch_up())
+        with self._step("network") as add_detail:
+            add_detail(self._measure_latency())
+        with self._step("catch up") as add_detail:
+            add_detail(self._catch_up())
         if self._dry_run:
             self._rehearse(epoch)
         else:
@@ -103,87 +113,94 @@ class _LiveSideChange:
         return self._report
 
     def _resume_earlier_command(self, rows: SideRows) -> SideRows:
-        """End what another command began: forward past the hand-over, back before it."""
+        """Complete an interrupted command if it has handed over; otherwise open the old side again."""
         if self._dry_run:
             raise ConflictError(
-                f"Another switch stands at {rows.stage.value!r}: a dry run does not touch it;"
-                " run the command without --dry-run to go on."
+                f"An earlier cutover or rollback has stopped at {rows.stage.value!r}, and a dry run does not"
+                " change it: run the command without --dry-run to continue."
             )
         if rows.stage is Stage.HANDED_OVER:
             ahead, behind = rows.ahead_and_behind
-            with self._step(f"open {behind.name}, which was handed over already"):
+            with self._step(f"open {behind.name}, already handed over by an earlier command"):
                 self._open(behind.name, ahead)
         else:
             source = rows.source
-            with self._step(f"open {source} again, which another switch had closed"):
+            with self._step(f"open {source} again, closed by an earlier command"):
                 connection, epoch = self._sessions.session(source), rows.require(source).epoch
                 attempt, _ = fencing.close(connection, epoch, self._max_pause, self._max_pause)
                 fencing.reopen(connection, epoch, attempt)
         return self._sessions.read_side_rows()
 
     def _measure_latency(self) -> str:
-        """Raises ConflictError where the servers are too far away for the longest pause that is allowed."""
+        """Measure the latency of both servers and return it as text.
+
+        Raises ConflictError if the round trips alone take too large a share of max_pause.
+        """
         self._latency = Latency.measure(map(self._sessions.session, (self._source, self._target)))
         if self._latency.is_too_high(self._max_pause):
             raise ConflictError(
                 f"The servers are too far from here for a pause of {self._max_pause:g} s: {self._latency}."
-                f" Run the command nearer to them, or with --max-pause {self._latency.recommended_max_pause:.1f}."
+                " Run the command nearer to them, or with"
+                f" --max-pause {self._latency.recommended_max_pause:.1f}."
             )
-        return f"{self._latency.round_trip * 1000:.1f} ms to a server and back"
+        return f"{self._latency.round_trip * 1000:.1f} ms round trip"
 
     def _catch_up(self) -> str:
-        """Replay what has gathered, so that little is left for the pause."""
-        marks = 0
+        """Apply the pending changes, so that few are left to apply in the pause."""
+        entries = 0
         for number in range(MAX_CATCH_UP_CYCLES):
             result = self._sessions.run_cycle(self._source, dry_run=self._dry_run)
-            marks += result.entries
-            # A short round leaves little for the next one. On a busy machine none is very short.
+            entries += result.entries
+            # A short cycle leaves few changes for the next one. On a busy machine no cycle is very short.
             enough = CATCH_UP_SECONDS if number < CATCH_UP_TRIES else self._max_pause / 4
             if result.seconds < enough + self._latency.cycle_seconds or self._dry_run:
-                return f"{marks:,} changes"
+                return f"{entries:,} changes"
         raise ConflictError(
             "The standby does not catch up with the writers: run `frontdesk transfer relay` and try again"
             " at a quieter time."
         )
 
     def _rehearse(self, epoch: int) -> None:
-        """Try and time what can be taken back, and take it back."""
+        """Run and time each step that can be rolled back, and roll it back."""
         source, target = self._sessions.session(self._source), self._sessions.session(self._target)
-        with self._step("close (taken back)"):
+        with self._step("close (rolled back)"):
             self._close_when_quiet(lambda: fencing.rehearse_close(source, epoch, self._max_pause / 2))
             self._report.pause = monotonic() - self._pause_began
-        with self._step("drain and verify the tail (taken back)") as say:
+        with self._step("apply and verify the last changes (rolled back)") as add_detail:
             result = self._sessions.run_cycle(self._source, verify=True, dry_run=True)
-            say(f"{result.entries:,} changes")
-        with self._step("sequences (looked at)") as say:
-            found = sequences.find(source, self._schemas())
-            [positions] = execute_batch(source, sequences.positions_query(found))
-            behind = execute_batch(target, *sequences.advance_statements(found, positions, dry_run=True))
-            say(f"{sum(map(len, behind))} to advance")
+            add_detail(f"{result.entries:,} changes")
+        with self._step("compare sequences") as add_detail:
+            source_sequences = sequences.find(source, self._schemas())
+            [positions] = execute_batch(source, sequences.positions_query(source_sequences))
+            behind = execute_batch(
+                target, *sequences.advance_statements(source_sequences, positions, dry_run=True)
+            )
+            add_detail(f"{sum(map(len, behind))} to advance")
         for connection, name in ((source, "hand over"), (target, "open")):
-            with self._step(f"{name} (taken back)"):
+            with self._step(f"{name} (rolled back)"):
                 fencing.rehearse_row_update(connection)
 
     def _execute(self, epoch: int) -> None:
-        found = sequences.find(self._sessions.session(self._source), self._schemas())
+        source_sequences = sequences.find(self._sessions.session(self._source), self._schemas())
         for tries_left in reversed(range(CLOSE_ATTEMPTS)):
             with self._step(f"close {self._source}"):
-                work, attempt, answers = self._close_when_quiet(lambda: self._close(epoch, found))
+                cycle, attempt, answers = self._close_when_quiet(lambda: self._close(epoch, source_sequences))
             try:
                 self._sessions.set_deadline(self._pause_began + self._max_pause)
                 *answers, positions = answers
-                self._check_closed(work.read_answers(answers), attempt)
-                # A large transaction was faster than the lock: a short pause in vain beats a long one.
-                if tries_left and work.entries > self._latency.short_log_entries:
-                    self._reopen(work, epoch, attempt)
+                self._check_closed(cycle.read_answers(answers), attempt)
+                # A large transaction committed just before the lock was granted. Open the side again and
+                # retry: an extra short pause is better than one long pause.
+                if tries_left and cycle.entries > self._latency.short_log_entries:
+                    self._reopen(cycle, epoch, attempt)
                     continue
-                self._drain(work, sequences.advance_statements(found, positions))
-                self._hand_over(work, epoch, attempt)
+                self._drain(cycle, sequences.advance_statements(source_sequences, positions))
+                self._hand_over(cycle, epoch, attempt)
                 break
             except HandOverUnknownError:
                 raise
             except BaseException as error:
-                work.rollback()
+                cycle.rollback()
                 self._abort(epoch, attempt, error)
                 raise
             finally:
@@ -194,7 +211,10 @@ class _LiveSideChange:
         self._record_step(self._target, self._command, **self._report.as_dict())
 
     def _close_when_quiet(self, close: Callable[[], T]) -> T:
-        """Close, at a moment when nobody has to wait long."""
+        """Call `close` while no long transaction writes, so that writers do not wait long; return its result.
+
+        Raises ConflictError if the lock cannot be acquired in CLOSE_ATTEMPTS attempts.
+        """
         connection = self._sessions.session(self._source)
         for _ in range(CLOSE_ATTEMPTS):
             self._wait_until_quiet(connection)
@@ -202,44 +222,54 @@ class _LiveSideChange:
             with suppress(psycopg.errors.LockNotAvailable):
                 return close()
         raise ConflictError(
-            f"{self._source} cannot be closed: a transaction that has written does not end:"
-            f" {active_writers.describe(connection)}. Nothing has changed; end it, or try at a quieter time."
+            f"{self._source} cannot be closed, because a transaction that has written does not end:"
+            f" {active_writers.describe(connection)}. Nothing has changed. End that transaction, or try again"
+            " at a quieter time."
         )
 
     def _close(self, epoch: int, source_sequences: list[SequenceInfo]) -> tuple[ApplyCycle, int, list[Any]]:
-        """Close, and look in the same breath at what is left to do. The standby's locks come first."""
-        work = self._sessions.new_verified_cycle(self._source)
+        """Lock the standby, close the source, and query in the same message what is left to apply.
+
+        Returns the apply cycle, the number of this closing, and the source's answers to the queries.
+        """
+        cycle = self._sessions.new_verified_cycle(self._source)
         try:
-            work.lock_target()
+            cycle.lock_target()
         except DirectionChangedError as error:
             raise TakenOverError(TAKEN_OVER) from error
         except psycopg.errors.LockNotAvailable as error:
             raise ConflictError(
-                f"Somebody else is replaying on {self._target} and does not end. Run the same command again."
+                f"Another process is applying changes on {self._target} and does not finish."
+                " Run the same command again."
             ) from error
         connection = self._sessions.session(self._source)
         self._pause_began = monotonic()
         connection.deadline = self._pause_began + self._max_pause
-        look = (*work.read_statements(), sequences.positions_query(source_sequences))
+        queries = (*cycle.read_statements(), sequences.positions_query(source_sequences))
         try:
-            attempt, answers = fencing.close(connection, epoch, self._max_pause / 2, self._max_pause, *look)
+            attempt, answers = fencing.close(
+                connection, epoch, self._max_pause / 2, self._max_pause, *queries
+            )
         except CONNECTION_LOST_ERRORS as error:
             if isinstance(error, psycopg.errors.LockNotAvailable):
-                work.rollback()
+                cycle.rollback()
                 raise
             raise UnavailableError(
-                f"{self._source} was lost while it was being closed. If it was closed, it opens by itself"
-                f" {self._max_pause:g} s later; nothing is lost. Run the same command again."
+                f"The connection to {self._source} was lost while it was being closed. If it was closed, it"
+                f" opens by itself {self._max_pause:g} s later; no data is lost. Run the same command again."
             ) from error
         finally:
             connection.deadline = None
-        return work, attempt, answers
+        return cycle, attempt, answers
 
     def _wait_until_quiet(self, connection: psycopg.Connection[Any]) -> None:
-        """Wait until no long transaction writes and little is left of those that did, QUIET s at most."""
-        give_up = monotonic() + QUIET_TIMEOUT_SECONDS
-        while (patience := give_up - monotonic()) > 0:
-            active_writers.wait_for_long_writers(connection, patience)
+        """Wait until no long transaction writes and few changes are pending.
+
+        Returns after QUIET_TIMEOUT_SECONDS in any case.
+        """
+        deadline = monotonic() + QUIET_TIMEOUT_SECONDS
+        while (timeout := deadline - monotonic()) > 0:
+            active_writers.wait_for_long_writers(connection, timeout)
             if (
                 self._dry_run
                 or self._sessions.run_cycle(self._source).entries <= self._latency.short_log_entries
@@ -247,25 +277,26 @@ class _LiveSideChange:
                 return
 
     def _check_closed(self, row: fencing.SideRow, attempt: int) -> None:
-        """Whether the snapshot was taken while nobody could write.
+        """Raise DeadlineError unless the snapshot was taken while the source was closed.
 
-        Then closing was a synchronous commit after those of all writers, who may not wait for their own: the
-        source, killed, still has whatever the target is about to have.
+        If it was closed, then closing was a synchronous commit after the commits of all writers, which may be
+        asynchronous themselves. So the source keeps, even after a crash, every row that the target is about
+        to store.
         """
         if (row.state, row.attempt) != ("closing", attempt):
             raise DeadlineError(f"the pause was longer than {self._max_pause:g} s")
 
     def _reopen(self, cycle: ApplyCycle, epoch: int, attempt: int) -> None:
-        """Take the closing back at once."""
+        """Open the source again at once."""
         if not fencing.reopen(self._sessions.session(self._source), epoch, attempt, "ROLLBACK"):
             raise TakenOverError
         cycle.rollback()
 
     def _drain(self, cycle: ApplyCycle, sequence_statements: list[Statement]) -> None:
-        with self._step("drain and verify the tail") as say:
+        with self._step("apply and verify the last changes") as add_detail:
             cycle.fetch()
             advanced = sum(map(len, cycle.apply(*sequence_statements)))
-            say(f"{cycle.entries:,} changes, {advanced} sequences advanced")
+            add_detail(f"{cycle.entries:,} changes, {advanced} sequences advanced")
 
     def _hand_over(self, cycle: ApplyCycle, epoch: int, attempt: int) -> None:
         with self._step("hand over"):
@@ -278,7 +309,7 @@ class _LiveSideChange:
                     *cycle.completion_statements(),
                 )
             except CONNECTION_LOST_ERRORS:
-                # The answer is lost, not necessarily the step: only the row knows.
+                # The answer is lost, but the step may have been executed: read the state row to find out.
                 if not self._is_handed_over(epoch):
                     raise
             except fencing.PauseExpiredError as error:
@@ -289,8 +320,9 @@ class _LiveSideChange:
             row = self._call_with_retries(self._source, lambda connection: fencing.read_side_row(connection))
         except UnavailableError as error:
             raise HandOverUnknownError(
-                f"{self._source} was lost while it was handing over. Run the same command again as soon as"
-                " both servers can be reached: if it was done, writes are closed until then."
+                f"The connection to {self._source} was lost during the hand-over. Run the same command again"
+                " as soon as both servers can be reached: if the hand-over succeeded, writes are paused until"
+                " then."
             ) from error
         return bool(row.state == "standby" and row.epoch == epoch + 1)
 
@@ -299,20 +331,25 @@ class _LiveSideChange:
             self._call_with_retries(name, lambda connection: fencing.open_(connection, ahead))
         except UnavailableError as error:
             raise UnavailableError(
-                f"{name} cannot be reached and opened, and writes stay closed until it is: run the same"
-                " command again as soon as it can be reached, or let the relay do it."
+                f"{name} cannot be reached, and writes are paused until it is opened: run the same command"
+                " again as soon as it can be reached, or keep the relay running, which opens it as well."
             ) from error
 
     def _abort(self, epoch: int, attempt: int, error: BaseException) -> None:
-        """Open the old side again; raises AbortedError in words for people, or UnavailableError."""
+        """Open the old side again, and raise an error that explains to the operator why and what to do.
+
+        Raises AbortedError, TakenOverError if another command has taken over, or UnavailableError if the old
+        side cannot be reached. Returns if `error` is an interrupt, which the caller raises again.
+        """
         try:
             reopened = self._call_with_retries(
                 self._source, lambda connection: fencing.reopen(connection, epoch, attempt)
             )
         except UnavailableError as lost:
             raise UnavailableError(
-                f"{self._source} was lost before it handed over. It has opened by itself,"
-                f" {self._max_pause:g} s after it was closed; nothing is lost. Run the same command again."
+                f"The connection to {self._source} was lost before the hand-over. That side has opened by"
+                f" itself, {self._max_pause:g} s after it was closed; no data is lost. Run the same command"
+                " again."
             ) from lost
         pause = monotonic() - self._pause_began
         reason = (
@@ -323,32 +360,35 @@ class _LiveSideChange:
         self._record_step(self._source, f"{self._command} aborted", reason=type(error).__name__, pause=pause)
         if isinstance(error, Exception):
             raise AbortedError(
-                f"Aborted after {pause:.2f} s: {reason}. Writes are open on {self._source} again, and nothing"
+                f"Aborted after {pause:.2f} s: {reason}. Writes are open on {self._source} again, and no data"
                 f" is lost.{self._latency.long_pause_hint(self._max_pause)}"
             ) from error
 
     def _call_with_retries(self, name: SideName, call: Callable[[psycopg.Connection[Any]], Any]) -> Any:
-        """Call a step that must reach that side, again and again for a while. Raises UnavailableError."""
-        give_up = monotonic() + RETRY_FOR_SECONDS
+        """Call a step on that side, and retry it for RETRY_FOR_SECONDS while the side cannot be reached.
+
+        Returns the step's result. Raises UnavailableError when the time is over.
+        """
+        deadline = monotonic() + RETRY_FOR_SECONDS
         while True:
             try:
                 connection = self._sessions.session(name)
-                connection.deadline = min(give_up, monotonic() + 5)
+                connection.deadline = min(deadline, monotonic() + 5)
                 answer = call(connection)
                 connection.deadline = None
             except (*CONNECTION_LOST_ERRORS, psycopg.errors.LockNotAvailable) as error:
-                if monotonic() > give_up:
+                if monotonic() > deadline:
                     raise UnavailableError from error
                 sleep(0.1)
             else:
                 return answer
 
     def _record_step(self, name: SideName, step: str, **detail: object) -> None:
-        """The journal is for people: what is done stays done, whether it can be noted or not."""
+        """Write a step to the journal, or log a warning on failure: a failure must not undo the step."""
         try:
             journal.record(self._sessions.session(name), step, **detail)
         except CONNECTION_LOST_ERRORS:
-            log.warning("The journal on %s misses %r: the connection was lost", name, step)
+            log.warning("The journal on %s has no entry for %r, because the connection was lost", name, step)
 
     def _schemas(self) -> list[str]:
         return sorted({table.schema for table in self._sessions.tables(self._source)})
@@ -359,10 +399,13 @@ class _LiveSideChange:
 
     @contextmanager
     def _step(self, name: str) -> Iterator[Callable[[str], None]]:
-        """Time a step and tell it when it is done; it may say what came of it."""
-        said: list[str] = []
+        """Time a step, add it to the report, and pass it to `on_step`.
+
+        Yields a function with which the step adds a detail to its report line.
+        """
+        details: list[str] = []
         began = monotonic()
-        yield said.append
-        step = Step(name, monotonic() - began, "; ".join(said))
+        yield details.append
+        step = Step(name, monotonic() - began, "; ".join(details))
         self._report.steps.append(step)
         self._on_step(step)

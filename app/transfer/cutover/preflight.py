@@ -1,4 +1,4 @@
-"""What would stop a cutover or a rollback, looked at before anybody has to wait."""
+"""Preconditions of a cutover or rollback, checked before writes are paused."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -24,10 +24,10 @@ _SEQUENCES = """
 
 
 def check(link: SessionPair, source: SideName) -> None:
-    """Raise ConflictError, which names everything that is in the way and what to do about it."""
-    found = list(_find_problems(link, source))
-    if found:
-        raise ConflictError(f"In the way: {'; '.join(found)}.")
+    """Check all preconditions. Raises ConflictError with every problem and its remedy if there are any."""
+    problems = list(_find_problems(link, source))
+    if problems:
+        raise ConflictError(f"Cannot change the live side: {'; '.join(problems)}.")
 
 
 def _find_problems(link: SessionPair, source: SideName) -> Iterator[str]:
@@ -37,33 +37,41 @@ def _find_problems(link: SessionPair, source: SideName) -> Iterator[str]:
     }
     require_different_databases(sessions["legacy"], sessions["primary"])
     for name, session in sessions.items():
-        bare = change_capture.tables_without_triggers(session)
-        if bare:
-            yield f"{name}: not fenced and captured: {', '.join(bare)}: run `frontdesk transfer start`"
+        unguarded = change_capture.tables_without_triggers(session)
+        if unguarded:
+            yield (
+                f"{name}: tables without fence and capture: {', '.join(unguarded)}:"
+                " run `frontdesk transfer start`"
+            )
     try:
         link.require_complete_copy(source)
     except ConflictError as error:
         yield error.message.rstrip(".")
     if len({alembic_revision(session) for session in sessions.values()}) > 1:
-        yield "the two sides stand at different Alembic revisions: `alembic upgrade head` on both"
+        yield "the two sides have different Alembic revisions: run `alembic upgrade head` on both"
     if not is_change_log_empty(sessions[target]):
         yield (
-            f"{target} is the standby, yet changes of its own are noted there:"
-            " `frontdesk transfer verify` tells whether its rows differ"
+            f"{target} is the standby, but its change log holds changes made there:"
+            " run `frontdesk transfer verify` to see whether its rows differ"
         )
     if source == "legacy" and _last_verification(sessions.values()) is False:
-        yield "the last verification found differences: `frontdesk transfer repair`, then verify again"
+        yield "the last verification found differences: run `frontdesk transfer repair`, then verify again"
     schemas = sorted({table.schema for table in transfer_tables(sessions[source])})
-    there, here = ({each[:2] for each in sequences.find(sessions[n], schemas)} for n in (source, target))
-    if there - here:
-        yield f"{target}: sequences are missing: {', '.join(map('.'.join, sorted(there - here)))}"
+    on_source, on_target = (
+        {sequence[:2] for sequence in sequences.find(sessions[name], schemas)} for name in (source, target)
+    )
+    if on_source - on_target:
+        yield f"{target}: sequences are missing: {', '.join(map('.'.join, sorted(on_source - on_target)))}"
     denied = [name for (name,) in sessions[target].execute(_SEQUENCES, {"schemas": schemas})]
     if denied:
-        yield f"{target}: no right to set the sequences {', '.join(denied)}: GRANT UPDATE ON SEQUENCE …"
+        yield (
+            f"{target}: no permission to set the sequences {', '.join(denied)}:"
+            " run GRANT UPDATE ON SEQUENCE … for this role"
+        )
 
 
 def alembic_revision(connection: psycopg.Connection[Any]) -> str | None:
-    """The Alembic revision that the database stands at."""
+    """Return the Alembic revision of the database, or None if it has none."""
     known = connection.execute("SELECT pg_catalog.to_regclass(%s) IS NOT NULL", (ALEMBIC_TABLE,)).fetchone()
     if known != (True,):
         return None
@@ -73,5 +81,5 @@ def alembic_revision(connection: psycopg.Connection[Any]) -> str | None:
 
 def _last_verification(sessions: Iterable[psycopg.Connection[Any]]) -> bool | None:
     query = f"SELECT at, equal FROM {SCHEMA}.verifications ORDER BY at DESC LIMIT 1"
-    found = [row for session in sessions if (row := session.execute(query).fetchone())]
-    return max(found)[1] if found else None
+    rows = [row for session in sessions if (row := session.execute(query).fetchone())]
+    return max(rows)[1] if rows else None

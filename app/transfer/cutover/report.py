@@ -1,4 +1,4 @@
-"""What a cutover or a rollback has done, step by step."""
+"""Report of a cutover or rollback: the steps and their durations."""
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -9,7 +9,7 @@ from app.transfer.protocol.endpoints import SideName
 
 @dataclass(frozen=True)
 class Step:
-    """One step, the seconds that it took, and what came of it."""
+    """A finished step: its name, duration in seconds, and details of its result."""
 
     name: str
     seconds: float
@@ -21,7 +21,7 @@ OnStepDone = Callable[[Step], object]
 
 @dataclass
 class CutoverReport:
-    """What was done to make a side live. `pause`: seconds during which nobody could write."""
+    """Result of a cutover or rollback. `pause` is the duration of the write pause in seconds."""
 
     live: SideName
     dry_run: bool
@@ -30,5 +30,5 @@ class CutoverReport:
     was_live: bool = False
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return the report as a dict that can be serialised to JSON."""
         return asdict(self)

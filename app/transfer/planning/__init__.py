@@ -1,1 +1,1 @@
-"""The plan of a transfer: what is moved, and what prevents it."""
+"""The plan of a transfer: the tables to transfer, and the problems that prevent it."""

@@ -1,7 +1,7 @@
-"""What one side has, as its catalog tells it: every kind of object by name, with a comparable definition.
+"""The objects of one side, read from its catalog: each with its kind, its name and a comparable definition.
 
-Names are qualified and definitions are PostgreSQL's own words, read with an empty search path, so that two
-servers say the same of the same thing.
+Names are qualified. PostgreSQL generates the definitions with an empty search path, so that two servers
+return the same text for the same object.
 """
 
 from collections.abc import Sequence
@@ -12,27 +12,27 @@ from psycopg.rows import TupleRow
 
 from app.transfer.protocol.tables import BENCH_SCHEMA, SCHEMA
 
-# What the move itself keeps there is no difference.
+# The transfer's own schemas, which are not compared.
 TRANSFER_SCHEMAS = (SCHEMA, BENCH_SCHEMA)
 
 
 @dataclass(frozen=True)
 class CatalogObject:
-    """One object of a side. `table` is the moved table that it is a part of, under the name `part` there."""
+    """A database object of one side."""
 
     kind: str
     name: str
     definition: str
-    table: str | None = None
-    part: str = ""
-    is_valid: bool = True
+    table: str | None = None  # the transferred table that the object belongs to
+    part: str = ""  # the object's name within this table
+    is_valid: bool = True  # False for an index that is not built, or a constraint that is not validated
 
 
 _TABLES = """
     SELECT pg_class.oid, nspname || '.' || relname FROM pg_class
     JOIN pg_namespace ON pg_namespace.oid = relnamespace WHERE nspname || '.' || relname = ANY (%(names)s)
 """
-# Parts of the moved tables that the side has: the table's oid, name within it, definition, whether valid.
+# Parts of the transferred tables: table oid, name within the table, definition, validity.
 _PARTS = {
     "column": """
         SELECT attrelid, attname,
@@ -49,7 +49,8 @@ _PARTS = {
         FROM pg_attribute JOIN pg_type ON pg_type.oid = atttypid
         LEFT JOIN pg_attrdef ON adrelid = attrelid AND adnum = attnum
         WHERE attrelid = ANY (%(tables)s) AND attnum > 0 AND NOT attisdropped""",
-    # NOT NULL is a constraint from PostgreSQL 18 on, and the column's own mark on every version.
+    # NOT NULL constraints are left out: only PostgreSQL 18 and newer list them in pg_constraint. Columns are
+    # compared by `attnotnull`, which every version has.
     "constraint": """
         SELECT conrelid, conname, pg_get_constraintdef(oid), convalidated
         FROM pg_constraint WHERE conrelid = ANY (%(tables)s)
@@ -97,7 +98,7 @@ _PARTS = {
             AND refobjid = ANY (%(tables)s)""",
 }
 
-# Everything else: name, definition, and what it is in the catalog: schema, catalog's table, oid.
+# All other objects: name, definition, and the object's schema, catalog table and oid.
 _OTHERS = {
     "view": """
         SELECT oid::regclass::text, concat_ws(' ',
@@ -150,8 +151,8 @@ _OTHERS = {
             collnamespace, 'pg_collation', oid
         FROM pg_collation""",
     "extension": "SELECT extname, extversion, NULL::oid, 'pg_extension', oid FROM pg_extension",
-    # What the owner may do goes without saying, and its name differs from provider to provider. MAINTAIN is
-    # known from PostgreSQL 17 on only.
+    # Privileges of the owner are left out: they are implied, and the owner's name differs between providers.
+    # MAINTAIN is left out because it exists only in PostgreSQL 17 and newer.
     "role": """
         SELECT CASE grantee WHEN 0 THEN 'public' ELSE grantee::regrole::text END,
             string_agg(format('%%s ON %%s', privileges, oid::regclass), '; ' ORDER BY oid::regclass::text),
@@ -164,7 +165,7 @@ _OTHERS = {
         ) AS granted
         GROUP BY grantee""",
 }
-# Neither the system's, nor an extension's, nor the move's own.
+# Exclude objects of the system, of extensions and of the transfer itself.
 _FILTER = """
     SELECT name, definition FROM ({query}) AS object (name, definition, namespace, catalog, oid)
     LEFT JOIN pg_namespace ON pg_namespace.oid = namespace
@@ -178,18 +179,25 @@ _FILTER = """
 def read(
     connection: Connection[TupleRow], moved: Sequence[str], *, texts_comparable: bool
 ) -> dict[tuple[str, str], CatalogObject]:
-    """All objects by kind and name. `moved` are the tables whose parts count; those missing are left out.
+    """Read the objects of one side.
 
-    `texts_comparable`: whether the text of views can be compared: major versions write it differently.
+    Args:
+        connection: A session with an empty search path, as `Side.connect` opens it.
+        moved: Qualified names of the transferred tables, whose parts are read. Missing tables are skipped.
+        texts_comparable: Include the generated text of views and SQL function bodies. Set it only if both
+            servers have the same major version, because the text differs between major versions.
+
+    Returns:
+        The objects by (kind, name).
     """
     tables: dict[int, str] = dict(connection.execute(_TABLES, {"names": list(moved)}).fetchall())
     parameters = {"tables": list(tables), "own": list(TRANSFER_SCHEMAS), "texts": texts_comparable}
-    found = [CatalogObject("moved table", name, "", table=name) for name in tables.values()]
+    objects = [CatalogObject("moved table", name, "", table=name) for name in tables.values()]
     for kind, query in _PARTS.items():
         for oid, part, definition, valid in connection.execute(query, parameters):
             name = f"{tables[oid]}.{part}" if part else tables[oid]
-            found.append(CatalogObject(kind, name, definition, tables[oid], part or "", valid))
+            objects.append(CatalogObject(kind, name, definition, tables[oid], part or "", valid))
     for kind, query in _OTHERS.items():
         for name, definition in connection.execute(_FILTER.format(query=query), parameters):
-            found.append(CatalogObject(kind, name, definition))
-    return {(item.kind, item.name): item for item in found}
+            objects.append(CatalogObject(kind, name, definition))
+    return {(item.kind, item.name): item for item in objects}

@@ -1,4 +1,4 @@
-"""What a plan has found: one thing each, with what to do about it."""
+"""The findings of a plan: each one problem or notice, with its remedy."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -9,21 +9,18 @@ LEGACY, PRIMARY, BOTH = "legacy", "primary", "both"
 
 @dataclass(frozen=True)
 class PlanFinding:
-    """One thing that stands in the way of a move, or is good to know before it.
-
-    `side`: where it is (legacy, primary or both). `advice` is SQL where SQL mends it.
-    """
+    """One problem that blocks a transfer, or one notice about it."""
 
     kind: str
     name: str
-    side: str
+    side: str  # legacy, primary or both
     problem: str
-    advice: str
-    in_the_way: bool = True
+    advice: str  # the remedy, as SQL where SQL can apply it
+    in_the_way: bool = True  # True for a problem that blocks the transfer, False for a notice
 
 
 class Exclusions:
-    """What the operator leaves out by name; `auth.*` names a whole schema."""
+    """The objects that the operator leaves out, by name or pattern; `auth.*` matches a whole schema."""
 
     def __init__(self, patterns: tuple[str, ...]) -> None:
         self.patterns = patterns
@@ -31,13 +28,13 @@ class Exclusions:
         self._used: set[str] = set()
 
     def add_earlier_exclusions(self, names: Collection[str]) -> None:
-        """What was left out before; if it is gone by now, so much the better."""
+        """Add names that an earlier run left out. They need not match: the objects may no longer exist."""
         self.patterns += tuple(names)
         self._used.update(names)
 
     def excludes(self, name: str) -> bool:
-        """Whether it is left out; remembers its name."""
-        matching = [each for each in self.patterns if each == name or fnmatchcase(name, each)]
+        """Return True if a pattern matches the name, and add the name to `names`."""
+        matching = [pattern for pattern in self.patterns if pattern == name or fnmatchcase(name, pattern)]
         if matching and name not in self.names:
             self.names.append(name)
         self._used.update(matching)
@@ -45,5 +42,5 @@ class Exclusions:
 
     @property
     def unused_patterns(self) -> list[str]:
-        """Patterns that nothing has matched: most likely a slip of the pen."""
-        return [each for each in self.patterns if each not in self._used]
+        """Return the patterns that matched no object, which are probably typing errors."""
+        return [pattern for pattern in self.patterns if pattern not in self._used]

@@ -1,4 +1,4 @@
-"""`plan`: both sides compared, what a move would carry and how long that takes. It changes nothing."""
+"""The `plan` command: compare both sides, and estimate size and duration of a transfer. It is read-only."""
 
 import time
 from collections.abc import Collection, Sequence
@@ -25,10 +25,10 @@ from app.transfer.protocol.tables import (
     transfer_tables,
 )
 
-# Bytes a second that a small server was seen to take in, with indexes and foreign keys to keep.
+# Write rate that was measured on a small server, with indexes and foreign keys to maintain.
 WRITE_BYTES_PER_SECOND = 15_000_000
-SAMPLE_BLOCKS = 256  # of the largest table, read to see how fast legacy answers
-ASSUMED_COPY_JOBS = 2
+SAMPLE_BLOCKS = 256  # blocks of the largest table, read to measure legacy's read rate
+ASSUMED_COPY_JOBS = 2  # parallel connections for the estimate of the copy time
 
 _SIZES = """
     SELECT nspname || '.' || relname,
@@ -41,49 +41,45 @@ _SIZES = """
 
 @dataclass(frozen=True)
 class TableSize:
-    """A table that is moved: its rows as legacy estimates them, its bytes with and without indexes."""
+    """The size of a transferred table on legacy."""
 
     name: str
-    rows: int
-    bytes: int
-    total_bytes: int
-    seconds: float
+    rows: int  # estimated by the server's statistics
+    bytes: int  # without indexes
+    total_bytes: int  # with indexes
+    seconds: float  # estimated copy time on one connection
 
 
 @dataclass(frozen=True)
 class SideSummary:
-    """One server: `version` as in 18.4, `bytes` of the whole database."""
+    """The server, database and role of one side."""
 
     name: str
-    version: str
+    version: str  # for example 18.4
     database: str
     role: str
-    bytes: int
+    bytes: int  # size of the whole database
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a move would do.
+    """The result of `plan`: the tables to transfer, their sizes, and the findings."""
 
-    `transfer_tables`: the tables, parents before children; `left_out`: what was left out by name; `seconds`: the
-    copy, roughly.
-    """
-
-    transfer_tables: tuple[TableInfo, ...]
+    transfer_tables: tuple[TableInfo, ...]  # parents before children
     sides: tuple[SideSummary, ...]
     tables: tuple[TableSize, ...]
     findings: tuple[PlanFinding, ...]
-    left_out: tuple[str, ...]
-    is_started: bool
-    seconds: float
+    left_out: tuple[str, ...]  # names of the objects that the operator left out
+    is_started: bool  # `start` has already set up legacy
+    seconds: float  # rough estimate of the copy time
 
     @property
     def blocking_findings(self) -> list[PlanFinding]:
-        """The findings that have to be dealt with before `start`."""
+        """The findings that must be resolved before `start`."""
         return [finding for finding in self.findings if finding.in_the_way]
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return the plan for JSON output."""
         return {
             "ready": not self.blocking_findings,
             "started": self.is_started,
@@ -101,16 +97,23 @@ class Plan:
 def make_plan(
     sides: Sides, settings: Settings, include: Collection[str] = (), leave_out: Collection[str] = ()
 ) -> Plan:
-    """Look at both sides and compare them.
+    """Connect to both sides and compare them. Changes nothing.
 
-    `include` are tables outside our models that are moved, too; `leave_out` names whatever else is
-    outside them (tables, views, functions, types, roles, extensions; `auth.*` a whole schema). Raises
-    UnavailableError where a side cannot be reached, InvalidInputError for names that nothing bears.
+    Args:
+        sides: The two databases.
+        settings: The services' settings, for the check of the connection budget.
+        include: Tables outside Frontdesk's models that are transferred as well, for example `public.extra`.
+        leave_out: Names or patterns of other objects to ignore: tables, views, functions, types, roles and
+            extensions. `auth.*` matches a whole schema.
+
+    Raises:
+        UnavailableError: A side cannot be reached.
+        InvalidInputError: A name in `include` or `leave_out` matches no object.
     """
     with closing(sides.legacy.connect()) as legacy, closing(sides.primary.connect()) as primary:
         require_different_databases(legacy, primary)
         for connection in (legacy, primary):
-            connection.execute("SET default_transaction_read_only = on")  # so that it surely changes nothing
+            connection.execute("SET default_transaction_read_only = on")  # guarantees that nothing changes
         return make_plan_on_sessions(legacy, primary, settings, include, leave_out)
 
 
@@ -121,43 +124,52 @@ def make_plan_on_sessions(
     include: Collection[str] = (),
     leave_out: Collection[str] = (),
 ) -> Plan:
-    """`make` on sessions that are there already; without settings the connections are not counted.
+    """Make a plan on open sessions; see `make_plan`.
 
-    What `start` has been told before need not be said again.
+    Without settings, the connection budget is not checked. After `start`, its `include` and `leave_out` still
+    apply and need not be repeated.
     """
     left_out = Exclusions(tuple(leave_out))
     is_started = control_schema.is_set_up(legacy)
     if is_started:
         include = {*include, *(table.name for table in transfer_tables(legacy))}
         left_out.add_earlier_exclusions(_left_out_before(legacy))
-    there, here = read_tables(legacy), read_tables(primary)
-    moved = {table.name for table in select_tables([*there, *here], include)}
+    legacy_tables, primary_tables = read_tables(legacy), read_tables(primary)
+    moved = {table.name for table in select_tables([*legacy_tables, *primary_tables], include)}
     unknown = sorted(set(include) - moved)
     if unknown:
-        raise InvalidInputError(f"There is no table {', '.join(unknown)}; names are like public.extra.")
+        raise InvalidInputError(
+            f"There is no table {', '.join(unknown)}; qualify names with the schema, as in public.extra."
+        )
     findings = list(server_checks.compare_databases(legacy, primary))
-    findings += _undecided(there, here, moved, left_out)
+    findings += _undecided(legacy_tables, primary_tables, moved, left_out)
     comparable = legacy.info.server_version // 10_000 == primary.info.server_version // 10_000
-    objects = [catalog.read(each, sorted(moved), texts_comparable=comparable) for each in (legacy, primary)]
+    objects = [
+        catalog.read(connection, sorted(moved), texts_comparable=comparable)
+        for connection in (legacy, primary)
+    ]
     findings += schema_diff.compare(objects[0], objects[1], left_out)
-    for side, connection, tables in ((LEGACY, legacy, there), (PRIMARY, primary, here)):
-        ours = [table for table in tables if table.name in moved]
+    for side, connection, tables in ((LEGACY, legacy, legacy_tables), (PRIMARY, primary, primary_tables)):
+        transferred = [table for table in tables if table.name in moved]
         others = [table for table in tables if table.name not in moved]
-        findings += server_checks.check_side(connection, side, ours, others, left_out)
+        findings += server_checks.check_side(connection, side, transferred, others, left_out)
         if settings is not None:
             findings += server_checks.check_connection_budget(connection, side, settings)
         if side == PRIMARY and not is_started:
-            findings += server_checks.check_primary_is_empty(connection, ours)
+            findings += server_checks.check_primary_is_empty(connection, transferred)
     if None in (server_checks.alembic_revision(legacy), server_checks.alembic_revision(primary)):
-        # An empty database lacks all of them; the migrations that are to be run make them.
-        findings = [each for each in findings if each.kind != "moved table" or each.name in include]
+        # A database without a revision lacks every table. The finding about the revision already advises to
+        # run the migrations, which create the tables.
+        findings = [item for item in findings if item.kind != "moved table" or item.name in include]
     if left_out.unused_patterns:
-        raise InvalidInputError(f"There is nothing named {', '.join(left_out.unused_patterns)} to leave out.")
-    ours = sort_parents_first(table for table in there if table.name in moved)
-    sizes = _sizes(legacy, ours)
+        raise InvalidInputError(
+            f"There is no object named {', '.join(left_out.unused_patterns)} that can be left out."
+        )
+    transferred = sort_parents_first(table for table in legacy_tables if table.name in moved)
+    sizes = _sizes(legacy, transferred)
     seconds = [size.seconds for size in sizes]
     return Plan(
-        transfer_tables=tuple(ours),
+        transfer_tables=tuple(transferred),
         sides=(_summary(legacy, LEGACY), _summary(primary, PRIMARY)),
         tables=tuple(sizes),
         findings=tuple(findings),
@@ -180,18 +192,19 @@ def _undecided(
     moved: Collection[str],
     left_out: Exclusions,
 ) -> list[PlanFinding]:
-    """Tables outside our models that are neither included nor left out."""
-    found = []
+    """Return a finding for each table outside Frontdesk's models that is neither included nor left out."""
+    findings = []
     legacy, primary = {table.name for table in legacy_tables}, {table.name for table in primary_tables}
     for name in sorted((legacy | primary) - set(moved) - {ALEMBIC_TABLE}):
         if left_out.excludes(name):
             continue
         side = BOTH if name in legacy and name in primary else LEGACY if name in legacy else PRIMARY
         advice = (
-            f"Move it, too (--include {name}; both sides must have it), or leave it out: --leave-out {name}"
+            f"Transfer it, too (--include {name}; both sides must have it), or leave it out:"
+            f" --leave-out {name}"
         )
-        found.append(PlanFinding("table", name, side, "it is none of Frontdesk's models", advice))
-    return found
+        findings.append(PlanFinding("table", name, side, "it is not one of Frontdesk's tables", advice))
+    return findings
 
 
 def _summary(connection: psycopg.Connection[Any], name: str) -> SideSummary:
@@ -199,7 +212,7 @@ def _summary(connection: psycopg.Connection[Any], name: str) -> SideSummary:
         "SELECT current_setting('server_version'), current_database(), current_user,"
         " pg_database_size(current_database())"
     ).fetchone()
-    assert row is not None, "one row of functions"  # noqa: S101
+    assert row is not None, "a SELECT without FROM returns one row"  # noqa: S101
     version, database, role, size = row
     return SideSummary(name, version.split()[0], database, role, size)
 
@@ -220,7 +233,10 @@ def _sizes(legacy: psycopg.Connection[Any], tables: Sequence[TableInfo]) -> list
 
 
 def _read_rate(legacy: psycopg.Connection[Any], table: TableInfo) -> float | None:
-    """Bytes a second that legacy sends here, seen on the first blocks of a table; None where it is empty."""
+    """Measure the rate at which legacy sends the first blocks of a table.
+
+    Returns bytes per second, or None if the table has too little data (10 kB or less) to measure.
+    """
     query = sql.SQL("COPY (SELECT {} FROM ONLY {} WHERE ctid < '({},0)') TO STDOUT (FORMAT binary)").format(
         table.column_list(), table.identifier, sql.Literal(SAMPLE_BLOCKS)
     )

@@ -1,1 +1,1 @@
-"""State, epochs, fences and change capture: what both sides agree on."""
+"""The transfer protocol: side state, epochs, fences, change capture and the tables that it covers."""

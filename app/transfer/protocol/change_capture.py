@@ -1,7 +1,7 @@
-"""Fence and capture: the functions and triggers on every moved table.
+"""Fence and change capture: the functions and triggers on every transferred table.
 
-The fence refuses writes where the side is not open. Capture writes the keys of changed rows into the log, in
-the transaction that changes them, whoever that is.
+The fence rejects writes on a side that is not open. Capture adds the keys of changed rows to the change log,
+in the transaction that changes the rows. This holds for the writes of every program.
 """
 
 from typing import Any
@@ -12,25 +12,25 @@ from psycopg import sql
 from app.database.advisory_locks import AdvisoryLock
 from app.transfer.protocol.tables import SCHEMA, TableInfo
 
-# Any number will do that no other program takes advisory locks on. Shared by every writing transaction,
-# exclusive to close.
-FENCED_SQLSTATE = "FD001"
+FENCED_SQLSTATE = "FD001"  # raised by the fence; app/errors.py maps it to FencedError
 
-TRIGGERS = ("fence", "truncate", "insert", "update", "delete")  # names on each table, after the prefix
+TRIGGERS = ("fence", "truncate", "insert", "update", "delete")  # trigger names without the prefix
 TRIGGER_PREFIX = "frontdesk_transfer_"
 
-# The relay's transaction on the standby, and no other: the setting holds the transaction's own id, and the
-# session is of the role that has set up the move (which owns these functions).
+# True only in the relay's transaction on the standby: the setting holds the id of that transaction, and the
+# session's role is the owner of these functions, which is the role that ran `start`.
 _IS_RELAY = (
     "coalesce(current_setting('frontdesk_transfer.relay', true), '') <> ''"
     " AND current_setting('frontdesk_transfer.relay', true) = pg_current_xact_id()::text"
     " AND session_user = current_user"
 )
 
-# `enter()` raises FD001 unless the calling transaction may write here, and keeps it so until it ends.
-# VOLATILE, so that each statement has a snapshot of its own: the one that reads the row is then younger than
-# the lock. A transaction with one snapshot for all of its statements would read the old row all the same;
-# FOR SHARE makes that a serialization failure; a snapshot from before the row was there is one as well.
+# `enter()` raises FD001 unless the calling transaction may write here. Its shared advisory lock keeps the
+# side from closing until the transaction ends; `close` and `hand_over` take the lock exclusively. The
+# function is VOLATILE so that each of its statements has its own snapshot: the snapshot that reads the row is
+# then taken after the lock. A REPEATABLE READ or SERIALIZABLE transaction has one snapshot for all statements
+# and would still read the old row. There, FOR SHARE raises a serialization failure if the row has changed
+# since the snapshot, and the function raises one if the snapshot is older than the row.
 _ENTER = f"""
 CREATE OR REPLACE FUNCTION {SCHEMA}.enter() RETURNS void
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $frontdesk$
@@ -43,15 +43,15 @@ BEGIN
         SELECT * INTO present FROM {SCHEMA}.side FOR SHARE;
         IF NOT FOUND THEN
             RAISE serialization_failure USING
-                MESSAGE = 'the move of this database began after the snapshot of this transaction';
+                MESSAGE = 'the transfer of this database began after the snapshot of this transaction';
         END IF;
     END IF;
     IF present.state = 'open' OR (present.state = 'standby' AND {_IS_RELAY})
         OR (present.state = 'closing' AND present.until < clock_timestamp()) THEN
         RETURN;
     END IF;
-    RAISE EXCEPTION 'this database is being moved and takes no writes now' USING ERRCODE = '{FENCED_SQLSTATE}',
-        HINT = 'Run the transaction again, on the side that is live.';
+    RAISE EXCEPTION 'this database is being transferred and accepts no writes now' USING
+        ERRCODE = '{FENCED_SQLSTATE}', HINT = 'Run the transaction again, on the side that is live.';
 END $frontdesk$;
 """
 
@@ -66,12 +66,13 @@ END $frontdesk$;
 CREATE OR REPLACE FUNCTION {SCHEMA}.refuse_truncate() RETURNS trigger
 LANGUAGE plpgsql AS $frontdesk$
 BEGIN
-    RAISE EXCEPTION 'TRUNCATE is refused while the database is being moved' USING
-        ERRCODE = 'feature_not_supported', HINT = 'Use DELETE: it names the rows.';
+    RAISE EXCEPTION 'TRUNCATE is refused while the database is being transferred' USING
+        ERRCODE = 'feature_not_supported', HINT = 'Use DELETE: change capture can record its rows.';
 END $frontdesk$;
 """
 
-# Keys by their own types first: comparing them is cheaper than comparing arrays of text.
+# An UPDATE records the old and the new keys. UNION compares them in their own types, which is cheaper than
+# comparing arrays of text.
 _CAPTURE = """
 CREATE OR REPLACE FUNCTION {function}() RETURNS trigger
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp {settings} AS $frontdesk$
@@ -89,7 +90,8 @@ BEGIN
     RETURN NULL;
 END $frontdesk$
 """
-# Types whose text depends on no setting of the session; each SET costs every statement a microsecond.
+# Types whose text form depends on no session setting. Functions for keys of only these types need no SET
+# clauses, each of which costs every statement a microsecond.
 _SETTING_INDEPENDENT_TYPES = (
     "bigint",
     "integer",
@@ -101,7 +103,7 @@ _SETTING_INDEPENDENT_TYPES = (
     "numeric",
 )
 
-# Statement triggers with the changed rows: a merge of 20,000 rows calls them once.
+# Statement-level triggers with transition tables: a merge of 20,000 rows calls them once.
 _ON_EACH_TABLE = """
 CREATE OR REPLACE TRIGGER {fence} BEFORE INSERT OR UPDATE OR DELETE ON {table}
     FOR EACH STATEMENT EXECUTE FUNCTION {schema}.fence();
@@ -128,8 +130,8 @@ _TABLES_WITHOUT_TRIGGERS = f"""
     ) < cardinality(%(names)s)
     ORDER BY position
 """
-# Also of tables that are no longer recorded, so that nothing stays behind.
-_OUR_TRIGGERS = """
+# Include tables that are no longer recorded in `moved`, so that `finish` leaves no trigger behind.
+_TRANSFER_TRIGGERS = """
     SELECT nspname, relname, array_agg(tgname::text ORDER BY tgname) FROM pg_catalog.pg_trigger
         JOIN pg_catalog.pg_class ON pg_class.oid = tgrelid
         JOIN pg_catalog.pg_namespace ON pg_namespace.oid = relnamespace
@@ -139,30 +141,35 @@ _OUR_TRIGGERS = """
 
 
 def lock_setup(connection: psycopg.Connection[Any]) -> None:
-    """Wait for whoever else sets up this side: IF NOT EXISTS and OR REPLACE alone fail in a race."""
+    """Serialise set-up on this side until the transaction ends.
+
+    Concurrent CREATE ... IF NOT EXISTS and CREATE OR REPLACE statements can fail otherwise.
+    """
     connection.execute("SELECT pg_catalog.pg_advisory_xact_lock(%s)", (AdvisoryLock.TRANSFER_SETUP,))
 
 
 def create_functions(connection: psycopg.Connection[Any]) -> None:
-    """Make what all tables share. The caller's transaction."""
+    """Create the fence functions that all tables share, in the caller's transaction."""
     connection.execute(_ENTER)
     connection.execute(_FENCE)
 
 
 def add_triggers(connection: psycopg.Connection[Any], table: TableInfo) -> None:
-    """Fence and capture one table, in a transaction of its own.
+    """Create the fence and capture triggers of one table, in a transaction of their own.
 
-    It is one call: a network that is lost in the middle leaves no table locked.
+    All statements are one message, so a lost connection leaves no table locked.
 
-    The lock that CREATE TRIGGER takes waits for every transaction that has written to the table: when the
-    triggers stand, whatever was written without them is committed, or rolled back. Raises
-    psycopg.errors.LockNotAvailable after the session's `lock_timeout`.
+    CREATE TRIGGER waits for every transaction that has written to the table. Once the triggers exist, every
+    write that was not captured is therefore committed or rolled back.
+
+    Raises:
+        psycopg.errors.LockNotAvailable: The lock was not free within the session's `lock_timeout`.
     """
     row = connection.execute(
         f"SELECT position FROM {SCHEMA}.moved WHERE table_name = %s",
         (table.name,),
     ).fetchone()
-    assert row is not None, "recorded by `create`"  # noqa: S101
+    assert row is not None, "control_schema.create records every table"  # noqa: S101
     function = sql.Identifier(SCHEMA, f"capture_{row[0]}")
     is_plain = all(kind.partition("(")[0] in _SETTING_INDEPENDENT_TYPES for kind in table.key_types)
     settings = (
@@ -171,10 +178,13 @@ def add_triggers(connection: psycopg.Connection[Any], table: TableInfo) -> None:
         else "SET TimeZone = 'UTC' SET DateStyle = 'ISO, YMD' SET IntervalStyle = 'postgres'"
         " SET extra_float_digits = 1 SET bytea_output = 'hex'"
     )
-    names = {each: sql.Identifier(TRIGGER_PREFIX + each) for each in TRIGGERS}
+    names = {name: sql.Identifier(TRIGGER_PREFIX + name) for name in TRIGGERS}
     connection.execute(
         sql.SQL(
-            f"SELECT pg_catalog.pg_advisory_xact_lock({AdvisoryLock.TRANSFER_SETUP});" + _CAPTURE + ";" + _ON_EACH_TABLE
+            f"SELECT pg_catalog.pg_advisory_xact_lock({AdvisoryLock.TRANSFER_SETUP});"
+            + _CAPTURE
+            + ";"
+            + _ON_EACH_TABLE
         ).format(
             function=function,
             settings=sql.SQL(settings),
@@ -190,24 +200,25 @@ def add_triggers(connection: psycopg.Connection[Any], table: TableInfo) -> None:
 
 
 def tables_without_triggers(connection: psycopg.Connection[Any]) -> list[str]:
-    """The moved tables that are not, or no longer, fenced and captured."""
-    names = [TRIGGER_PREFIX + each for each in TRIGGERS]
+    """Return the names of the transferred tables that lack an enabled fence or capture trigger."""
+    names = [TRIGGER_PREFIX + name for name in TRIGGERS]
     return [name for (name,) in connection.execute(_TABLES_WITHOUT_TRIGGERS, {"names": names})]
 
 
 def tables_with_triggers(connection: psycopg.Connection[Any]) -> list[tuple[str, str, list[str]]]:
-    """Schema and name of each table that has any of the triggers, and which."""
+    """Return (schema, table, trigger names) of each table that has any of the transfer's triggers."""
     return connection.execute(
-        _OUR_TRIGGERS, {"names": [TRIGGER_PREFIX + each for each in TRIGGERS]}
+        _TRANSFER_TRIGGERS, {"names": [TRIGGER_PREFIX + name for name in TRIGGERS]}
     ).fetchall()
 
 
 def drop_triggers(connection: psycopg.Connection[Any]) -> None:
-    """Take the triggers off every table, a transaction and a call each.
+    """Drop the transfer's triggers, with one message and one transaction per table.
 
-    Raises psycopg.errors.LockNotAvailable after the session's `lock_timeout`.
+    Raises:
+        psycopg.errors.LockNotAvailable: A lock was not free within the session's `lock_timeout`.
     """
     for schema, table, names in tables_with_triggers(connection):
         drop = sql.SQL("DROP TRIGGER {} ON {}")
-        place = sql.Identifier(schema, table)
-        connection.execute(sql.SQL("; ").join(drop.format(sql.Identifier(name), place) for name in names))
+        qualified = sql.Identifier(schema, table)
+        connection.execute(sql.SQL("; ").join(drop.format(sql.Identifier(name), qualified) for name in names))

@@ -1,6 +1,6 @@
-"""What a move keeps on each side: tables, functions and triggers in a schema of their own.
+"""The control schema of a transfer: its own tables and functions on each side.
 
-The state of the protocol is the one row of `side` on either side, and nothing else.
+The protocol's whole state is one row on each side, in the table `side`.
 """
 
 from typing import Any
@@ -13,7 +13,7 @@ from app.transfer.protocol.tables import SCHEMA, TableInfo
 _STATEMENTS = f"""
 CREATE SCHEMA IF NOT EXISTS {SCHEMA};
 
--- One row: who this is, and whether it may be written. A side that is closing opens by itself at `until`.
+-- One row: the name of this side, and whether it accepts writes. A closing side counts as open after `until`.
 CREATE TABLE IF NOT EXISTS {SCHEMA}.side (
     "only" boolean PRIMARY KEY DEFAULT true CHECK ("only"),
     name text NOT NULL CHECK (name IN ('legacy', 'primary')),
@@ -23,7 +23,7 @@ CREATE TABLE IF NOT EXISTS {SCHEMA}.side (
     until timestamptz CHECK (until IS NOT NULL OR state <> 'closing')
 );
 
--- The log: keys that have changed and are not on the other side yet. Keys are never NULL.
+-- The change log: keys of rows that have changed and are not on the other side yet. Keys are never NULL.
 CREATE TABLE IF NOT EXISTS {SCHEMA}.marks (
     seq bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     table_name text NOT NULL,
@@ -31,15 +31,15 @@ CREATE TABLE IF NOT EXISTS {SCHEMA}.marks (
     at timestamptz NOT NULL DEFAULT statement_timestamp()
 );
 
--- The tables that are moved, parents before children.
+-- The tables that are transferred, parents before children.
 CREATE TABLE IF NOT EXISTS {SCHEMA}.moved (
     table_name text PRIMARY KEY,
     key_columns text[] NOT NULL,
     position integer NOT NULL UNIQUE
 );
 
--- On the side that is copied to: how far each table is, and which blocks are there. They are those of the
--- source's file: when that is another one (VACUUM FULL), they mean nothing any more.
+-- Used on the side that is copied to: the progress of each table, and the block ranges that are copied. Block
+-- numbers refer to the source's file `file`. VACUUM FULL writes a new file, which makes them meaningless.
 CREATE TABLE IF NOT EXISTS {SCHEMA}.copied (
     table_name text PRIMARY KEY,
     file oid NOT NULL,
@@ -54,7 +54,7 @@ CREATE TABLE IF NOT EXISTS {SCHEMA}.stretches (
     PRIMARY KEY (table_name, first_block)
 );
 
--- On the side that is relayed from: the last round.
+-- Used on the live side: the relay's last apply cycle.
 CREATE TABLE IF NOT EXISTS {SCHEMA}.relay (
     "only" boolean PRIMARY KEY DEFAULT true CHECK ("only"),
     began_at timestamptz,
@@ -78,7 +78,7 @@ CREATE TABLE IF NOT EXISTS {SCHEMA}.verifications (
     detail jsonb NOT NULL DEFAULT '{{}}'
 );
 
--- Services look at the row; the log is nobody's business.
+-- Services read the row. The change log is private to the transfer's role.
 GRANT USAGE ON SCHEMA {SCHEMA} TO PUBLIC;
 GRANT SELECT ON {SCHEMA}.side TO PUBLIC;
 """
@@ -87,26 +87,24 @@ _TABLES = ("side", "marks", "moved", "copied", "stretches", "relay", "journal", 
 
 
 def is_set_up(connection: psycopg.Connection[Any]) -> bool:
-    """Whether a move has been set up on this side, as far as its `side` row."""
-    found = connection.execute(
-        "SELECT pg_catalog.to_regclass(%s) IS NOT NULL", (f"{SCHEMA}.side",)
-    ).fetchone()
-    if found != (True,):
+    """Return True if this side has a `side` row, so that a transfer has been set up here."""
+    row = connection.execute("SELECT pg_catalog.to_regclass(%s) IS NOT NULL", (f"{SCHEMA}.side",)).fetchone()
+    if row != (True,):
         return False
     try:
         return connection.execute(f"SELECT FROM {SCHEMA}.side").fetchone() is not None
-    except psycopg.errors.UndefinedTable:  # `finish` has just taken it away
+    except psycopg.errors.UndefinedTable:  # `finish` has dropped it since the first query
         return False
 
 
 def has_leftovers(connection: psycopg.Connection[Any]) -> bool:
-    """Whether there is anything of a move on this side."""
-    found = connection.execute("SELECT pg_catalog.to_regnamespace(%s) IS NOT NULL", (SCHEMA,)).fetchone()
-    return found == (True,) or bool(change_capture.tables_with_triggers(connection))
+    """Return True if this side has the control schema or any trigger of a transfer."""
+    row = connection.execute("SELECT pg_catalog.to_regnamespace(%s) IS NOT NULL", (SCHEMA,)).fetchone()
+    return row == (True,) or bool(change_capture.tables_with_triggers(connection))
 
 
 def create(connection: psycopg.Connection[Any], tables: list[TableInfo]) -> None:
-    """Make what the move keeps on this side and record its tables; what is there already stays."""
+    """Create the control schema on this side and record the tables to transfer; keep what exists."""
     with connection.transaction():
         change_capture.lock_setup(connection)
         connection.execute(_STATEMENTS)
@@ -121,7 +119,7 @@ def create(connection: psycopg.Connection[Any], tables: list[TableInfo]) -> None
 
 
 def drop(connection: psycopg.Connection[Any]) -> None:
-    """Remove the schema of the move; a table in it that is not ours makes this fail, and stays."""
+    """Drop the control schema. Fails, and changes nothing, if the schema holds tables of other programs."""
     with connection.transaction():
         functions = connection.execute(
             "SELECT oid::regprocedure::text FROM pg_catalog.pg_proc"

@@ -1,15 +1,16 @@
-"""The protocol: how exactly one side takes writes, whatever is killed or frozen in between.
+"""The fencing protocol: at most one side accepts writes, even if commands or servers are killed or frozen.
 
-State is the one row of `side` on either side: (open, closing or standby; epoch; attempt). Each step is one
-call of the server, so that nobody who is frozen in the middle holds a lock. The way from one side to the
-other at epoch e:
+The state is one row in the table `side` on each side: (open, closing or standby; epoch; attempt). Each step
+is one message to the server, so that a process that is frozen between steps holds no lock. Switching from one
+side to the other at epoch e:
 
     open e, standby e  --close-->  closing e, standby e  --hand over-->  standby e+1, standby e
     --open-->  standby e+1, open e+1
 
-Handing over is the one irrevocable point. Before it, `reopen` takes the closing back, and so does time: a
-side is closed until a moment on its own server's clock, so that nobody who lost his network keeps writers
-waiting. After it there is only forward. Whoever comes along can go on from the two rows alone.
+Handing over is the only irrevocable step. Before it, `reopen` cancels the closing. A closing is also a lease
+that expires at a time on its own server's clock, so that a command that loses its network does not block
+writers for longer. After the hand-over, the only next step is `open`. Any command can continue from the two
+rows alone.
 """
 
 from dataclasses import dataclass
@@ -27,10 +28,13 @@ FenceState = Literal["open", "closing", "standby"]
 
 REHEARSAL_SQLSTATE = "FD002"
 
+# Parameters keep their names (`patience`: milliseconds to wait for the lock): CREATE OR REPLACE FUNCTION
+# cannot rename the parameters of a function that a transfer in progress has already created.
 _FUNCTIONS = f"""
--- The lock waits for every transaction that has written, and those to come wait behind it. When this
--- returns, all that was acknowledged is committed with its marks. Closing again takes over from whoever
--- closed before. `pause` counts from the moment when the request arrived: so long writers wait at most.
+-- The lock waits for every transaction that has written, and later writers queue behind it. When this
+-- function returns, every acknowledged write is committed together with its change-log entries. Closing again
+-- takes over from the command that closed before. `pause` counts from the arrival of the request, so writers
+-- wait at most that long.
 CREATE OR REPLACE FUNCTION {SCHEMA}.close(expected bigint, patience integer, pause integer) RETURNS bigint
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $frontdesk$
 DECLARE mine bigint;
@@ -43,7 +47,8 @@ BEGIN
     RETURN mine;
 END $frontdesk$;
 
--- What was reopened already, by a call whose answer was lost or by time, is so: writers have the row by then.
+-- Returns true without an update if the side is open already: the answer to an earlier call was lost, or the
+-- lease has expired. Such a side has writers, which may hold the lock on the row.
 CREATE OR REPLACE FUNCTION {SCHEMA}.reopen(expected bigint, mine bigint) RETURNS boolean
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $frontdesk$
 BEGIN
@@ -56,8 +61,10 @@ BEGIN
     RETURN found;
 END $frontdesk$;
 
--- The lock as in `close`: whoever writes because time has opened the side is seen here, or sees this. Row
--- first, log second: a single statement could have waited for the row with a snapshot from before.
+-- This function takes the same lock as `close`. A transaction that writes after the lease has expired either
+-- commits before this function reads the change log, or starts after it and reads the new row. The row is
+-- read first and the log second: a single statement could wait for the row and then read the log with an
+-- older snapshot.
 CREATE OR REPLACE FUNCTION {SCHEMA}.hand_over(expected bigint, mine bigint) RETURNS text
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $frontdesk$
 DECLARE present {SCHEMA}.side;
@@ -86,7 +93,7 @@ BEGIN
     RETURN found;
 END $frontdesk$;
 
--- For a rehearsal: closing, and writing the row, taken back by the same call.
+-- For dry runs: `try_close` closes the side and `try_row` writes the row; both roll back in the same call.
 CREATE OR REPLACE FUNCTION {SCHEMA}.try_close(expected bigint, patience integer) RETURNS void
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $frontdesk$
 BEGIN
@@ -108,20 +115,20 @@ END $frontdesk$;
 
 
 class TakenOverError(FrontdeskError):
-    """Somebody else has gone on with this move; see `frontdesk transfer status`."""
+    """Another command has continued this switch; see `frontdesk transfer status`."""
 
 
 class PauseExpiredError(FrontdeskError):
-    """The time for which writes may wait is over; the side has opened by itself."""
+    """The maximum pause of writes has expired; the side has opened again by itself."""
 
 
 class NotDrainedError(FrontdeskError):
-    """Changes have come that the other side does not have."""
+    """The change log holds changes that the other side does not have yet."""
 
 
 @dataclass(frozen=True)
 class SideRow:
-    """The row of one side."""
+    """The row of `side` on one side. An expired closing is reported as open."""
 
     name: SideName
     state: FenceState
@@ -130,12 +137,15 @@ class SideRow:
 
 
 def create_functions(connection: psycopg.Connection[Any]) -> None:
-    """Make the steps. The caller's transaction."""
+    """Create the functions of the protocol's steps, in the caller's transaction."""
     connection.execute(_FUNCTIONS)
 
 
 def side_row_query(*, lock: str = "") -> str:
-    """What asks for the row of a side. `lock`: FOR SHARE or FOR UPDATE, until the transaction ends."""
+    """Return the query that reads the row of a side, for `parse_side_row`.
+
+    `lock`: FOR SHARE or FOR UPDATE, to lock the row until the transaction ends.
+    """
     return (
         "SELECT name,"
         " CASE WHEN state = 'closing' AND until < clock_timestamp() THEN 'open' ELSE state END,"
@@ -144,16 +154,16 @@ def side_row_query(*, lock: str = "") -> str:
 
 
 def parse_side_row(answer: list[Any]) -> SideRow:
-    """What was answered to it."""
+    """Return the result rows of `side_row_query` as a SideRow. Raises FrontdeskError if there is no row."""
     if not answer:
         raise FrontdeskError(
-            "The move has lost its row: `frontdesk transfer finish --force` removes the rest."
+            "The transfer's state row is missing: run `frontdesk transfer finish --force` to remove the rest."
         )
     return SideRow(*answer[0])
 
 
 def read_side_row(connection: psycopg.Connection[Any]) -> SideRow:
-    """The row of this side, now."""
+    """Read the row of this side."""
     return parse_side_row(connection.execute(side_row_query()).fetchall())
 
 
@@ -164,11 +174,20 @@ def close(
     pause: float,
     *then: Statement,
 ) -> tuple[int, list[Any]]:
-    """Open (or closing) to closing, for `pause` seconds; the attempt, which is now ours alone.
+    """Close the side, which is open or closing, for `pause` seconds.
 
-    Waits `lock_timeout` seconds at most, during which new writers wait as well, then raises
-    psycopg.errors.LockNotAvailable. Raises TakenOverError where the side is at another epoch. `then`: what
-    the same message asks for once the side is closed; the answers to it are returned, too.
+    Args:
+        epoch: The epoch that the side must have.
+        lock_timeout: Seconds to wait for running writers. New writers wait as well during this time.
+        pause: Seconds after which the side opens again by itself.
+        then: Statements that the same message runs once the side is closed.
+
+    Returns:
+        The number of this attempt, which identifies this closing, and the results of `then`.
+
+    Raises:
+        psycopg.errors.LockNotAvailable: A transaction that has written did not end within `lock_timeout`.
+        TakenOverError: The side is at another epoch.
     """
     call = _call("close", epoch, max(1, round(lock_timeout * 1000)), round(pause * 1000))
     _, [(attempt,)], _, *answers = execute_batch(connection, "BEGIN", call, "COMMIT", *then)
@@ -178,18 +197,21 @@ def close(
 
 
 def reopen(connection: psycopg.Connection[Any], epoch: int, attempt: int, *before: Statement) -> bool:
-    """Closing back to open, if it is not yet; False where that closing is not ours any more.
+    """Cancel the closing with this attempt number, so that the side is open.
 
-    `before`: what the same message has to do first.
+    `before`: statements that the same message runs first. Returns False if another command has taken over the
+    closing.
     """
     return bool(_run_function(connection, *before, _call("reopen", epoch, attempt)))
 
 
 def hand_over(connection: psycopg.Connection[Any], epoch: int, attempt: int, *before: Statement) -> None:
-    """Closing at `epoch` to standby at `epoch + 1`: the one irrevocable step.
+    """Make a side that is closing at `epoch` a standby at `epoch + 1`. This step is irrevocable.
 
-    `before`: what the same message has to do first. Raises NotDrainedError, TooLateError or TakenOverError,
-    and then the side is as it was.
+    `before`: statements that the same message runs first.
+
+    Raises:
+        NotDrainedError, PauseExpiredError, TakenOverError: The side is unchanged.
     """
     answer = _run_function(connection, *before, _call("hand_over", epoch, attempt))
     if answer == "too late":
@@ -201,9 +223,10 @@ def hand_over(connection: psycopg.Connection[Any], epoch: int, attempt: int, *be
 
 
 def open_(connection: psycopg.Connection[Any], other: SideRow) -> bool:
-    """Standby to open at the epoch of the `other` side, which was seen as a standby one epoch ahead.
+    """Open this standby at the epoch of the `other` side, which has handed over.
 
-    False where it was opened already.
+    `other`: the row of the other side, a standby one epoch ahead. Returns False if this side is open already.
+    Raises TakenOverError if the other side is not a standby.
     """
     if other.state != "standby":
         raise TakenOverError
@@ -211,12 +234,12 @@ def open_(connection: psycopg.Connection[Any], other: SideRow) -> bool:
 
 
 def rehearse_close(connection: psycopg.Connection[Any], epoch: int, lock_timeout: float) -> None:
-    """`close`, taken back at once. Raises psycopg's errors."""
+    """Close the side and roll back at once, for a dry run. Raises psycopg's errors."""
     _run_function(connection, _call("try_close", epoch, max(1, round(lock_timeout * 1000))))
 
 
 def rehearse_row_update(connection: psycopg.Connection[Any]) -> None:
-    """Write the row as it is, taken back at once. Raises psycopg's errors."""
+    """Update the side's row without a change and roll back, for a dry run. Raises psycopg's errors."""
     _run_function(connection, _call("try_row"))
 
 
@@ -225,6 +248,6 @@ def _call(function: str, *arguments: int) -> str:
 
 
 def _run_function(connection: psycopg.Connection[Any], *statements: Statement) -> Any:
-    """What the last of them, a function, has answered."""
+    """Run the statements in one message; return the result of the last, a function call."""
     [(answer,)] = execute_batch(connection, *statements)[-1]
     return answer

@@ -1,4 +1,4 @@
-"""Exclusive locks on tables that others write to: many short attempts, so that nobody queues behind one."""
+"""Exclusive locks on tables with concurrent writers, in attempts so short that writers are not blocked."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,17 +11,18 @@ from app.database import autovacuum_locks
 from app.database.advisory_locks import AdvisoryLock
 from app.errors import ConflictError
 
-LOCK_TIMEOUT = "200ms"  # behind a trigger that waits for its lock, every writer of the table waits, too
+LOCK_TIMEOUT = "200ms"  # short, because every writer of the table queues behind a waiting CREATE TRIGGER
 LOCK_ATTEMPTS = 60
 
 
 def with_lock_retries(connection: psycopg.Connection[Any], step: Callable[[], object]) -> None:
-    """Run a step that needs an exclusive lock, in many short attempts. Raises ConflictError in the end.
+    """Run a step that needs an exclusive lock, in up to LOCK_ATTEMPTS short attempts.
 
-    The session's `lock_timeout` should be LOCK_TIMEOUT.
+    The session's `lock_timeout` should be LOCK_TIMEOUT. Autovacuum workers that hold locks are cancelled
+    between attempts. Raises ConflictError, with the sessions that hold the locks, if every attempt fails.
     """
 
-    def give_up(state: RetryCallState) -> object:
+    def raise_conflict(state: RetryCallState) -> object:
         raise ConflictError(f"A table stays locked: {_describe_lock_holders(connection)}.")
 
     Retrying(
@@ -29,11 +30,11 @@ def with_lock_retries(connection: psycopg.Connection[Any], step: Callable[[], ob
         stop=stop_after_attempt(LOCK_ATTEMPTS),
         wait=wait_random_exponential(multiplier=0.05, max=1),
         before_sleep=lambda _: autovacuum_locks.cancel_autovacuum(connection),
-        retry_error_callback=give_up,
+        retry_error_callback=raise_conflict,
     )(step)
 
 
-# Sessions that hold what a step waits for: a write lock on a table, or the set-up lock.
+# Sessions that hold a lock that a step waits for: a write lock on a table, or the set-up lock.
 _LOCK_HOLDERS = f"""
     SELECT DISTINCT pid, application_name, extract(epoch FROM clock_timestamp() - xact_start)::int
     FROM pg_catalog.pg_locks LEFT JOIN pg_catalog.pg_stat_activity USING (pid)
@@ -51,9 +52,9 @@ _LOCK_HOLDERS = f"""
 
 
 def _describe_lock_holders(connection: psycopg.Connection[Any]) -> str:
-    """Return the processes, applications and ages of the transactions that hold the locks."""
+    """Describe the transactions that hold the locks: process id, application and age of each."""
     rows = connection.execute(_LOCK_HOLDERS).fetchall()
     if not rows:
         return "try again at a quieter time"
     listed = ", ".join(f"{pid} ({application or 'unnamed'}, {age} s)" for pid, application, age in rows[:5])
-    return f"transactions that have written do not end, in the server's processes {listed}"
+    return f"transactions with writes have not ended, in the server's processes {listed}"

@@ -1,4 +1,4 @@
-"""Several statements in one message: one trip to the server and back, however many they are."""
+"""Several statements in one message: one round trip to the server for all of them."""
 
 from typing import Any
 
@@ -9,12 +9,13 @@ Statement = str | sql.SQL | sql.Composed
 
 
 def execute_batch(connection: psycopg.Connection[Any], *statements: Statement) -> list[Any]:
-    """What each has to say: its rows, or the number of rows that it has written.
+    """Run several statements in one message; return, per statement, its rows or the row count of a write.
 
-    The server begins when it has all of them, so whoever is lost on the way leaves nothing half-sent behind.
-    They are one transaction as far as they do not say BEGIN and COMMIT; after an error none of the rest is
-    carried out. Values must be written in them: there are no parameters.
+    The server starts only after it has received the whole message, so a lost connection leaves no part
+    executed. The statements are one transaction unless they contain BEGIN and COMMIT. After an error the
+    remaining statements are not executed. There are no parameters: statements contain their values. Example:
+    `_, [(now,)], _ = execute_batch(connection, "BEGIN", "SELECT now()", "COMMIT")`.
     """
-    parts = [sql.SQL(each) if isinstance(each, str) else each for each in statements]
+    parts = [sql.SQL(part) if isinstance(part, str) else part for part in statements]
     cursor = connection.execute(sql.SQL(";\n").join(parts))
-    return [each.fetchall() if each.description else each.rowcount for each in cursor.results()]
+    return [result.fetchall() if result.description else result.rowcount for result in cursor.results()]

@@ -1,4 +1,4 @@
-"""The stages of a move, as the rows of both sides tell them."""
+"""The stages of a transfer, derived from the `side` rows of both sides."""
 
 from collections.abc import Mapping
 from enum import StrEnum
@@ -10,30 +10,33 @@ from app.transfer.protocol import control_schema, fencing
 from app.transfer.protocol.endpoints import SideName
 from app.transfer.protocol.fencing import SideRow
 
-MAX_READS = 5
+MAX_READS = 5  # attempts to read rows of both sides that are consistent
 
 
 class Stage(StrEnum):
-    """How far a move is."""
+    """The progress of a transfer."""
 
     NOT_STARTED = "not started"
     STARTING = "starting"  # set up on one side only, or not on every table
     COPYING = "copying"
-    RELAYING = "relaying"  # both sides are alike, but for what waits in the log
-    CLOSING = "closing"  # in the middle of a cutover or a rollback; nobody may write
-    HANDED_OVER = "handed over"  # the same, past the point of no return
+    RELAYING = "relaying"  # the sides are equal, except for the keys in the change log
+    CLOSING = "closing"  # during a cutover or rollback, before the hand-over; no side accepts writes
+    HANDED_OVER = "handed over"  # during a cutover or rollback, after the irrevocable step
     CUT_OVER = "cut over"  # primary is live, legacy follows
-    BROKEN = "broken"  # no step of ours leads here
-    UNKNOWN = "unknown"  # a side cannot be asked
+    BROKEN = "broken"  # the rows contradict each other; no step of the protocol leads here
+    UNKNOWN = "unknown"  # a side cannot be reached
 
 
 def other_side(name: SideName) -> SideName:
-    """The side across."""
+    """Return the name of the opposite side."""
     return "primary" if name == "legacy" else "legacy"
 
 
 def stage_of(legacy: SideRow | None, primary: SideRow | None) -> Stage:
-    """The stage that the two rows tell; RELAYING covers all that the copy has to do."""
+    """Return the stage that the two rows imply.
+
+    Rows do not show the progress of the copy: the result is RELAYING during the copy, too.
+    """
     if legacy is None and primary is None:
         return Stage.NOT_STARTED
     if legacy is None or primary is None:
@@ -50,10 +53,10 @@ def stage_of(legacy: SideRow | None, primary: SideRow | None) -> Stage:
 
 
 def read_side_rows(connections: Mapping[SideName, psycopg.Connection[Any]]) -> dict[SideName, SideRow | None]:
-    """The rows of the sides, as far as they have one.
+    """Return the `side` row of each side, or None for a side without one.
 
-    They are not read at one moment: those that contradict each other, because a switch has come between, are
-    read again.
+    The rows are not read at the same moment. Rows that contradict each other because a switch happened in
+    between are read again, up to MAX_READS times.
     """
     for _ in range(MAX_READS):
         rows = {name: _read_side_row(connection) for name, connection in connections.items()}
@@ -65,5 +68,5 @@ def read_side_rows(connections: Mapping[SideName, psycopg.Connection[Any]]) -> d
 def _read_side_row(connection: psycopg.Connection[Any]) -> SideRow | None:
     try:
         return fencing.read_side_row(connection) if control_schema.is_set_up(connection) else None
-    except psycopg.errors.UndefinedTable:  # `finish` has just taken it away
+    except psycopg.errors.UndefinedTable:  # `finish` has dropped it since the first query
         return None

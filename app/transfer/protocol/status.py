@@ -1,4 +1,4 @@
-"""Where a move stands, what is next, and what is in the way."""
+"""The status of a transfer: its stage, the next command, and problems."""
 
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
@@ -17,34 +17,40 @@ from app.transfer.protocol.tables import SCHEMA
 
 @dataclass
 class Status:
-    """A move as its two databases tell it."""
+    """The status of a transfer, read from its two databases. A value that could not be read stays None."""
 
     stage: Stage = Stage.UNKNOWN
-    live: SideName | None = None  # takes writes
-    next: str = ""
-    in_the_way: list[str] = field(default_factory=list)
-    sides: dict[SideName, SideRow | None] = field(default_factory=dict)  # None: no move is known there
-    marks: int | None = None  # keys that the standby does not have yet
-    lag: float | None = None  # seconds since the oldest of them was written; 0 without any
-    last_round: datetime | None = None
-    replay_seconds: float | None = None  # of the last round
-    tables: int | None = None
-    copied: int | None = None  # tables
+    live: SideName | None = None  # the side that accepts writes
+    next: str = ""  # the command to run next
+    in_the_way: list[str] = field(default_factory=list)  # problems
+    sides: dict[SideName, SideRow | None] = field(default_factory=dict)  # None: not set up on that side
+    marks: int | None = None  # keys in the change log, which the standby does not have yet
+    lag: float | None = None  # seconds since the oldest of these keys was written; 0 if there are no keys
+    last_round: datetime | None = None  # end of the relay's last apply cycle
+    replay_seconds: float | None = None  # duration of that cycle
+    tables: int | None = None  # number of transferred tables
+    copied: int | None = None  # number of tables that are copied completely
     verified_at: datetime | None = None
     verified_equal: bool | None = None
-    journal: list[dict[str, Any]] = field(default_factory=list)
+    journal: list[dict[str, Any]] = field(default_factory=list)  # the last ten entries, newest first
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return the status for JSON output."""
         return asdict(self)
 
 
 def read_status(sides: Sides, timeout: float = 30.0) -> Status:
-    """Ask both sides; what one of them cannot tell is None, and said in `in_the_way`.
+    """Read the status from both sides.
 
-    Raises psycopg's errors where a side breaks off, or has not answered `timeout` so many seconds.
+    A side that cannot be reached is reported in `in_the_way`. Each value that it would supply stays None.
+
+    Args:
+        timeout: Seconds for all queries together.
+
+    Raises:
+        psycopg.Error: A connection was lost, or a side did not answer within `timeout`.
     """
-    found = Status()
+    status = Status()
     deadline = monotonic() + timeout
     connections: dict[SideName, psycopg.Connection[Any]] = {}
     try:
@@ -53,12 +59,12 @@ def read_status(sides: Sides, timeout: float = 30.0) -> Status:
                 connections[side.name] = connection = side.connect(timeout=3)
                 connection.deadline = deadline
             except UnavailableError as error:
-                found.in_the_way.append(error.message)
-        _read(found, connections)
+                status.in_the_way.append(error.message)
+        _read(status, connections)
     finally:
         for connection in connections.values():
             connection.close()
-    return found
+    return status
 
 
 def _read(status: Status, connections: dict[SideName, psycopg.Connection[Any]]) -> None:
@@ -76,7 +82,7 @@ def _read(status: Status, connections: dict[SideName, psycopg.Connection[Any]]) 
             _read_source(status, connection)
         unguarded = change_capture.tables_without_triggers(connection)
         if unguarded:
-            status.in_the_way.append(f"{name}: not fenced and captured: {', '.join(unguarded)}")
+            status.in_the_way.append(f"{name}: tables without fence and capture: {', '.join(unguarded)}")
             if status.stage in (Stage.RELAYING, Stage.COPYING):
                 status.stage = Stage.STARTING
     if status.stage is Stage.RELAYING and (status.copied or 0) < (status.tables or 0):
@@ -112,7 +118,7 @@ def _read_standby(status: Status, connection: psycopg.Connection[Any], row: Side
     waiting, _ = read_backlog(connection)
     if waiting and status.stage is not Stage.HANDED_OVER:
         status.in_the_way.append(
-            f"{row.name} is the standby, yet changes of its own are noted there ({waiting}):"
+            f"{row.name} is the standby, but its change log holds {waiting} changes made there:"
             " run `frontdesk transfer verify`"
         )
     _read_verification(status, connection)
@@ -127,7 +133,7 @@ def _read_verification(status: Status, connection: psycopg.Connection[Any]) -> N
 
 
 def read_backlog(connection: psycopg.Connection[Any]) -> tuple[int, float]:
-    """How many marks wait on this side, and for how many seconds the oldest has waited."""
+    """Return the number of keys in this side's change log, and the age of the oldest in seconds."""
     row = connection.execute(
         "SELECT count(*), coalesce(extract(epoch FROM clock_timestamp() - min(at)), 0)::float8"
         f" FROM {SCHEMA}.marks"
@@ -136,7 +142,7 @@ def read_backlog(connection: psycopg.Connection[Any]) -> tuple[int, float]:
 
 
 def copied_tables(connection: psycopg.Connection[Any]) -> list[str]:
-    """The tables that have been copied to this side as a whole."""
+    """Return the names of the tables that have been copied to this side completely."""
     rows = connection.execute(
         f"SELECT table_name FROM {SCHEMA}.copied WHERE finished_at IS NOT NULL ORDER BY table_name"
     )
@@ -148,10 +154,10 @@ _NEXT = {
     Stage.STARTING: "frontdesk transfer start",
     Stage.COPYING: "frontdesk transfer copy",
     Stage.CUT_OVER: "frontdesk transfer finish, or frontdesk transfer rollback",
-    Stage.CLOSING: "wait a moment: it is being cut over, or rolled back, or opens again by itself",
+    Stage.CLOSING: "wait a moment: a cutover or rollback is running, or the side opens again by itself",
     Stage.HANDED_OVER: "frontdesk transfer cutover",
     Stage.UNKNOWN: "make both databases reachable",
-    Stage.BROKEN: "do not write: see the journal, and restore the rows of frontdesk_transfer.side",
+    Stage.BROKEN: "stop all writes; read the journal, then restore the rows of frontdesk_transfer.side",
 }
 
 
@@ -161,5 +167,5 @@ def _next(status: Status) -> str:
             return "frontdesk transfer cutover"
         if status.verified_equal is False:
             return "frontdesk transfer repair, then frontdesk transfer verify"
-        return "frontdesk transfer relay (beside everything else), frontdesk transfer verify"
+        return "keep frontdesk transfer relay running, and run frontdesk transfer verify"
     return _NEXT[status.stage]

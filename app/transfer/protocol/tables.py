@@ -1,4 +1,4 @@
-"""The tables of a database as its catalog tells them, and which of them are moved."""
+"""The tables of a database, read from its catalog, and the selection of the tables to transfer."""
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
@@ -11,10 +11,10 @@ from app.errors import InvalidInputError
 from app.models import Base
 
 SCHEMA = "frontdesk_transfer"
-BENCH_SCHEMA = "frontdesk_transfer_bench"  # what `bench` makes and removes
-ALEMBIC_TABLE = "public.alembic_version"  # each side's own: both must stand at the same revision already
+BENCH_SCHEMA = "frontdesk_transfer_bench"  # created and dropped by `frontdesk transfer bench`
+ALEMBIC_TABLE = "public.alembic_version"  # never transferred: both sides must be at the same revision already
 
-# What belongs to extensions, to the server, or to one session is nobody's data.
+# Exclude system tables, tables of extensions, and temporary tables: they hold no application data.
 _TABLES = """
     SELECT pg_class.oid, nspname, relname, relkind::text, relpersistence::text
     FROM pg_catalog.pg_class JOIN pg_catalog.pg_namespace ON pg_namespace.oid = relnamespace
@@ -26,8 +26,8 @@ _TABLES = """
         )
     ORDER BY nspname, relname
 """
-# Binary COPY writes the oid of an element's or a field's type, and those of user-defined types differ
-# between servers.
+# The last column is true if COPY in binary format is safe. For arrays and composite values, binary COPY
+# writes the oid of the element or field type, and the oids of user-defined types differ between servers.
 _COLUMNS = """
     SELECT attrelid, attname, pg_catalog.format_type(atttypid, atttypmod),
         pg_type.oid < 16384 OR typtype = 'e' OR (typtype = 'd' AND typbasetype < 16384)
@@ -53,99 +53,107 @@ _FOREIGN_KEYS = """
 
 @dataclass(frozen=True)
 class ForeignKeyInfo:
-    """A reference to another table (its qualified name)."""
+    """A foreign key of a table."""
 
     name: str
-    parent: str
+    parent: str  # qualified name of the referenced table
     is_deferrable: bool
-    changes_rows: bool  # ON DELETE or ON UPDATE changes rows of the child
+    changes_rows: bool  # ON DELETE or ON UPDATE changes rows of the referencing table
 
 
 @dataclass(frozen=True)
 class TableInfo:
-    """A table. `columns`: those that are written (no generated ones), in the table's order."""
+    """A table with its columns, primary key and foreign keys."""
 
     schema: str
     bare_name: str
-    kind: str  # as pg_class.relkind
+    kind: str  # pg_class.relkind
     is_logged: bool
-    columns: tuple[str, ...]
-    types: tuple[str, ...]  # of the columns, as PostgreSQL writes them
-    key: tuple[str, ...]  # of the primary key, in its order
+    columns: tuple[str, ...]  # in table order, without generated columns
+    types: tuple[str, ...]  # PostgreSQL's names for the types of `columns`
+    key: tuple[str, ...]  # columns of the primary key, in key order
     foreign_keys: tuple[ForeignKeyInfo, ...]
-    is_binary_safe: bool  # whether COPY in binary can be read by another server
+    is_binary_safe: bool  # another server can read the table's COPY in binary format
 
     @property
     def name(self) -> str:
-        """The qualified name, as in `public.clients`; unquoted."""
+        """The qualified, unquoted name, for example `public.clients`."""
         return f"{self.schema}.{self.bare_name}"
 
     @property
     def identifier(self) -> sql.Identifier:
+        """The qualified name, quoted for use in SQL."""
         return sql.Identifier(self.schema, self.bare_name)
 
     @property
     def key_types(self) -> tuple[str, ...]:
+        """The types of the primary key's columns."""
         kinds = dict(zip(self.columns, self.types, strict=True))
         return tuple(kinds[column] for column in self.key)
 
     @property
     def copy_format(self) -> sql.SQL:
-        """`binary` where it is safe; `text` in the canonical form otherwise."""
+        """The COPY format: `binary` where it is safe, otherwise `text` in the canonical form."""
         return sql.SQL("binary" if self.is_binary_safe else "text")
 
     def column_list(self, alias: str | None = None) -> sql.Composed:
-        """The columns, quoted: `a, b` or `t.a, t.b`."""
+        """Return the quoted columns, `"a", "b"`, or with an alias `"t"."a", "t"."b"`."""
         return quote_columns(self.columns, alias)
 
     def key_list(self, alias: str | None = None) -> sql.Composed:
-        """The key's columns, quoted."""
+        """Return the quoted columns of the primary key."""
         return quote_columns(self.key, alias)
 
     def text_key(self, alias: str) -> sql.Composed:
-        """The key of a row as the log holds it: `ARRAY[t.a::text, …]`."""
+        """Return the primary key in the form of the change log: `ARRAY[t.a::text, …]`."""
         columns = [sql.SQL("{}::text").format(sql.Identifier(alias, column)) for column in self.key]
         return sql.SQL("ARRAY[{}]").format(sql.SQL(", ").join(columns))
 
     def typed_key(self, array: str) -> sql.Composed:
-        """A key of the log as columns of the table's own types: `k[1]::bigint AS a, …`. `array`: SQL."""
+        """Return a key of the change log as columns of the table's own types: `(k)[1]::bigint AS a, …`.
+
+        `array`: an SQL expression for the key, `k` in the example.
+        """
         columns = [
-            sql.SQL(f"({array})[{{}}]::{kind} AS {{}}").format(sql.Literal(place), sql.Identifier(column))
-            for place, (column, kind) in enumerate(zip(self.key, self.key_types, strict=True), 1)
+            sql.SQL(f"({array})[{{}}]::{kind} AS {{}}").format(sql.Literal(index), sql.Identifier(column))
+            for index, (column, kind) in enumerate(zip(self.key, self.key_types, strict=True), 1)
         ]
         return sql.SQL(", ").join(columns)
 
     def problems(self) -> list[str]:
-        """Why the table cannot be moved as it is; each says what to do."""
-        found = []
+        """Return the reasons why the table cannot be transferred, each with its remedy."""
+        problems = []
         if self.kind != "r":
             kind = {"p": "partitioned", "f": "foreign"}.get(self.kind, self.kind)
-            found.append(f"{self.name} is a {kind} table, which cannot be moved: leave it out")
+            problems.append(f"{self.name} is a {kind} table, which cannot be transferred: leave it out")
         elif not self.is_logged:
-            found.append(f"{self.name} is UNLOGGED: ALTER TABLE … SET LOGGED, or leave it out")
+            problems.append(f"{self.name} is UNLOGGED: ALTER TABLE … SET LOGGED, or leave it out")
         if not self.key and self.kind == "r":
-            found.append(f"{self.name} has no primary key: add one, or leave it out")
+            problems.append(f"{self.name} has no primary key: add one, or leave it out")
         for key in self.foreign_keys:
             if key.changes_rows:
-                found.append(
-                    f"{self.name}: foreign key {key.name} changes rows by itself (CASCADE or SET):"
+                problems.append(
+                    f"{self.name}: foreign key {key.name} changes rows of the table (CASCADE or SET):"
                     " make it NO ACTION DEFERRABLE, or leave the table out"
                 )
             elif not key.is_deferrable:
-                found.append(
+                problems.append(
                     f"{self.name}: foreign key {key.name} is not deferrable:"
                     f" ALTER TABLE {self.name} ALTER CONSTRAINT {key.name} DEFERRABLE"
                 )
-        return found
+        return problems
 
 
 def quote_columns(columns: Iterable[str], alias: str | None = None) -> sql.Composed:
-    """Columns, quoted: `a, b` or `t.a, t.b`."""
+    """Return the quoted columns, `"a", "b"`, or with an alias `"t"."a", "t"."b"`."""
     return sql.SQL(", ").join(sql.Identifier(alias, c) if alias else sql.Identifier(c) for c in columns)
 
 
 def read_tables(connection: psycopg.Connection[Any]) -> list[TableInfo]:
-    """All tables of the database that hold somebody's data, by name."""
+    """Return the tables of the database, sorted by name.
+
+    Temporary tables and tables of the system, of extensions and of the transfer itself are excluded.
+    """
     rows = connection.execute(_TABLES, {"own": [SCHEMA, BENCH_SCHEMA]}).fetchall()
     names = {oid: f"{schema}.{name}" for oid, schema, name, _, _ in rows}
     known = {"tables": [*names]}
@@ -176,13 +184,13 @@ def read_tables(connection: psycopg.Connection[Any]) -> list[TableInfo]:
 
 
 def select_tables(tables: Iterable[TableInfo], include: Collection[str]) -> list[TableInfo]:
-    """Those that are moved: our own always, others as they are named (`public.extra`)."""
-    ours = {f"public.{table.name}" for table in Base.metadata.sorted_tables}
-    return [table for table in tables if table.name in ours or table.name in include]
+    """Return the tables to transfer: those of Frontdesk's models, and those in `include` (`public.extra`)."""
+    own = {f"public.{table.name}" for table in Base.metadata.sorted_tables}
+    return [table for table in tables if table.name in own or table.name in include]
 
 
 def sort_parents_first(tables: Iterable[TableInfo]) -> list[TableInfo]:
-    """Parents before children; tables that refer to each other in a circle by name."""
+    """Sort tables so that referenced tables come first; sort tables with cyclic references by name."""
     waiting = {table.name: table for table in sorted(tables, key=lambda table: table.name)}
     ordered: list[TableInfo] = []
     while waiting:
@@ -198,10 +206,16 @@ def sort_parents_first(tables: Iterable[TableInfo]) -> list[TableInfo]:
 
 
 def transfer_tables(connection: psycopg.Connection[Any]) -> list[TableInfo]:
-    """The tables that the running move is about, parents before children, as this side has them."""
+    """Return this side's definition of the tables that `start` recorded, parents before children.
+
+    Raises InvalidInputError if a recorded table does not exist here.
+    """
     recorded = connection.execute(f"SELECT table_name FROM {SCHEMA}.moved ORDER BY position").fetchall()
     present = {table.name: table for table in read_tables(connection)}
     missing = [name for (name,) in recorded if name not in present]
     if missing:
-        raise InvalidInputError(f"Tables of the move are missing in the database: {', '.join(missing)}.")
+        raise InvalidInputError(
+            f"Tables of the transfer are missing in the database: {', '.join(missing)}."
+            " Restore them, or run `frontdesk transfer finish` and start again."
+        )
     return [present[name] for (name,) in recorded]

@@ -1,1 +1,1 @@
-"""The relay: apply cycles that replay the change log on the standby side."""
+"""The relay: apply cycles that replay the live side's change log on the standby side."""

@@ -1,10 +1,10 @@
-"""One round of the relay: what has changed on the source becomes so on the standby.
+"""One apply cycle of the relay: copy the rows that changed on the source to the standby.
 
-The log holds keys, not rows. A round makes the rows of all keys that it finds in the log equal to one
-snapshot of the source, in one transaction, and then forgets exactly the marks that it has read. So a round
-that is repeated, or one that another overtook, does no harm.
+The change log holds primary keys, not rows. An apply cycle reads all keys in the log, makes their rows on
+the standby equal to one snapshot of the source, in one transaction, and then deletes exactly the log entries
+that it has read. It is therefore safe to repeat a cycle, or to run one after a newer cycle has committed.
 
-The servers may be far away: what can be said to one of them in one message is.
+The servers may be far away, so the statements for one server are sent in one message where possible.
 """
 
 from collections.abc import Sequence
@@ -38,24 +38,23 @@ INTRANS, INERROR = psycopg.pq.TransactionStatus.INTRANS, psycopg.pq.TransactionS
 
 Connection = psycopg.Connection[Any]
 
-# Any number will do that no other program takes advisory locks on: of whoever replays, on the standby.
-
-# Past the fence: what this transaction writes here is allowed and leaves no marks.
+# Allow the current transaction to write on the standby without adding entries to the standby's change log.
 _BYPASS_FENCE = (
     fencing.side_row_query(lock="FOR SHARE"),
     "SELECT set_config('frontdesk_transfer.relay', pg_current_xact_id()::text, true)",
     "SET CONSTRAINTS ALL DEFERRED",
 )
 
-MIN_BULK_ENTRIES = 5_000  # marks of a table: its own stream, in binary, is then worth the trips
-MAX_MESSAGE_CHARS = 8_000_000  # characters of rows in one message
-# What is known of sizes is mostly wrong here: the log has just been filled. Keys are looked up one by one,
-# which is right for ten and good enough for a million.
+MIN_BULK_ENTRIES = 5_000  # log entries of a table from which a binary COPY is worth its extra round trips
+MAX_MESSAGE_CHARS = 8_000_000  # characters of row data in one message
+# The planner's row estimates are mostly wrong here, because the log has just been filled. Index lookups, one
+# key at a time, are right for ten keys and fast enough for a million.
 _PREFER_INDEX_LOOKUPS = (
     "SELECT set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin', 'off', true)"
 )
-# But for a table that had next to no rows when its statistics were made, that may mean to look for each key
-# among all rows of its company: a thousand new ones then take seconds. Not where somebody else is at it.
+# If a table had almost no rows at its last ANALYZE, the planner may choose an index on the company and scan
+# all of its rows for each key: a thousand new rows then take seconds. ANALYZE prevents that; SKIP_LOCKED
+# skips tables that another session locks.
 SMALL_TABLE_ROWS, MIN_ANALYZE_ENTRIES = 1_000, 100
 _ANALYZE_SMALL_TABLES = f"""
     DO $frontdesk$ DECLARE found record; BEGIN
@@ -76,7 +75,7 @@ _TABLES_WITH_MANY_ENTRIES = (
     f"ARRAY(SELECT table_name FROM {SCHEMA}.marks GROUP BY 1 HAVING count(*) > {MIN_ANALYZE_ENTRIES})"
 )
 
-# The numbers as ranges: a million of them in a row are one.
+# Sequence numbers are aggregated to ranges: a million consecutive numbers become one range.
 _READ_CHANGE_LOG = f"""
     SELECT table_name, count(*), range_agg(int8range(seq, seq, '[]'))::text
     FROM {SCHEMA}.marks GROUP BY table_name
@@ -86,16 +85,16 @@ _DONE = f"UPDATE {SCHEMA}.relay SET finished_at = clock_timestamp(), marks = {{}
 
 
 class DirectionChangedError(ConflictError):
-    """The direction of the move has changed; look at the sides again."""
+    """The direction of the transfer has changed. Run `frontdesk transfer status`, then try again."""
 
 
 class AppliedRowsDifferError(FrontdeskError):
-    """Rows that were just replayed differ on the two sides."""
+    """Rows that were just applied differ between the two sides."""
 
 
 @dataclass(frozen=True)
 class CycleResult:
-    """What a round has done: marks read, rows written or deleted on the standby, seconds."""
+    """Result of an apply cycle: log entries read, rows changed on the standby, and duration in seconds."""
 
     entries: int = 0
     rows: int = 0
@@ -104,7 +103,7 @@ class CycleResult:
 
 
 def is_change_log_empty(source: Connection) -> bool:
-    """Whether the log is empty."""
+    """Return whether the source's change log is empty."""
     return source.execute(f"SELECT FROM {SCHEMA}.marks LIMIT 1").fetchone() is None
 
 
@@ -116,34 +115,40 @@ def run_apply_cycle(
     verify: bool = False,
     dry_run: bool = False,
 ) -> CycleResult:
-    """One round, over sessions in autocommit; `tables`: all of the move, parents first.
+    """Run one apply cycle from `source` to `target` and return its result.
 
-    `verify`: compare the rows' SHA-256 on both sides before committing, or raise TailDiffersError.
-    `dry_run`: everything but keeping it. Raises MovedOnError where `target` is no standby of `source` any
-    more, and psycopg's errors; then the marks are still there.
+    Args:
+        source: Session on the live side, in autocommit mode.
+        target: Session on the standby side, in autocommit mode.
+        tables: All tables of the transfer, parents before children.
+        verify: Compare the SHA-256 of the applied rows on both sides before the commit.
+        dry_run: Run every step, then roll back.
+
+    Raises AppliedRowsDifferError if the comparison fails, DirectionChangedError if `target` is no longer the
+    standby of `source`, and psycopg errors. After an error the log entries are still in the change log.
     """
-    work = ApplyCycle(source, target, tables, verify=verify)
+    cycle = ApplyCycle(source, target, tables, verify=verify)
     try:
-        work.lock_target()
-        work.read_answers(execute_batch(source, *work.read_statements()))
-        if not work.entries:
+        cycle.lock_target()
+        cycle.read_answers(execute_batch(source, *cycle.read_statements()))
+        if not cycle.entries:
             return CycleResult()
-        work.fetch()
+        cycle.fetch()
         if dry_run:
-            work.apply(dry_run=True)
-            return CycleResult(work.entries, work.rows, work.seconds, verify)
-        # A source that is killed must not lose what the target is about to have: writers may not wait
-        # for their own commits to reach the disk, this one does, and takes theirs with it.
+            cycle.apply(dry_run=True)
+            return CycleResult(cycle.entries, cycle.rows, cycle.seconds, verify)
+        # The source must not lose a row in a crash after the target has stored it. Writers may commit
+        # asynchronously; this synchronous commit flushes their WAL to disk together with its own.
         execute_batch(source, "COMMIT", f"UPDATE {SCHEMA}.relay SET began_at = clock_timestamp()")
-        work.apply()
-        execute_batch(source, *work.completion_statements())
-        return CycleResult(work.entries, work.rows, work.seconds, verify)
+        cycle.apply()
+        execute_batch(source, *cycle.completion_statements())
+        return CycleResult(cycle.entries, cycle.rows, cycle.seconds, verify)
     finally:
-        work.rollback()
+        cycle.rollback()
 
 
 class ApplyCycle:
-    """The steps of a round, in their order; a cutover puts its own between them."""
+    """The steps of an apply cycle, in calling order. A cutover runs additional steps between them."""
 
     def __init__(
         self, source: Connection, target: Connection, tables: Sequence[TableInfo], *, verify: bool = False
@@ -151,20 +156,21 @@ class ApplyCycle:
         self._source, self._target = source, target
         self._tables = tables
         self._verify = verify
-        self.rows = 0  # that were written or deleted on the target
+        self.rows = 0  # written or deleted on the target
         self._locked_at = 0.0
         self._epoch = 0
         self._user_triggers: list[tuple[str, str, str]] = []
         self._log_summary: list[tuple[str, int, str]] = []
         self._changed_tables: list[tuple[int, TableInfo]] = []
-        self._unsent_rows: dict[int, list[str]] = {}  # rows that have not been sent to the target yet
+        self._unsent_rows: dict[int, list[str]] = {}  # rows still to be sent to the target, by table number
 
     def lock_target(self) -> None:
-        """Let the target's session write on the standby, alone. Raises MovedOnError where it is none.
+        """Begin a transaction on the target that may write, and take the relay lock for it.
 
-        The target's locks come first, the source's snapshot second: an older round can then neither
-        commit after a younger one, nor on a side that has opened. Until its transaction ends, nobody else
-        replays here and the side cannot be opened.
+        Until this transaction ends, no other session can apply changes on the target and the target cannot be
+        opened. Lock the target before reading the source: an older snapshot can then neither be committed
+        after a newer one nor on a side that has been opened. Raises DirectionChangedError if the target is
+        not a standby.
         """
         _, _, row, *_, self._user_triggers = execute_batch(
             self._target,
@@ -175,10 +181,13 @@ class ApplyCycle:
             enabled_triggers_query(self._tables),
         )
         self._epoch = _epoch_of_standby(row)
-        self._locked_at = monotonic()  # what somebody else was at before is not ours
+        self._locked_at = monotonic()  # excludes the time spent waiting for another session's cycle
 
     def read_statements(self) -> list[Statement]:
-        """One snapshot of the source, and its log; to be sent by the caller, and its answers heeded."""
+        """Return the statements that take a snapshot of the source and read its change log.
+
+        Execute them on the source as one batch, then pass the answers to `read_answers`.
+        """
         return [
             "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
             fencing.side_row_query(),
@@ -188,41 +197,51 @@ class ApplyCycle:
         ]
 
     def read_answers(self, answers: Sequence[Any]) -> fencing.SideRow:
-        """The source's row. Raises MovedOnError where it is none that this standby follows."""
+        """Check the answers of the source, keep the contents of its change log, and return its state row.
+
+        Raises DirectionChangedError if the source is not live at this standby's epoch, and FrontdeskError if
+        the change log names tables that are not part of the transfer.
+        """
         row = fencing.parse_side_row(answers[1])
         if row.state == "standby" or row.epoch != self._epoch:
             raise DirectionChangedError
         self._log_summary = answers[3]
         names = {name for name, _, _ in self._log_summary}
-        strangers = names - {table.name for table in self._tables}
-        if strangers:
-            raise FrontdeskError(f"The log names tables that are not moved: {', '.join(sorted(strangers))}.")
+        unknown = names - {table.name for table in self._tables}
+        if unknown:
+            raise FrontdeskError(
+                f"The change log names tables that are not transferred: {', '.join(sorted(unknown))}."
+            )
         self._changed_tables = [(n, table) for n, table in enumerate(self._tables) if table.name in names]
         return row
 
     @property
     def entries(self) -> int:
-        """How many are in the log."""
+        """Number of change log entries that were read."""
         return sum(count for _, count, _ in self._log_summary)
 
     @property
     def seconds(self) -> float:
-        """Since the target was ours alone."""
+        """Seconds since this session acquired the target's relay lock."""
         return monotonic() - self._locked_at
 
     def fetch(self) -> None:
-        """Bring the keys that have changed, with their rows: in one stream, but for large tables."""
+        """Read the changed keys and their rows from the source.
+
+        Tables with more than MIN_BULK_ENTRIES log entries are copied to the target's staging tables in one
+        binary COPY each. The rows of all other tables come in one text stream.
+        """
         bulk = {name for name, count, _ in self._log_summary if count > MIN_BULK_ENTRIES}
         for number, table in self._changed_tables:
             if table.name in bulk:
                 execute_batch(self._target, format_statement(CREATE_STAGING, number, table))
                 query = format_statement(FETCH_BULK, number, table, verify=self._verify)
                 pipe_copy(self._source, self._target, table, query, staging_table(number))
-        few = [(number, table) for number, table in self._changed_tables if table.name not in bulk]
-        if not few:
+        small = [(number, table) for number, table in self._changed_tables if table.name not in bulk]
+        if not small:
             return
         queries = [
-            format_statement(FETCH_AS_TEXT, number, table, verify=self._verify) for number, table in few
+            format_statement(FETCH_AS_TEXT, number, table, verify=self._verify) for number, table in small
         ]
         out = sql.SQL("COPY ({}) TO STDOUT").format(sql.SQL(" UNION ALL ").join(queries))
         size = 0
@@ -231,15 +250,16 @@ class ApplyCycle:
             for number, row in stream.rows():
                 self._unsent_rows.setdefault(number, []).append(row)
                 size += len(row)
-                if size > MAX_MESSAGE_CHARS:  # what is on the way needs no memory
+                if size > MAX_MESSAGE_CHARS:  # limits the memory that unsent rows take
                     execute_batch(self._target, *self._staging_statements())
                     size = 0
 
     def apply(self, *extra: Statement, dry_run: bool = False) -> list[Any]:
-        """Make the target's rows what was fetched, and commit. Children go before parents.
+        """Make the target's rows equal to the fetched rows, and commit (or roll back if `dry_run`).
 
-        `extra`: what else to do in the target's transaction; what came of it is returned. Raises
-        TailDiffersError, psycopg's errors.
+        Rows of children are deleted before those of parents. `extra` are additional statements to execute in
+        the same transaction; their answers are returned. Raises AppliedRowsDifferError if the rows are
+        verified and differ, and psycopg errors.
         """
         touched = [table for _, table in self._changed_tables]
         many = [name for name, count, _ in self._log_summary if count > MIN_ANALYZE_ENTRIES]
@@ -267,33 +287,33 @@ class ApplyCycle:
             if error.sqlstate != DIFFERS_SQLSTATE:
                 raise
             raise AppliedRowsDifferError(
-                f"Rows of {error.diag.table_name} that were just replayed differ on the two sides."
+                f"Rows of {error.diag.table_name} that were just applied differ between the two sides."
             ) from error
         first, last = len(before), len(before) + len(writes)
         self.rows = sum(answers[first:last])
         return answers[last : last + len(extra)]
 
     def completion_statements(self) -> list[Statement]:
-        """What forgets the marks that were read; to be sent to the source by the caller."""
-        forget = [
+        """Return the statements that delete the log entries of this cycle. Execute them on the source."""
+        deletions = [
             sql.SQL(_DELETE_ENTRIES).format(sql.Literal(numbers)) for _, _, numbers in self._log_summary
         ]
         done = sql.SQL(_DONE).format(sql.Literal(self.entries), sql.Literal(self.seconds))
-        return [*forget, done]
+        return [*deletions, done]
 
     def rollback(self) -> None:
-        """End what is open on either side, and keep nothing of it."""
+        """Roll back the open transactions of both sessions."""
         for connection in (self._source, self._target):
             if connection.info.transaction_status not in (INTRANS, INERROR):
                 continue
             try:
                 connection.execute("ROLLBACK")
             except psycopg.Error:
-                if not connection.closed:  # one that is lost has nothing open
+                if not connection.closed:  # the server rolls back a lost connection's transaction
                     raise
 
     def _staging_statements(self) -> list[Statement]:
-        """What gives the target the rows that it does not have yet."""
+        """Return the statements that store the unsent rows in the target's staging tables."""
         statements: list[Statement] = []
         for number, table in self._changed_tables:
             if rows := self._unsent_rows.pop(number, []):
@@ -305,9 +325,10 @@ class ApplyCycle:
 
 
 def bypass_fence(target: Connection) -> int:
-    """Let this transaction write on the standby; its epoch. Raises MovedOnError where it is none.
+    """Allow the current transaction of `target` to write on the standby, and return the standby's epoch.
 
-    Until the transaction ends, the side cannot be opened. What it writes leaves no marks.
+    Until the transaction ends, the side cannot be opened. Its writes are not added to the change log.
+    Raises DirectionChangedError if `target` is not a standby.
     """
     return _epoch_of_standby(execute_batch(target, *_BYPASS_FENCE)[0])
 
@@ -315,9 +336,9 @@ def bypass_fence(target: Connection) -> int:
 def pipe_copy(
     source: Connection, target: Connection, table: TableInfo, query: sql.Composable, into: sql.Composable
 ) -> int:
-    """COPY to COPY, row by row: what is on the way needs no memory; the number of rows.
+    """Pipe COPY TO on the source into COPY FROM on the target, and return the number of rows.
 
-    `into`: a table, or one with columns.
+    The data is streamed, not kept in memory. `into` is a table name, optionally followed by a column list.
     """
     out = sql.SQL("COPY ({}) TO STDOUT (FORMAT {})").format(query, table.copy_format)
     in_ = sql.SQL("COPY {} FROM STDIN (FORMAT {})").format(into, table.copy_format)

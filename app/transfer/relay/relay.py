@@ -1,7 +1,7 @@
-"""The relay: keeps the standby up to date, round after round, until it is told to stop.
+"""The relay: run apply cycles that keep the standby up to date, until it is stopped.
 
-It follows the direction of the move by itself, waits for servers that are down, and is never in a writer's
-way. Where somebody has handed over and was lost before he could open the other side, it does that.
+It follows the direction of the transfer, waits for servers that are down, and never blocks writers. If a
+cutover or rollback command dies after the hand-over and before it opens the other side, the relay opens it.
 """
 
 import logging
@@ -20,10 +20,11 @@ from app.transfer.relay.session_pair import NotStartedError, SessionPair, SideRo
 
 log = logging.getLogger(__name__)
 
-LOG_POLL_SECONDS = 0.1  # seconds between looks at an empty log
-MAX_RETRY_DELAY_SECONDS = 5.0  # the longest pause between attempts to reach a server
-ABANDONED_AFTER_SECONDS = 5.0  # seconds between handing over and opening; a cutover takes some milliseconds
-MAX_CONSTRAINT_FAILURES = 5  # rounds that a constraint of the standby may refuse in a row
+LOG_POLL_SECONDS = 0.1  # interval for polling an empty change log
+MAX_RETRY_DELAY_SECONDS = 5.0  # upper limit of the delay between attempts to reach a server
+# Time between hand-over and opening after which a cutover counts as dead; it normally takes milliseconds.
+ABANDONED_AFTER_SECONDS = 5.0
+MAX_CONSTRAINT_FAILURES = 5  # consecutive cycles that may fail on a constraint of the standby
 
 CONNECTION_LOST_ERRORS = (
     UnavailableError,
@@ -41,12 +42,14 @@ def relay(
     on_cycle: OnCycle = lambda source, result: None,
     on_problem: OnProblem = lambda reason: None,
 ) -> None:
-    """Replay until `stop` is set or the move is finished.
+    """Run apply cycles until `stop` is set or the transfer is finished.
 
-    Raises NotStartedError, and ConflictError where rows are in the way.
+    `on_cycle` is called after each cycle that applied changes, `on_problem` with a reason for each cycle that
+    failed and will be retried. Raises NotStartedError if no transfer has been started, and ConflictError if
+    rows of the standby violate a constraint in MAX_CONSTRAINT_FAILURES consecutive cycles.
     """
     pause, refused, watch, is_moving = LOG_POLL_SECONDS, 0, _UnchangedTimer(), False
-    busy: SideName | None = None  # the side whose log was not empty a moment ago
+    busy: SideName | None = None  # the side whose log was not empty in the previous cycle
     with SessionPair(sides) as link:
         while not stop.wait(pause):
             try:
@@ -56,7 +59,7 @@ def relay(
                     result = link.run_cycle(source)
                     link.vacuum_log_if_due(source)
             except CONNECTION_LOST_ERRORS as error:
-                # A server is down or restarts, or a lock was not to be had: the log keeps everything.
+                # A server is down or restarting, or a lock timed out: the entries stay in the change log.
                 on_problem(_reason(error))
                 link.close()
                 pause = min(MAX_RETRY_DELAY_SECONDS, 2 * pause)
@@ -65,12 +68,12 @@ def relay(
                 if refused >= MAX_CONSTRAINT_FAILURES:
                     raise _row_conflict(error) from error
                 pause = min(MAX_RETRY_DELAY_SECONDS, 2 * pause)
-            except (DirectionChangedError, psycopg.errors.UndefinedTable):  # `finish` takes the tables away
+            except (DirectionChangedError, psycopg.errors.UndefinedTable):  # `finish` drops the tables
                 pause = LOG_POLL_SECONDS
             except NotStartedError:
                 if not is_moving:
                     raise
-                on_problem("The move is finished: there is nothing left to relay.")
+                on_problem("The transfer is finished: there is nothing left to relay.")
                 return
             else:
                 is_moving = True
@@ -81,9 +84,10 @@ def relay(
 
 
 def drain(sides: Sides, *, dry_run: bool = False) -> CycleResult:
-    """Replay all that waits now, in one round, which `dry_run` takes back.
+    """Apply all pending changes in one cycle, which is rolled back if `dry_run`, and return its result.
 
-    Raises NotStartedError, ConflictError (not copied yet, or rows in the way), UnavailableError.
+    Raises NotStartedError if no transfer has been started, ConflictError if the copy is incomplete or rows of
+    the standby violate a constraint, and UnavailableError if a server cannot be reached.
     """
     with SessionPair(sides) as link:
         source = link.read_side_rows().source
@@ -95,7 +99,7 @@ def drain(sides: Sides, *, dry_run: bool = False) -> CycleResult:
 
 
 class _UnchangedTimer:
-    """How long the sides have been as they are."""
+    """Measures for how long the state of both sides has been unchanged."""
 
     def __init__(self) -> None:
         self._seen: SideRows | None = None
@@ -108,33 +112,36 @@ class _UnchangedTimer:
 
 
 def _select_source(link: SessionPair, watch: _UnchangedTimer) -> SideName | None:
-    """The side whose changes wait, if any do."""
+    """Return the live side if it has pending changes that can be applied, else None.
+
+    Opens a side that a dead cutover or rollback left closed after its hand-over.
+    """
     rows = link.read_side_rows()
     waited = watch.seconds_unchanged(rows)
-    if rows.stage is Stage.HANDED_OVER:  # whoever is at it goes on; there is nothing to replay
+    if rows.stage is Stage.HANDED_OVER:  # another command is about to open the side; nothing to apply
         if waited > ABANDONED_AFTER_SECONDS:
             ahead, behind = rows.ahead_and_behind
-            log.warning("%s was left closed by a cutover or rollback that was lost; opening it", behind.name)
+            log.warning("A cutover or rollback did not finish and left %s closed; opening it", behind.name)
             fencing.open_(link.session(behind.name), ahead)
         return None
     source = rows.source
     try:
         link.require_complete_copy(source)
     except ConflictError:
-        return None  # the log waits for the copy
+        return None  # the entries stay in the log until the copy is complete
     return None if is_change_log_empty(link.session(source)) else source
 
 
 def _row_conflict(error: psycopg.Error) -> ConflictError:
     where = f"{error.diag.table_name or 'a table'} ({error.diag.constraint_name})"
     return ConflictError(
-        f"A row of the standby's is in the way, in {where}: `frontdesk transfer verify` finds it,"
-        " `frontdesk transfer repair` removes it."
+        f"A row of the standby conflicts with a change from the live side, in {where}:"
+        " `frontdesk transfer verify` finds it, `frontdesk transfer repair` removes it."
     )
 
 
 def _reason(error: Exception) -> str:
-    """What to tell an operator: no values."""
+    """Describe an error for operators, without values of rows."""
     if isinstance(error, FrontdeskError):
         return error.message
     if isinstance(error, SideLostError):

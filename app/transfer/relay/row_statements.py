@@ -1,4 +1,4 @@
-"""What a round says to the servers about the rows of one table."""
+"""SQL templates of an apply cycle for the rows of one table."""
 
 from collections.abc import Sequence
 
@@ -7,8 +7,8 @@ from psycopg import sql
 from app.database.checksum import row_hash_sql
 from app.transfer.protocol.tables import SCHEMA, TableInfo, quote_columns
 
-# In the target's session, for each table that has changed: the marked keys, and their rows on the source as
-# far as there are any, with their SHA-256.
+# Staging table in the target's session, one for each changed table: the keys from the change log, their rows
+# on the source if they exist there, and the SHA-256 of the rows.
 _STAGING_TABLE = "frontdesk_transfer_{}"
 _MARKED, _IS_PRESENT, _HASH = "frontdesk key {}", "frontdesk present", "frontdesk hash"
 CREATE_STAGING = """
@@ -17,15 +17,15 @@ CREATE_STAGING = """
 """
 _WANTED = "{marked_key}, {first_present} IS NOT NULL, {present_hash}, {present_row}"
 _FROM = "FROM {marked} AS marked LEFT JOIN {table} AS present ON ({present_key}) = ({marked_key})"
-# As text, in the canonical form of both sessions: so the rows of several tables are one stream.
+# Rows as text, in the canonical format that both sessions use: one stream can hold rows of several tables.
 FETCH_AS_TEXT = f"SELECT {{number}}, ROW({_WANTED})::text {_FROM}"
 FETCH_BULK = f"SELECT {_WANTED} {_FROM}"
-# The array as a whole: `(row).*` of a single one would be read once for each of its columns.
+# One array of rows: PostgreSQL would evaluate `(row).*` once for each column.
 INSERT_INTO_STAGING = (
     "INSERT INTO pg_temp.{fetched} SELECT taken.* FROM unnest({rows}::pg_temp.{fetched}[]) AS taken"
 )
-# Rows that differ go, and come back as they are on the source: so no unique or exclusion constraint sees a
-# value twice, whichever way values were swapped. Checks of foreign keys are deferred, and look at the end.
+# Rows that differ are deleted and inserted again instead of being updated. So unique and exclusion
+# constraints never see a value twice, even if rows swapped values. Foreign keys are deferred until the end.
 DELETE_DIFFERING = """
     DELETE FROM {table} AS present USING pg_temp.{fetched} AS wanted
     WHERE ({present_key}) = ({fetched_key})
@@ -45,22 +45,30 @@ COMPARE_HASHES = f"""
                 LEFT JOIN {{table}} AS present ON ({{present_key}}) = ({{fetched_key}})
             WHERE wanted.{{hash}} IS DISTINCT FROM {{present_hash}}
         ) THEN
-            RAISE 'rows that were just replayed differ' USING ERRCODE = '{DIFFERS_SQLSTATE}', TABLE = {{name}};
+            RAISE 'rows that were just applied differ' USING ERRCODE = '{DIFFERS_SQLSTATE}', TABLE = {{name}};
         END IF;
     END $frontdesk$
 """
 
 
 def staging_table(number: int) -> sql.Identifier:
-    """The table in the target's session."""
+    """Return the name of the staging table for table `number` in the target's session."""
     return sql.Identifier("pg_temp", _STAGING_TABLE.format(number))
 
 
 def format_statement(
     template: str, number: int, table: TableInfo, *, verify: bool = False, rows: Sequence[str] = ()
 ) -> sql.Composed:
-    """One of them; `number`: of the table. `verify`: with the rows' SHA-256; `rows`: as they were fetched."""
-    marked = [_MARKED.format(place) for place, _ in enumerate(table.key)]
+    """Fill in a template of this module for one table.
+
+    Args:
+        template: One of the templates of this module, such as FETCH_AS_TEXT.
+        number: The position of the table in the transfer; it names the staging table.
+        table: The table.
+        verify: Include the SHA-256 of the rows.
+        rows: Rows as FETCH_AS_TEXT returned them, for INSERT_INTO_STAGING.
+    """
+    marked = [_MARKED.format(position) for position, _ in enumerate(table.key)]
     named = [
         sql.SQL("{} AS {}").format(sql.Identifier(column), sql.Identifier(name))
         for column, name in zip(table.key, marked, strict=True)
@@ -89,7 +97,7 @@ def format_statement(
 
 
 def _pending_keys(table: TableInfo) -> sql.Composed:
-    """The keys that wait for this table, in its own types."""
+    """Return a subquery for the pending keys of this table, cast to the types of its key columns."""
     return sql.SQL("(SELECT DISTINCT {} FROM {}.marks WHERE table_name = {})").format(
         table.typed_key("key"), sql.Identifier(SCHEMA), sql.Literal(table.name)
     )

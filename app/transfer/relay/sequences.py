@@ -1,4 +1,4 @@
-"""Sequences do not follow the data: before the standby opens, its own are moved past those of the source."""
+"""Sequences: the relay does not replay them, so a cutover advances the standby's before it opens the side."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -16,33 +16,32 @@ _SEQUENCES = """
     ORDER BY 1, 2
 """
 
-SequenceInfo = tuple[str, str, int]  # its schema, its name, and by how much it counts
-SequencePosition = tuple[
-    int, int, bool
-]  # its place in the list, the last number, and whether that was handed out
+SequenceInfo = tuple[str, str, int]  # schema, name, increment
+SequencePosition = tuple[int, int, bool]  # index in the list of sequences, last_value, is_called
 
 
 def find(connection: psycopg.Connection[Any], schemas: list[str]) -> list[SequenceInfo]:
-    """The sequences of the schemas."""
+    """Return the permanent sequences of the schemas, ordered by schema and name."""
     return connection.execute(_SEQUENCES, {"schemas": schemas}).fetchall()
 
 
 def positions_query(sequences: Iterable[SequenceInfo]) -> Statement:
-    """What asks the source for the position of each. Send it when nobody writes."""
-    each = [
+    """Return a query for the positions of the sequences. Execute it on the source while writes are paused."""
+    queries = [
         sql.SQL("SELECT {}, last_value, is_called FROM {}").format(sql.Literal(n), sql.Identifier(*names))
         for n, (*names, _) in enumerate(sequences)
     ]
-    return sql.SQL(" UNION ALL ").join(each) if each else "SELECT WHERE false"
+    return sql.SQL(" UNION ALL ").join(queries) if queries else "SELECT WHERE false"
 
 
 def advance_statements(
     sequences: list[SequenceInfo], positions: Iterable[SequencePosition], *, dry_run: bool = False
 ) -> list[Statement]:
-    """What sets the standby's to the source's, never backwards; each answers with a row if it was behind.
+    """Return statements that advance the standby's sequences to the source's positions, never backwards.
 
-    Send them while the standby's row is locked: it cannot open meanwhile, and hand out a number that is then
-    set back. `dry_run`: they only look.
+    Each statement returns one row if its sequence was behind, else none. Execute them while the standby's
+    state row is locked: otherwise the standby could open meanwhile and use a number that is then set back.
+    With `dry_run` the statements change nothing.
     """
     return [_advance_statement(sequences[n], last, dry_run) for n, last, is_called in positions if is_called]
 

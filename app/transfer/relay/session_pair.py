@@ -1,4 +1,4 @@
-"""One session on each side, and which side is followed by which."""
+"""A database session on each side of the transfer, and the state rows of both sides."""
 
 from dataclasses import dataclass
 from types import TracebackType
@@ -12,26 +12,28 @@ from app.transfer.protocol.status import copied_tables
 from app.transfer.protocol.tables import SCHEMA, TableInfo, transfer_tables
 from app.transfer.relay.apply_cycle import ApplyCycle, CycleResult, DirectionChangedError, run_apply_cycle
 
-VACUUM_AFTER_ENTRIES = 50_000  # marks deleted: the log is read as a whole, with what is dead in it
+# Deleted log entries after which the log is vacuumed: each cycle scans the whole log, including dead rows.
+VACUUM_AFTER_ENTRIES = 50_000
 
 
 class NotStartedError(InvalidInputError):
-    """No move has been started: `frontdesk transfer start`."""
+    """No transfer has been started: run `frontdesk transfer start`."""
 
 
 @dataclass(frozen=True)
 class SideRows:
-    """The state of both sides as it was a moment ago."""
+    """The state rows of both sides at the time of reading; None for a side without one."""
 
     legacy: SideRow | None
     primary: SideRow | None
 
     @property
     def stage(self) -> Stage:
+        """The stage of the transfer that the rows imply."""
         return stage_of(self.legacy, self.primary)
 
     def require(self, name: SideName) -> SideRow:
-        """The row of one side. Raises NotStartedError where it has none."""
+        """Return the state row of one side. Raises NotStartedError if it has none."""
         row = self.legacy if name == "legacy" else self.primary
         if row is None:
             raise NotStartedError
@@ -39,23 +41,28 @@ class SideRows:
 
     @property
     def ahead_and_behind(self) -> tuple[SideRow, SideRow]:
-        """By their epochs. Raises NotStartedError."""
+        """The state row with the higher epoch, then the other. Raises NotStartedError if one is missing."""
         ahead, behind = sorted((self.require("legacy"), self.require("primary")), key=lambda row: -row.epoch)
         return ahead, behind
 
     @property
     def source(self) -> SideName:
-        """The side whose changes the other follows. Raises ConflictError where there is none."""
+        """The live side, which the other follows.
+
+        Raises NotStartedError if no transfer has been started, and ConflictError if no side is live.
+        """
         if self.stage in (Stage.NOT_STARTED, Stage.STARTING):
             raise NotStartedError
         leading = [row.name for row in (self.legacy, self.primary) if row and row.state != "standby"]
         if len(leading) != 1:
-            raise ConflictError("No side takes writes now: `frontdesk transfer status` says what to do.")
+            raise ConflictError(
+                "No side accepts writes now: `frontdesk transfer status` shows what to do next."
+            )
         return leading[0]
 
 
 class SessionPair:
-    """Sessions on both sides, made when they are needed, and made again when they were lost."""
+    """Sessions on both sides, opened on first use and opened again after they are lost."""
 
     def __init__(self, sides: Sides) -> None:
         self._sides = sides
@@ -65,39 +72,42 @@ class SessionPair:
         self._deleted_entries = 0
 
     def session(self, name: SideName) -> TransferConnection:
-        """The session on that side. Raises UnavailableError."""
+        """Return an open session on that side. Raises UnavailableError if the server cannot be reached."""
         known = self._connections.get(name)
         if known is None or known.closed:
             known = self._connections[name] = self._sides.named(name).connect()
         return known
 
     def read_side_rows(self) -> SideRows:
-        """Ask both sides."""
+        """Query the state rows of both sides."""
         rows = read_side_rows({"legacy": self.session("legacy"), "primary": self.session("primary")})
         return SideRows(rows["legacy"], rows["primary"])
 
     def run_cycle(self, source: SideName, *, verify: bool = False, dry_run: bool = False) -> CycleResult:
-        """Bring the other side up to date with `source`. Raises MovedOnError, psycopg's errors."""
+        """Run one apply cycle from `source` to the other side and return its result.
+
+        See `run_apply_cycle` for the options and errors.
+        """
         sessions = self.session(source), self.session(other_side(source))
         result = run_apply_cycle(*sessions, self.tables(source), verify=verify, dry_run=dry_run)
         self._deleted_entries += 0 if dry_run else result.entries
         return result
 
     def new_verified_cycle(self, source: SideName) -> ApplyCycle:
-        """The same, verified, step by step."""
+        """Return an apply cycle, with verification, whose steps the caller runs itself."""
         return ApplyCycle(
             self.session(source), self.session(other_side(source)), self.tables(source), verify=True
         )
 
     def tables(self, source: SideName) -> list[TableInfo]:
-        """Those of the move, parents first, as that side has them."""
+        """Return the tables of the transfer as defined on that side, parents before children."""
         connection = self.session(source)
         if self._tables_read_from is not connection:
             self._tables, self._tables_read_from = transfer_tables(connection), connection
         return self._tables
 
     def require_complete_copy(self, source: SideName) -> None:
-        """Raise ConflictError where the first copy, from legacy to primary, has not finished."""
+        """Raise ConflictError if the initial copy, from legacy to primary, is incomplete."""
         if source == "primary":
             return
         copied = set(copied_tables(self.session("primary")))
@@ -111,18 +121,18 @@ class SessionPair:
             )
 
     def vacuum_log_if_due(self, source: SideName) -> None:
-        """Clear the log of its dead rows, now and then; writers do not notice."""
+        """Vacuum the source's change log once per VACUUM_AFTER_ENTRIES deletions. Writers are not blocked."""
         if self._deleted_entries >= VACUUM_AFTER_ENTRIES:
             self._deleted_entries = 0
             self.session(source).execute(f"VACUUM (TRUNCATE false) {SCHEMA}.marks")
 
     def set_deadline(self, deadline: float | None) -> None:
-        """Give up whatever waits for a server at that time (of `time.monotonic`)."""
+        """Abort waiting for servers at `deadline`, a value of `time.monotonic`; None removes the limit."""
         for connection in self._connections.values():
             connection.deadline = deadline
 
     def close(self) -> None:
-        """End both sessions."""
+        """Close both sessions."""
         for connection in self._connections.values():
             connection.close()
         self._connections.clear()

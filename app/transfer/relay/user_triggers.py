@@ -1,4 +1,4 @@
-"""Triggers that somebody else has put on the tables: they must not fire when rows are replayed."""
+"""Triggers that other programs have defined on the tables; they must not fire when rows are applied."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,39 +21,39 @@ _ENABLED = """
 """
 _ENABLE_CLAUSES = {"O": "ENABLE", "A": "ENABLE ALWAYS"}
 
-UserTrigger = tuple[str, str, str]  # its table, its name, and its mode as pg_trigger.tgenabled
+UserTrigger = tuple[str, str, str]  # table, trigger name, and mode as in pg_trigger.tgenabled
 
 
 def enabled_triggers_query(tables: Sequence[TableInfo]) -> sql.Composed:
-    """What asks for each trigger that would fire."""
+    """Return a query for the enabled user triggers of the tables."""
     names = [table.name for table in tables]
     return sql.SQL(_ENABLED).format(prefix=sql.Literal(TRIGGER_PREFIX), tables=sql.Literal(names))
 
 
 def find_user_triggers(connection: psycopg.Connection[Any], tables: Sequence[TableInfo]) -> list[UserTrigger]:
-    """Each trigger that would fire."""
+    """Return the enabled user triggers of the tables."""
     return connection.execute(enabled_triggers_query(tables)).fetchall()
 
 
 def disable_and_enable_statements(
     triggers: Sequence[UserTrigger], tables: Sequence[TableInfo]
 ) -> tuple[list[Statement], list[Statement]]:
-    """What switches those of `tables` off inside a transaction, and on again at its end.
+    """Return the statements that disable the triggers of `tables`, and the statements to enable them again.
 
-    Nobody else sees them off. It takes no more than the tables' owner; `session_replication_role` takes a
-    superuser. Deferred constraints are checked before they are switched on again: a table with pending
-    checks cannot be altered.
+    Execute both in one transaction: then other sessions never see the triggers disabled. The role must own
+    the tables; `session_replication_role` would need a superuser. Deferred constraints are checked before the
+    triggers are enabled, because PostgreSQL cannot alter a table with pending checks.
     """
     by_name = {table.name: table.identifier for table in tables}
-    found = [(by_name[table], name, mode) for table, name, mode in triggers if table in by_name]
-    off = [_alter(table, "DISABLE", name) for table, name, _ in found]
-    on = [_alter(table, _ENABLE_CLAUSES[mode], name) for table, name, mode in found]
+    selected = [(by_name[table], name, mode) for table, name, mode in triggers if table in by_name]
+    off = [_alter(table, "DISABLE", name) for table, name, _ in selected]
+    on = [_alter(table, _ENABLE_CLAUSES[mode], name) for table, name, mode in selected]
     return [*off], [*["SET CONSTRAINTS ALL IMMEDIATE"] * bool(on), *on]
 
 
 @contextmanager
 def triggers_disabled(connection: psycopg.Connection[Any], tables: Sequence[TableInfo]) -> Iterator[None]:
-    """Keep them from firing inside the caller's transaction. Raises psycopg's errors."""
+    """Disable the user triggers of the tables inside the caller's transaction. Raises psycopg errors."""
     off, on = disable_and_enable_statements(find_user_triggers(connection, tables), tables)
     execute_batch(connection, *off)
     yield

@@ -1,1 +1,1 @@
-"""Comparison of both sides: verification, repair, shadow reads."""
+"""Comparison of both sides: verification of all rows, repair of differences, and shadow reads."""

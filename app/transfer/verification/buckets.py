@@ -1,6 +1,7 @@
-"""A table by its content, in ordered buckets of keys: SHA-256 of each row, on the server, down to keys.
+"""Content hashes of a table, per bucket and per row. The servers compute them with SHA-256.
 
-The buckets' bounds come from one side and hold for both, so a row more or less changes its own bucket only.
+A bucket is a range of primary keys. The bounds of the buckets are taken from one side and used on both, so a
+missing or extra row changes the hash of its own bucket only.
 """
 
 import json
@@ -14,12 +15,12 @@ from psycopg import sql
 from app.database.checksum import row_hash_sql
 from app.transfer.protocol.tables import SCHEMA, TableInfo
 
-BUCKET_KEYS = 1_000  # keys
-MAX_UNINDEXED_BUCKETS = 64  # of a table whose key no index serves in this order: each takes a scan
-QUERIES_IN_FLIGHT = 50  # queries on the way, so that the distance to a server counts once
+BUCKET_KEYS = 1_000
+MAX_UNINDEXED_BUCKETS = 64  # if no index supports the key order, every bucket needs a scan of the table
+QUERIES_IN_FLIGHT = 50  # pipelined queries per connection; together they wait for one round trip
 
 Connection = psycopg.Connection[Any]
-PrimaryKey = tuple[str, ...]  # as text, in the order of the primary key
+PrimaryKey = tuple[str, ...]  # values as text, in the order of the key columns
 
 _COLLATED = """
     SELECT attname FROM pg_attribute
@@ -49,17 +50,21 @@ _PENDING_KEYS = f"""
 
 @dataclass(frozen=True)
 class Bucket:
-    """Keys greater than `after`, up to `until`; None is where the table begins or ends."""
+    """A range of keys: greater than `after`, up to and including `until`. None means no bound."""
 
     after: PrimaryKey | None
     until: PrimaryKey | None
 
 
 class BucketReader:
-    """Reads one table of a session in the canonical form."""
+    """Computes the hashes of one table through a session that uses the canonical text format."""
 
     def __init__(self, connection: Connection, table: TableInfo, collated_columns: Collection[str]) -> None:
-        """`collated_columns`: key columns that sort by a collation, which may differ from side to side."""
+        """Prepare the queries for a table.
+
+        `collated_columns` are the key columns with a collation. They are compared with COLLATE "C" instead,
+        because collations may differ between the sides.
+        """
         self._connection = connection
         self._table = table
         self._hash = sql.SQL(row_hash_sql(table.columns).replace("%", "%%"))
@@ -72,7 +77,7 @@ class BucketReader:
         self._is_unindexed = bool(collated_columns)
 
     def buckets(self) -> list[Bucket]:
-        """The buckets that the keys of this side make."""
+        """Divide the table into buckets of BUCKET_KEYS keys of this side, and return them in key order."""
         size = BUCKET_KEYS
         if self._is_unindexed:
             (rows,) = self._one(sql.SQL("SELECT count(*) FROM ONLY {}").format(self._table.identifier))
@@ -88,19 +93,19 @@ class BucketReader:
         return [Bucket(after, until) for after, until in zip([None, *bounds], [*bounds, None], strict=True)]
 
     def digests(self, buckets: Sequence[Bucket]) -> list[tuple[int, bytes]]:
-        """Rows and SHA-256 of each bucket."""
+        """Return the number of rows and the SHA-256 of each bucket."""
         with self._connection.pipeline():
             answers = [self._query_bucket(_DIGEST, bucket) for bucket in buckets]
         return [answer.fetchone() or (0, b"") for answer in answers]
 
     def hash_bucket_rows(self, bucket: Bucket) -> dict[PrimaryKey, bytes]:
-        """SHA-256 of each row in it, by key."""
+        """Return the SHA-256 of each row in the bucket, by key."""
         return {tuple(key): digest for key, digest in self._query_bucket(_ROWS, bucket)}
 
     def hash_rows(
         self, keys: Collection[PrimaryKey], columns: Sequence[str] | None = None
     ) -> dict[PrimaryKey, bytes]:
-        """SHA-256 of the rows with these keys, as far as there are any; of all columns, or of some."""
+        """Return the SHA-256 of each existing row with one of the keys, over `columns` (default: all)."""
         hash_ = self._hash if columns is None else sql.SQL(row_hash_sql(columns).replace("%", "%%"))
         query = sql.SQL(_ROWS_BY_KEY).format(
             text_key=self._table.text_key("t"),
@@ -114,7 +119,7 @@ class BucketReader:
         return {tuple(key): digest for key, digest in rows}
 
     def pending_keys(self, keys: Collection[PrimaryKey]) -> set[PrimaryKey]:
-        """Those of the keys that wait in this side's log."""
+        """Return the keys that are pending in this side's change log."""
         rows = self._connection.execute(_PENDING_KEYS, (_as_json(keys), self._table.name))
         return {tuple(key) for (key,) in rows}
 
@@ -145,13 +150,13 @@ class BucketReader:
 
 
 def find_collated_columns(connections: Sequence[Connection], table: TableInfo) -> set[str]:
-    """The key columns that sort by a collation."""
+    """Return the key columns that have a collation on at least one of the connections."""
     parameters = (table.identifier.as_string(None), list(table.key))
-    return {name for each in connections for (name,) in each.execute(_COLLATED, parameters)}
+    return {name for connection in connections for (name,) in connection.execute(_COLLATED, parameters)}
 
 
 def batch_buckets(buckets: Sequence[Bucket], connection_count: int) -> Iterator[list[Sequence[Bucket]]]:
-    """A batch for each lane at a time, each as many as are on the way at once."""
+    """Yield rounds of batches, one batch of up to QUERIES_IN_FLIGHT buckets per connection."""
     for start in range(0, len(buckets), connection_count * QUERIES_IN_FLIGHT):
         end = min(len(buckets), start + connection_count * QUERIES_IN_FLIGHT)
         yield [

@@ -1,4 +1,4 @@
-"""Making the standby's differing rows equal again, through the log: the relay's own way to write there."""
+"""Repair: add the keys of differing rows to the change log, so that an apply cycle makes the rows equal."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -22,7 +22,10 @@ LogEntry = tuple[str, list[str]]  # table and key
 
 @dataclass
 class RepairReport:
-    """What differed, and what differs still. `standby_changes`: changes somebody made on the standby itself."""
+    """Result of a repair: the differences found and the remaining ones.
+
+    `standby_changes` is the number of changes that another program has made on the standby itself.
+    """
 
     found: list[Divergence]
     standby_changes: int
@@ -31,11 +34,11 @@ class RepairReport:
 
     @property
     def succeeded(self) -> bool:
-        """Whether both sides are equal now."""
+        """True if no differences remain."""
         return not self.remaining
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return the report as a dict that can be serialised to JSON."""
         return {
             "dry_run": self.is_dry_run,
             "equal": self.succeeded,
@@ -48,31 +51,34 @@ class RepairReport:
 def repair(
     sides: Sides, *, dry_run: bool = False, on_progress: OnVerifyProgress = lambda table, done, total: None
 ) -> RepairReport:
-    """Find what differs, note its keys in the log, replay, and compare again.
+    """Find the differing rows, copy them to the standby through the change log, and compare again.
 
-    What somebody has changed on the standby past the fence is taken back, too. `dry_run` only finds.
-    Raises NotStartedError, and ConflictError where tables cannot be compared.
+    Changes that other programs made on the standby, bypassing the fence, are undone as well. With `dry_run`
+    the differences are only reported. Raises NotStartedError if no transfer has been started, and
+    ConflictError if tables cannot be compared.
     """
     with SessionPair(sides) as link:
         source = link.read_side_rows().source
         report = _require_compared(verify(sides, on_progress=on_progress))
-        strangers = (
+        standby_entries = (
             link.session(other_side(source))
             .execute(f"SELECT seq, table_name, key FROM {SCHEMA}.marks")
             .fetchall()
         )
-        result = RepairReport(report.divergences, len(strangers), dry_run)
+        result = RepairReport(report.divergences, len(standby_entries), dry_run)
         if dry_run:
             result.remaining = report.divergences
             return result
-        marks: list[LogEntry] = [(each.table, list(each.key)) for each in report.divergences]
-        marks += [(table, key) for _, table, key in strangers]
-        if not marks:
+        entries: list[LogEntry] = [
+            (divergence.table, list(divergence.key)) for divergence in report.divergences
+        ]
+        entries += [(table, key) for _, table, key in standby_entries]
+        if not entries:
             return result
-        _log_and_apply(link, source, marks)
-        # By number: what is noted meanwhile is news.
+        _log_and_apply(link, source, entries)
+        # Delete by number: entries that were added meanwhile are not repaired yet.
         link.session(other_side(source)).execute(
-            f"DELETE FROM {SCHEMA}.marks WHERE seq = ANY (%s)", ([seq for seq, _, _ in strangers],)
+            f"DELETE FROM {SCHEMA}.marks WHERE seq = ANY (%s)", ([seq for seq, _, _ in standby_entries],)
         )
         result.remaining = _require_compared(verify(sides, on_progress=on_progress)).divergences
         journal.record(
@@ -80,7 +86,7 @@ def repair(
             "repair",
             found=len(result.found),
             remaining=len(result.remaining),
-            strangers=len(strangers),
+            strangers=len(standby_entries),
         )
     return result
 
@@ -88,15 +94,15 @@ def repair(
 def _require_compared(report: VerificationReport) -> VerificationReport:
     reasons = [f"{table.name}: {table.reason}" for table in report.tables if table.reason]
     if reasons:
-        raise ConflictError(f"Not everything can be compared: {'; '.join(reasons)}.")
+        raise ConflictError(f"Some tables cannot be compared: {'; '.join(reasons)}.")
     return report
 
 
 def _log_and_apply(link: SessionPair, source: SideName, entries: Sequence[LogEntry]) -> None:
-    """Note the keys and bring them over; a relay that runs beside may be faster."""
+    """Add the keys to the change log of the source and apply them, unless a running relay does it first."""
     connection = link.session(source)
     with connection.transaction(), connection.cursor() as cursor:
-        # As every writer does: a side that is being closed takes no marks, for nobody would bring them over.
+        # Pass the fence as every writer does: entries added to a closing side would never be applied.
         cursor.execute(f"SELECT {SCHEMA}.enter()")
         cursor.executemany(f"INSERT INTO {SCHEMA}.marks (table_name, key) VALUES (%s, %s)", entries)
     for attempt in range(1, APPLY_ATTEMPTS + 1):

@@ -1,8 +1,8 @@
-"""Reads made on both sides of a move and compared, in the manner of GitHub's Scientist.
+"""Shadow reads: repeat a sample of the service's reads on the standby and compare the rows.
 
-The caller has had its answer by then: a sample goes into a short queue, which drops what does not fit, and
-a thread compares at its leisure. Most mismatches are races with writes and with the relay, so each is
-checked again before it counts.
+The approach is that of GitHub's Scientist library. The caller gets its rows first; the sample then goes into
+a short queue, and is dropped if the queue is full. A background thread compares the samples. Most mismatches
+are races with writers or with the relay, so each mismatch is checked again before it is counted.
 """
 
 import logging
@@ -35,19 +35,19 @@ from app.transfer.verification.divergence_monitor import DivergenceMonitor, shar
 
 log = logging.getLogger(__name__)
 
-QUEUE_SIZE = 100  # samples in the queue
-MAX_SAMPLE_ROWS = 1_000  # rows of one; a larger one is not compared
-STATEMENT_TIMEOUT_MS = 5_000  # milliseconds for a statement
-STAGE_CACHE_SECONDS = 10.0  # seconds that the stage of the move is remembered
-RELAY_TIMEOUT_SECONDS = 5.0  # seconds for the relay to bring over what was written by now
-RECHECKS = 3  # times that a difference has to show itself, besides the first
+QUEUE_SIZE = 100  # samples
+MAX_SAMPLE_ROWS = 1_000  # reads with more rows are not compared
+STATEMENT_TIMEOUT_MS = 5_000
+STAGE_CACHE_SECONDS = 10.0  # how long the stage of the transfer is cached
+RELAY_TIMEOUT_SECONDS = 5.0  # how long to wait until the relay has applied the pending changes
+RECHECKS = 3  # additional comparisons that must also differ
 
 _COMPARABLE_STAGES = (Stage.RELAYING, Stage.CUT_OVER)  # the stages in which the standby has all rows
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One read as the caller had it. `id_index` is the place of our id in a row, if there is one."""
+    """A read and the rows that it returned. `id_index` is the index of the `id` column, if there is one."""
 
     text: str
     parameters: dict[str, Any]
@@ -58,7 +58,7 @@ class Sample:
 
 
 class SamplingReader(PoolReader):
-    """A PoolReader that lets a share of its reads be compared."""
+    """A PoolReader that passes a random share of its reads to a ReadComparer."""
 
     def __init__(self, database: LiveDatabase, settings: Settings) -> None:
         super().__init__(database)
@@ -70,16 +70,19 @@ class SamplingReader(PoolReader):
         self, text: str, parameters: dict[str, Any], query: Query[Any] | None = None
     ) -> list[tuple[Any, ...]]:
         rows = super()._fetch(text, parameters, query)
-        if random.random() < self._sample_rate:  # noqa: S311 - a sample, no secret
+        if random.random() < self._sample_rate:  # noqa: S311 - sampling, not a secret
             present = operation_context.current()
-            what = query.model.__tablename__ if query else (present and present.operation) or "a read"
-            key = query.columns.index("id") if query and "id" in query.columns else None
-            self.comparer.offer(Sample(text, parameters, rows, what, key, self._moving.live_name))
+            label = query.model.__tablename__ if query else (present and present.operation) or "a read"
+            id_index = query.columns.index("id") if query and "id" in query.columns else None
+            self.comparer.offer(Sample(text, parameters, rows, label, id_index, self._moving.live_name))
         return rows
 
 
 class ReadComparer:
-    """The thread that compares, and its queue. It begins with the first sample; a fork begins its own."""
+    """Compares samples in a background thread.
+
+    The thread starts with the first sample. A forked child process starts its own thread and queue.
+    """
 
     def __init__(
         self, database: LiveDatabase, settings: Settings, monitor: DivergenceMonitor = shared_monitor
@@ -89,8 +92,8 @@ class ReadComparer:
         self._monitor = monitor
         self._limited_log = RateLimitedLog(log)
         self._reset()
-        begin_anew = weakref.WeakMethod(self._reset)
-        os.register_at_fork(after_in_child=lambda: (method := begin_anew()) and method())
+        weak_reset = weakref.WeakMethod(self._reset)
+        os.register_at_fork(after_in_child=lambda: (method := weak_reset()) and method())
 
     def _reset(self) -> object:
         self._lock = threading.Lock()
@@ -102,7 +105,7 @@ class ReadComparer:
         return self
 
     def offer(self, sample: Sample) -> None:
-        """Let a sample be compared, or drop it: this never waits."""
+        """Queue a sample for comparison, or drop it if the queue is full. This never blocks."""
         if self._thread is None:
             with self._lock:
                 if self._thread is None:
@@ -114,7 +117,7 @@ class ReadComparer:
             metrics.READS_NOT_COMPARED.inc()
 
     def close(self) -> None:
-        """Give the connection back when the sample at hand is done; what waits is dropped."""
+        """Stop after the current sample and drop the queued ones; the thread then closes its connection."""
         with self._lock:
             if self._thread is None:
                 return
@@ -141,7 +144,11 @@ class ReadComparer:
         self._close_standby()
 
     def _next(self) -> Sample | None:
-        """The next sample. A side that has become the live one meanwhile has enough connections."""
+        """Wait for the next sample, and return it (None: stop).
+
+        While waiting, close the connection to a standby that has become live: the live side's connections are
+        needed by the service.
+        """
         while True:
             try:
                 return self._samples.get(timeout=1.0)
@@ -173,7 +180,7 @@ class ReadComparer:
         return self._stage
 
     def _connection(self, name: SideName) -> Connection:
-        """The one connection to the standby, which has no pool."""
+        """Return the connection to the standby, opened outside the pool."""
         if self._standby is None or self._standby[0] != name:
             self._close_standby()
             database: Database = self._database.sides[name]
@@ -187,25 +194,28 @@ class ReadComparer:
 
 
 def _find_differences(sample: Sample, live: Database, standby: Connection) -> list[str] | None:
-    """What differs, checked again: nothing if it was a race, None where it cannot be told."""
+    """Repeat the comparison up to RECHECKS times and return labels of the rows that still differ.
+
+    Returns an empty list if the first mismatch was a race, and None if that cannot be determined.
+    """
     differing: list[str] = []
     for _ in range(RECHECKS):
         before = live.read(lambda connection: _run_sample(connection, sample))
         if not _wait_until_relayed(live):
             return None
-        there = _run_sample(standby, sample)
+        on_standby = _run_sample(standby, sample)
         after = live.read(lambda connection: _run_sample(connection, sample))
-        if _has_same_rows(there, before) or _has_same_rows(there, after):
+        if _has_same_rows(on_standby, before) or _has_same_rows(on_standby, after):
             return []
         if not _has_same_rows(before, after):
-            differing = []  # it changes all the time
+            differing = []  # the rows changed during this comparison
             continue
-        differing = _row_labels(sample, after, there)
+        differing = _row_labels(sample, after, on_standby)
     return differing or None
 
 
 def _wait_until_relayed(live: Database) -> bool:
-    """Wait until the standby has whatever was written by now; whether that came to pass."""
+    """Wait until the standby has all changes that are pending now. Returns False on a timeout."""
     last = _value(live, "SELECT max(seq) FROM frontdesk_transfer.marks", {})
     deadline = time.monotonic() + RELAY_TIMEOUT_SECONDS
     waiting = "SELECT EXISTS (SELECT FROM frontdesk_transfer.marks WHERE seq <= %(last)s)"
@@ -219,11 +229,11 @@ def _wait_until_relayed(live: Database) -> bool:
 def _row_labels(
     sample: Sample, live_rows: Sequence[Sequence[Any]], standby_rows: Sequence[Sequence[Any]]
 ) -> list[str]:
-    """Table and our id of each row that differs; what was read, where rows have none."""
-    mine, theirs = Counter(map(repr, live_rows)), Counter(map(repr, standby_rows))
+    """Return the label and id of each row that differs, or only the label of a sample without ids."""
+    on_live, on_standby = Counter(map(repr, live_rows)), Counter(map(repr, standby_rows))
     rows = [
-        *(row for row in live_rows if repr(row) not in theirs),
-        *(row for row in standby_rows if repr(row) not in mine),
+        *(row for row in live_rows if repr(row) not in on_standby),
+        *(row for row in standby_rows if repr(row) not in on_live),
     ]
     if sample.id_index is None or not rows:
         return [sample.label]
@@ -231,12 +241,12 @@ def _row_labels(
 
 
 def _has_same_rows(rows: Sequence[Sequence[Any]], other_rows: Sequence[Sequence[Any]]) -> bool:
-    # In any order: what is not ordered by the statement lies in the table as it came.
+    # Ignore the order: a statement without ORDER BY returns the rows in their physical order.
     return Counter(map(repr, rows)) == Counter(map(repr, other_rows))
 
 
 def _run_sample(connection: Connection, sample: Sample) -> list[tuple[Any, ...]]:
-    # Not the connection's own cursors: this is nobody's query, and no slow one of the service.
+    # A plain psycopg cursor: shadow reads must not count in the service's query metrics and slow-query log.
     cursor: psycopg.Cursor[Any] = psycopg.Cursor(connection)
     return cursor.execute(sample.text.encode(), sample.parameters).fetchall()
 

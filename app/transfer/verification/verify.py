@@ -1,8 +1,8 @@
-"""Whether both sides hold the same, by content; beside writers, too.
+"""Verification: compare the contents of both sides by hash, also while writers are active.
 
-A bucket that differs is opened, and its keys are candidates: rows that a writer has just changed differ for a
-moment. A candidate counts as a divergence only when it differs in the same way at several looks while its key
-does not wait in the log; what waits there is known to be behind.
+If the hashes of a bucket differ, its differing rows become candidates. A row that has just been written may
+differ for a moment. So a candidate counts as a divergence only if several reads show the same difference
+while its key is not in the change log. Rows whose keys are in the change log are known to be behind.
 """
 
 import hashlib
@@ -38,19 +38,19 @@ from app.transfer.verification.buckets import (
     find_collated_columns,
 )
 
-CONNECTIONS_PER_SIDE = 2  # connections on each side
-CONFIRMING_READS = 3  # that must agree before a difference counts
-RECHECK_INTERVAL_SECONDS = 0.05  # seconds
-SETTLE_TIMEOUT_SECONDS = 15.0  # seconds for candidates that keep changing, or wait in the log
-RECHECK_BATCH_KEYS = 5_000  # candidates looked at together
-MAX_RECORDED_ROWS = 100  # rows that are told with their columns, and in the record of a verification
+CONNECTIONS_PER_SIDE = 2
+CONFIRMING_READS = 3  # reads that must show the same difference before it counts
+RECHECK_INTERVAL_SECONDS = 0.05
+SETTLE_TIMEOUT_SECONDS = 15.0  # for candidates that keep changing or are pending in the change log
+RECHECK_BATCH_KEYS = 5_000  # candidates in one query
+MAX_RECORDED_ROWS = 100  # divergences whose columns are determined, and that the verification record lists
 
 Connection = psycopg.Connection[Any]
 
 
 @dataclass(frozen=True)
 class Divergence:
-    """One row that is not the same: `missing` or `extra` on the standby, or `different` in `columns`."""
+    """A row that differs. `kind`: `missing` or `extra` on the standby, or `different` in `columns`."""
 
     table: str
     key: PrimaryKey
@@ -60,22 +60,22 @@ class Divergence:
 
 @dataclass
 class TableResult:
-    """One table: rows on the side that is followed and on the standby, and the root of the former."""
+    """Result for one table: row counts of both sides, differences, and `root`, the source's content hash."""
 
     name: str
     source_rows: int = 0
     standby_rows: int = 0
     root: str = ""
     different: int = 0
-    waiting: int = 0  # keys in the log: the relay has yet to bring them
-    unsettled: int = 0  # rows that never stood still
-    reason: str = ""  # why it could not be compared
+    waiting: int = 0  # rows whose keys are pending in the change log
+    unsettled: int = 0  # rows that changed during every comparison
+    reason: str = ""  # why the table could not be compared
     seconds: float = 0.0
 
 
 @dataclass
 class VerificationReport:
-    """What a verification has found. `source` is the side that the other one follows."""
+    """Result of a verification. `source` is the side that the other one follows."""
 
     source: SideName
     tables: list[TableResult] = field(default_factory=list)
@@ -84,16 +84,16 @@ class VerificationReport:
 
     @property
     def is_compared(self) -> bool:
-        """Whether every table could be compared, and every row."""
+        """True if every row of every table could be compared."""
         return not any(table.reason or table.unsettled for table in self.tables)
 
     @property
     def is_equal(self) -> bool:
-        """No divergence, and nothing that could not be compared."""
+        """True if everything could be compared and nothing differs."""
         return self.is_compared and not self.divergences
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return the report as a dict that can be serialised to JSON."""
         return {
             "equal": self.is_equal,
             "compared": self.is_compared,
@@ -102,7 +102,7 @@ class VerificationReport:
             "waiting": sum(table.waiting for table in self.tables),
             "seconds": round(self.seconds, 3),
             "tables": [asdict(table) for table in self.tables],
-            "divergences": [asdict(each) for each in self.divergences],
+            "divergences": [asdict(divergence) for divergence in self.divergences],
         }
 
 
@@ -116,36 +116,48 @@ def verify(
     on_progress: OnVerifyProgress = lambda table, done, total: None,
     settle_timeout: float = SETTLE_TIMEOUT_SECONDS,
 ) -> VerificationReport:
-    """Compare the tables of the move (or those of the models, where none has begun), or `only` some.
+    """Compare the tables on both sides and return a report with the differences.
 
-    The result is recorded where there is a move. Raises UnavailableError and InvalidInputError.
+    The tables are those of the transfer. If no transfer has been started, they are those of Frontdesk's
+    models, and legacy is the source. During a transfer, a complete result for all tables is recorded on both
+    sides.
+
+    Args:
+        sides: Both databases.
+        only: Qualified names of the tables to compare; empty for all tables.
+        on_progress: Called after each batch of buckets.
+        settle_timeout: Seconds to wait for rows that keep changing or are pending in the change log.
+
+    Raises:
+        InvalidInputError: `only` names an unknown table.
+        UnavailableError: A server cannot be reached.
     """
     with ExitStack() as stack:
-        lanes = [
+        sessions = [
             {side.name: stack.enter_context(closing(side.connect())) for side in sides}
             for _ in range(CONNECTIONS_PER_SIDE)
         ]
-        comparison = Verification(lanes)
+        comparison = Verification(sessions)
         report = comparison.run(only, on_progress, settle_timeout)
         if comparison.is_transfer_active and not only and report.is_compared:
-            for connection in lanes[0].values():
+            for connection in sessions[0].values():
                 _record(connection, report)
         return report
 
 
 class Verification:
-    """Both sides, several sessions on each, and which of them is followed."""
+    """A comparison of both sides through several sessions on each, from `source` to the other side."""
 
     def __init__(self, sessions: Sequence[Mapping[SideName, Connection]]) -> None:
         rows = SideRows(
             *(
-                read_side_row(each) if control_schema.is_set_up(each) else None
-                for each in sessions[0].values()
+                read_side_row(connection) if control_schema.is_set_up(connection) else None
+                for connection in sessions[0].values()
             )
         )
         self.is_transfer_active = rows.stage not in (Stage.NOT_STARTED, Stage.STARTING)
         self.source: SideName = rows.source if self.is_transfer_active else "legacy"
-        self._sessions = [(lane[self.source], lane[other_side(self.source)]) for lane in sessions]
+        self._sessions = [(pair[self.source], pair[other_side(self.source)]) for pair in sessions]
         source, standby = self._sessions[0]
         self.tables = (
             transfer_tables(source)
@@ -157,13 +169,18 @@ class Verification:
     def run(
         self, only: Collection[str], on_progress: OnVerifyProgress, settle_timeout: float
     ) -> VerificationReport:
-        """Compare table after table, then look again at what had not settled."""
+        """Compare all tables (or `only` some), then compare rows that were changing again; return the report.
+
+        Raises InvalidInputError if `only` names an unknown table.
+        """
         unknown = sorted(set(only) - {table.name for table in self.tables})
         if unknown:
-            raise InvalidInputError(f"{', '.join(unknown)}: not among the tables that are compared.")
+            raise InvalidInputError(
+                f"Unknown tables: {', '.join(unknown)}. Name tables of the transfer with their schema."
+            )
         report = VerificationReport(self.source)
         began = time.monotonic()
-        open_: list[tuple[TableResult, TablePair, set[PrimaryKey]]] = []
+        unsettled_tables: list[tuple[TableResult, TablePair, set[PrimaryKey]]] = []
         with ThreadPoolExecutor(2 * CONNECTIONS_PER_SIDE) as threads:
             for table in self.tables:
                 if only and table.name not in only:
@@ -174,9 +191,9 @@ class Verification:
                     pairs = self._pairs(table)
                     found, unsettled = self._compare(threads, pairs, result, on_progress)
                     report.divergences += found
-                    open_.append((result, pairs[0], unsettled))
+                    unsettled_tables.append((result, pairs[0], unsettled))
         deadline = time.monotonic() + settle_timeout
-        for result, pair, keys in open_:
+        for result, pair, keys in unsettled_tables:
             found, waiting, unsettled = pair.recheck(keys, deadline)
             report.divergences += found
             result.different += len(found)
@@ -185,10 +202,10 @@ class Verification:
         return report
 
     def reason_not_comparable(self, table: TableInfo) -> str:
-        """Why the table cannot be compared; empty where it can."""
+        """Return why the table cannot be compared, or "" if it can."""
         other = self._standby_tables.get(table.name)
         if other is None:
-            return "the standby does not have it"
+            return "the standby does not have this table"
         if not table.key:
             return "it has no primary key"
         if (set(table.columns), table.key) != (set(other.columns), other.key):
@@ -196,7 +213,7 @@ class Verification:
         return ""
 
     def _pairs(self, table: TableInfo) -> list["TablePair"]:
-        """The table on both sides, for each lane."""
+        """Return the table on both sides, once per pair of sessions."""
         sorts = find_collated_columns(self._sessions[0], table)
         return [
             TablePair(
@@ -216,7 +233,10 @@ class Verification:
         result: TableResult,
         on_progress: OnVerifyProgress,
     ) -> tuple[list[Divergence], set[PrimaryKey]]:
-        """The divergences, and the candidates that had not settled at a few looks."""
+        """Compare one table bucket by bucket.
+
+        Returns the divergences, and the keys of rows that are pending or that changed during the comparison.
+        """
         began = time.monotonic()
         buckets = pairs[0].source.buckets()
         done, root = 0, hashlib.sha256()
@@ -228,9 +248,9 @@ class Verification:
                 for pair, batch in zip(pairs, batches, strict=False)
             ]
             candidates: set[PrimaryKey] = set()
-            for batch, (there, here) in zip(batches, answers, strict=True):
+            for batch, (on_source, on_standby) in zip(batches, answers, strict=True):
                 for bucket, (rows, digest), (other_rows, other) in zip(
-                    batch, there.result(), here.result(), strict=True
+                    batch, on_source.result(), on_standby.result(), strict=True
                 ):
                     result.source_rows += rows
                     result.standby_rows += other_rows
@@ -239,9 +259,9 @@ class Verification:
                         candidates |= pairs[0].differing_keys(bucket)
                 done += len(batch)
                 on_progress(result.name, done, len(buckets))
-            divergences, waiting, moving = pairs[0].recheck(candidates, deadline=0)
+            divergences, waiting, changing = pairs[0].recheck(candidates, deadline=0)
             found += divergences
-            unsettled |= waiting | moving
+            unsettled |= waiting | changing
         result.root, result.different = root.hexdigest(), len(found)
         result.seconds = round(time.monotonic() - began, 3)
         return found, unsettled
@@ -265,26 +285,29 @@ class TablePair:
         self._has_change_log = has_change_log
 
     def differing_keys(self, bucket: Bucket) -> set[PrimaryKey]:
-        """The keys in it that differ at this moment."""
-        there, here = self.source.hash_bucket_rows(bucket), self.standby.hash_bucket_rows(bucket)
-        return {key for key in {*there, *here} if there.get(key) != here.get(key)}
+        """Return the keys of the bucket whose rows currently differ."""
+        on_source, on_standby = self.source.hash_bucket_rows(bucket), self.standby.hash_bucket_rows(bucket)
+        return {key for key in {*on_source, *on_standby} if on_source.get(key) != on_standby.get(key)}
 
     def recheck(
         self, candidates: Collection[PrimaryKey], deadline: float
     ) -> tuple[list[Divergence], set[PrimaryKey], set[PrimaryKey]]:
-        """Look again: divergences, keys that wait in the log, and keys that do not stand still.
+        """Compare the candidates again, several times.
 
-        At least LOOKS times, and until `deadline` (of `time.monotonic`) where that does not settle it.
+        Each candidate is read up to CONFIRMING_READS + 1 times, and if that does not settle it, until
+        `deadline` (a value of `time.monotonic`).
+
+        Returns the divergences, the keys that are pending in the change log, and the keys that keep changing.
         """
         found: list[Divergence] = []
         waiting: set[PrimaryKey] = set()
         unsettled: set[PrimaryKey] = set()
         keys = sorted(candidates)
         for first in range(0, len(keys), RECHECK_BATCH_KEYS):
-            each = self._recheck_batch(keys[first : first + RECHECK_BATCH_KEYS], deadline)
-            found += each[0]
-            waiting |= each[1]
-            unsettled |= each[2]
+            result = self._recheck_batch(keys[first : first + RECHECK_BATCH_KEYS], deadline)
+            found += result[0]
+            waiting |= result[1]
+            unsettled |= result[2]
         return found, waiting, unsettled
 
     def _recheck_batch(
@@ -292,17 +315,17 @@ class TablePair:
     ) -> tuple[list[Divergence], set[PrimaryKey], set[PrimaryKey]]:
         seen: dict[PrimaryKey, tuple[Any, int]] = {}
         found: dict[PrimaryKey, str] = {}
-        pending, waiting, looks = set(keys), set[PrimaryKey](), 0
-        while pending and (looks <= CONFIRMING_READS or time.monotonic() < deadline):
-            if looks:
+        pending, waiting, reads = set(keys), set[PrimaryKey](), 0
+        while pending and (reads <= CONFIRMING_READS or time.monotonic() < deadline):
+            if reads:
                 time.sleep(RECHECK_INTERVAL_SECONDS)
-            looks += 1
-            # The log and the rows of one snapshot first: a key that is not in the log then is on the
-            # standby as it was then, or newer.
-            there, waiting = self._read_source(pending)
-            here = self.standby.hash_rows(pending)
+            reads += 1
+            # Read the source first, log and rows from one snapshot: if a key is not in the log, the standby
+            # has this version of the row or a newer one.
+            on_source, waiting = self._read_source(pending)
+            on_standby = self.standby.hash_rows(pending)
             for key in list(pending):
-                both = (there.get(key), here.get(key))
+                both = (on_source.get(key), on_standby.get(key))
                 before, count = seen.get(key, (None, 0))
                 seen[key] = (both, count + 1 if both == before and key not in waiting else 1)
                 if both[0] == both[1]:
@@ -320,13 +343,15 @@ class TablePair:
             ) if self._has_change_log else set()
 
     def _divergences(self, kinds: Mapping[PrimaryKey, str]) -> list[Divergence]:
-        """With the columns that differ, of the first RECORDED rows: more than that nobody reads."""
+        """Return the divergences; the first MAX_RECORDED_ROWS different rows have their differing columns."""
         different = [key for key, kind in kinds.items() if kind == "different"][:MAX_RECORDED_ROWS]
         columns: dict[PrimaryKey, list[str]] = {}
         for column in self.table.columns if different else ():
-            there, here = (side.hash_rows(different, [column]) for side in (self.source, self.standby))
+            on_source, on_standby = (
+                side.hash_rows(different, [column]) for side in (self.source, self.standby)
+            )
             for key in different:
-                if there.get(key) != here.get(key):
+                if on_source.get(key) != on_standby.get(key):
                     columns.setdefault(key, []).append(column)
         return [
             Divergence(self.table.name, key, kind, tuple(columns.get(key, ()))) for key, kind in kinds.items()
@@ -339,7 +364,10 @@ def _record(connection: Connection, report: VerificationReport) -> None:
         "seconds": round(report.seconds, 3),
         "roots": {table.name: table.root for table in report.tables},
         "different": len(report.divergences),
-        "keys": [[each.table, list(each.key), each.kind] for each in report.divergences[:MAX_RECORDED_ROWS]],
+        "keys": [
+            [divergence.table, list(divergence.key), divergence.kind]
+            for divergence in report.divergences[:MAX_RECORDED_ROWS]
+        ],
     }
     connection.execute(
         f"INSERT INTO {SCHEMA}.verifications (equal, detail) VALUES (%s, %s)",

@@ -1,4 +1,4 @@
-"""What tests of bookings look at beside the data layer."""
+"""Fixtures of the tests of bookings."""
 
 from collections.abc import Callable
 
@@ -13,7 +13,7 @@ TABLES = ("clients", "bookings", "booking_services", "booking_slots")
 
 @pytest.fixture
 def count_rows(settings: Settings, salon: DataLayer) -> Callable[[], dict[str, int]]:
-    """Counts the rows of `salon` in every table that a booking touches."""
+    """Return a function that counts the rows of `salon` in every table that a booking writes."""
     assert settings.database_url is not None
     url = settings.database_url.get_secret_value()
 

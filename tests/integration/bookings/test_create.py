@@ -1,4 +1,4 @@
-"""Booking: slot, client and booking together, or nothing."""
+"""Creation of bookings: slot, client and booking are stored together, or not at all."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -45,25 +45,26 @@ class TestANewCustomer:
         salon.create_booking(NewClientRow(name="Ёлка", surname="Ким"), NewBookingRow()).unwrap()
         assert [c.name for c in salon.search_clients_by_name("ЁЛКА К").unwrap()] == ["Ёлка"]
 
-    def test_who_books_twice_at_once_becomes_one_client(
+    def test_with_concurrent_bookings_becomes_one_client(
         self, salon: DataLayer, count_rows: Callable[[], dict[str, int]]
     ) -> None:
-        who = NewClientRow()
+        customer = NewClientRow()
         results = at_once(
-            lambda n=n: salon.create_booking(who, NewBookingRow(starts_at=NOON + n * HOUR)) for n in range(8)
+            lambda n=n: salon.create_booking(customer, NewBookingRow(starts_at=NOON + n * HOUR))
+            for n in range(8)
         )
         assert [code(result) for result in results] == [None] * 8
         assert count_rows() == {"clients": 1, "bookings": 8, "booking_services": 0, "booking_slots": 8}
 
 
 class TestAKnownClient:
-    def test_is_found_by_phone_and_left_as_yclients_knows_her(self, salon: DataLayer) -> None:
+    def test_is_found_by_phone_and_not_changed(self, salon: DataLayer) -> None:
         salon.upsert_client(ClientRow(yclients_id=31, name="Анна Ким", phone="+79686484488")).unwrap()
         booking = salon.create_booking({"name": "Аня", "phone": "968 648 44 88"}, NewBookingRow()).unwrap()
         assert booking.client_id == 31
         assert [c.name for c in salon.get_clients().unwrap()] == ["Анна Ким"]
 
-    def test_is_found_by_her_yclients_id_before_her_phone(self, salon: DataLayer) -> None:
+    def test_is_found_by_yclients_id_before_phone(self, salon: DataLayer) -> None:
         salon.upsert_clients(
             [ClientRow(yclients_id=1, phone="+79686484488"), ClientRow(yclients_id=2)]
         ).unwrap()
@@ -72,7 +73,7 @@ class TestAKnownClient:
         ).unwrap()
         assert booking.client_id == 2
 
-    def test_with_a_yclients_id_that_is_new_here_keeps_that_id(self, salon: DataLayer) -> None:
+    def test_with_an_unknown_yclients_id_is_inserted_with_that_id(self, salon: DataLayer) -> None:
         salon.upsert_client(ClientRow(yclients_id=1, phone="+79686484488")).unwrap()
         booking = salon.create_booking(
             NewClientRow(yclients_id=2, phone="+79686484488"), NewBookingRow()
@@ -80,11 +81,11 @@ class TestAKnownClient:
         assert booking.client_id == 2
         assert salon.get_client_by_id(2).unwrap() is not None
 
-    def test_made_here_learns_the_yclients_id_that_a_later_booking_gives(self, salon: DataLayer) -> None:
-        who = NewClientRow()
-        salon.create_booking(who, NewBookingRow()).unwrap()
+    def test_made_here_gets_the_yclients_id_of_a_later_booking(self, salon: DataLayer) -> None:
+        customer = NewClientRow()
+        salon.create_booking(customer, NewBookingRow()).unwrap()
         booking = salon.create_booking(
-            {**who, "yclients_id": 77}, NewBookingRow(starts_at=NOON + HOUR)
+            {**customer, "yclients_id": 77}, NewBookingRow(starts_at=NOON + HOUR)
         ).unwrap()
         assert booking.client_id == 77
         assert [c.yclients_id for c in salon.get_clients().unwrap()] == [77]
@@ -106,12 +107,12 @@ class TestATakenSlot:
         assert not result.error.retryable
         assert count_rows() == before
 
-    def test_of_another_member_of_staff_or_beside_it_is_no_obstacle(self, salon: DataLayer) -> None:
+    def test_does_not_conflict_with_other_staff_or_adjacent_times(self, salon: DataLayer) -> None:
         salon.create_booking(NewClientRow(), NewBookingRow()).unwrap()
         for free in ({"staff_id": 8}, {"starts_at": NOON + HOUR}, {"starts_at": NOON - HOUR}):
             assert salon.create_booking(NewClientRow(), NewBookingRow(**free)).success
 
-    def test_by_a_booking_of_yclients_is_refused_too(self, salon: DataLayer) -> None:
+    def test_of_a_booking_from_yclients_is_refused_too(self, salon: DataLayer) -> None:
         salon.upsert_booking(BookingRow(starts_at=NOON)).unwrap()
         assert code(salon.create_booking(NewClientRow(), NewBookingRow())) == "slot_taken"
 
@@ -126,7 +127,7 @@ class TestATakenSlot:
         salon.upsert_bookings([{**row, **gone}]).unwrap()
         assert salon.create_booking(NewClientRow(), NewBookingRow()).success
 
-    def test_of_another_company_is_no_obstacle(
+    def test_does_not_conflict_with_another_company(
         self, salon: DataLayer, new_company: Callable[..., DataLayer]
     ) -> None:
         assert salon.create_booking(NewClientRow(), NewBookingRow()).success
@@ -138,9 +139,9 @@ class TestWithAYClientsRecord:
         booking = salon.create_booking(NewClientRow(), NewBookingRow(yclients_record_id=9)).unwrap()
         assert (booking.yclients_record_id, booking.pending_since) == (9, None)
 
-    def test_the_same_again_answers_with_the_booking_that_is_there(self, salon: DataLayer) -> None:
-        who, what = NewClientRow(), NewBookingRow(yclients_record_id=9)
-        results = at_once([lambda: salon.create_booking(who, what)] * 6)
+    def test_repeated_calls_return_the_existing_booking(self, salon: DataLayer) -> None:
+        client, booking = NewClientRow(), NewBookingRow(yclients_record_id=9)
+        results = at_once([lambda: salon.create_booking(client, booking)] * 6)
         assert [code(result) for result in results] == [None] * 6
         assert len({result.unwrap().id for result in results}) == 1
 
@@ -162,7 +163,7 @@ class TestBadInput:
             ({"status": "cancelled"}, "booking.status"),
         ],
     )
-    def test_names_the_field(self, salon: DataLayer, change: dict[str, object], field: str) -> None:
+    def test_the_error_names_the_field(self, salon: DataLayer, change: dict[str, object], field: str) -> None:
         result = salon.create_booking(NewClientRow(), NewBookingRow(**change))
         assert code(result) == "invalid"
         assert result.error is not None
@@ -187,7 +188,7 @@ def test_a_time_in_any_zone_is_stored_in_utc(salon: DataLayer) -> None:
     assert (booking.starts_at, booking.starts_at.utcoffset()) == (NOON, timedelta(0))
 
 
-def test_the_record_stays_usable_and_tells_no_personal_data(salon: DataLayer) -> None:
+def test_the_record_stays_usable_and_its_repr_has_no_personal_data(salon: DataLayer) -> None:
     booking: Booking = salon.create_booking(NewClientRow(name="Zaphod"), NewBookingRow()).unwrap()
     assert booking.client_name == "Zaphod"
     assert "Zaphod" not in repr(booking)

@@ -1,4 +1,4 @@
-"""Threads that fight for the same time on a real server."""
+"""Concurrent threads that book the same times on a real server."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from tests.threads import at_once
 
 @pytest.fixture
 def overlaps(settings: Settings, salon: DataLayer) -> Callable[[], int]:
-    """Counts pairs of active bookings of one member of staff that overlap, both made here."""
+    """Return a function that counts overlapping pairs of active local bookings of one staff member."""
     assert settings.database_url is not None
     url = settings.database_url.get_secret_value()
 
@@ -44,13 +44,14 @@ def test_fifty_customers_for_one_slot_make_one_booking(
 ) -> None:
     customers = [NewClientRow() for _ in range(50)]
     results = at_once(
-        lambda who=who: salon.create_booking(who, NewBookingRow(services=[1])) for who in customers
+        lambda customer=customer: salon.create_booking(customer, NewBookingRow(services=[1]))
+        for customer in customers
     )
     assert Counter(map(code, results)) == {None: 1, "slot_taken": 49}
     assert count_rows() == {"clients": 1, "bookings": 1, "booking_services": 1, "booking_slots": 1}
 
 
-def test_overlapping_wishes_never_end_in_overlapping_bookings(
+def test_overlapping_requests_never_create_overlapping_bookings(
     salon: DataLayer, overlaps: Callable[[], int]
 ) -> None:
     starts = [NOON + timedelta(minutes=20) * (n % 12) for n in range(48)]
@@ -62,7 +63,7 @@ def test_overlapping_wishes_never_end_in_overlapping_bookings(
     assert overlaps() == 0
 
 
-def test_two_bookings_that_swap_their_times_end_without_an_error_of_the_server(
+def test_two_bookings_that_swap_their_times_cause_no_server_error(
     salon: DataLayer, overlaps: Callable[[], int]
 ) -> None:
     pair = [
@@ -80,7 +81,7 @@ def test_two_bookings_that_swap_their_times_end_without_an_error_of_the_server(
         assert overlaps() == 0
 
 
-def test_one_booking_moved_by_many_ends_in_one_place_with_one_slot(
+def test_a_booking_moved_by_many_threads_has_one_slot(
     salon: DataLayer, count_rows: Callable[[], dict[str, int]]
 ) -> None:
     booking = salon.create_booking(NewClientRow(), NewBookingRow()).unwrap()
@@ -92,9 +93,7 @@ def test_one_booking_moved_by_many_ends_in_one_place_with_one_slot(
     assert code(salon.create_booking(NewClientRow(), NewBookingRow(starts_at=last.starts_at))) == "slot_taken"
 
 
-def test_a_cancelled_slot_goes_to_exactly_one_of_those_who_wait_for_it(
-    salon: DataLayer, overlaps: Callable[[], int]
-) -> None:
+def test_a_cancelled_slot_is_booked_at_most_once(salon: DataLayer, overlaps: Callable[[], int]) -> None:
     booking = salon.create_booking(NewClientRow(), NewBookingRow()).unwrap()
     results = at_once(
         [
@@ -109,7 +108,7 @@ def test_a_cancelled_slot_goes_to_exactly_one_of_those_who_wait_for_it(
     assert overlaps() == 0
 
 
-def test_confirming_and_mirroring_at_once_leave_one_row(
+def test_concurrent_confirmation_and_mirroring_leave_one_row(
     salon: DataLayer, count_rows: Callable[[], dict[str, int]]
 ) -> None:
     for n in range(6):
@@ -130,7 +129,9 @@ def test_confirming_and_mirroring_at_once_leave_one_row(
         assert count_rows()["bookings"] == count_rows()["booking_slots"] == n + 1
 
 
-def test_syncs_and_customers_at_once_end_consistent(salon: DataLayer, overlaps: Callable[[], int]) -> None:
+def test_concurrent_syncs_and_bookings_leave_consistent_rows(
+    salon: DataLayer, overlaps: Callable[[], int]
+) -> None:
     rows = [BookingRow(starts_at=NOON + HOUR / 2 * n, ends_at=NOON + HOUR / 2 * n + HOUR) for n in range(60)]
     results = at_once(
         [

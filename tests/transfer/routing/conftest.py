@@ -1,4 +1,4 @@
-"""Two databases behind one data layer."""
+"""Fixtures: one data layer with a legacy and a primary database."""
 
 from collections.abc import Callable, Iterator
 
@@ -17,7 +17,7 @@ def pair(new_database: Callable[[], str]) -> FakeTransfer:
 
 @pytest.fixture
 def move(pair: FakeTransfer) -> Iterator[FakeTransfer]:
-    """Two empty databases at head."""
+    """Two empty databases at the latest revision, before a transfer."""
     yield pair
     pair.reset()
     sentry.backend = sentry.DEFAULT_BACKEND
@@ -25,7 +25,7 @@ def move(pair: FakeTransfer) -> Iterator[FakeTransfer]:
 
 @pytest.fixture
 def started(move: FakeTransfer) -> FakeTransfer:
-    """The same with a move that has begun, and the company on both sides."""
+    """The databases of `move` after the start of a transfer, with the company on both sides."""
     for url, title in ((move.legacy, "legacy"), (move.primary, "primary")):
         execute(url, f"INSERT INTO companies (company_id, title) VALUES ({COMPANY_ID}, '{title}')")
     move.start()

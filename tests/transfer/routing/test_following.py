@@ -1,4 +1,4 @@
-"""Processes follow the live database by themselves."""
+"""Tests of processes that follow the live side during cutovers and rollbacks."""
 
 import logging
 import threading
@@ -17,7 +17,9 @@ from tests.processes import WAIT_TIMEOUT_SECONDS, wait_until
 from tests.threads import at_once
 
 
-def test_writers_follow_there_and_back_and_lose_nothing(desk: Frontdesk, started: FakeTransfer) -> None:
+def test_writers_follow_cutovers_and_rollbacks_without_losing_a_write(
+    desk: Frontdesk, started: FakeTransfer
+) -> None:
     written: dict[int, list[int]] = {n: [] for n in range(3)}
     stop = threading.Event()
 
@@ -42,20 +44,20 @@ def test_writers_follow_there_and_back_and_lose_nothing(desk: Frontdesk, started
         wait_for_more()
         move_from, move_to = urls[round_ % 2], urls[1 - round_ % 2]
         started.set_state(move_from, "closing")
-        time.sleep(0.05)  # drained meanwhile
+        time.sleep(0.05)  # time for a drain
         started.set_state(move_from, "standby")
-        time.sleep(0.02)  # nobody is live
+        time.sleep(0.02)  # neither side is live
         started.set_state(move_to, "open")
     wait_for_more()
     stop.set()
     for thread in threads:
         thread.join()
     acknowledged = sorted(number for numbers in written.values() for number in numbers)
-    there = [clients(url) for url in urls]
-    assert sorted(there[0] + there[1]) == acknowledged  # each exactly once
+    stored = [clients(url) for url in urls]
+    assert sorted(stored[0] + stored[1]) == acknowledged  # each exactly once
 
 
-def test_reads_follow_within_a_second(desk: Frontdesk, started: FakeTransfer) -> None:
+def test_reads_follow_the_live_side_within_a_second(desk: Frontdesk, started: FakeTransfer) -> None:
     assert desk.company(COMPANY_ID).get_company().unwrap().title == "legacy"
     started.hand_over(started.legacy, started.primary)
     time.sleep(live_database.REFRESH_INTERVAL_SECONDS)
@@ -77,10 +79,10 @@ def test_reads_wait_while_neither_side_is_live(desk: Frontdesk, started: FakeTra
     assert desk.database.live_name == "primary"
 
 
-def test_a_block_ends_with_a_retryable_error_and_the_next_one_is_on_the_live_side(
+def test_a_fenced_unit_of_work_raises_a_retryable_error_and_the_next_one_uses_the_live_side(
     desk: Frontdesk, started: FakeTransfer
 ) -> None:
-    with pytest.raises(FencedError) as fenced, desk.unit_of_work(COMPANY_ID) as uow:  # noqa: PT012 - in one block
+    with pytest.raises(FencedError) as fenced, desk.unit_of_work(COMPANY_ID) as uow:  # noqa: PT012 - one unit of work
         uow.companies.get()
         started.hand_over(started.legacy, started.primary)
         uow.clients.upsert(client(1))
@@ -90,7 +92,7 @@ def test_a_block_ends_with_a_retryable_error_and_the_next_one_is_on_the_live_sid
     assert (clients(started.legacy), clients(started.primary)) == ([], [1])
 
 
-def test_a_closing_that_takes_too_long_is_an_answer_and_no_failure(
+def test_a_side_that_stays_closed_too_long_causes_a_retryable_error_and_no_warning(
     desk: Frontdesk, started: FakeTransfer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(live_database, "OPEN_TIMEOUT_SECONDS", 0.3)
@@ -101,9 +103,9 @@ def test_a_closing_that_takes_too_long_is_an_answer_and_no_failure(
     assert error is not None
     assert (error.code, error.retryable) == ("fenced", True)
     assert 0.3 <= time.monotonic() - began < 5
-    assert desk.company(COMPANY_ID).get_company().unwrap() is not None  # reads go on
+    assert desk.company(COMPANY_ID).get_company().unwrap() is not None  # reads are still possible
     assert [line for line in caplog.records if line.levelno >= logging.WARNING] == []
-    started.set_state(started.legacy, "open")  # the cutover was given up
+    started.set_state(started.legacy, "open")  # the cutover was aborted
     desk.company(COMPANY_ID).upsert_client(client(2)).unwrap()
     assert clients(started.legacy) == [1, 2]
 
@@ -120,7 +122,7 @@ def test_only_the_live_side_has_connections(desk: Frontdesk, started: FakeTransf
         wait_until(lambda left=old: sessions(left) == 0)
 
 
-def test_a_busy_process_has_no_more_connections_than_it_may_and_its_checks_do_not_wait(
+def test_a_busy_process_respects_its_connection_limit_and_its_checks_do_not_wait_for_the_pool(
     desk: Frontdesk, started: FakeTransfer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     salon = desk.company(COMPANY_ID)
@@ -144,7 +146,7 @@ def test_a_busy_process_has_no_more_connections_than_it_may_and_its_checks_do_no
     held = [desk.database.pool.getconn() for _ in range(3)]
     time.sleep(live_database.REFRESH_INTERVAL_SECONDS)
     with monkeypatch.context() as patch:
-        # Who asks which side is live waits for one of the three connections.
+        # A query for the live side would wait for one of the three pool connections.
         patch.setattr(side_state, "read_side", lambda database: pytest.fail("a check waits for the pool"))
         desk.database.connect_outside_pool(1_000).close()
     for connection in held:
@@ -152,7 +154,7 @@ def test_a_busy_process_has_no_more_connections_than_it_may_and_its_checks_do_no
     salon.get_company().unwrap()
 
 
-def test_a_caller_that_waited_for_a_connection_of_the_old_side_gets_one_of_the_new(
+def test_a_caller_waiting_for_a_connection_to_the_old_side_gets_one_to_the_new_side(
     desk: Frontdesk, started: FakeTransfer
 ) -> None:
     salon = desk.company(COMPANY_ID)
@@ -171,7 +173,9 @@ def test_a_caller_that_waited_for_a_connection_of_the_old_side_gets_one_of_the_n
         connection.close()
 
 
-def test_what_is_no_data_layer_follows_too(desk: Frontdesk, started: FakeTransfer) -> None:
+def test_the_rate_limiter_the_health_check_and_migrations_follow_the_live_side(
+    desk: Frontdesk, started: FakeTransfer
+) -> None:
     limiter = RateLimiter(desk.database, "moved.example")
     limiter.reserve()
     check_health(desk.database, desk.settings)
@@ -183,7 +187,7 @@ def test_what_is_no_data_layer_follows_too(desk: Frontdesk, started: FakeTransfe
     assert embedded_server.resolve_migration_url(desk.database.live().settings) == started.primary
 
 
-def test_failures_are_tagged_with_the_side(desk: Frontdesk, started: FakeTransfer) -> None:
+def test_failures_are_tagged_with_the_live_side(desk: Frontdesk, started: FakeTransfer) -> None:
     for url, name in ((started.legacy, "legacy"), (started.primary, "primary")):
         desk.company(COMPANY_ID).upsert_client(client(1)).unwrap()
         assert sentry.backend == name

@@ -1,4 +1,4 @@
-"""When one of the two databases is gone."""
+"""Tests of processes when one of the two databases is unreachable."""
 
 import time
 from collections.abc import Iterator
@@ -23,26 +23,29 @@ def other_server() -> Iterator[Server]:
     server.delete()
 
 
-def test_the_other_side_is_not_even_asked(started: FakeTransfer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_standby_is_queried_only_once(
+    started: FakeTransfer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     gone = FakeTransfer(started.legacy, "postgresql://nobody@127.0.0.1:1/gone")
-    asked: list[Database] = []
-    ask = side_state.read_side
-    monkeypatch.setattr(side_state, "read_side", lambda database: asked.append(database) or ask(database))
+    queried: list[Database] = []
+    read = side_state.read_side
+    monkeypatch.setattr(side_state, "read_side", lambda database: queried.append(database) or read(database))
     began = time.monotonic()
     with Frontdesk(gone.settings()) as desk:
         for number in range(1, 8):
             desk.company(COMPANY_ID).upsert_client(client(number)).unwrap()
             time.sleep(0.2)
         legacy, primary = desk.database.sides["legacy"], desk.database.sides["primary"]
-    assert asked.count(primary) == 1  # to begin with
-    assert 2 <= asked.count(legacy) <= 2 + (time.monotonic() - began) / live_database.REFRESH_INTERVAL_SECONDS
+    assert queried.count(primary) == 1  # at the first access
+    most = 2 + (time.monotonic() - began) / live_database.REFRESH_INTERVAL_SECONDS
+    assert 2 <= queried.count(legacy) <= most
     assert len(clients(started.legacy)) == 7
 
 
-def test_a_live_side_that_is_down_stays_the_live_side_unless_the_other_says_open(
+def test_an_unreachable_live_side_stays_live_until_the_other_side_is_open(
     started: FakeTransfer,
 ) -> None:
-    """The standby may lack writes: what cannot be reached is an error."""
+    """A standby may lack writes, so it does not replace an unreachable live side."""
     gone = FakeTransfer("postgresql://nobody@127.0.0.1:1/gone", started.primary)
     with Frontdesk(gone.settings(postgres_connection_timeout=300)) as desk:
         assert desk.company(COMPANY_ID).get_company().error.code == "unavailable"
@@ -55,7 +58,7 @@ def test_a_live_side_that_is_down_stays_the_live_side_unless_the_other_says_open
 
 
 @pytest.mark.parametrize("fault", [pytest.param("kill", marks=pytest.mark.full), "freeze"])
-def test_a_server_lost_after_the_hand_over_is_left_behind(
+def test_a_process_changes_to_the_live_side_if_the_old_server_is_lost_after_the_hand_over(
     started: FakeTransfer, other_server: Server, fault: str
 ) -> None:
     execute(other_server.url, "CREATE TABLE alembic_version ()", "CREATE TABLE companies ()")
@@ -79,7 +82,7 @@ def test_a_server_lost_after_the_hand_over_is_left_behind(
     assert clients(started.primary) == [1]
 
 
-def test_a_read_that_the_old_side_broke_off_is_made_on_the_live_one(
+def test_a_read_interrupted_on_the_old_side_is_retried_on_the_live_side(
     desk: Frontdesk, started: FakeTransfer
 ) -> None:
     read: list[str] = []
@@ -95,7 +98,7 @@ def test_a_read_that_the_old_side_broke_off_is_made_on_the_live_one(
     assert len(read) == 2
 
 
-def test_a_write_that_got_no_connection_is_made_on_the_live_side(
+def test_a_write_without_a_connection_is_retried_on_the_live_side(
     desk: Frontdesk, started: FakeTransfer
 ) -> None:
     runs = []
@@ -111,13 +114,15 @@ def test_a_write_that_got_no_connection_is_made_on_the_live_side(
     assert clients(started.primary) == [1]
 
 
-def test_a_commit_whose_answer_was_lost_is_not_run_again(desk: Frontdesk, started: FakeTransfer) -> None:
+def test_a_transaction_whose_commit_answer_was_lost_is_not_retried(
+    desk: Frontdesk, started: FakeTransfer
+) -> None:
     runs = []
 
     def work(uow: object) -> None:
         runs.append(1)
         started.hand_over(started.legacy, started.primary)
-        raise UnavailableError  # what a lost connection becomes
+        raise UnavailableError  # the error for a lost connection
 
     with pytest.raises(UnavailableError):
         desk.transact(COMPANY_ID, work)

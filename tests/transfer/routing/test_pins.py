@@ -1,4 +1,4 @@
-"""Which database a process works on before a move, after it, and when it is told."""
+"""Tests of the database that a process uses before a transfer, after it, and with TRANSFER_PIN."""
 
 import json
 import time
@@ -14,14 +14,14 @@ from tests.moves import COMPANY_ID, FakeTransfer, client, clients
 from tests.servers import execute
 
 
-def test_before_a_move_the_legacy_database_is_live(move: FakeTransfer) -> None:
+def test_legacy_is_live_before_a_transfer(move: FakeTransfer) -> None:
     with Frontdesk(move.settings()) as desk:
         desk.company(COMPANY_ID).upsert_company({"title": "Salon"}).unwrap()
         desk.company(COMPANY_ID).upsert_client(client(1)).unwrap()
     assert (clients(move.legacy), clients(move.primary)) == ([1], [])
 
 
-def test_a_legacy_database_that_is_none_of_ours_is_left_alone(move: FakeTransfer) -> None:
+def test_a_legacy_database_without_a_frontdesk_schema_is_not_used(move: FakeTransfer) -> None:
     execute(move.legacy, "ALTER TABLE alembic_version RENAME TO versions")
     with Frontdesk(move.settings()) as desk:
         desk.company(COMPANY_ID).upsert_company({"title": "Salon"}).unwrap()
@@ -30,7 +30,7 @@ def test_a_legacy_database_that_is_none_of_ours_is_left_alone(move: FakeTransfer
     assert (clients(move.legacy), clients(move.primary)) == ([], [1])
 
 
-def test_a_process_goes_on_where_it_was_when_the_move_is_finished(
+def test_a_process_keeps_its_side_when_the_transfer_is_finished(
     desk: Frontdesk, started: FakeTransfer
 ) -> None:
     desk.company(COMPANY_ID).upsert_client(client(1)).unwrap()
@@ -42,10 +42,10 @@ def test_a_process_goes_on_where_it_was_when_the_move_is_finished(
     assert (clients(started.legacy), clients(started.primary)) == ([1], [2, 3])
 
 
-def test_two_databases_with_companies_and_no_move_are_refused_until_one_is_named(
+def test_two_databases_with_companies_and_no_transfer_are_refused_until_one_is_pinned(
     started: FakeTransfer,
 ) -> None:
-    """After `finish` either may be the live one; a guess would lose what is written from then on."""
+    """After `finish`, either side may be the live one; a wrong guess would lose later writes."""
     started.finish()
     with (
         Frontdesk(started.settings()) as desk,
@@ -59,7 +59,7 @@ def test_two_databases_with_companies_and_no_move_are_refused_until_one_is_named
         assert clients(url) == [1]
 
 
-def test_a_process_that_slept_through_a_whole_move_does_not_wake_on_the_old_side(
+def test_a_process_that_was_idle_during_a_whole_transfer_does_not_use_the_old_side(
     move: FakeTransfer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(live_database, "RECHECK_BOTH_AFTER_SECONDS", 0.6)
@@ -67,14 +67,14 @@ def test_a_process_that_slept_through_a_whole_move_does_not_wake_on_the_old_side
         desk.company(COMPANY_ID).upsert_company({"title": "Salon"}).unwrap()
         execute(move.primary, f"INSERT INTO companies (company_id, title) VALUES ({COMPANY_ID}, 'Salon')")
         time.sleep(0.7)
-        for _ in range(2):  # and it does not forget
+        for _ in range(2):  # repeated calls are refused as well
             error = desk.company(COMPANY_ID).upsert_client(client(1)).error
             assert error is not None
             assert "TRANSFER_PIN" in error.message
     assert clients(move.legacy) == []
 
 
-def test_a_pinned_process_stays_and_is_refused(started: FakeTransfer) -> None:
+def test_a_pinned_process_stays_on_its_side_and_its_writes_are_refused(started: FakeTransfer) -> None:
     with Frontdesk(started.settings(transfer_pin="legacy")) as desk:
         desk.company(COMPANY_ID).upsert_client(client(1)).unwrap()
         started.hand_over(started.legacy, started.primary)
@@ -82,7 +82,7 @@ def test_a_pinned_process_stays_and_is_refused(started: FakeTransfer) -> None:
     assert clients(started.primary) == []
 
 
-def test_a_capture_that_is_switched_off_is_not_switched_on(
+def test_start_is_refused_if_transfer_capture_is_off(
     move: FakeTransfer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DATABASE_URL", move.primary)
@@ -93,16 +93,14 @@ def test_a_capture_that_is_switched_off_is_not_switched_on(
     assert "TRANSFER_CAPTURE is off" in refused.stderr
 
 
-def test_reads_are_compared_only_where_there_is_a_standby(
-    move: FakeTransfer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_comparing_reads_requires_a_standby(move: FakeTransfer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DATABASE_URL", move.primary)
     refused = CliRunner().invoke(main, ["demo", "traffic", "--compare-reads", "0.5"])
     assert refused.exit_code == 2
     assert "TRANSFER_COMPARE_READS: needs LEGACY_DATABASE_URL" in refused.stderr
 
 
-def test_the_doctor_says_which_side_is_live_and_whether_this_process_is_elsewhere(
+def test_the_doctor_reports_the_live_side_and_a_process_pinned_to_the_other_side(
     started: FakeTransfer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def found(code: int) -> str:
@@ -119,7 +117,7 @@ def test_the_doctor_says_which_side_is_live_and_whether_this_process_is_elsewher
     monkeypatch.setenv("TRANSFER_PIN", "primary")
     assert found(0) == "ok: primary, pinned"
     monkeypatch.setenv("TRANSFER_PIN", "legacy")
-    assert found(1) == "wrong: primary, and this process is pinned to legacy"
+    assert found(1) == "wrong: primary, but this process is pinned to legacy"
     monkeypatch.delenv("TRANSFER_PIN")
     started.finish()
     assert "both hold companies" in found(2)
