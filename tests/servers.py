@@ -43,7 +43,8 @@ class Server:
     def __init__(self, port: int | None = None) -> None:
         """Start a server that listens on 127.0.0.1 at `port`, or without a port only on a Unix socket."""
         self._port = port
-        # The path of a socket is limited to about 100 characters, so pytest's long temporary paths do not fit.
+        # The path of a socket is limited to about 100 characters, so pytest's long temporary paths do not
+        # fit.
         self._data = Path(tempfile.mkdtemp(prefix="fd"))
         self._data.chmod(0o711)  # as root, the server runs as another user
         self._guard = subprocess.Popen(
@@ -95,7 +96,8 @@ class Server:
         while any(_runs(process) for process in processes):
             assert time.monotonic() < deadline, "The server still runs after SIGKILL."
             time.sleep(0.01)
-        # PostgreSQL treats a zombie process named in its lock files as a running server, and refuses to start.
+        # PostgreSQL treats a zombie process named in its lock files as a running server, and refuses to
+        # start.
         data = self._data / "pg"
         for lock in [data / "postmaster.pid", *data.glob(".s.PGSQL.*.lock")]:
             lock.unlink(missing_ok=True)

@@ -50,7 +50,8 @@ class OverwritePolicy(Enum):
 
 @dataclass(frozen=True)
 class MergeTarget:
-    """Target of a merge: the model of the table, its conflict key without `company_id`, its overwrite policy."""
+    """Target of a merge: the model of the table, its conflict key without `company_id`, its overwrite
+    policy."""
 
     model: type[Base]
     key: tuple[str, ...]
@@ -64,9 +65,11 @@ class MergeTarget:
 
 @dataclass(frozen=True)
 class DerivedColumn:
-    """A column that is computed from several others, some of which the incoming rows lack (`missing_columns`).
+    """A column that is computed from several others, some of which the incoming rows lack
+    (`missing_columns`).
 
-    The merge writes the new value to a stored row only if all `missing_columns` of that row are NULL. The caller
+    The merge writes the new value to a stored row only if all `missing_columns` of that row are NULL. The
+    caller
     must recompute the column of the other rows (`MergeResult.underived_ids`).
     """
 
@@ -79,7 +82,8 @@ class MergeResult:
     """Outcome of one merge, in numbers of rows.
 
     `underived_ids`: ids of the rows whose derived column the caller must recompute. With `want_ids`,
-    `written_ids` are the ids of the inserted and updated rows, and `ids_by_key` maps the key of every row that
+    `written_ids` are the ids of the inserted and updated rows, and `ids_by_key` maps the key of every row
+    that
     is not stale to its id. Without `want_ids`, both are empty.
     """
 
@@ -291,7 +295,8 @@ class _Statements:
             condition=condition,
             columns=sql.SQL(", ").join(map(sql.Identifier, self._columns)),
             selected=sql.SQL(", ").join(sql.Identifier("s", c) for c in self._columns),
-            # Ids follow the order of the keys, and of two writers of the same new rows one waits for the other
+            # Ids follow the order of the keys, and of two writers of the same new rows one waits for the
+            # other
             # instead of both deadlocking.
             in_order=sql.SQL("ORDER BY {}" if key else "").format(
                 sql.SQL(", ").join(sql.Identifier("s", c) for c in key)

@@ -1,4 +1,5 @@
-"""Replacement of child rows: the caller gives all children of a parent row, and only differences are written."""
+"""Replacement of child rows: the caller gives all children of a parent row, and only differences are
+written."""
 
 from collections.abc import Sequence
 from typing import Any

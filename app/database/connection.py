@@ -1,4 +1,5 @@
-"""Connections to PostgreSQL: session settings, and a client-side deadline for a server that does not respond."""
+"""Connections to PostgreSQL: session settings, and a client-side deadline for a server that does not
+respond."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,7 +22,8 @@ T = TypeVar("T")
 # statements contain, and from a database in SQL_ASCII psycopg would return bytes instead of text.
 CLIENT_ENCODING = "UTF8"
 
-# Detect a network that drops packets within half a minute; TCP alone waits for hours. The server needs the same
+# Detect a network that drops packets within half a minute; TCP alone waits for hours. The server needs the
+# same
 # settings: it keeps the locks, the transaction and the connection of a lost client until it detects the loss.
 KEEPALIVES = {
     "keepalives_idle": 10,
@@ -53,7 +55,8 @@ class DeadlineConnection(psycopg.Connection[Any]):
     def close(self) -> None:
         """Return a lost connection to its pool; otherwise do what psycopg does.
 
-        psycopg does not return a lost connection to the pool, and the pool would count it as in use permanently.
+        psycopg does not return a lost connection to the pool, and the pool would count it as in use
+        permanently.
         """
         pool = getattr(self, "_pool", None)
         if pool is not None and self.closed:
@@ -107,7 +110,8 @@ def connect_directly(settings: Settings) -> psycopg.Connection[Any]:
 def connection_parameters(settings: Settings, url: str) -> dict[str, Any]:
     """Return keyword arguments for `psycopg.connect`: the URL's parameters and the session's settings.
 
-    The settings are sent as connection options, which cost no round trip. A pooler in transaction mode supports
+    The settings are sent as connection options, which cost no round trip. A pooler in transaction mode
+    supports
     neither connection options nor prepared statements; with a pooler, every transaction therefore begins with
     `set_transaction_settings`.
     """

@@ -15,7 +15,8 @@ log = logging.getLogger(__name__)
 
 CHECK_TIMEOUT_MS = 2_000  # of the check at start
 
-# Without special rights the server hides the backend type of other roles' sessions, so NULL counts as a client.
+# Without special rights the server hides the backend type of other roles' sessions, so NULL counts as a
+# client.
 _LIMITS = """
     SELECT current_setting('max_connections')::int,
         current_setting('superuser_reserved_connections')::int
@@ -34,7 +35,8 @@ _LIMITS = """
 
 @dataclass(frozen=True)
 class ConnectionBudget:
-    """Numbers of connections. `limit` is the lowest of the limits of the server, the database and the role."""
+    """Numbers of connections. `limit` is the lowest of the limits of the server, the database and the
+    role."""
 
     services: int
     workers: int
@@ -77,7 +79,8 @@ def measure(connection: Connection, settings: Settings, workers: int = 1) -> Con
     max_connections, reserved, of_database, of_role, own_sessions, others = row
     limits = [max_connections - reserved, *(limit for limit in (of_database, of_role) if limit >= 0)]
     promised = settings.service_count * workers * settings.postgres_max_connections
-    # Sessions with this role and database belong to Frontdesk's services, up to the number that those may open;
+    # Sessions with this role and database belong to Frontdesk's services, up to the number that those may
+    # open;
     # the excess belongs to other programs.
     return ConnectionBudget(
         services=settings.service_count,
@@ -91,7 +94,8 @@ def measure(connection: Connection, settings: Settings, workers: int = 1) -> Con
 
 
 def log_budget(database: AnyDatabase, workers: int = 1) -> None:
-    """Log the connection budget at start: as a warning if the server has too few connections for all services."""
+    """Log the connection budget at start: as a warning if the server has too few connections for all
+    services."""
     if database.settings.postgres_pooler:
         return  # the pooler owns the connections to the server; `frontdesk doctor` checks those
     try:

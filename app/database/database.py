@@ -31,9 +31,11 @@ __all__ = ["Connection", "Database"]
 class Database:
     """One database and this process's connections to it.
 
-    Defaults of the pool (requirement M9): 3 connections, of which 1 is kept open when idle; 10 s to wait for a
+    Defaults of the pool (requirement M9): 3 connections, of which 1 is kept open when idle; 10 s to wait
+    for a
     connection; 30 s until an idle connection is closed; 1 h of life. psycopg_pool supports each of these
-    settings and keeps statistics. SQLAlchemy's engine uses NullPool and takes its connections from the psycopg
+    settings and keeps statistics. SQLAlchemy's engine uses NullPool and takes its connections from the
+    psycopg
     pool, so one process never holds more than POSTGRES_MAX_CONNECTIONS.
     """
 
@@ -51,7 +53,8 @@ class Database:
             # SQLAlchemy would otherwise query the oid of hstore on every new connection.
             use_native_hstore=False,
         )
-        # A child process needs its own pool: threads do not survive a fork, and two processes must not share a
+        # A child process needs its own pool: threads do not survive a fork, and two processes must not
+        # share a
         # socket.
         replace_pool = weakref.WeakMethod(self._replace_pool)
         os.register_at_fork(after_in_child=lambda: (method := replace_pool()) and method())
@@ -114,7 +117,8 @@ class Database:
         """
         if not self._pool.closed:
             old_pool, self._pool = self._pool, self._new_pool()
-            # In a thread: closing waits for the pool's workers, which may be connecting to a server that is gone.
+            # In a thread: closing waits for the pool's workers, which may be connecting to a server that
+            # is gone.
             threading.Thread(target=old_pool.close, name="close-pool", daemon=True).start()
 
     def _acquire_connection(self, pool: MeasuredPool) -> Connection:
@@ -209,7 +213,8 @@ class Database:
     def connect_outside_pool(self, timeout_ms: int | None = None) -> Connection:
         """Open a connection that does not belong to the pool; the caller closes it.
 
-        For checks that must also work while the pool is exhausted. `timeout_ms`: milliseconds for each operation
+        For checks that must also work while the pool is exhausted. `timeout_ms`: milliseconds for each
+        operation
         on the connection (for connecting, libpq allows at least two seconds). Raises psycopg's errors.
         """
         settings = self.settings

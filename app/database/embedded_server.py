@@ -1,7 +1,8 @@
 """Embedded PostgreSQL for development and tests: a real server from a Python wheel, started when needed.
 
 The wheel starts the server and counts the processes that use it; the last one stops it. This module adds the
-recovery from a `kill -9` at any moment: incomplete clusters, dead processes in the wheel's list, stale pid files.
+recovery from a `kill -9` at any moment: incomplete clusters, dead processes in the wheel's list, stale pid
+files.
 """
 
 import fcntl
@@ -62,8 +63,8 @@ def start(data: Path) -> str:
     cluster = data.resolve() / "postgres"
     if not re.fullmatch(r"[\w./+@:,=~-]+", str(cluster)):
         raise EmbeddedServerError(
-            f"The embedded PostgreSQL cannot run in {cluster}: the path contains a space or a special character."
-            " Move the project, or set DATABASE_URL to use another server."
+            f"The embedded PostgreSQL cannot run in {cluster}: the path contains a space or a special"
+            " character. Move the project, or set DATABASE_URL to use another server."
         )
     try:
         data.mkdir(parents=True, exist_ok=True)
@@ -95,7 +96,8 @@ rm -rf "$1"
 def temporary_server() -> Iterator[str]:
     """Run a separate server for the duration of the `with` block; stop it and delete its data afterwards.
 
-    The data are deleted after a `kill -9` of this process, too. Yields the libpq URL of the server's maintenance
+    The data are deleted after a `kill -9` of this process, too. Yields the libpq URL of the server's
+    maintenance
     database. Raises EmbeddedServerError if the server does not start.
     """
     data = Path(tempfile.mkdtemp(prefix="frontdesk"))
@@ -195,7 +197,8 @@ _retry_start = Retrying(
 def _is_running(pid: int, name: str | None = None) -> bool:
     """Return True if the process runs and has the given name.
 
-    A killed process keeps its pid as a zombie until its parent waits for it; a zombie does not count as running.
+    A killed process keeps its pid as a zombie until its parent waits for it; a zombie does not count as
+    running.
     """
     import psutil  # slow to import, and only needed when the server starts
 
@@ -207,7 +210,8 @@ def _is_running(pid: int, name: str | None = None) -> bool:
 
 
 def _remove_dead_pids(handle_file: Path) -> None:
-    """Remove killed processes from the wheel's list; otherwise no process would be the last and stop the server."""
+    """Remove killed processes from the wheel's list; otherwise no process would be the last and stop the
+    server."""
     try:
         pids = json.loads(handle_file.read_text())
     except FileNotFoundError:

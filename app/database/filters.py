@@ -21,8 +21,10 @@ OPERATORS = ("eq", "ne", "gt", "gte", "lt", "lte", "like", "ilike", "in", "null"
 def conditions(model: type[Base], filters: Mapping[str, Any]) -> list[ColumnElement[bool]]:
     """Return the SQL conditions of filters named `column` or `column__operator`; rows must meet all of them.
 
-    Operators: `eq` (the default; None means IS NULL), `ne` (IS DISTINCT FROM, so NULL differs from any value),
-    `gt`, `gte`, `lt`, `lte`, `like`, `ilike`, `in` (an iterable; an empty one matches no row) and `null` (True
+    Operators: `eq` (the default; None means IS NULL), `ne` (IS DISTINCT FROM, so NULL differs from any
+    value),
+    `gt`, `gte`, `lt`, `lte`, `like`, `ilike`, `in` (an iterable; an empty one matches no row) and `null`
+    (True
     means IS NULL, False IS NOT NULL).
 
     Raises InvalidInputError for an unknown column or operator, or a value that the operator does not accept.
@@ -33,7 +35,8 @@ def conditions(model: type[Base], filters: Mapping[str, Any]) -> list[ColumnElem
 def ordering(model: type[Base], order_by: str | Sequence[str]) -> list[ColumnElement[Any]]:
     """Return the ORDER BY terms for `column` (ascending) or `-column` (descending), or several of them.
 
-    NULLs come last in both directions; ties are ordered by `id`. Raises InvalidInputError for an unknown column.
+    NULLs come last in both directions; ties are ordered by `id`. Raises InvalidInputError for an unknown
+    column.
     """
     names = [order_by] if isinstance(order_by, str) else list(order_by)
     terms: list[ColumnElement[Any]] = []

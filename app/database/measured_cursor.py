@@ -83,7 +83,8 @@ class MeasuredCursor(psycopg.Cursor[Any]):
     def copy(
         self, statement: Any, params: Params | None = None, *, writer: Writer | None = None
     ) -> Iterator[Copy]:
-        """Run a COPY. Its measured time includes the time that the caller needs to produce or consume the rows."""
+        """Run a COPY. Its measured time includes the time that the caller needs to produce or consume the
+        rows."""
         if isinstance(statement, Composable):
             statement = statement.as_bytes(self)
         began = perf_counter()
@@ -147,7 +148,8 @@ _repetition_log = RateLimitedLog(log)
 
 
 def _log_repetition(query: str | bytes, context: operation_context.OperationContext) -> None:
-    """Log an N+1 problem: a statement that runs once per row, although one statement for all rows is possible."""
+    """Log an N+1 problem: a statement that runs once per row, although one statement for all rows is
+    possible."""
     metrics.REPEATED_STATEMENTS.inc()
     _repetition_log.warning(
         "N+1: the same statement for the %dth time in one unit of work (company %s), at %s: %s",

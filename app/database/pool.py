@@ -14,7 +14,8 @@ from app.observability.rate_limited_log import RateLimitedLog
 log = logging.getLogger(__name__)
 
 HIGH_USAGE_RATIO = 0.8  # share of max_size above which a high-usage episode begins
-# Share of max_size at which the episode ends. It is lower, so that usage around 80 % is one episode and not many.
+# Share of max_size at which the episode ends. It is lower, so that usage around 80 % is one episode and
+# not many.
 NORMAL_USAGE_RATIO = 0.5
 
 Connection = psycopg.Connection[Any]

@@ -64,7 +64,8 @@ class Retention:
         return None if days is None else now + timedelta(days=days)
 
     def is_deletable(self, key_type: str, requested_types: frozenset[str]) -> bool:
-        """Whether clean-up may delete keys of this type; `requested_types` are those that the operator asked for."""
+        """Whether clean-up may delete keys of this type; `requested_types` are those that the operator
+        asked for."""
         return (
             key_type in requested_types
             if requested_types

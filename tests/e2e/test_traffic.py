@@ -1,4 +1,5 @@
-"""`frontdesk demo traffic`: seven workers and the service run without leaking memory, files or connections."""
+"""`frontdesk demo traffic`: seven workers and the service run without leaking memory, files or
+connections."""
 
 import json
 import signal

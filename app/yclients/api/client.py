@@ -61,7 +61,8 @@ class YClientsClient:
         initial_backoff: float = 1.0,
         response_timeout: float = RESPONSE_TIMEOUT_SECONDS,
     ) -> None:
-        """`initial_backoff`: seconds before the second attempt, doubled for each one after it; `response_timeout`: seconds
+        """`initial_backoff`: seconds before the second attempt, doubled for each one after it;
+        `response_timeout`: seconds
         for one answer. Raises ConfigurationError."""
         base_url = api_url(settings)
         if settings.is_production and base_url.scheme != "https":

@@ -21,7 +21,8 @@ from app.yclients.mapping.fields import MappedRow, MappingContext, Payload
 class EntityKind:
     """One kind of row.
 
-    `distinctive_keys` are keys that only this kind of payload has, `filename_hint` is a part of the names of its files.
+    `distinctive_keys` are keys that only this kind of payload has, `filename_hint` is a part of the names
+    of its files.
     """
 
     name: str
