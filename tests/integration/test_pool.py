@@ -155,7 +155,7 @@ def test_one_warning_for_each_time_that_it_fills_up(
             for _ in range(20):
                 with desk.database.pool.connection():
                     pass
-        assert warnings() == ["The pool is above 80 %: 5 of 5 connections are in use, 0 callers wait"]
+        assert warnings() == ["The pool is above 80 %: 5 of 5 connections are in use, 0 requests are waiting"]
         with ExitStack() as stack:
             taken(desk, 5, stack)
         assert len(warnings()) == 2

@@ -70,7 +70,7 @@ ARGUMENTS: dict[str, Any] = {
     "upsert_booking.data": BOOKING,
     "upsert_bookings.rows": [BOOKING],
     "set_keys.data": {"session": {PHONE[1:]: {"key": KEY}}},
-    "bring_in.data": {"session": {PHONE[1:]: {"key": KEY}}},
+    "import_session.data": {"session": {PHONE[1:]: {"key": KEY}}},
     "get_keys.ids": [PHONE[1:]],
 }
 

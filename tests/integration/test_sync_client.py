@@ -181,7 +181,7 @@ class TestDisorder:
 
     def test_silence_ends_in_a_time_out(self, client_of: ClientOf, upstream: Upstream) -> None:
         upstream.fake.faults.append(Fault("slow", seconds=1.5))
-        with client_of(upstream.desk.settings, patience=1.0) as client:
+        with client_of(upstream.desk.settings, response_timeout=1.0) as client:
             assert len(client.staff(upstream.company_id).rows) == SMALL.staff
             assert client.request_count == 2
 
@@ -196,7 +196,7 @@ class TestDisorder:
         with answering(*[drip] * MAX_REQUEST_ATTEMPTS) as address:
             settings = with_yclients_settings(upstream.desk.settings, address)
             with pytest.raises(TransientError, match="more than"):
-                client_of(settings, patience=0.3).staff(1)
+                client_of(settings, response_timeout=0.3).staff(1)
 
     def test_nobody_at_the_address_is_said(self, client_of: ClientOf, upstream: Upstream) -> None:
         settings = with_yclients_settings(upstream.desk.settings, "http://127.0.0.1:1/api")

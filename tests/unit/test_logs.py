@@ -20,7 +20,7 @@ def a_program() -> Iterator[io.StringIO]:
     stream, stderr = io.StringIO(), sys.stderr
     root = logging.getLogger()
     handlers = root.handlers[:]
-    levels = {logger: logger.level for logger in map(logging.getLogger, (None, *logs._TOO_TALKATIVE))}
+    levels = {logger: logger.level for logger in map(logging.getLogger, (None, *logs._VERBOSE_LOGGERS))}
     root.handlers[:], sys.stderr = [], stream
     try:
         yield stream
