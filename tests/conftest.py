@@ -99,8 +99,7 @@ def template(server_url: str) -> str:
 
 @pytest.fixture(scope="session")
 def new_database(server_url: str, template: str) -> Iterator[Callable[[], str]]:
-    """Yield a function that creates a database at head and returns its libpq URL. All are dropped at the
-    end."""
+    """Yield a function that creates a database at head and returns its libpq URL; drop all at the end."""
     made: list[str] = []
 
     def make() -> str:

@@ -43,10 +43,9 @@ class Server:
     def __init__(self, port: int | None = None) -> None:
         """Start a server that listens on 127.0.0.1 at `port`, or without a port only on a Unix socket."""
         self._port = port
-        # The path of a socket is limited to about 100 characters, so pytest's long temporary paths do not
-        # fit.
+        # The path of a socket is limited to about 100 characters; pytest's temporary paths are longer.
         self._data = Path(tempfile.mkdtemp(prefix="fd"))
-        self._data.chmod(0o711)  # as root, the server runs as another user
+        self._data.chmod(0o711)  # a server started by root runs as another user
         self._guard = subprocess.Popen(
             ["sh", "-c", GUARD, "sh", str(self._data)],
             stdin=subprocess.PIPE,
@@ -84,7 +83,7 @@ class Server:
 
     def kill(self) -> None:
         """End every process of the server at once, as a power cut does."""
-        assert self._processes(), "the server does not run"
+        assert self._processes(), "the server is not running"
         self._kill()
 
     def _kill(self) -> None:
@@ -96,8 +95,7 @@ class Server:
         while any(_runs(process) for process in processes):
             assert time.monotonic() < deadline, "The server still runs after SIGKILL."
             time.sleep(0.01)
-        # PostgreSQL treats a zombie process named in its lock files as a running server, and refuses to
-        # start.
+        # PostgreSQL does not start while its lock files name a process, even if that is a zombie.
         data = self._data / "pg"
         for lock in [data / "postmaster.pid", *data.glob(".s.PGSQL.*.lock")]:
             lock.unlink(missing_ok=True)
@@ -105,7 +103,7 @@ class Server:
     def freeze(self) -> None:
         """Suspend every process of the server: connections stay open, but the server does not respond."""
         processes = self._processes()
-        assert processes, "the server does not run"
+        assert processes, "the server is not running"
         for process in processes:
             process.send_signal(signal.SIGSTOP)
 

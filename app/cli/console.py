@@ -64,7 +64,7 @@ def to_click_exception(error: Exception) -> click.ClickException:
             report(error, command, component="cli")
         return CouldNotRun(" ".join(known.message.split()))
     report(error, command, component="cli")
-    return CouldNotRun(f"Unexpected {type(error).__name__}; `frontdesk --debug …` shows where it comes from.")
+    return CouldNotRun(f"Unexpected {type(error).__name__}; `frontdesk --debug …` shows the traceback.")
 
 
 class FiniteFloatRange(click.FloatRange):

@@ -51,7 +51,7 @@ class Checkout:
 def checkout() -> Iterator[Checkout]:
     """Copy the project; afterwards kill its processes and remove it."""
     folder = Path(tempfile.mkdtemp(prefix="up"))  # short: a socket path is limited to about 100 characters
-    folder.chmod(0o755)  # as root, the server runs as another user
+    folder.chmod(0o755)  # a server started by root runs as another user
     checkout = Checkout(folder)
     yield checkout
     for process in checkout.servers():

@@ -1,4 +1,4 @@
-"""Load on a served Frontdesk: writers that note what was acknowledged, probes that note their time."""
+"""Load on a running Frontdesk: writers record acknowledged writes, and health probes record their times."""
 
 import itertools
 import threading
@@ -14,33 +14,34 @@ from tests.stopwatch import Stopwatch
 
 COMPANY_ID = 962302
 PROBES = ("/health", "/health/live", "/health/ready", "/health/database")
-# What the service promises is a second; half another is for a machine that is busy with the tests.
+# The service promises one second; the other half second allows for a machine busy with tests.
 MAX_PROBE_SECONDS = 1.5
 
 
 @dataclass
 class Load:
-    """What came of it so far."""
+    """Results of the load so far. Times are those of time.monotonic()."""
 
-    acknowledged: set[str] = field(default_factory=set)
-    refused: list[str] = field(default_factory=list)
-    probes: list[tuple[str, int, float]] = field(default_factory=list)
-    unanswered: list[str] = field(default_factory=list)
-    broken: list[float] = field(default_factory=list)  # when writes began that were under way and broke off
-    last_success: float = 0.0
+    acknowledged: set[str] = field(default_factory=set)  # ids of stored keys
+    refused: list[str] = field(default_factory=list)  # HTTP status and error code
+    probes: list[tuple[str, int, float]] = field(default_factory=list)  # path, HTTP status, seconds
+    unanswered: list[str] = field(default_factory=list)  # path and exception of failed probes
+    broken: list[float] = field(default_factory=list)  # start times of writes whose connection broke
+    last_success: float = 0.0  # start time of the last acknowledged write
 
     def success_since(self, moment: float) -> bool:
+        """Return True if a write that began after `moment` was acknowledged."""
         return self.last_success > moment
 
     def assert_probes_were_answered(self) -> None:
-        """All of them, in time, and those of the process with 200 whatever the database did."""
+        """Assert that all probes were answered in time, and probes of the process always with 200."""
         assert self.unanswered == []
         assert max(seconds for _, _, seconds in self.probes) < MAX_PROBE_SECONDS
         assert {code for path, code, _ in self.probes if path in ("/health", "/health/live")} == {200}
         assert {code for _, code, _ in self.probes} <= {200, 503}
 
     def assert_nothing_was_lost(self, database_url: str) -> None:
-        """Every acknowledged write is in the database."""
+        """Assert that every acknowledged write is in the database."""
         with psycopg.connect(database_url) as connection:
             rows = connection.execute("SELECT key_id FROM whatsapp_keys WHERE company_id = %s", (COMPANY_ID,))
             stored = {key for (key,) in rows}
@@ -50,7 +51,7 @@ class Load:
 
 @contextmanager
 def under_load(address: str, writers: int = 6) -> Iterator[Load]:
-    """Writers and probes at work during the `with` block."""
+    """Run writers and probes during the `with` block; yield their results."""
     load, stopping = Load(), threading.Event()
     numbers = itertools.count()
 
@@ -84,7 +85,7 @@ def under_load(address: str, writers: int = 6) -> Iterator[Load]:
                 began = time.monotonic()
                 try:
                     step(http)
-                except httpx.TransportError as error:  # not acknowledged; a probe's is noted by itself
+                except httpx.TransportError as error:  # of a write; `probe` records its own
                     if not isinstance(error, httpx.ConnectError):
                         load.broken.append(began)
                     time.sleep(0.05)

@@ -26,7 +26,7 @@ KILLED = f"{START}; import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
 def data() -> Iterator[Path]:
     """Yield a folder for the server's data; stop a server that the test leaves running."""
     with tempfile.TemporaryDirectory(prefix="em", ignore_cleanup_errors=True) as folder:
-        Path(folder).chmod(0o755)  # as root, the server runs as another user
+        Path(folder).chmod(0o755)  # a server started by root runs as another user
         data = Path(folder) / "data"
         yield data
         if server(data) is not None:

@@ -1,7 +1,7 @@
-"""Faults against real processes: gunicorn and a PostgreSQL of the tests' own, under load.
+"""Faults of real processes, gunicorn and a separate PostgreSQL server, under load.
 
-After each: nothing acknowledged is lost, work goes on within seconds without a restart, and probes are
-answered throughout. What callers of the library see is in tests/integration/test_faults.py.
+After each fault, no acknowledged write is lost, and writes succeed again within seconds without a restart.
+Health probes are answered throughout. tests/integration/test_faults.py tests the errors of the library.
 """
 
 import json
@@ -27,10 +27,10 @@ from tests.processes import BIN, Process, free_port, get, is_serving, running_pr
 from tests.servers import Server
 from tests.threads import at_once
 
-pytestmark = pytest.mark.xdist_group("faults")  # they freeze and kill: one after the other
+pytestmark = pytest.mark.xdist_group("faults")  # run one after another, because they share a server
 
-RECOVERY = 5.0  # seconds
-DRAIN = 1.9  # seconds in which it says that it is not ready, and answers all the same
+RECOVERY_SECONDS = 5.0
+DRAIN_SECONDS = 1.9  # after SIGTERM, the service reports "not ready" for this time and still serves requests
 
 TERMINATE = """
     SELECT pg_terminate_backend(pid) FROM pg_stat_activity
@@ -40,7 +40,7 @@ TERMINATE = """
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
-    """A server that tests may break, as long as it runs again afterwards."""
+    """Run a server that tests may break; it must run again after each test."""
     server = Server()
     try:
         runner.upgrade(server.url)
@@ -52,7 +52,7 @@ def server() -> Iterator[Server]:
 
 
 class Service:
-    """gunicorn on a port of its own."""
+    """A gunicorn process on its own port."""
 
     def __init__(self, process: Process, port: int) -> None:
         self.process = process
@@ -63,9 +63,11 @@ class Service:
 
     @property
     def workers(self) -> list[int]:
+        """Process ids of the workers."""
         return [worker.pid for worker in self.process.children()]
 
     def assert_never_restarted(self) -> None:
+        """Assert that no worker has been replaced since the start."""
         assert self.workers == self.first_workers
 
 
@@ -74,7 +76,10 @@ Starter = Callable[..., Service]
 
 @pytest.fixture
 def serve(server: Server, tmp_path: Path) -> Iterator[Starter]:
-    """Starts the service; `options` for gunicorn, capitals for the environment."""
+    """Return a function that starts the service: `serve("--workers", "2", POSTGRES_MAX_CONNECTIONS="1")`.
+
+    Positional arguments are options of gunicorn, keyword arguments are environment variables.
+    """
     with ExitStack() as stack:
 
         def start(*options: str, output: Path | None = None, **environment: str) -> Service:
@@ -97,13 +102,15 @@ def serve(server: Server, tmp_path: Path) -> Iterator[Starter]:
 
 
 def wait_for_work(load: Load, since: float) -> float:
-    """Wait until a write that began after `since` is acknowledged; seconds that it took."""
+    """Wait until a write that began after `since` is acknowledged; return its delay in seconds."""
     wait_until(lambda: load.success_since(since))
     return load.last_success - since
 
 
 class TestPostgreSQL:
-    def test_killed_and_started_again(self, server: Server, serve: Starter) -> None:
+    def test_the_service_recovers_from_a_killed_and_restarted_server(
+        self, server: Server, serve: Starter
+    ) -> None:
         service = serve()
         with under_load(service.address) as load:
             wait_for_work(load, time.monotonic())
@@ -111,26 +118,30 @@ class TestPostgreSQL:
             wait_until(lambda: get(service.port, "/health/ready").status_code == 503)
             time.sleep(1)
             server.start()
-            assert wait_for_work(load, time.monotonic()) < RECOVERY
+            assert wait_for_work(load, time.monotonic()) < RECOVERY_SECONDS
             wait_until(lambda: get(service.port, "/health/ready").status_code == 200)
         load.assert_probes_were_answered()
         load.assert_nothing_was_lost(server.url)
         service.assert_never_restarted()
 
-    def test_terminates_every_backend(self, server: Server, serve: Starter) -> None:
+    def test_the_service_recovers_when_all_backends_are_terminated(
+        self, server: Server, serve: Starter
+    ) -> None:
         service = serve()
         with under_load(service.address) as load:
             for _ in range(5):
                 wait_for_work(load, time.monotonic())
                 with psycopg.connect(server.url, autocommit=True) as connection:
                     assert connection.execute(TERMINATE).fetchall()
-                assert wait_for_work(load, time.monotonic()) < RECOVERY
+                assert wait_for_work(load, time.monotonic()) < RECOVERY_SECONDS
         load.assert_probes_were_answered()
         load.assert_nothing_was_lost(server.url)
         service.assert_never_restarted()
 
     @pytest.mark.parametrize("seconds", [2, pytest.param(10, marks=pytest.mark.full)])
-    def test_is_frozen_for_some_seconds(self, server: Server, serve: Starter, seconds: int) -> None:
+    def test_the_service_recovers_from_a_server_frozen_for_seconds(
+        self, server: Server, serve: Starter, seconds: int
+    ) -> None:
         service = serve()
         with under_load(service.address, writers=20) as load:
             wait_for_work(load, time.monotonic())
@@ -142,13 +153,13 @@ class TestPostgreSQL:
                 time.sleep(seconds)
             finally:
                 server.thaw()
-            assert wait_for_work(load, time.monotonic()) < RECOVERY
+            assert wait_for_work(load, time.monotonic()) < RECOVERY_SECONDS
         load.assert_probes_were_answered()
         load.assert_nothing_was_lost(server.url)
         service.assert_never_restarted()
 
 
-def test_the_pool_is_exhausted(server: Server, serve: Starter) -> None:
+def test_an_exhausted_pool_is_reported_and_recovers(server: Server, serve: Starter) -> None:
     service = serve(POSTGRES_CONNECTION_TIMEOUT="1000")
     with under_load(service.address, writers=20) as load:
         wait_for_work(load, time.monotonic())
@@ -162,71 +173,72 @@ def test_the_pool_is_exhausted(server: Server, serve: Starter) -> None:
             assert database["health"]["status"] == "at_capacity"
             assert "The pool is exhausted" in get(service.port, "/status").text
             time.sleep(2)
-        assert wait_for_work(load, time.monotonic()) < RECOVERY
+        assert wait_for_work(load, time.monotonic()) < RECOVERY_SECONDS
     load.assert_probes_were_answered()
     load.assert_nothing_was_lost(server.url)
     service.assert_never_restarted()
 
 
 def set_key(service: Service, number: int) -> httpx.Response:
+    """Write one session key through the service."""
     address = f"{service.address}/whatsapp/{COMPANY_ID}/keys/set"
     return httpx.post(address, json={"session": {f"burst-{number}.0": {}}}, timeout=30, trust_env=False)
 
 
-def test_a_burst_beyond_the_threads_is_answered_as_long_as_things_move(serve: Starter) -> None:
+def test_a_burst_of_more_requests_than_threads_is_served_while_requests_complete(serve: Starter) -> None:
     service = serve()
     answers = at_once([lambda number=number: set_key(service, number) for number in range(100)])
     assert {answer.status_code for answer in answers} == {204}
 
 
-def test_nobody_stands_in_line_for_long(server: Server, serve: Starter) -> None:
-    """Things move, but far too slowly for all who came."""
+def test_requests_beyond_the_capacity_are_rejected_within_seconds(server: Server, serve: Starter) -> None:
+    """Requests complete, but too slowly to serve all that are queued."""
     service = serve(POSTGRES_MAX_CONNECTIONS="1")
     done = threading.Event()
 
-    def let_one_through_now_and_then() -> None:
+    def block_writes_most_of_the_time() -> None:
         with psycopg.connect(server.url) as other:
             while not done.is_set():
                 other.execute("LOCK TABLE whatsapp_keys IN ACCESS EXCLUSIVE MODE")
                 done.wait(0.4)
                 other.rollback()
 
-    def send_crowd() -> list[httpx.Response]:
+    def send_burst() -> list[httpx.Response]:
         try:
             return at_once([lambda number=number: set_key(service, number) for number in range(60)])
         finally:
             done.set()
 
-    answers, _ = at_once([send_crowd, let_one_through_now_and_then])
+    answers, _ = at_once([send_burst, block_writes_most_of_the_time])
     assert Counter(answer.status_code for answer in answers).keys() == {204, 503}
-    sent_away = [answer for answer in answers if "Too many requests" in answer.text]
-    assert sent_away
-    assert {answer.headers["Retry-After"] for answer in sent_away} == {"1"}
-    assert all(answer.elapsed.total_seconds() < 8 for answer in sent_away)
+    rejected = [answer for answer in answers if "Too many requests" in answer.text]
+    assert rejected
+    assert {answer.headers["Retry-After"] for answer in rejected} == {"1"}
+    assert all(answer.elapsed.total_seconds() < 8 for answer in rejected)
 
 
-def test_clients_that_say_nothing_or_half_of_it_keep_no_probe_waiting(server: Server, serve: Starter) -> None:
+def test_clients_with_incomplete_requests_do_not_delay_probes(server: Server, serve: Starter) -> None:
     service = serve()
     with ExitStack() as stack:
 
-        def come_and_say(words: bytes) -> socket.socket:
+        def connect_and_send(data: bytes) -> socket.socket:
             client = stack.enter_context(socket.create_connection(("127.0.0.1", service.port), 10))
-            client.sendall(words)
+            client.sendall(data)
             return client
 
-        slow = come_and_say(b"GET /health/live HTTP/1.1\r\nHost: ")
-        for words in [b"", b"GET /heal", b"POST /whatsapp/1/keys/set HTTP/1.1\r\nHost: "]:
+        slow = connect_and_send(b"GET /health/live HTTP/1.1\r\nHost: ")
+        for data in [b"", b"GET /heal", b"POST /whatsapp/1/keys/set HTTP/1.1\r\nHost: "]:
             for _ in range(50):
-                come_and_say(words)
-        assert set_key(service, 1).status_code == 204  # a thread is for whoever has asked for something
-        gone = come_and_say(b"GET /heal")
+                connect_and_send(data)
+        assert set_key(service, 1).status_code == 204  # incomplete headers do not occupy a thread
+        gone = connect_and_send(b"GET /heal")
         gone.shutdown(socket.SHUT_WR)
         assert gone.recv(12) in (b"", b"HTTP/1.1 400")
         for _ in range(12):
-            come_and_say(b"POST /whatsapp/1/keys/set HTTP/1.1\r\nContent-Length: 9\r\n\r\n")
+            connect_and_send(b"POST /whatsapp/1/keys/set HTTP/1.1\r\nContent-Length: 9\r\n\r\n")
         with under_load(service.address, writers=2) as load:
             wait_until(lambda: len(load.probes) > 8)
-            assert load.last_success == 0.0  # every thread that works has somebody to wait for
+            assert load.last_success == 0.0  # every thread for writes waits for a missing body
             slow.sendall(b"here\r\n\r\n")
             assert slow.recv(12) == b"HTTP/1.1 200"
             wait_for_work(load, time.monotonic())
@@ -234,13 +246,13 @@ def test_clients_that_say_nothing_or_half_of_it_keep_no_probe_waiting(server: Se
     service.assert_never_restarted()
 
 
-def test_the_disk_of_the_log_is_full(server: Server, serve: Starter) -> None:
+def test_the_service_works_while_the_disk_of_its_log_is_full(server: Server, serve: Starter) -> None:
     service = serve(output=Path("/dev/full"))
     with under_load(service.address) as load:
         wait_for_work(load, time.monotonic())
         with psycopg.connect(server.url, autocommit=True) as connection:
-            assert connection.execute(TERMINATE).fetchall()  # there is something to log
-        assert wait_for_work(load, time.monotonic()) < RECOVERY
+            assert connection.execute(TERMINATE).fetchall()  # causes log lines
+        assert wait_for_work(load, time.monotonic()) < RECOVERY_SECONDS
     load.assert_probes_were_answered()
     load.assert_nothing_was_lost(server.url)
     service.assert_never_restarted()
@@ -248,7 +260,9 @@ def test_the_disk_of_the_log_is_full(server: Server, serve: Starter) -> None:
     assert service.process.wait() == 0
 
 
-def test_clients_that_never_read_their_answers(server: Server, serve: Starter) -> None:
+def test_clients_that_never_read_their_responses_do_not_block_the_service(
+    server: Server, serve: Starter
+) -> None:
     service = serve()
     large = {"session": {f"large-{number}.0": {"text": "x" * 100_000} for number in range(100)}}
     path = f"/whatsapp/{COMPANY_ID}/keys"
@@ -262,7 +276,7 @@ def test_clients_that_never_read_their_answers(server: Server, serve: Starter) -
             client.connect(("127.0.0.1", service.port))
             client.sendall(request)
         with under_load(service.address) as load:
-            # Each gives its thread back after a while; until then some are left for probes.
+            # A blocked response releases its thread after a timeout; until then, other threads serve probes.
             began = time.monotonic()
             wait_until(lambda: len(load.probes) > 20)
             assert time.monotonic() - began < 15
@@ -273,7 +287,7 @@ def test_clients_that_never_read_their_answers(server: Server, serve: Starter) -
     service.assert_never_restarted()
 
 
-def test_a_thousand_probes_at_once_cost_a_few_looks(server: Server, serve: Starter) -> None:
+def test_a_thousand_concurrent_probes_cause_few_database_checks(server: Server, serve: Starter) -> None:
     service = serve()
 
     def connections() -> int:
@@ -284,7 +298,7 @@ def test_a_thousand_probes_at_once_cost_a_few_looks(server: Server, serve: Start
         assert row is not None
         return int(row[0])
 
-    time.sleep(1.5)  # statistics are as old as a second
+    time.sleep(1.5)  # statistics may be one second old
     before = connections()
     request = b"GET /health/database HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n"
     with under_load(service.address, writers=2) as load, ExitStack() as stack:
@@ -298,18 +312,18 @@ def test_a_thousand_probes_at_once_cost_a_few_looks(server: Server, serve: Start
             probe.sendall(request)
         first = [probe.recv(12) for probe in probes]
         seconds = time.monotonic() - began
-        assert wait_for_work(load, time.monotonic()) < RECOVERY
+        assert wait_for_work(load, time.monotonic()) < RECOVERY_SECONDS
     assert first == [b"HTTP/1.1 200"] * 1000
     assert seconds < 10
     assert load.unanswered == []
     load.assert_nothing_was_lost(server.url)
     service.assert_never_restarted()
     time.sleep(1.5)
-    # A look a second, of each check; the load's own probes ask for them, too.
+    # Each check connects at most once per second; the probes of the load cause some of them.
     assert connections() - before < 20 + 3 * seconds
 
 
-def test_a_worker_is_killed(server: Server, serve: Starter) -> None:
+def test_the_service_recovers_from_a_killed_worker(server: Server, serve: Starter) -> None:
     service = serve("--workers", "2")
     wait_until(lambda: len(service.workers) == 2)
     with under_load(service.address) as load:
@@ -317,16 +331,18 @@ def test_a_worker_is_killed(server: Server, serve: Starter) -> None:
             wait_for_work(load, time.monotonic())
             before = service.workers
             psutil.Process(before[0]).kill()
-            assert wait_for_work(load, time.monotonic()) < RECOVERY
+            assert wait_for_work(load, time.monotonic()) < RECOVERY_SECONDS
             wait_until(lambda before=before: len({*service.workers} - {before[0]}) == 2)
     load.assert_nothing_was_lost(server.url)
-    # Its own connections broke with it; all others were answered.
+    # Only requests on connections of the killed worker may be unanswered.
     assert len(load.unanswered) <= 8
     for _ in range(10):
         assert get(service.port, "/health/database/metrics").status_code == 200
 
 
-def test_sigterm_lets_what_is_under_way_finish_and_says_so_first(server: Server, serve: Starter) -> None:
+def test_after_sigterm_the_service_reports_not_ready_and_completes_running_requests(
+    server: Server, serve: Starter
+) -> None:
     service = serve()
 
     def waiting() -> int:
@@ -337,21 +353,21 @@ def test_sigterm_lets_what_is_under_way_finish_and_says_so_first(server: Server,
         wait_for_work(load, time.monotonic())
         with psycopg.connect(server.url) as other:
             other.execute("LOCK TABLE whatsapp_keys IN ACCESS EXCLUSIVE MODE")
-            wait_until(lambda: waiting() == 3)  # and three have a connection
+            wait_until(lambda: waiting() == 3)  # the other three writers have a connection
             before, stopped = len(load.acknowledged), time.monotonic()
             service.process.send(signal.SIGTERM)
             wait_until(lambda: get(service.port, "/health/ready").status_code == 503)
             assert get(service.port, "/health/live").status_code == 200
-            time.sleep(3)  # longer than the door stays open
+            time.sleep(3)  # longer than the service accepts new connections
             other.rollback()
         assert service.process.wait() == 0
         assert len(load.acknowledged) >= before + 6
-    # Who comes when the door is closing, and nobody reads what was written on it, is sent away.
-    assert [began for began in load.broken if began < stopped + DRAIN] == []
+    # Requests on connections opened while the listener closes may break; earlier ones may not.
+    assert [began for began in load.broken if began < stopped + DRAIN_SECONDS] == []
     load.assert_nothing_was_lost(server.url)
 
 
-def test_sigterm_under_load_breaks_nothing_off(server: Server, serve: Starter) -> None:
+def test_sigterm_under_load_breaks_no_request(server: Server, serve: Starter) -> None:
     service = serve()
     with under_load(service.address) as load:
         wait_for_work(load, time.monotonic())
@@ -359,6 +375,6 @@ def test_sigterm_under_load_breaks_nothing_off(server: Server, serve: Starter) -
         service.process.send(signal.SIGTERM)
         wait_until(lambda: get(service.port, "/health/ready").status_code == 503)
         assert service.process.wait() == 0
-    assert load.last_success > stopped + 0.5  # the door was still open
-    assert [began for began in load.broken if began < stopped + DRAIN] == []
+    assert load.last_success > stopped + 0.5  # new requests were still accepted
+    assert [began for began in load.broken if began < stopped + DRAIN_SECONDS] == []
     load.assert_nothing_was_lost(server.url)

@@ -1,5 +1,4 @@
-"""`frontdesk demo traffic`: seven workers and the service run without leaking memory, files or
-connections."""
+"""`frontdesk demo traffic`: seven workers and the service leak no memory, files or connections."""
 
 import json
 import signal

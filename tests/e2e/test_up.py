@@ -85,7 +85,7 @@ def test_up_recovers_after_kills_of_itself_and_its_database_and_stops_everything
 
     third = frontdesk("up")
     third.wait_for(UP)
-    third.send(signal.SIGHUP)  # as when the terminal is closed
+    third.send(signal.SIGHUP)  # sent when the terminal is closed
     assert third.wait() == 0
     checkout.wait_until_all_is_quiet()
 

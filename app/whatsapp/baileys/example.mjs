@@ -1,9 +1,9 @@
-// A worker for one salon: node example.mjs 962302
-// Needs Frontdesk (FRONTDESK_URL, WHATSAPP_API_TOKEN) and `npm install baileys@7.0.0-rc14`.
+// Example of a worker for one salon: node example.mjs 962302
+// Requires a running Frontdesk (FRONTDESK_URL, WHATSAPP_API_TOKEN) and `npm install baileys@7.0.0-rc14`.
 import makeWASocket, { Browsers, DisconnectReason } from 'baileys'
 import { useFrontdeskAuthState } from './useFrontdeskAuthState.mjs'
 
-// libsignal, inside Baileys, prints whole sessions with their private keys this way.
+// libsignal, a dependency of Baileys, prints whole sessions with private keys through these functions.
 console.info = console.warn = () => {}
 
 const company = process.argv[2]
@@ -13,8 +13,8 @@ async function connect() {
   const { state, saveCreds, logout } = await useFrontdeskAuthState({ url, company, token })
   const sock = makeWASocket({ auth: state, browser: Browsers.ubuntu('Frontdesk') })
 
-  // A save that fails ends the process (an unhandled rejection): its supervisor starts it again, and what
-  // Frontdesk has is what counts.
+  // A failed save ends the process (unhandled rejection). The supervisor restarts it, and it continues from the
+  // state stored in Frontdesk.
   sock.ev.on('creds.update', saveCreds)
 
   sock.ev.on('connection.update', async ({ connection, lastDisconnect, qr }) => {

@@ -1,9 +1,9 @@
-// Baileys' authentication state, kept by Frontdesk. Copy this file into the worker; it needs Node.js 20 and
-// Baileys 7, nothing else. What cannot be read or written is thrown, and never taken for "missing".
+// Authentication state for Baileys, stored in Frontdesk. Copy this file into the worker. It requires only Node.js 20
+// and Baileys 7. Every failed read or write throws an error; it is never treated as a missing value.
 import { randomUUID } from 'node:crypto'
 import { BufferJSON, initAuthCreds, proto } from 'baileys'
 
-// Only what Frontdesk writes for a buffer. BufferJSON's own reviver would also take {"5": 1} for one.
+// Convert only Frontdesk's own form of a buffer. BufferJSON.reviver would also convert objects such as {"5": 1}.
 const isBuffer = value => value?.type === 'Buffer' && typeof value.data === 'string' && Object.keys(value).length === 2
 const revive = (_, value) => (isBuffer(value) ? Buffer.from(value.data, 'base64') : value)
 
@@ -16,8 +16,8 @@ export class FrontdeskError extends Error {
   }
 }
 
-// `company`: the salon's YClients id; `token`: WHATSAPP_API_TOKEN; `worker`: a name that no other process
-// has, because two that hold one session are told apart by it; `timeout`: of a request, in milliseconds.
+// `company`: the salon's YClients id; `token`: WHATSAPP_API_TOKEN; `worker`: a unique name of this process, by which
+// Frontdesk detects two workers on one session; `timeout`: of a request, in milliseconds.
 export async function useFrontdeskAuthState({ url, company, token, worker = randomUUID(), timeout = 15_000 }) {
   const base = `${url.replace(/\/+$/, '')}/whatsapp/${encodeURIComponent(company)}`
   const headers = { 'Content-Type': 'application/json', 'Frontdesk-Worker': worker }
@@ -26,7 +26,7 @@ export async function useFrontdeskAuthState({ url, company, token, worker = rand
   async function call(method, path, body, more) {
     const send = () =>
       fetch(base + path, { method, body, headers: { ...headers, ...more }, signal: AbortSignal.timeout(timeout) })
-    // A kept-alive connection may be closed just now. Every request here may be made twice.
+    // The server may close an idle connection while a request is sent. Retry once: all requests are idempotent.
     const response = await send().catch(error => (error.name === 'TimeoutError' ? Promise.reject(error) : send()))
     const text = await response.text()
     if (response.ok) return text ? JSON.parse(text, revive) : undefined
@@ -44,7 +44,7 @@ export async function useFrontdeskAuthState({ url, company, token, worker = rand
   }
 
   let { creds, version } = await open()
-  let sent // the last credentials on their way
+  let sent // the credentials of the last request, as JSON
   let saving = Promise.resolve()
 
   async function save() {
@@ -53,7 +53,7 @@ export async function useFrontdeskAuthState({ url, company, token, worker = rand
       version = (await call('PUT', '/creds', sent, { 'If-Match': String(version) })).version
     } catch (error) {
       if (error.status !== 412) throw error
-      // Perhaps it was we who won, and the answer was lost.
+      // Perhaps an earlier request of this worker succeeded, and its response was lost.
       const stored = await call('GET', '/creds')
       if (!attempts.includes(write(stored.creds))) throw error
       version = stored.version
@@ -61,9 +61,9 @@ export async function useFrontdeskAuthState({ url, company, token, worker = rand
     }
   }
 
-  // Baileys takes a session that could not be read for none, and would write a new one over it.
-  const unread = new Set()
-  const refused = new WeakSet() // Baileys tries the same write again
+  // If a read fails, Baileys assumes that the session does not exist, and would overwrite it with a new one.
+  const unread = new Set() // "type id" of keys whose last read failed
+  const refused = new WeakSet() // rejected writes, which stay rejected because Baileys retries the same object
 
   const keys = {
     async get(type, ids) {
@@ -83,17 +83,17 @@ export async function useFrontdeskAuthState({ url, company, token, worker = rand
         const blind = Object.keys(data[type]).filter(id => unread.has(`${type} ${id}`))
         if (!blind.length) continue
         refused.add(data)
-        await keys.get(type, blind) // from now on it may be written
+        await keys.get(type, blind) // a successful read allows later writes
       }
-      if (refused.has(data)) throw new FrontdeskError(0, { message: 'a key was written that had not been read' })
+      if (refused.has(data)) throw new FrontdeskError(0, { message: 'a key was written whose value had not been read' })
       await call('POST', '/keys/set', write(data))
     }
   }
 
   return {
     state: { creds, keys },
-    saveCreds: () => (saving = saving.catch(() => {}).then(save)), // one after the other
-    release: () => call('DELETE', '/lease'), // when the worker stops in peace
-    logout: () => call('DELETE', '') // credentials and keys are gone
+    saveCreds: () => (saving = saving.catch(() => {}).then(save)), // saves are serialised
+    release: () => call('DELETE', '/lease'), // call this when the worker stops normally
+    logout: () => call('DELETE', '') // delete credentials and keys
   }
 }

@@ -1,5 +1,5 @@
-// One WhatsApp device without WhatsApp: real Baileys, its state in Frontdesk. Commands come in as JSON, one
-// a line, and are answered in the same way: {"ok": …} or {"error": …}.
+// A WhatsApp device without a connection to WhatsApp: real Baileys with its state in Frontdesk. It reads commands
+// from stdin as JSON, one per line, and writes one line of JSON per command: {"ok": …} or {"error": …}.
 import assert from 'node:assert/strict'
 import { createInterface } from 'node:readline'
 import { addTransactionCapability, generateSignalPubKey, proto, useMultiFileAuthState } from 'baileys'
@@ -8,20 +8,20 @@ import { getNextPreKeys } from 'baileys/lib/Utils/signal.js'
 import { useFrontdeskAuthState } from './useFrontdeskAuthState.mjs'
 
 const quiet = () => {}
-console.log = console.info = console.warn = console.error = quiet // libsignal prints whole sessions
+console.log = console.info = console.warn = console.error = quiet // libsignal prints whole sessions with private keys
 const logger = { trace: quiet, debug: quiet, info: quiet, warn: quiet, error: quiet }
 const base64 = bytes => Buffer.from(bytes).toString('base64')
 const bytes = text => Buffer.from(text, 'base64')
 
-let where // url, company and token, as they came with the first `open`
+let options // url, company and token of the first `open`
 let session
 async function open(given) {
-  if (given.url) where = given
-  const { state, saveCreds, ...rest } = await useFrontdeskAuthState(where)
+  if (given.url) options = given
+  const { state, saveCreds, ...rest } = await useFrontdeskAuthState(options)
   const keys = addTransactionCapability(state.keys, logger, { maxCommitRetries: 2, delayBetweenTriesMs: 10 })
   const signal = makeLibSignalRepository({ creds: state.creds, keys }, logger)
   session = { creds: state.creds, raw: state.keys, keys, signal, saveCreds, ...rest }
-  await saveCreds() // as pairing does
+  await saveCreds() // pairing saves the credentials, too
   return { registrationId: state.creds.registrationId }
 }
 
@@ -37,7 +37,7 @@ const values = () => {
     'device-list': { 7968: ['0', '1', '99'] },
     tctoken: { '7968@lid': { token: Buffer.alloc(0), timestamp: '1700000000' } },
     'identity-key': { '7968.0': Buffer.from([5, ...all.subarray(0, 32)]) },
-    'a type of tomorrow': { "'; --": [null, 1.5, -1e-9, '\u0000', '\ud83d', 'ы', { 5: 1, 7: 2 }, { deep: [{ er: all }] }, {}, []] }
+    'an unknown type': { "'; --": [null, 1.5, -1e-9, '\u0000', '\ud83d', 'ы', { 5: 1, 7: 2 }, { deep: [{ er: all }] }, {}, []] }
   }
 }
 
@@ -50,7 +50,7 @@ async function assertSame(written) {
 
 const commands = {
   open,
-  // What WhatsApp's server would keep of us: new pre-keys, the public halves.
+  // Return new pre-keys in the form that WhatsApp's server publishes: with public keys only.
   async bundles({ count }) {
     const { update, preKeys } = await getNextPreKeys({ creds: session.creds, keys: session.keys }, count)
     Object.assign(session.creds, update)
@@ -114,16 +114,16 @@ const commands = {
     assert.equal(JSON.stringify(session.creds), before)
     assert.ok(Buffer.isBuffer(session.creds.noiseKey.private))
   },
-  // The same session in files, as Baileys keeps them by itself.
+  // Write the same session to files, in the format of Baileys' own useMultiFileAuthState.
   async writeFiles({ folder }) {
     const { state, saveCreds } = await useMultiFileAuthState(folder)
     Object.assign(state.creds, session.creds)
     await saveCreds()
-    const { 'a type of tomorrow': _, ...known } = values()
+    const { 'an unknown type': _, ...known } = values()
     await state.keys.set(known)
   },
   async assertSameAsFiles({ folder }) {
-    const { 'a type of tomorrow': _, ...known } = values()
+    const { 'an unknown type': _, ...known } = values()
     await assertSame(known)
     const { state } = await useMultiFileAuthState(folder)
     assert.deepStrictEqual(session.creds, state.creds)

@@ -1,4 +1,4 @@
-"""Two WhatsApp devices, real Baileys in both, whose state lives in the service: they never lose a message."""
+"""Two WhatsApp devices with real Baileys, whose state is stored in the service, never lose a message."""
 
 import json
 from base64 import b64decode
@@ -19,17 +19,18 @@ from app.whatsapp.import_folder import read_folder
 from tests.e2e.baileys.conftest import TOKEN, Peer, PeerError, serving
 from tests.servers import Server, execute
 
-SALON, ANNA, BORIS = 1, 2, 3  # companies: each device is one
+SALON, ANNA, BORIS = 1, 2, 3  # company ids; each device has the session of one company
 GROUP = "12345-678@g.us"
 
 
 @pytest.fixture
 def whatsapp_settings(database_url: str) -> Settings:
-    """A database at head with three companies."""
+    """Return settings of a database at head with three companies."""
     return prepare(database_url)
 
 
 def prepare(database_url: str) -> Settings:
+    """Create the three companies; return settings with an API token and an encryption key."""
     settings = Settings(
         database_url=SecretStr(database_url),
         whatsapp_api_token=SecretStr(TOKEN),
@@ -43,13 +44,14 @@ def prepare(database_url: str) -> Settings:
 
 @pytest.fixture
 def url(whatsapp_settings: Settings) -> Iterator[str]:
+    """Serve Frontdesk; yield its address."""
     with serving(whatsapp_settings) as url:
         yield url
 
 
 @pytest.fixture
 def devices(url: str, peers: list[Peer]) -> tuple[Peer, Peer]:
-    """The salon and Anna, who has not written yet."""
+    """Open the devices of the salon and of its client Anna. They have not exchanged a message yet."""
     salon, anna, _ = peers
     salon.open(url, SALON)
     anna.open(url, ANNA)
@@ -57,19 +59,20 @@ def devices(url: str, peers: list[Peer]) -> tuple[Peer, Peer]:
 
 
 def send(sender: Peer, receiver: Peer, text: str) -> None:
-    """Encrypt at one end, decrypt at the other."""
+    """Encrypt a message on one device, decrypt it on the other, and compare."""
     message = sender("encrypt", jid=receiver.jid, text=text)
     assert receiver("decrypt", jid=sender.jid, **message) == text
 
 
 def begin(salon: Peer, client: Peer) -> None:
-    """The client's first message takes one of the salon's pre-keys."""
+    """Send the client's first message, which uses one of the salon's pre-keys."""
     (bundle,) = salon("bundles", count=1)
     client("meet", jid=salon.jid, bundle=bundle)
     send(client, salon, "Hello, is 10:00 free?")
 
 
 def rows(settings: Settings, company_id: int) -> set[tuple[str, str]]:
+    """Return type and id of each stored key of a company."""
     assert settings.database_url is not None
     with psycopg.connect(settings.database_url.get_secret_value()) as connection:
         return set(
@@ -79,7 +82,7 @@ def rows(settings: Settings, company_id: int) -> set[tuple[str, str]]:
         )
 
 
-def test_two_devices_talk_and_survive_a_kill_between_any_two_messages(
+def test_a_conversation_continues_after_kills_between_messages(
     devices: tuple[Peer, Peer], whatsapp_settings: Settings
 ) -> None:
     salon, anna = devices
@@ -94,7 +97,7 @@ def test_two_devices_talk_and_survive_a_kill_between_any_two_messages(
     send(anna, salon, "… and thank you")
 
 
-def test_a_group_goes_on_after_a_kill(devices: tuple[Peer, Peer]) -> None:
+def test_a_group_conversation_continues_after_a_kill(devices: tuple[Peer, Peer]) -> None:
     salon, anna = devices
     message = salon("encryptForGroup", group=GROUP, me=salon.jid, text="We are open")
     assert anna("decryptFromGroup", group=GROUP, jid=salon.jid, **message) == "We are open"
@@ -104,12 +107,12 @@ def test_a_group_goes_on_after_a_kill(devices: tuple[Peer, Peer]) -> None:
     assert anna("decryptFromGroup", group=GROUP, jid=salon.jid, **again) == "until eight"
 
 
-def test_everything_that_baileys_writes_is_what_it_reads(devices: tuple[Peer, Peer]) -> None:
+def test_baileys_reads_back_every_type_of_value_unchanged(devices: tuple[Peer, Peer]) -> None:
     salon, _ = devices
     salon("roundTrip")
 
 
-def test_a_session_in_files_comes_in_whole(
+def test_a_session_in_files_is_imported_completely(
     devices: tuple[Peer, Peer], peers: list[Peer], url: str, whatsapp_settings: Settings, tmp_path: Path
 ) -> None:
     salon, _ = devices
@@ -123,7 +126,7 @@ def test_a_session_in_files_comes_in_whole(
     boris("assertSameAsFiles", folder=str(tmp_path))
 
 
-def test_a_session_with_the_first_systems_arrays_goes_on(
+def test_a_session_with_buffers_stored_as_arrays_by_the_old_system_continues(
     devices: tuple[Peer, Peer], whatsapp_settings: Settings
 ) -> None:
     salon, anna = devices
@@ -131,11 +134,11 @@ def test_a_session_with_the_first_systems_arrays_goes_on(
     anna("meet", jid=salon.jid, bundle=used)
     send(anna, salon, "Hello")
     assert whatsapp_settings.database_url is not None
-    vault = Cipher.from_settings(whatsapp_settings)
+    cipher = Cipher.from_settings(whatsapp_settings)
     with psycopg.connect(whatsapp_settings.database_url.get_secret_value()) as connection:
         for table, column in (("whatsapp_auth", "creds"), ("whatsapp_keys", "value")):
             for row_id, stored in connection.execute(f"SELECT id, {column} FROM {table}").fetchall():
-                old = json.loads(vault.decrypt(stored), object_hook=as_array)
+                old = json.loads(cipher.decrypt(stored), object_hook=as_array)
                 change = f"UPDATE {table} SET {column} = %s WHERE id = %s"
                 connection.execute(change, (json.dumps(old).encode(), row_id))
     salon.restart()
@@ -146,15 +149,13 @@ def test_a_session_with_the_first_systems_arrays_goes_on(
 
 
 def as_array(value: dict[str, Any]) -> dict[str, Any]:
-    """Node's own writing of a buffer in place of Baileys'."""
+    """Convert a buffer from Baileys' JSON form (base64) to Node's own form (array of numbers)."""
     if value.get("type") == "Buffer":
         return {"type": "Buffer", "data": list(b64decode(value["data"]))}
     return value
 
 
-def test_a_set_that_fails_half_way_leaves_nothing_behind(
-    devices: tuple[Peer, Peer], whatsapp_settings: Settings
-) -> None:
+def test_a_set_that_fails_stores_nothing(devices: tuple[Peer, Peer], whatsapp_settings: Settings) -> None:
     salon, _ = devices
     salon("bundles", count=1)
     before = rows(whatsapp_settings, SALON)
@@ -171,7 +172,7 @@ def test_a_set_that_fails_half_way_leaves_nothing_behind(
     assert rows(whatsapp_settings, SALON) == before
 
 
-def test_weeks_of_clean_up_break_no_conversation(
+def test_conversations_continue_after_ten_weeks_of_clean_up(
     devices: tuple[Peer, Peer], whatsapp_settings: Settings, url: str, peers: list[Peer]
 ) -> None:
     salon, anna = devices
@@ -203,7 +204,7 @@ def test_weeks_of_clean_up_break_no_conversation(
     send(boris, salon, "My first message, with a pre-key of long ago")
 
 
-def test_without_its_pre_key_a_first_message_is_lost_which_is_why_it_is_protected(
+def test_a_first_message_cannot_be_decrypted_without_its_pre_key(
     devices: tuple[Peer, Peer], whatsapp_settings: Settings
 ) -> None:
     salon, anna = devices
@@ -219,14 +220,16 @@ def test_without_its_pre_key_a_first_message_is_lost_which_is_why_it_is_protecte
         salon("decrypt", jid=anna.jid, **message)
 
 
-def test_many_saves_at_once_follow_each_other(devices: tuple[Peer, Peer]) -> None:
+def test_concurrent_saves_of_credentials_are_serialised(devices: tuple[Peer, Peer]) -> None:
     salon, _ = devices
     assert salon("saveOften", times=20) == 20
     salon("open")
     assert salon("saveOften", times=1) == 21
 
 
-def test_the_older_of_two_workers_is_stopped(devices: tuple[Peer, Peer], url: str, peers: list[Peer]) -> None:
+def test_writes_of_the_older_of_two_workers_fail(
+    devices: tuple[Peer, Peer], url: str, peers: list[Peer]
+) -> None:
     salon, anna = devices
     begin(salon, anna)
     second = peers[2]
@@ -237,7 +240,7 @@ def test_the_older_of_two_workers_is_stopped(devices: tuple[Peer, Peer], url: st
     send(second, anna, "I am the salon now")
 
 
-def test_after_a_logout_the_next_start_is_a_new_device(devices: tuple[Peer, Peer]) -> None:
+def test_the_next_open_after_a_logout_creates_a_new_device(devices: tuple[Peer, Peer]) -> None:
     salon, _ = devices
     first = salon("open")
     assert salon("open") == first
@@ -247,12 +250,13 @@ def test_after_a_logout_the_next_start_is_a_new_device(devices: tuple[Peer, Peer
 
 @pytest.fixture
 def own_server() -> Iterator[Server]:
+    """Run a PostgreSQL server for this test only."""
     server = Server()
     yield server
     server.delete()
 
 
-def test_an_outage_is_an_error_in_baileys_hands_and_no_new_session(
+def test_an_outage_raises_errors_in_baileys_and_replaces_no_session(
     own_server: Server, peers: list[Peer]
 ) -> None:
     runner.upgrade(own_server.url)
@@ -270,17 +274,19 @@ def test_an_outage_is_an_error_in_baileys_hands_and_no_new_session(
         assert (failed.value.status, failed.value.code) == (503, "unavailable")
         with pytest.raises(PeerError):
             salon("decrypt", jid=anna.jid, **message)
-        blind = {"session": {"7968.0": {"a new one": "over what was not read"}}}
+        unread = {"session": {"7968.0": {"a new session": "for a key whose read failed"}}}
         with pytest.raises(PeerError):
-            salon("transaction", mutations=blind)
-        with pytest.raises(PeerError) as failed:  # and no new credentials
+            salon("transaction", mutations=unread)
+        with pytest.raises(PeerError) as failed:  # no new credentials are created
             other.open(url, SALON)
         assert failed.value.status == 503
         own_server.start()
         with pytest.raises(PeerError, match="had not been read"):
-            salon("transaction", mutations=blind)
+            salon("transaction", mutations=unread)
         assert salon("get", type="session", ids=["7968.0"]) == {}
-        salon("transaction", mutations=blind)  # now it is known that there was none
+        salon(
+            "transaction", mutations=unread
+        )  # allowed now, because a read has shown that the key is missing
         assert salon("decrypt", jid=anna.jid, **message) == "Then at ten"
         salon.restart()
         send(salon, anna, "See you")
