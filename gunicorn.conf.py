@@ -1,7 +1,7 @@
-"""gunicorn's settings; its command line and GUNICORN_CMD_ARGS go before them.
+"""gunicorn's settings. Its command line and GUNICORN_CMD_ARGS override them.
 
-The number of workers is left to gunicorn (`--workers`, WEB_CONCURRENCY; 1 by default): every worker has
-a pool of POSTGRES_MAX_CONNECTIONS, so one with threads spends the connections of one service.
+The number of workers is gunicorn's default: `--workers` or WEB_CONCURRENCY, else 1. Each worker has a pool of
+POSTGRES_MAX_CONNECTIONS, so a single worker with threads uses the connections of one service.
 """
 
 import fcntl
@@ -25,22 +25,23 @@ PREFIX = "frontdesk-metrics-"
 
 
 def prepare_metrics_directory() -> IO[str]:
-    """Give the workers an empty directory for their metrics: one that is named, or one of our own.
+    """Prepare an empty directory for the workers' metrics: PROMETHEUS_MULTIPROC_DIR, or else a temporary one.
 
-    Return its open lock, which workers inherit: a directory whose lock is free is what a kill -9 left.
+    Return the directory's open lock file, which workers inherit. Directories whose lock is free were left by
+    a killed server and are removed.
     """
-    memory = Path("/dev/shm")  # noqa: S108 - a full disk under a mapped file kills the process
+    memory = Path("/dev/shm")  # noqa: S108 - in memory: a full disk under a mapped file kills the process
     parent = memory if os.access(memory, os.W_OK) else Path(tempfile.gettempdir())
-    for remains in parent.glob(f"{PREFIX}*"):
-        with suppress(OSError), (remains / "lock").open() as lock:
+    for leftover in parent.glob(f"{PREFIX}*"):
+        with suppress(OSError), (leftover / "lock").open() as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(remains)
+            shutil.rmtree(leftover)
     directory = Path(
         os.environ.setdefault(METRICS_DIR_VARIABLE, "") or tempfile.mkdtemp(prefix=PREFIX, dir=parent)
     )
     os.environ[METRICS_DIR_VARIABLE] = str(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    if "GUNICORN_PID" not in os.environ:  # with it, an older master's workers still write there
+    if "GUNICORN_PID" not in os.environ:  # set during an upgrade, while the old workers still write there
         for old in (*directory.glob("*.db"), *directory.glob("slow_queries.*")):
             old.unlink()
     lock = (directory / "lock").open("w")
@@ -48,8 +49,8 @@ def prepare_metrics_directory() -> IO[str]:
     return lock
 
 
-# prometheus_client wants to know the directory when it is imported, so before the app. Where both are
-# already, this is a reload, or `frontdesk up`, whose one worker has nobody to share with.
+# prometheus_client reads the directory when it is imported, so prepare it before importing the app. If it is
+# imported already, this is a reload, or `frontdesk up`, whose single worker shares its metrics with no other.
 if "prometheus_client" not in sys.modules:
     metrics_lock = prepare_metrics_directory()
 
@@ -61,40 +62,39 @@ from app.observability.log_redaction import request_redaction_filter  # noqa: E4
 from app.web.serving.gunicorn_worker import Worker  # noqa: E402
 
 worker_class = Worker
-threads = 12  # that work; probes have their own
-timeout = 30  # seconds without a sign of life from a worker until it is replaced
-graceful_timeout = 30  # seconds for requests that are under way when it is told to stop
-# Whoever closes an idle connection may cross a request on its way, which then fails: better the client, who
-# knows whether there is one. Clients wait a few seconds, nginx a minute.
+threads = 12  # for requests; probes have their own threads
+timeout = 30  # seconds without a heartbeat after which a worker is replaced
+graceful_timeout = 30  # seconds for running requests when a worker stops
+# Let clients close idle connections: closing from this side can race with a request in flight, which then
+# fails. Clients close after a few seconds, nginx after a minute.
 keepalive = 75  # seconds
-# Half of the files that a worker may open; without one left it would end.
+# Half of the files that a worker may open: a worker without a free file descriptor exits.
 open_file_limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 worker_connections = 1000 if open_file_limit == resource.RLIM_INFINITY else min(1000, open_file_limit // 2)
 loglevel = "warning"
-control_socket_disable = True  # nobody here manages gunicorn over a socket in the home directory
+control_socket_disable = True  # gunicorn is not managed over its socket in the home directory
 
-# The webhook's address holds its secret, and what is no request may hold anything.
+# The webhook's URL contains its secret, and an invalid request line may contain anything.
 for name in ("gunicorn.access", "gunicorn.error"):
     logging.getLogger(name).addFilter(request_redaction_filter)
 
-# A thread that waits for a client can do nothing else.
-CLIENT_TIMEOUT_SECONDS = 5  # seconds that a client may leave an answer unread, or a request unfinished
-SEND_BUFFER_BYTES = (
-    200 * 1024
-)  # bytes; every answer but large WhatsApp keys fits, and goes without its reader
-DRAIN_SECONDS = (
-    2.0  # seconds between "not ready" and closing the door: a load balancer's next probe comes first
-)
+CLIENT_TIMEOUT_SECONDS = 5  # a thread waits this long for a client to send the rest or to read the response
+# All responses except large sets of WhatsApp keys fit, so that no thread waits for the client to read them.
+SEND_BUFFER_BYTES = 200 * 1024
+DRAIN_SECONDS = 2.0  # between "not ready" and closing the listener: load balancers probe in this time
 
 
 def on_starting(server: Any) -> None:
-    """Let the master log as the workers do; what is wrong with the settings is said when they load."""
+    """Configure logging in the master as in the workers.
+
+    Ignore invalid settings here: loading the application reports them.
+    """
     with suppress(ConfigurationError):
         logs.configure(Settings.load())
 
 
 def set_socket_timeouts(listener: socket.socket) -> None:
-    """Whoever comes in by this door gets these options; gunicorn itself waits for ever."""
+    """Set timeouts and buffer size on a listener; accepted sockets inherit them. gunicorn sets no timeout."""
     seconds = struct.pack("ll", CLIENT_TIMEOUT_SECONDS, 0)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, seconds)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, seconds)
@@ -102,26 +102,32 @@ def set_socket_timeouts(listener: socket.socket) -> None:
 
 
 def pre_fork(server: Any, worker: Any) -> None:
-    """Give the worker a place: that of one who is gone, or a new one."""
-    taken = {each.place for each in server.WORKERS.values()}
-    free = (f"{server.pid}-{number}" for number in itertools.count(1))
-    worker.place = next(place for place in free if place not in taken)
+    """Assign the lowest free metric slot to the worker; a replacement reuses the slot of its predecessor."""
+    used_slots = {running.slot for running in server.WORKERS.values()}
+    slots = (f"{server.pid}-{number}" for number in itertools.count(1))
+    worker.slot = next(slot for slot in slots if slot not in used_slots)
 
 
 def post_fork(server: Any, worker: Any) -> None:
-    """Count there."""
-    metric_slots.use_slot(worker.place)
+    """Use this slot's metric files."""
+    metric_slots.use_slot(worker.slot)
 
 
 def post_worker_init(worker: Any) -> None:
-    """Open the pool; on SIGTERM turn unready first and stop a moment later (a second one: at once)."""
+    """Open the pool, start the checks, and replace the SIGTERM handler.
+
+    On SIGTERM the worker reports "not ready" and begins to stop DRAIN_SECONDS later; a second SIGTERM ends
+    this delay.
+    """
     for listener in worker.sockets:
         set_socket_timeouts(listener.sock)
     database = worker.wsgi.extensions["desk"].database
     database.open()
     worker.wsgi.extensions["status"].history.start()
-    worker.wsgi.extensions["health"].check_whatsapp.start()  # the first look at a million keys takes longest
-    if worker.age == 1:  # the first one speaks for all
+    worker.wsgi.extensions[
+        "health"
+    ].check_whatsapp.start()  # the first check of a million keys is the slowest
+    if worker.age == 1:  # the budget is the same for all workers; the first one logs it
         threading.Thread(
             target=connection_budget.log_budget, args=(database, worker.cfg.workers), daemon=True
         ).start()
@@ -138,18 +144,18 @@ def post_worker_init(worker: Any) -> None:
 
 
 def worker_exit(server: Any, worker: Any) -> None:
-    """Give the connections back; a worker that could not load the application has none."""
+    """Close the connections. A worker that could not load the application has none."""
     if hasattr(worker, "wsgi"):
         worker.wsgi.extensions["desk"].close()
 
 
 def child_exit(server: Any, worker: Any) -> None:
-    """Its place is free."""
-    metric_slots.release_slot(worker.place)
+    """Release the metric slot of a worker that has exited."""
+    metric_slots.release_slot(worker.slot)
 
 
 def on_exit(server: Any) -> None:
-    """Remove the metrics, if the directory is ours and no newer master goes on with it."""
+    """Remove the metrics directory if it is temporary and no newer master uses it (after an upgrade)."""
     directory = Path(os.environ.get(METRICS_DIR_VARIABLE, ""))
     if directory.name.startswith(PREFIX) and not server.reexec_pid:
         shutil.rmtree(directory, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""`gunicorn wsgi:app`: the service over HTTP, configured by the environment."""
+"""Entry point of `gunicorn wsgi:app`: the web application, configured by environment variables."""
 
 from gunicorn.errors import AppImportError
 
@@ -7,7 +7,10 @@ from app.errors import FrontdeskError
 
 
 class CannotStart(AppImportError, RuntimeError):
-    """What gunicorn prints as its text alone: the one kind in a worker, the other under --preload."""
+    """Start-up error that gunicorn prints without a traceback.
+
+    gunicorn does so for AppImportError in a worker, and for RuntimeError under --preload.
+    """
 
 
 try:

@@ -1,1 +1,1 @@
-"""What Frontdesk costs, beside the limit or a peer measured in the same run: `python -m benchmarks`."""
+"""Benchmarks of Frontdesk, each compared with a limit or a peer in the same run: `python -m benchmarks`."""

@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: run the benchmarks, print the table, write JSON."""
+"""Run the benchmarks, print a table of the results, and optionally write them as JSON."""
 
 import argparse
 import json
@@ -16,7 +16,7 @@ from benchmarks.environment import Environment, environment
 from benchmarks.harness import Benchmark, Row, profile, run
 from benchmarks.table import render
 
-# One module for each group; a new benchmark is a function there and a line here.
+# One module per group. To add a benchmark, add a function to its module and a line here.
 BENCHMARKS: dict[str, Callable[[Environment], list[Benchmark]]] = {
     "P1": bulk.new_rows,
     "P2": bulk.changed_rows,
@@ -37,14 +37,17 @@ BENCHMARKS: dict[str, Callable[[Environment], list[Benchmark]]] = {
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run what the command line asks for. A missed target is said in the table; it is no failure."""
+    """Run the benchmarks that the command line names and return the exit code.
+
+    A missed target is marked in the table; it does not change the exit code.
+    """
     options = _parser().parse_args(arguments)
     rows: list[Row] = []
-    with environment(options.rows) as here:
-        server = here.server_version()
+    with environment(options.rows) as database:
+        server = database.server_version()
         for name in options.only:
             print(f"{name} …", end=" ", flush=True, file=sys.stderr)
-            benchmarks = BENCHMARKS[name](here)
+            benchmarks = BENCHMARKS[name](database)
             if options.profile:
                 print(f"\n{name}: {benchmarks[0].work}", profile(benchmarks[0]), sep="\n")
             else:
@@ -63,10 +66,16 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--only", type=_names, default=list(BENCHMARKS), metavar="P1,P5", help="these benchmarks only"
     )
-    parser.add_argument("--rows", type=_positive, default=20_000, help="clients in the salon (20000)")
-    parser.add_argument("--repeats", type=_positive, metavar="N", help="rounds for each pair (its own)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, too")
-    parser.add_argument("--profile", action="store_true", help="show where our own time goes instead")
+    parser.add_argument(
+        "--rows", type=_positive, default=20_000, help="number of clients in the salon (default: 20000)"
+    )
+    parser.add_argument(
+        "--repeats", type=_positive, metavar="N", help="rounds per benchmark (default: the benchmark's own)"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the results to this file")
+    parser.add_argument(
+        "--profile", action="store_true", help="print a profile of Frontdesk's code instead of results"
+    )
     return parser
 
 

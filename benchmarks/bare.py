@@ -1,4 +1,4 @@
-"""A bare Flask route, for gunicorn: `benchmarks.bare:app`."""
+"""A Flask application with one minimal route, for comparison under gunicorn: `benchmarks.bare:app`."""
 
 from flask import Flask, jsonify
 from flask.typing import ResponseReturnValue
@@ -8,5 +8,5 @@ app = Flask(__name__, static_folder=None)
 
 @app.get("/health")
 def health() -> ResponseReturnValue:
-    """As little as there can be."""
+    """Return the smallest JSON document."""
     return jsonify(status="ok")

@@ -1,4 +1,4 @@
-"""P1 to P4: many client rows at once, beside the plain merge that PostgreSQL can do, and beside ORMs."""
+"""P1 to P4: bulk upserts of client rows, compared with a plain merge in PostgreSQL and with ORMs."""
 
 from collections.abc import Callable
 from typing import Any
@@ -18,7 +18,7 @@ NAME = ("name", "surname", "patronymic")
 
 
 def clients(count: int, comment: str = "постоянный клиент") -> Rows:
-    """Seven columns of a client, as a caller writes them."""
+    """Return `count` client rows with seven columns, in the form that callers pass."""
     names = ("Анна Петрова", "Ирина", "Olga", "Мария Сергеевна", "Екатерина")
     return [
         {
@@ -35,18 +35,18 @@ def clients(count: int, comment: str = "постоянный клиент") -> R
 
 
 class Given:
-    """The same rows in the two forms that ours and the peers take, made before the clock starts."""
+    """The same rows in the forms that Frontdesk and the peers take, created before the measurement."""
 
     def __init__(self, batch: Batch) -> None:
         self.batch = batch
-        # Every peer writes the same columns as ours, the folded name too, which it gets for nothing.
+        # Peers write the same columns as Frontdesk, including search_name, which they need not compute.
         self.rows = [{**row, "search_name": search_name(*map(row.get, NAME))} for row in batch.rows]
         self.tuples = [tuple(row.values()) for row in self.rows]
         self.columns = tuple(self.rows[0])
 
 
 class Bulk:
-    """One table in a known state, and the ways to write rows to it."""
+    """The table `clients` in a known state, and the measured ways to write rows to it."""
 
     def __init__(self, environment: Environment) -> None:
         self.environment = environment
@@ -60,27 +60,27 @@ class Bulk:
             return Given(uow.clients.validate(rows))
 
     def empty(self) -> None:
-        """The table before P1."""
+        """Empty the table, as P1 needs it."""
         self.environment.maintain("TRUNCATE clients")
 
     def filled(self) -> None:
-        """The table before P2 and P3: every row once, none of them dead, statistics fresh."""
+        """Fill the table, as P2 and P3 need it: each row once, no dead rows, current statistics."""
         self.empty()
         self.raw(self.stored)
         self.environment.maintain("VACUUM (ANALYZE) clients")
 
     def ours(self, given: Given, outcome: str) -> None:
-        """One unit of work that answers with a report of every row; all of them have the same `outcome`."""
+        """Upsert the rows with Frontdesk in one unit of work; assert that each row has this `outcome`."""
         with self.environment.desk.unit_of_work(COMPANY) as uow:
             report = uow.clients.bulk_upsert(given.batch)
         assert getattr(report, outcome) == self.count, report
 
     def raw(self, given: Given) -> None:
-        """One transaction that does not know what became of any row."""
+        """Merge the rows with plain SQL in one transaction, without a report of the outcomes."""
         merge(self.environment.raw, Client.__tablename__, COMPANY, given.columns, given.tuples)
 
     def rate(self, prepare: Callable[[], None], write: Callable[[], object]) -> Measure:
-        """Rows per second of `write`; `prepare` is not counted."""
+        """Return a measure of rows per second of `write`. The time of `prepare` does not count."""
 
         def measure() -> float:
             prepare()
@@ -91,7 +91,7 @@ class Bulk:
         return measure
 
     def wal(self, write: Callable[[], object]) -> Measure:
-        """Bytes of write-ahead log for each row, where every row is there already."""
+        """Return a measure of WAL bytes per row of `write`, with all rows stored before."""
 
         def measure() -> float:
             self.filled()
@@ -101,32 +101,32 @@ class Bulk:
 
 
 def new_rows(environment: Environment) -> list[Benchmark]:
-    """P1."""
+    """Return the benchmarks of P1: upserts of new rows."""
     bulk = Bulk(environment)
     ours = bulk.rate(bulk.empty, lambda: bulk.ours(bulk.stored, "inserted"))
     raw = bulk.rate(bulk.empty, lambda: bulk.raw(bulk.stored))
     work = f"bulk_upsert of {bulk.count:,} new clients"
-    checked = Benchmark("P1", work, "rows/s", ours, [Peer(RAW, raw, Target(at_least=0.6))])
-    # The operation checks the rows first: no target, but what a caller waits for.
+    bulk_only = Benchmark("P1", work, "rows/s", ours, [Peer(RAW, raw, Target(at_least=0.6))])
+    # The whole operation validates the rows first. The peer does not, so there is no target.
     salon = environment.desk.company(COMPANY)
     whole = bulk.rate(bulk.empty, lambda: salon.upsert_clients(bulk.given).unwrap())
     return [
-        checked,
-        Benchmark("P1", "upsert_clients: the same, checked first", "rows/s", whole, [Peer(RAW, raw)]),
+        bulk_only,
+        Benchmark("P1", "upsert_clients: the same rows, validated first", "rows/s", whole, [Peer(RAW, raw)]),
     ]
 
 
 def changed_rows(environment: Environment) -> list[Benchmark]:
-    """P2."""
+    """Return the benchmarks of P2: upserts of stored rows that have all changed."""
     bulk = Bulk(environment)
     ours = bulk.rate(bulk.filled, lambda: bulk.ours(bulk.changed, "updated"))
     raw = bulk.rate(bulk.filled, lambda: bulk.raw(bulk.changed))
     peers = [Peer(RAW, raw, Target(at_least=0.6))]
-    return [Benchmark("P2", f"the same {bulk.count:,} clients, every one changed", "rows/s", ours, peers)]
+    return [Benchmark("P2", f"the same {bulk.count:,} clients, all changed", "rows/s", ours, peers)]
 
 
 def unchanged_rows(environment: Environment) -> list[Benchmark]:
-    """P3: the time, and what is written to the log."""
+    """Return the benchmarks of P3: upserts of unchanged rows, with their rate and the WAL that they write."""
     bulk = Bulk(environment)
     work = f"the same {bulk.count:,} clients, nothing changed"
     ours = bulk.rate(bulk.filled, lambda: bulk.ours(bulk.stored, "unchanged"))
@@ -141,7 +141,7 @@ def unchanged_rows(environment: Environment) -> list[Benchmark]:
 
 
 def beside_orms(environment: Environment) -> list[Benchmark]:
-    """P4: P1 beside what ORMs offer for it."""
+    """Return the benchmarks of P4: upserts of new rows, compared with bulk upserts of ORMs."""
     bulk = Bulk(environment)
     ours = bulk.rate(bulk.empty, lambda: bulk.ours(bulk.stored, "inserted"))
     peers = []

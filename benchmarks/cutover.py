@@ -1,4 +1,4 @@
-"""P14: how long a writer waits while the live side changes."""
+"""P14: longest wait of a writer during a cutover."""
 
 import multiprocessing
 import time
@@ -19,14 +19,14 @@ from benchmarks.harness import Benchmark, Peer, Target
 
 WRITERS = 2
 CLIENTS = 20_000
-ROWS = 20_000  # of the merge
-SETTLE = 1.0  # seconds of writing before and after
+ROWS = 20_000  # in each merge
+SETTLE_SECONDS = 1.0  # duration of writing before and after the cutover
 
 _processes = multiprocessing.get_context("spawn")
 
 
 def stalls(environment: Environment) -> list[Benchmark]:
-    """P14, without and with a merge beside it."""
+    """Return the benchmarks of P14: longest write stall of a cutover, without and with a concurrent merge."""
     sides = _moving(environment)
     alone = Target(at_most=250, of_ours=True)
     beside = Target(at_most=1000, of_ours=True)
@@ -36,15 +36,15 @@ def stalls(environment: Environment) -> list[Benchmark]:
             f"longest write stall in a cutover, {WRITERS} writers",
             "ms",
             lambda: _longest_stall(sides, moving=True, merging=False),
-            [Peer("the same, nothing moves", lambda: _longest_stall(sides, False, False), alone)],
+            [Peer("the same without a cutover", lambda: _longest_stall(sides, False, False), alone)],
             repeats=3,
         ),
         Benchmark(
             "P14",
-            f"the same beside a merge of {ROWS:,} rows",
+            f"the same during a merge of {ROWS:,} rows",
             "ms",
             lambda: _longest_stall(sides, moving=True, merging=True),
-            [Peer("the same, nothing moves", lambda: _longest_stall(sides, False, True), beside)],
+            [Peer("the same without a cutover", lambda: _longest_stall(sides, False, True), beside)],
             repeats=3,
         ),
     ]
@@ -67,17 +67,17 @@ def _moving(environment: Environment) -> Sides:
 
 
 def _longest_stall(sides: Sides, moving: bool, merging: bool) -> float:
-    """The longest time in milliseconds between two writes that one writer saw acknowledged."""
+    """Return the longest time between two acknowledged writes of one writer, in milliseconds."""
     urls = [side.url for side in sides]
     works = [(_write, (urls, number)) for number in range(WRITERS)] + [(_merge, (urls,))] * merging
     with _working(works) as pipes:
-        time.sleep(SETTLE)
+        time.sleep(SETTLE_SECONDS)
         for pipe in pipes[:WRITERS]:
             pipe.send("measure")
-        time.sleep(SETTLE)
+        time.sleep(SETTLE_SECONDS)
         if moving:
             change_live_side(sides, _other(sides), max_pause=2)
-        time.sleep(SETTLE)
+        time.sleep(SETTLE_SECONDS)
         for pipe in pipes[:WRITERS]:
             pipe.send("stop")
         return max(float(pipe.recv()) for pipe in pipes[:WRITERS]) * 1000
@@ -99,9 +99,9 @@ def _working(works: list[tuple[Any, tuple[Any, ...]]]) -> Iterator[list[Pipe]]:
     for process in processes:
         process.start()
     try:
-        for ours, _ in ends:
-            assert ours.recv() == "at work"
-        yield [ours for ours, _ in ends]
+        for parent_end, _ in ends:
+            assert parent_end.recv() == "ready"
+        yield [parent_end for parent_end, _ in ends]
     finally:
         for process in processes:
             process.kill()
@@ -109,11 +109,11 @@ def _working(works: list[tuple[Any, tuple[Any, ...]]]) -> Iterator[list[Pipe]]:
 
 
 def _write(urls: list[str], number: int, pipe: Pipe) -> None:
-    """One write after the other, on the side that takes them."""
+    """Write rows one after the other on the live side, and send the longest stall in seconds at the end."""
     connections = [psycopg.connect(url, autocommit=True) for url in urls]
     at = writes = 0
     longest, last = 0.0, time.perf_counter()
-    pipe.send("at work")
+    pipe.send("ready")
     while True:
         try:
             connections[at].execute(
@@ -137,11 +137,11 @@ def _write(urls: list[str], number: int, pipe: Pipe) -> None:
 
 
 def _merge(urls: list[str], pipe: Pipe) -> None:
-    """One merge after the other, through the data layer, which follows the move by itself."""
+    """Merge rows again and again through the data layer, which follows the live side."""
     with Frontdesk(Settings(legacy_database_url=urls[0], database_url=urls[1])) as desk:
         salon = desk.company(2)
-        pipe.send("at work")
+        pipe.send("ready")
         for visits in range(10**6):
             rows = ({"yclients_id": n, "name": "Client", "visit_count": visits} for n in range(1, ROWS + 1))
             salon.upsert_clients(rows).unwrap()
-            time.sleep(SETTLE)
+            time.sleep(SETTLE_SECONDS)

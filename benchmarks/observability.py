@@ -1,4 +1,4 @@
-"""P7: what it costs to be watched, for each query."""
+"""P7: cost of metrics and Sentry per query."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -15,13 +15,13 @@ from app.observability import sentry
 from benchmarks.environment import COMPANY, Environment
 from benchmarks.harness import Benchmark, Peer, Target
 
-CALLS = 100  # in one go
+CALLS = 100  # per measurement
 ROUNDS = 30
 CLIENT = {"yclients_id": 1, "name": "Anna", "phone": "+79686484488"}
 
 
 def cost_per_query(environment: Environment) -> list[Benchmark]:
-    """A lookup with metrics and Sentry on, less the same with both off, in processor time."""
+    """Return the benchmarks of P7: processor time that metrics and Sentry add to a query."""
     watched = _salon(environment)
     with (
         patch("app.database.connection.MeasuredCursor", psycopg.Cursor),
@@ -34,19 +34,19 @@ def cost_per_query(environment: Environment) -> list[Benchmark]:
         return _microseconds(unwatched)
 
     def cost() -> float:
-        figures = []
-        with _sentry(settings):  # only the cursor that measures knows of it
+        differences = []
+        with _sentry(settings):  # only MeasuredCursor uses Sentry, so it does not affect `off`
             for _ in range(ROUNDS):
                 without = off()
-                figures.append(_microseconds(watched) - without)
-        return median(figures)
+                differences.append(_microseconds(watched) - without)
+        return median(differences)
 
-    peer = Peer("the whole lookup with both off", off, Target(at_most=15, of_ours=True))
-    return [Benchmark("P7", "metrics and Sentry, for each query", "µs", cost, [peer])]
+    peer = Peer("the whole query with both off", off, Target(at_most=15, of_ours=True))
+    return [Benchmark("P7", "metrics and Sentry, per query", "µs", cost, [peer])]
 
 
 def _salon(environment: Environment) -> Callable[[], object]:
-    """One lookup, on a desk whose connection is there already."""
+    """Return a function that runs one query, on a Frontdesk whose connection is already open."""
     desk = environment.resources.enter_context(Frontdesk(Settings(database_url=environment.url)))
     salon = desk.company(COMPANY)
     salon.upsert_company({"title": "Salon"}).unwrap()
@@ -63,7 +63,7 @@ def _microseconds(call: Callable[[], object]) -> float:
 
 @contextmanager
 def _sentry(settings: Settings) -> Iterator[None]:
-    if sentry.is_initialised():  # whoever started it goes on with it
+    if sentry.is_initialised():  # by the program that runs this benchmark, which keeps using it
         yield
         return
     sentry.initialise(settings)

@@ -1,7 +1,8 @@
-"""What ORMs offer for upserting many rows: SQLAlchemy's own, Django's and advanced-alchemy's.
+"""Bulk upserts of ORMs: SQLAlchemy, Django and advanced-alchemy.
 
 Each `load` imports its peer and returns a function that writes rows (column name to value) in one
-transaction. Django and advanced-alchemy are the extra `bench`; without it `load` raises ModuleNotFoundError.
+transaction. Django and advanced-alchemy are installed with the extra `bench`; without it `load` raises
+ModuleNotFoundError.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,7 +25,7 @@ CHUNK = 500
 
 @dataclass(frozen=True)
 class OrmPeer:
-    """A peer of P4, and how many times its rate ours has to reach."""
+    """A peer of P4. `target` is the required ratio of Frontdesk's rate to the peer's."""
 
     name: str
     load: Callable[[str, int], Write]
@@ -32,7 +33,7 @@ class OrmPeer:
 
 
 def sqlalchemy_orm(url: str, company_id: int) -> Write:
-    """`INSERT_MISSING … VALUES … ON CONFLICT … RETURNING`, 500 rows a statement."""
+    """Upsert with SQLAlchemy: `INSERT … VALUES … ON CONFLICT … RETURNING`, 500 rows per statement."""
     engine = create_engine(url.replace("postgresql://", "postgresql+psycopg://", 1))
 
     def write(rows: Sequence[Row]) -> None:
@@ -48,7 +49,7 @@ def sqlalchemy_orm(url: str, company_id: int) -> Write:
 
 
 def django_orm(url: str, company_id: int) -> Write:
-    """`bulk_create(update_conflicts=True)`."""
+    """Upsert with Django: `bulk_create(update_conflicts=True)`."""
     import django
     from django.conf import settings
     from django.db import models, transaction
@@ -100,7 +101,7 @@ def django_orm(url: str, company_id: int) -> Write:
 
 
 def advanced_alchemy(url: str, company_id: int) -> Write:
-    """`upsert_many`, matching by the YClients id."""
+    """Upsert with advanced-alchemy: `upsert_many`, matching by the YClients id."""
     from advanced_alchemy.repository import SQLAlchemySyncRepository
 
     class Base(DeclarativeBase):

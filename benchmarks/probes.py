@@ -1,4 +1,4 @@
-"""P9 and P10: health checks under gunicorn, beside a bare route, and while the pool is exhausted."""
+"""P9 and P10: health checks under gunicorn, compared with a bare route, and with an exhausted pool."""
 
 import os
 import socket
@@ -14,14 +14,14 @@ from benchmarks.environment import Environment
 from benchmarks.harness import Benchmark, Peer, Target
 
 CONNECTIONS = 4
-REQUESTS = 250  # on each
-PATIENCE = 30.0  # seconds until a server has to answer
+REQUESTS = 250  # per connection
+START_TIMEOUT_SECONDS = 30.0  # for gunicorn to answer, and for each response
 REPEATS = 15
 PROJECT = Path(__file__).parents[1]
 
 
 def beside_bare_flask(environment: Environment) -> list[Benchmark]:
-    """P9."""
+    """Return the benchmarks of P9: rate of `GET /health`, compared with a bare Flask route."""
     ours = _serve(environment, "wsgi:app", "gunicorn.conf.py")
     bare = _serve(environment, "benchmarks.bare:app", _without_hooks(environment))
     peer = Peer("a bare Flask route under the same gunicorn", _rate(bare), Target(at_least=0.8))
@@ -29,7 +29,7 @@ def beside_bare_flask(environment: Environment) -> list[Benchmark]:
 
 
 def exhausted_pool(environment: Environment) -> list[Benchmark]:
-    """P10."""
+    """Return the benchmarks of P10: latency of `GET /health/database` while the pool is exhausted."""
     port = _serve(environment, "benchmarks.exhausted:app", "gunicorn.conf.py")
     ours, beside = (lambda path=path: _p99(port, path) for path in ("/health/database", "/health"))
     peer = Peer("p99 of GET /health of the same process", beside, Target(at_most=300, of_ours=True))
@@ -45,7 +45,7 @@ def _without_hooks(environment: Environment) -> str:
 
 
 def _serve(environment: Environment, app: str, settings: str) -> int:
-    """Start gunicorn; return the port that it answers on."""
+    """Start gunicorn and wait until it answers; return its port."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = int(free.getsockname()[1])
@@ -59,7 +59,7 @@ def _serve(environment: Environment, app: str, settings: str) -> int:
     )
     environment.resources.callback(process.wait)
     environment.resources.callback(process.terminate)
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + START_TIMEOUT_SECONDS
     while True:
         try:
             _latencies(port, "/health", 1)
@@ -71,22 +71,22 @@ def _serve(environment: Environment, app: str, settings: str) -> int:
 
 
 def _latencies(port: int, path: str, requests: int = REQUESTS) -> list[float]:
-    """Seconds for each of `requests` on one connection that is kept alive."""
+    """Return the duration in seconds of each request, all on one keep-alive connection."""
     request = f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
-    found = []
-    with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as connection:
+    latencies = []
+    with socket.create_connection(("127.0.0.1", port), timeout=START_TIMEOUT_SECONDS) as connection:
         for _ in range(requests):
             began = time.perf_counter()
             connection.sendall(request)
             answer = connection.recv(65536)
             while (head := answer.find(b"\r\n\r\n")) < 0 or len(answer) < head + 4 + _length(answer[:head]):
-                more = connection.recv(65536)
-                if not more:
+                data = connection.recv(65536)
+                if not data:
                     raise ConnectionError("the server has closed the connection")
-                answer += more
-            found.append(time.perf_counter() - began)
+                answer += data
+            latencies.append(time.perf_counter() - began)
             assert answer.startswith(b"HTTP/1.1 200"), answer[:100]
-    return found
+    return latencies
 
 
 def _length(head: bytes) -> int:
@@ -94,15 +94,15 @@ def _length(head: bytes) -> int:
         name, _, value = line.partition(b":")
         if name.lower() == b"content-length":
             return int(value)
-    raise ValueError("an answer without its length")
+    raise ValueError("the response has no Content-Length")
 
 
 def _at_once(port: int, path: str) -> tuple[list[float], float]:
-    """The latencies of all connections, and the seconds for all of them together."""
+    """Return the latencies of all connections, and the duration of the whole in seconds."""
     began = time.perf_counter()
     with ThreadPoolExecutor(CONNECTIONS) as threads:
-        found = list(threads.map(lambda _: _latencies(port, path), range(CONNECTIONS)))
-    return [each for latencies in found for each in latencies], time.perf_counter() - began
+        results = list(threads.map(lambda _: _latencies(port, path), range(CONNECTIONS)))
+    return [latency for latencies in results for latency in latencies], time.perf_counter() - began
 
 
 def _rate(port: int) -> Callable[[], float]:
@@ -114,6 +114,6 @@ def _rate(port: int) -> Callable[[], float]:
 
 
 def _p99(port: int, path: str) -> float:
-    """Milliseconds that 99 of 100 requests stay below."""
+    """Return the 99th percentile of the latencies, in milliseconds."""
     latencies = sorted(_at_once(port, path)[0])
     return 1000 * latencies[int(0.99 * (len(latencies) - 1))]

@@ -1,4 +1,4 @@
-"""The limit for P1 to P3: the plain merge that a programmer of psycopg would write, and nothing around it."""
+"""Peer of P1 to P3: a plain merge with psycopg, without validation and without a report of outcomes."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,7 +14,7 @@ def merge(
     columns: Sequence[str],
     rows: Sequence[Sequence[Any]],
 ) -> None:
-    """Upsert `rows` by `yclients_id` in one transaction: every row is written, changed or not."""
+    """Upsert `rows` by `yclients_id` in one transaction. Unchanged rows are rewritten, too."""
     names = sql.SQL(", ").join(map(sql.Identifier, columns))
     settable = [sql.Identifier(column) for column in columns if column != "yclients_id"]
     parts = {

@@ -1,4 +1,4 @@
-"""P5 and P6: one client by phone, beside psycopg itself and beside an ORM session as usually written."""
+"""P5 and P6: reading one client by phone, compared with plain psycopg and with an ORM session."""
 
 import itertools
 from collections.abc import Callable
@@ -13,31 +13,31 @@ from benchmarks.bulk import Bulk
 from benchmarks.environment import COMPANY, Environment
 from benchmarks.harness import Benchmark, Measure, Peer, Target, stopwatch
 
-CALLS = 1000  # at most; fewer in a small salon
+CALLS = 1000  # per measurement; fewer if the salon has fewer clients
 REPEATS = 15
 WORK = "get_client_by_phone, one of {:,}"
 
 
 class Lookups:
-    """A salon full of clients, and the ways to find one by phone."""
+    """A salon with clients, and the measured ways to read one by phone."""
 
     def __init__(self, environment: Environment) -> None:
         self._environment = environment
         bulk = Bulk(environment)
         bulk.filled()
-        # A stride that is prime to the number of rows: neighbours in time are none in the table.
+        # A stride of 7919 rows (a prime), so that successive calls read distant rows.
         phones = [row["phone"] for row in bulk.stored.rows]
         self._phones = itertools.cycle(phones[i * 7919 % len(phones)] for i in range(len(phones)))
         self.calls = min(CALLS, bulk.count)
         self.work = WORK.format(bulk.count)
 
     def ours(self) -> Callable[[str], Any]:
-        """The operation of the data layer."""
+        """Return a function that reads a client with the data layer."""
         salon = self._environment.desk.company(COMPANY)
         return lambda phone: salon.get_client_by_phone(phone).unwrap()
 
     def psycopg(self) -> Callable[[str], Any]:
-        """The same SELECT as a tuple, through a pool of the same size."""
+        """Return a function that runs the same SELECT with psycopg, through a pool of the same size."""
         columns = ", ".join(f"{column.name}" for column in Client.__table__.columns)
         statement = (
             f"SELECT {columns} FROM clients WHERE company_id = %s AND deleted_at IS NULL AND phone = %s"
@@ -55,7 +55,7 @@ class Lookups:
         return find
 
     def orm(self) -> Callable[[str], Any]:
-        """A session for each call, as usually written."""
+        """Return a function that reads a client with an ORM session per call."""
         url = self._environment.url.replace("postgresql://", "postgresql+psycopg://", 1)
         engine = create_engine(url)
         self._environment.resources.callback(engine.dispose)
@@ -72,7 +72,7 @@ class Lookups:
         return find
 
     def seconds(self, find: Callable[[str], Any]) -> float:
-        """How long `calls` calls take."""
+        """Return the duration of `self.calls` calls in seconds."""
         phones = list(itertools.islice(self._phones, self.calls))
         with stopwatch() as watch:
             for phone in phones:
@@ -80,16 +80,16 @@ class Lookups:
         return watch.seconds
 
     def microseconds(self, find: Callable[[str], Any]) -> Measure:
-        """Microseconds a call."""
+        """Return a measure of microseconds per call."""
         return lambda: self.seconds(find) / self.calls * 1e6
 
     def rate(self, find: Callable[[str], Any]) -> Measure:
-        """Calls a second."""
+        """Return a measure of calls per second."""
         return lambda: self.calls / self.seconds(find)
 
 
 def beside_psycopg(environment: Environment) -> list[Benchmark]:
-    """P5."""
+    """Return the benchmarks of P5: time of a read, compared with psycopg."""
     lookups = Lookups(environment)
     name = "psycopg through psycopg_pool, autocommit: the same SELECT"
     peer = Peer(name, lookups.microseconds(lookups.psycopg()), Target(at_most=2.5))
@@ -97,7 +97,7 @@ def beside_psycopg(environment: Environment) -> list[Benchmark]:
 
 
 def beside_orm(environment: Environment) -> list[Benchmark]:
-    """P6."""
+    """Return the benchmarks of P6: rate of reads, compared with an ORM session per call."""
     lookups = Lookups(environment)
     peer = Peer(
         "ORM session per call, scalars(select(…)).first()", lookups.rate(lookups.orm()), Target(at_least=2)

@@ -1,4 +1,4 @@
-"""P15: the longest stall of a writer while uniqueness is added to a table of 500,000 rows that is in use."""
+"""P15: longest stall of a writer while a UNIQUE constraint is added to a table of 500,000 live rows."""
 
 import os
 import subprocess
@@ -16,14 +16,14 @@ from app.migrations import runner
 from benchmarks.environment import Environment
 from benchmarks.harness import Benchmark, Peer, Target
 
-TIMES = 25  # rows here for each of the salon's 20,000
+ROWS_PER_CLIENT = 25  # 500,000 rows for a salon of 20,000 clients
 REPEATS = 5
 BEFORE, STEP = "archive", "composite_uniqueness"
 PLAIN = "ALTER TABLE clients ADD CONSTRAINT plainly UNIQUE (yclients_id, company_id)"
 
 
 def unique_constraint(environment: Environment) -> list[Benchmark]:
-    """P15."""
+    """Return the benchmarks of P15: longest write stall of the migration, compared with ALTER TABLE."""
     databases = _Databases(environment)
     ours = databases.longest_stall(_our_step)
     plain = databases.longest_stall(_plain_statement)
@@ -33,7 +33,7 @@ def unique_constraint(environment: Environment) -> list[Benchmark]:
 
 
 def _our_step(url: str) -> None:
-    """The step of the chain, in a process of its own: here the writer's clock runs."""
+    """Run the migration in a separate process, so that it does not slow the writer in this process."""
     subprocess.run(
         [sys.executable, "-m", "alembic", "upgrade", STEP],
         cwd=Path(__file__).parents[1],
@@ -50,10 +50,10 @@ def _plain_statement(url: str) -> None:
 
 
 class _Databases:
-    """A database of the old shape, filled once and copied for each measurement."""
+    """A database with the old schema, filled once and copied for each measurement."""
 
     def __init__(self, environment: Environment) -> None:
-        self.rows = TIMES * environment.rows
+        self.rows = ROWS_PER_CLIENT * environment.rows
         self._environment = environment
         self._names = [f"frontdesk_bench_{os.getpid()}_{name}" for name in ("filled", "copy")]
         for name in self._names:
@@ -71,7 +71,7 @@ class _Databases:
             connection.execute("VACUUM ANALYZE clients")
 
     def longest_stall(self, change: Callable[[str], None]) -> Callable[[], float]:
-        """Measures the milliseconds of the slowest write while `change` is made to a fresh copy."""
+        """Return a measure of the slowest write, in milliseconds, while `change` runs on a new copy."""
 
         def measure() -> float:
             self._run("DROP DATABASE IF EXISTS {} WITH (FORCE)", self._names[1])
@@ -95,7 +95,7 @@ class _Databases:
                     "SELECT count(*) FROM pg_constraint"
                     " WHERE conname IN ('plainly', 'clients_yclients_company_unique') AND contype = 'u'"
                 ).fetchone()
-            assert made == (1,), "the constraint was not made"
+            assert made == (1,), "the constraint was not created"
             return 1000 * longest
 
         return measure

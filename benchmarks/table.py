@@ -1,15 +1,15 @@
-"""The table of results as aligned text."""
+"""Result table of the benchmarks, as aligned text."""
 
 from collections.abc import Sequence
 
 from benchmarks.harness import Row
 
-HEADINGS = ("", "measured", "ours", "theirs", "unit", "ratio", "target", "", "beside")
-RIGHT_ALIGNED = ("ours", "theirs", "ratio")
+HEADINGS = ("", "measured", "Frontdesk", "peer", "unit", "ratio", "target", "", "compared with")
+RIGHT_ALIGNED = ("Frontdesk", "peer", "ratio")
 
 
 def render(rows: Sequence[Row]) -> str:
-    """One line for each pair under a line of headings."""
+    """Return the table: a line of headings, and one line per row."""
     lines = [HEADINGS, *map(_cells, rows)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(HEADINGS))]
     return "\n".join(

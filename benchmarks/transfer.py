@@ -1,4 +1,4 @@
-"""P12 and P13: a move's copy beside one plain stream, and its verification beside a plain sum of hashes."""
+"""P12 and P13: the copy of a transfer compared with COPY, its verification compared with a sum of hashes."""
 
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -13,7 +13,7 @@ from app.transfer.verification.verify import verify
 from benchmarks.environment import Environment
 from benchmarks.harness import Benchmark, Peer, Target, stopwatch
 
-ROWS = 25  # times the clients of a salon: 500,000
+ROWS_PER_CLIENT = 25  # 500,000 rows for a salon of 20,000 clients
 
 _FILL = """
     INSERT INTO clients (company_id, yclients_id, name, phone, email, visit_count, total_spent, search_name)
@@ -23,11 +23,11 @@ _FILL = """
 """
 
 
-class Move:
-    """A legacy with many clients, a primary, and a third database for what is compared with a move."""
+class Transfer:
+    """A filled legacy side, an empty primary side, and a third database for the peer."""
 
     def __init__(self, environment: Environment) -> None:
-        self.rows = environment.rows * ROWS
+        self.rows = environment.rows * ROWS_PER_CLIENT
         self.sides = Sides(
             Side("legacy", environment.new_database("legacy")),
             Side("primary", environment.new_database("primary")),
@@ -41,7 +41,7 @@ class Move:
         )
 
     def begin(self) -> None:
-        """Start the move (anew): primary is empty, capture stands on both sides."""
+        """Start or restart the transfer, with an empty primary side and change capture on both sides."""
         for side in self.sides:
             with closing(side.connect()) as connection:
                 change_capture.drop_triggers(connection)
@@ -52,26 +52,26 @@ class Move:
 
 
 def copying(environment: Environment) -> list[Benchmark]:
-    """P12."""
-    move = Move(environment)
+    """Return the benchmarks of P12: rate of the copy, compared with one COPY stream."""
+    transfer = Transfer(environment)
 
     def ours() -> float:
-        move.begin()
+        transfer.begin()
         with stopwatch() as watch:
-            report = copy(move.sides)
-        assert report.rows == move.rows + 1, report
-        return move.rows / watch.seconds
+            report = copy(transfer.sides)
+        assert report.rows == transfer.rows + 1, report
+        return transfer.rows / watch.seconds
 
     def one_stream() -> float:
         execute(
-            move.plain,
+            transfer.plain,
             "TRUNCATE companies CASCADE",
             "INSERT INTO companies (company_id, title) VALUES (1, 'Salon')",
             "CHECKPOINT",
         )
         with (
-            closing(psycopg.connect(move.sides.legacy.url)) as source,
-            closing(psycopg.connect(move.plain)) as target,
+            closing(psycopg.connect(transfer.sides.legacy.url)) as source,
+            closing(psycopg.connect(transfer.plain)) as target,
             stopwatch() as watch,
         ):
             with (
@@ -81,21 +81,21 @@ def copying(environment: Environment) -> list[Benchmark]:
                 for data in reader:
                     writer.write(data)
             target.commit()
-        return move.rows / watch.seconds
+        return transfer.rows / watch.seconds
 
     peer = Peer("psycopg: COPY binary to COPY binary, one stream", one_stream, Target(at_least=0.85))
-    return [Benchmark("P12", f"transfer copy, {move.rows:,} clients", "rows/s", ours, [peer], repeats=5)]
+    return [Benchmark("P12", f"transfer copy, {transfer.rows:,} clients", "rows/s", ours, [peer], repeats=5)]
 
 
 def verifying(environment: Environment) -> list[Benchmark]:
-    """P13."""
-    move = Move(environment)
-    move.begin()
-    copy(move.sides)
+    """Return the benchmarks of P13: time of the verification, compared with a sum of hashes."""
+    transfer = Transfer(environment)
+    transfer.begin()
+    copy(transfer.sides)
 
     def ours() -> float:
         with stopwatch() as watch:
-            report = verify(move.sides)
+            report = verify(transfer.sides)
         assert report.is_equal, report
         return watch.seconds
 
@@ -107,12 +107,14 @@ def verifying(environment: Environment) -> list[Benchmark]:
                 ).fetchone()
 
         with stopwatch() as watch, ThreadPoolExecutor(2) as threads:
-            legacy, primary = threads.map(add, move.sides)
+            legacy, primary = threads.map(add, transfer.sides)
         assert legacy == primary
         return watch.seconds
 
     peer = Peer("sum(hashtextextended(row)), both sides at once", sum_of_hashes, Target(at_most=2.5))
-    return [Benchmark("P13", f"transfer verify, {move.rows:,} equal clients", "s", ours, [peer], repeats=5)]
+    return [
+        Benchmark("P13", f"transfer verify, {transfer.rows:,} equal clients", "s", ours, [peer], repeats=5)
+    ]
 
 
 def execute(url: str, *statements: str) -> None:

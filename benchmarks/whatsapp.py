@@ -1,4 +1,4 @@
-"""P11: a salon's WhatsApp keys as one call each way, beside a store that takes a statement for each key."""
+"""P11: writing and reading a salon's WhatsApp keys, compared with one statement per key."""
 
 import json
 import os
@@ -16,7 +16,7 @@ Keys = dict[str, Any]
 
 
 def one_call(environment: Environment) -> list[Benchmark]:
-    """P11."""
+    """Return the benchmarks of P11: keys per second, all keys in one call."""
     store = environment.desk.company(COMPANY).whatsapp
     peer = COMPANY + 1
     environment.desk.company(peer).upsert_company({"title": "Peer"}).unwrap()
@@ -51,12 +51,12 @@ def one_call(environment: Environment) -> list[Benchmark]:
         return KEYS / watch.seconds
 
     work = f"{KEYS} WhatsApp keys set, then read"
-    beside = Peer("psycopg, autocommit: a statement for each key", key_by_key, Target(at_least=10))
+    beside = Peer("psycopg, autocommit: one statement per key", key_by_key, Target(at_least=10))
     return [Benchmark("P11", work, "keys/s", ours, [beside])]
 
 
 def _rounds() -> Iterator[Keys]:
-    """Pre-keys as Baileys writes them, new ones each time."""
+    """Yield sets of new pre-keys in the form that Baileys writes."""
     while True:
         yield {str(number): {"private": _buffer(), "public": _buffer()} for number in range(KEYS)}
 

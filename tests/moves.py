@@ -1,4 +1,4 @@
-"""Two databases of a move, as far as services see it: the row on each side, and a fence."""
+"""A minimal transfer for tests of services: two databases with a state row and a fence on each side."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ from app import Settings
 from tests.servers import execute
 
 COMPANY_ID = 962302
-APPLICATION_NAME = "moving"  # of the sessions in pg_stat_activity
+APPLICATION_NAME = "moving"  # of the services' sessions in pg_stat_activity
 
 FENCED_TABLES = ("companies", "clients", "request_budgets", "whatsapp_states")
 
@@ -39,7 +39,7 @@ FOR EACH STATEMENT EXECUTE FUNCTION frontdesk_transfer.fence();
 
 @dataclass
 class FakeTransfer:
-    """Both sides by URL, and the changes of the protocol one by one."""
+    """The URLs of both sides, and the steps of the transfer protocol."""
 
     legacy: str
     primary: str
@@ -57,7 +57,7 @@ class FakeTransfer:
             execute(url, *(TRIGGER.format(table=table) for table in FENCED_TABLES))
 
     def set_state(self, url: str, state: str) -> None:
-        """Change a side's row, when all who write have ended."""
+        """Change a side's state after all running write transactions have ended."""
         with psycopg.connect(url) as connection:
             connection.execute("SELECT pg_advisory_xact_lock(1)")
             connection.execute(
@@ -72,7 +72,7 @@ class FakeTransfer:
         self.set_state(new, "open")
 
     def reset(self) -> None:
-        """Make both as they were before anything."""
+        """Remove the transfer from both sides and empty the fenced tables."""
         tables = ", ".join(FENCED_TABLES)
         for url in (self.legacy, self.primary):
             execute(url, f"DROP SCHEMA IF EXISTS frontdesk_transfer CASCADE; TRUNCATE {tables} CASCADE")
@@ -83,14 +83,14 @@ class FakeTransfer:
 
 
 def clients(url: str) -> list[int]:
-    """The YClients ids that the database holds."""
+    """Return the YClients ids of all clients in the database, in order."""
     with psycopg.connect(url) as connection:
         rows = connection.execute("SELECT yclients_id FROM clients ORDER BY yclients_id").fetchall()
     return [yclients_id for (yclients_id,) in rows]
 
 
 def sessions(url: str) -> int:
-    """How many the services have there."""
+    """Return the number of the services' sessions in the database."""
     with psycopg.connect(url) as connection:
         row = connection.execute(
             "SELECT count(*) FROM pg_stat_activity"
@@ -102,5 +102,5 @@ def sessions(url: str) -> int:
 
 
 def client(number: int) -> dict[str, object]:
-    """A row for the data layer."""
+    """Return a client row for the data layer."""
     return {"yclients_id": number, "name": f"Client {number}", "phone": f"+7968{number:07}"}

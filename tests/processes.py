@@ -1,4 +1,4 @@
-"""Real processes for tests: started, watched, and never left behind."""
+"""Real processes for tests, with captured output; they are killed at the end of the test."""
 
 import os
 import signal
@@ -15,12 +15,12 @@ import psutil
 
 from tests.watching import outputs
 
-WAIT_TIMEOUT_SECONDS = 180.0  # seconds; a busy machine is no failure
+WAIT_TIMEOUT_SECONDS = 180.0  # so long that a busy machine causes no failure
 BIN = Path(sys.executable).parent
 
 
 class Process:
-    """A running command whose output goes into a file."""
+    """A running command whose stdout and stderr are written to a file."""
 
     def __init__(self, command: list[str], output: Path, cwd: Path, **environment: str) -> None:
         self._output = output
@@ -44,7 +44,7 @@ class Process:
         self._popen.send_signal(signal_)
 
     def wait(self) -> int:
-        """The exit code."""
+        """Wait until the process exits and return its exit code."""
         return self._popen.wait(WAIT_TIMEOUT_SECONDS)
 
     def children(self) -> list[psutil.Process]:
@@ -57,12 +57,12 @@ class Process:
         return self._popen.poll() is None
 
     def wait_for(self, text: str) -> None:
-        """Wait until the output holds the text."""
+        """Wait until the output contains the text; fail if the process exits without it."""
         wait_until(lambda: text in self.output or self._popen.poll() is not None)
         assert text in self.output, self.output
 
     def end(self) -> None:
-        """Kill the process and all its children, if they still run."""
+        """Kill the process and all its descendants, if it still runs."""
         if self.is_running():
             for process in [*self.descendants(), psutil.Process(self.pid)]:
                 process.kill()
@@ -70,13 +70,13 @@ class Process:
 
 
 def restore_sigint() -> None:
-    """A shell lets what it runs in the background ignore Ctrl-C, and children inherit that."""
+    """Restore the default SIGINT handler: shells make background processes ignore SIGINT."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @contextmanager
 def running_process(command: list[str], output: Path, cwd: Path, **environment: str) -> Iterator[Process]:
-    """A command that runs during the `with` block."""
+    """Run a command during the `with` block; kill it at the end."""
     process = Process(command, output, cwd, **environment)
     try:
         yield process
@@ -85,27 +85,27 @@ def running_process(command: list[str], output: Path, cwd: Path, **environment: 
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
-    """Poll until the condition holds, or fail."""
+    """Poll until the condition is true; fail after WAIT_TIMEOUT_SECONDS."""
     deadline = time.monotonic() + WAIT_TIMEOUT_SECONDS
     while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
+        assert time.monotonic() < deadline, "the condition was not met in time"
         time.sleep(0.05)
 
 
 def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
+    """Return a local port that is not in use."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
 
 
 def get(port: int, path: str) -> httpx.Response:
-    """GET from a local server; a new connection each time."""
+    """Send a GET request to a local server over a new connection."""
     return httpx.get(f"http://127.0.0.1:{port}{path}", timeout=10, trust_env=False)
 
 
 def is_serving(port: int) -> bool:
-    """Whether somebody serves HTTP there."""
+    """Return True if a server answers HTTP requests on the port."""
     try:
         get(port, "/health")
     except httpx.TransportError:

@@ -1,23 +1,24 @@
-"""Time, without what a busy machine takes of it."""
+"""Stopwatch that subtracts delays caused by a busy machine."""
 
 import time
 from threading import Event, Thread
 from typing import Self
 
-TICK_SECONDS = 0.05  # seconds; a thread of ours that computes lets another one in after 0.005
+TICK_SECONDS = 0.05  # ten times the interval at which Python switches between computing threads
 
 
 class Stopwatch:
-    """Measures its block, less the time by which a thread that only sleeps woke too late meanwhile.
+    """Measures the duration of a `with` block, less the delays of a background thread that only sleeps.
 
-    What is promised in seconds is promised of a machine that lets a process run when it is due.
+    The thread wakes too late when the operating system does not schedule the process in time. Time limits
+    of tests assume a machine without such delays.
     """
 
     def __enter__(self) -> Self:
-        self._withheld = 0.0
+        self._delays = 0.0
         self._ended: float | None = None
         self._stop = Event()
-        self._began = self._asleep = time.monotonic()
+        self._began = self._asleep_since = time.monotonic()
         self._thread = Thread(target=self._tick)
         self._thread.start()
         return self
@@ -29,14 +30,14 @@ class Stopwatch:
 
     @property
     def seconds(self) -> float:
-        """Since the block began, or what the whole block took."""
+        """Seconds since the block began, or the duration of the block once it has ended."""
         if self._ended is not None:
             return self._ended
         now = time.monotonic()
-        return now - self._began - self._withheld - max(0.0, now - self._asleep - TICK_SECONDS)
+        return now - self._began - self._delays - max(0.0, now - self._asleep_since - TICK_SECONDS)
 
     def _tick(self) -> None:
         while not self._stop.wait(TICK_SECONDS):
             awake = time.monotonic()
-            self._withheld += max(0.0, awake - self._asleep - TICK_SECONDS)
-            self._asleep = awake
+            self._delays += max(0.0, awake - self._asleep_since - TICK_SECONDS)
+            self._asleep_since = awake

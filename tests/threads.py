@@ -1,4 +1,4 @@
-"""Calls that start at the same moment."""
+"""Concurrent calls in threads."""
 
 from collections.abc import Callable, Iterable
 from threading import Barrier, Thread
@@ -6,26 +6,26 @@ from typing import Any
 
 
 def at_once(calls: Iterable[Callable[[], Any]]) -> list[Any]:
-    """Run the calls in threads that start together; return their answers in order.
+    """Run the calls in threads that start at the same time; return their results in order.
 
-    Raises the first exception of a call when all have ended.
+    If calls fail, the first exception is raised when all calls have ended.
     """
-    given = list(calls)
-    barrier, answers = Barrier(len(given)), [None] * len(given)
+    functions = list(calls)
+    barrier, results = Barrier(len(functions)), [None] * len(functions)
     errors: list[Exception] = []
 
     def run(index: int) -> None:
         barrier.wait()
         try:
-            answers[index] = given[index]()
-        except Exception as error:  # noqa: BLE001 - raised below, in the thread of the test
+            results[index] = functions[index]()
+        except Exception as error:  # noqa: BLE001 - raised below, in the test's thread
             errors.append(error)
 
-    threads = [Thread(target=run, args=(index,)) for index in range(len(given))]
+    threads = [Thread(target=run, args=(index,)) for index in range(len(functions))]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     if errors:
         raise errors[0]
-    return answers
+    return results

@@ -1,4 +1,4 @@
-"""A salon behind the stand-in for YClients, and a desk that syncs with it."""
+"""A salon in the fake YClients API, and a Frontdesk that syncs with it."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,11 +15,11 @@ from app.yclients.api.rate_limit import RateLimit, RateLimiter
 from app.yclients.syncing.run import sync
 from app.yclients.syncing.summary import SyncSummary
 
-SMALL = RowCounts(clients=250, staff=5, services=12, categories=3, records=320)  # two pages of each long list
+SMALL = RowCounts(clients=250, staff=5, services=12, categories=3, records=320)  # long lists take two pages
 UNLIMITED = (RateLimit(1000, 0.1),)
-FAST_BACKOFF_SECONDS = 0.01  # seconds before the second attempt
+FAST_BACKOFF_SECONDS = 0.01  # before the second attempt
 
-# What is compared between two databases: everything but our own ids and times.
+# Columns to compare between two databases: all except Frontdesk's own ids and times.
 COMPARED = {
     "companies": "title, timezone, country, phone, address, deleted_at IS NULL",
     "service_categories": "yclients_id, title, weight, deleted_at IS NULL",
@@ -40,7 +40,7 @@ COMPARED = {
 
 
 class Upstream:
-    """One salon at YClients and here. `salon` are its rows there, `desk` is the service here."""
+    """A salon at YClients and in Frontdesk: `salon` has its rows in the fake API, `desk` is the Frontdesk."""
 
     def __init__(self, desk: Frontdesk, fake: FakeYClients) -> None:
         self.desk = desk
@@ -60,8 +60,8 @@ class Upstream:
         return sync(self.desk, self.company_id, **{"client": self.client(), **options})
 
     def requests(self, part: str) -> list[str]:
-        """What was asked for at addresses with `part` in them, so far."""
-        return [each for each in self.fake.request_log if part in each]
+        """Return the requests to YClients so far whose URL contains `part`."""
+        return [request for request in self.fake.request_log if part in request]
 
     def rows(self) -> dict[str, list[Any]]:
         return rows_of(self.desk.database._url, self.company_id)
@@ -69,14 +69,14 @@ class Upstream:
 
 @contextmanager
 def upstream_of(settings: Settings, salon: FakeSalon) -> Iterator[Upstream]:
-    """The salon on a port of this machine, and a desk of these settings that knows where."""
-    stand_in = FakeYClients(salon, UNLIMITED)
-    with run_server(stand_in) as address, Frontdesk(with_yclients_settings(settings, address)) as desk:
-        yield Upstream(desk, stand_in)
+    """Serve the salon with a fake YClients API, and open a Frontdesk that is configured to use it."""
+    fake = FakeYClients(salon, UNLIMITED)
+    with run_server(fake) as address, Frontdesk(with_yclients_settings(settings, address)) as desk:
+        yield Upstream(desk, fake)
 
 
 def with_yclients_settings(settings: Settings, address: str) -> Settings:
-    """Settings with the API's address and tokens."""
+    """Return a copy of the settings with the URL and the tokens of the fake API."""
     values = settings.model_dump(exclude_unset=True) | {
         "yclients_base_url": address,
         "yclients_partner_token": PARTNER_TOKEN,
@@ -86,7 +86,7 @@ def with_yclients_settings(settings: Settings, address: str) -> Settings:
 
 
 def rows_of(url: str, company_id: int) -> dict[str, list[Any]]:
-    """Every row of a company that came from YClients, table by table, fit to be compared."""
+    """Return a company's rows by table, as sorted JSON of the columns in COMPARED."""
     with psycopg.connect(url) as connection:
         return {
             table: connection.execute(

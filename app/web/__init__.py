@@ -1,4 +1,4 @@
-"""The service over HTTP."""
+"""The web application: health API, status page, webhook and the session store of the WhatsApp worker."""
 
 from flask import Flask
 
@@ -16,16 +16,17 @@ from app.web.status_page.page import StatusPage
 
 
 def create_app(desk: Frontdesk | None = None) -> Flask:
-    """The WSGI application; without a desk the environment configures one.
+    """Return the WSGI application. Without `desk`, create a Frontdesk from the environment's settings.
 
-    It connects to nothing yet, so a server may fork after it. Raises ConfigurationError.
+    No connection is opened yet, so a server may fork afterwards. Raises ConfigurationError if a setting is
+    invalid.
     """
     if desk is None:
         settings = Settings.load()
         start_observability(settings)
         desk = Frontdesk(settings)
     app = Application(__name__, static_folder=None)
-    app.json.sort_keys = False  # type: ignore[attr-defined] # of the default provider, which this is
+    app.json.sort_keys = False  # type: ignore[attr-defined] # Flask's default JSON provider has it
     app.extensions["desk"] = desk
     health = app.extensions["health"] = Health(desk)
     app.register_blueprint(health.blueprint())
@@ -37,5 +38,5 @@ def create_app(desk: Frontdesk | None = None) -> Flask:
     app.register_blueprint(metrics_routes(desk.settings))
     app.register_blueprint(openapi_routes())
     register_request_hooks(app)
-    app.wsgi_app = shed_load(app.wsgi_app)  # type: ignore[method-assign,assignment] # Flask's own way
+    app.wsgi_app = shed_load(app.wsgi_app)  # type: ignore[method-assign,assignment] # as Flask documents it
     return app

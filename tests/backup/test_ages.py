@@ -51,9 +51,9 @@ def read_everywhere(url: str, environment: str = "test") -> tuple[str, str, str]
     ("runs", "shown", "checks"),
     [
         ((), "none yet", "skipped skipped"),
-        ((("create", "25 hours", "good"),), "never restored for a try", "ok skipped"),
+        ((("create", "25 hours", "good"),), "no drill yet", "ok skipped"),
         ((("create", "27 hours", "good"),), "The last good backup is 27 h old", "wrong skipped"),
-        ((NEW, ("drill", "34 days", "good")), "restored for a try 34 days ago, in 12.5 s", "ok ok"),
+        ((NEW, ("drill", "34 days", "good")), "last drill 34 days ago, restored in 12.5 s", "ok ok"),
         ((NEW, ("drill", "36 days", "good")), "The last good drill is 36 days old", "ok wrong"),
         ((NEW, ("verify", "2 hours", "bad"), ("verify", "1 hour", "failed")), "none yet", "skipped skipped"),
         ((NEW, ("verify", "2 hours", "bad"), ("verify", "1 hour", "good")), "60 min ago", "ok skipped"),

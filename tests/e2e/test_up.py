@@ -138,7 +138,7 @@ def test_up_reports_a_busy_port_before_it_starts_anything(
     with socket.create_server(("127.0.0.1", checkout.port)):
         up = frontdesk("up")
         assert up.wait() == 3
-    assert f"Port {checkout.port} is busy" in up.output
+    assert f"Port {checkout.port} is used by another program" in up.output
     assert "--port" in up.output
     assert not (checkout.folder / ".frontdesk").exists()
 
@@ -150,7 +150,7 @@ def test_up_reports_that_another_frontdesk_serves_the_port(
     first.wait_for(UP)
     second = frontdesk("up", DATABASE_URL=database_url)
     assert second.wait() == 3
-    assert "is served by a Frontdesk that runs already" in second.output
+    assert "is used by a running Frontdesk" in second.output
     assert is_serving(checkout.port)
 
 

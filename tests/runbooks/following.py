@@ -1,8 +1,8 @@
-"""Follow a runbook: run the commands of its `console` blocks in order, and compare what they print.
+"""Runner for runbooks: runs the commands of `console` blocks in order and compares their output.
 
-A block is what one sees on a terminal: `$ ` and a command (`> ` goes on with it), what it prints, and
-`[1]` where it leaves with that exit code. Numbers, times and names of backups are compared by their shape
-alone; `…` stands for anything on its line, or on a line of its own for any lines.
+A block shows a terminal: `$ ` and a command (`> ` continues it), its output, and `[1]` if it exits with that
+code. Numbers, times and names of backups are compared by their form only. `…` stands for any text in its
+line; a line with `…` alone stands for any number of lines.
 """
 
 import io
@@ -29,7 +29,7 @@ FOLDER = ROOT / "docs/runbooks"
 SERVICE = "http://127.0.0.1:8000"
 BACKUPS = "/var/backups/frontdesk"
 
-# The first that fits wins.
+# Applied in this order.
 REPLACEMENTS = [
     (r"frontdesk-\d{8}T\d{6}Z-[0-9a-f]{4}", "<backup>"),
     (r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d)?(\.\d+)?(Z|[+-]\d\d(:\d\d)?)?", "<time>"),
@@ -41,33 +41,33 @@ REPLACEMENTS = [
 ]
 
 
-# What a move says on a machine that is too busy for a short pause; the page says to try again.
+# Messages of a cutover on a machine that is too busy for a short pause; the page says to run it again.
 TRY_AGAIN = re.compile(r"Writes are open on \w+ again|at a quieter time|too far from here")
 
 
 @dataclass(frozen=True)
 class Step:
-    """One command of a page, what it prints there, and its exit code."""
+    """A command of a page, with the output and the exit code that the page shows."""
 
     command: str
     output: str
     code: int
 
     def matches(self, output: str, code: int) -> bool:
-        """Whether this is what the page shows."""
+        """Return True if output and exit code match the page."""
         output = output.replace(os.environ["BACKUP_ADDRESS"], BACKUPS)
         return code == self.code and re.fullmatch(_pattern(self.output), normalise_output(output)) is not None
 
 
 @dataclass
 class Terminal:
-    """Where commands run: where the service listens, and what systemctl does there."""
+    """Runs commands. `service` is the URL of the service; `units` maps systemctl commands to functions."""
 
     service: str = SERVICE
     units: Mapping[str, Callable[[], object]] = field(default_factory=dict)
 
     def run(self, command: str) -> tuple[str, int]:
-        """What the command prints (on stdout and stderr), and its exit code."""
+        """Run a command; return its output (stdout and stderr) and its exit code."""
         command = command.replace(SERVICE, self.service)
         program, *arguments = shlex.split(os.path.expandvars(command))
         if assigned := re.fullmatch(r"([A-Z_]+)=(.*)", program):
@@ -81,7 +81,7 @@ class Terminal:
         if program == "systemctl":
             return self._systemctl(*arguments)
         if program in ("git", "pip"):
-            return "", 0  # the code is the one that is tested
+            return "", 0  # the tested code is installed already
         done = subprocess.run(
             ["bash", "-c", command],
             stdout=subprocess.PIPE,
@@ -93,17 +93,17 @@ class Terminal:
         return done.stdout, done.returncode
 
     def _systemctl(self, verb: str, *units: str) -> tuple[str, int]:
-        """Nothing is started here but what the test has put in; the units that are named exist."""
+        """Check that the units exist in docs/systemd, and call the test's function for each, if any."""
         for unit in units:
-            known = [each.name for each in (ROOT / "docs/systemd").iterdir()]
-            named = unit if "." in unit else f"{unit}.service"
-            assert re.sub("@.*[.]", "@.", named) in known or unit == "postgresql", unit
+            known = [file.name for file in (ROOT / "docs/systemd").iterdir()]
+            name = unit if "." in unit else f"{unit}.service"
+            assert re.sub("@.*[.]", "@.", name) in known or unit == "postgresql", unit
             self.units.get(f"{verb} {unit}", lambda: None)()
         return "", 0
 
 
 def steps(page: str) -> Iterator[Step]:
-    """The commands of a page, in order."""
+    """Yield the commands of a page, in order."""
     blocks = re.findall(r"^```console\n(.*?)^```", (FOLDER / page).read_text(), re.DOTALL | re.MULTILINE)
     for block in blocks:
         for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
@@ -111,30 +111,30 @@ def steps(page: str) -> Iterator[Step]:
             count = next((n for n, line in enumerate(lines[1:], 1) if not line.startswith("> ")), len(lines))
             command = "\n".join([lines[0], *(line[2:] for line in lines[1:count])])
             output, code = lines[count:], 0
-            if output and (found := re.fullmatch(r"\[(\d+)\]", output[-1])):
-                output, code = output[:-1], int(found[1])
+            if output and (exit_code := re.fullmatch(r"\[(\d+)\]", output[-1])):
+                output, code = output[:-1], int(exit_code[1])
             yield Step(command, "\n".join(output), code)
 
 
 def run_page(page: str, terminal: Terminal) -> None:
-    """Run every command of the page. Raises AssertionError where it prints something else than the page."""
-    found = list(steps(page))
-    assert found, f"{page} has no command"
-    for step in found:
+    """Run all commands of the page. Raises AssertionError if an output or exit code differs from the page."""
+    commands = list(steps(page))
+    assert commands, f"{page} has no command"
+    for step in commands:
         output, code = terminal.run(step.command)
-        # A person looks again as well: what the service answers is up to a second old.
+        # Repeat requests to the service: its check results are up to a second old.
         deadline = time.monotonic() + WAIT_TIMEOUT_SECONDS
         while time.monotonic() < deadline and not step.matches(output, code):
             if not (step.command.startswith("curl") or TRY_AGAIN.search(output)):
                 break
             time.sleep(0.2)
             output, code = terminal.run(step.command)
-        told = f"{page}: $ {step.command}\nprinted\n{output}and left with {code}"
-        assert step.matches(output, code), f"{told}; instead of\n{step.output}\nand {step.code}"
+        actual = f"{page}: $ {step.command}\nprinted\n{output}and exited with {code}"
+        assert step.matches(output, code), f"{actual}; the page shows\n{step.output}\nand {step.code}"
 
 
 def _pattern(output: str) -> str:
-    """The expression for what is printed where the page shows this."""
+    """Return the regular expression for an output as a page shows it."""
     return "".join(
         r"(?:.*\n)*" if line == "…\n" else ".*".join(map(re.escape, line.split("…")))
         for line in normalise_output(output).splitlines(keepends=True)
@@ -142,14 +142,14 @@ def _pattern(output: str) -> str:
 
 
 def normalise_output(output: str) -> str:
-    """The output without what is different each time."""
+    """Replace the parts of an output that differ from run to run, such as times and sizes."""
     for pattern, name in REPLACEMENTS:
         output = re.sub(pattern, name, output)
     return "".join(f"{line.strip()}\n" for line in output.splitlines() if line.strip())
 
 
 def _alembic(arguments: list[str]) -> tuple[str, int]:
-    """The command `alembic` in this process; it sets up logging as if the process were its own."""
+    """Run the command `alembic` in this process, and restore the logging that it reconfigures."""
     printed = io.StringIO()
     command_line = CommandLine(prog="alembic")
     options = command_line.parser.parse_args(arguments)
@@ -158,8 +158,8 @@ def _alembic(arguments: list[str]) -> tuple[str, int]:
     try:
         with redirect_stdout(printed), redirect_stderr(printed):
             command_line.run_cmd(Config(ROOT / "alembic.ini", stdout=printed, cmd_opts=options), options)
-    except SystemExit as left:
-        code = int(left.code or 0) & 255
+    except SystemExit as exit_:
+        code = int(exit_.code or 0) & 255
     finally:
         root.handlers[:], root.level = handlers, level
     return printed.getvalue(), code

@@ -1,4 +1,4 @@
-"""The page about moving databases is followed to its end."""
+"""The commands in docs/moving-databases.md, run in order, print the output that the page shows."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -24,22 +24,22 @@ PROVIDER = (
 
 
 @pytest.fixture
-def busy(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The first pause is too long, as on a busy machine: writes are open again, and one tries again."""
-    hand_over, late = fencing.hand_over, [fencing.PauseExpiredError()]
+def expired_pause(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let the first pause expire, as on a busy machine; the runner then repeats the command."""
+    hand_over, errors = fencing.hand_over, [fencing.PauseExpiredError()]
 
-    def once_too_late(*arguments: Any) -> None:
-        if late:
-            raise late.pop()
+    def fail_once(*arguments: Any) -> None:
+        if errors:
+            raise errors.pop()
         hand_over(*arguments)
 
-    monkeypatch.setattr(fencing, "hand_over", once_too_late)
+    monkeypatch.setattr(fencing, "hand_over", fail_once)
     yield
-    assert not late
+    assert not errors
 
 
-@pytest.mark.usefixtures("busy")
-def test_the_move_is_followed_there_and_back(
+@pytest.mark.usefixtures("expired_pause")
+def test_the_page_on_moving_databases_leads_through_cutover_and_rollback(
     new_database: Callable[[], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sides = Sides(Side("legacy", new_database()), Side("primary", new_database()))

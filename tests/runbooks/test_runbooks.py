@@ -1,4 +1,4 @@
-"""Every runbook is followed to its end, in the situation that it is for."""
+"""The commands of each runbook, run in the situation that it describes, print the output that it shows."""
 
 import os
 import threading
@@ -34,7 +34,7 @@ CLIENTS = (
 
 @pytest.fixture
 def configure(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Configure:
-    """Makes the terminal of an operator whose DATABASE_URL is this one."""
+    """Return a function that creates a terminal with the given DATABASE_URL."""
 
     def make(url: str) -> Terminal:
         programs_of_postgresql = pg_programs.find_program("pg_restore", 16).path.parent
@@ -49,7 +49,7 @@ def configure(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Configure:
 
 @contextmanager
 def served(terminal: Terminal, url: str, connections: int = 3) -> Iterator[Frontdesk]:
-    """The service, where the terminal's commands look for it."""
+    """Serve the web application on the database, at the URL that the terminal's commands use."""
     settings = Settings(database_url=SecretStr(url), postgres_max_connections=connections)
     with Frontdesk(settings) as desk:
         server = make_server("127.0.0.1", 0, create_app(desk), threaded=True)
@@ -79,11 +79,11 @@ def run(*arguments: str) -> None:
     assert result.exit_code == 0, result.output
 
 
-def test_every_runbook_is_followed_and_listed() -> None:
+def test_every_runbook_has_a_test_and_is_listed() -> None:
     pages = {page.name for page in FOLDER.glob("*.md")} - {"README.md"}
     assert pages
-    followed = {name for name in globals() if name.startswith("test_")}
-    assert {f"test_{page.removesuffix('.md').replace('-', '_')}" for page in pages} <= followed
+    tests = {name for name in globals() if name.startswith("test_")}
+    assert {f"test_{page.removesuffix('.md').replace('-', '_')}" for page in pages} <= tests
     listed = (FOLDER / "README.md").read_text()
     assert all(f"]({page})" in listed for page in pages)
     assert all(list(steps(page)) for page in pages)
@@ -98,7 +98,9 @@ def test_deploy(configure: Configure, database_url: str) -> None:
         run_page("deploy.md", terminal)
 
 
-def test_the_commands_of_the_page_on_backups(configure: Configure, database_url: str) -> None:
+def test_the_commands_of_the_page_on_backups_print_its_output(
+    configure: Configure, database_url: str
+) -> None:
     run_page("../backups.md", configure(database_url))
 
 
@@ -139,33 +141,33 @@ def test_no_good_backup(configure: Configure, database_url: str, tmp_path: Path)
 
 
 def test_pool_exhausted(configure: Configure, database_url: str) -> None:
-    """One unit of work holds a row and does something else, two wait for the row, one for a connection."""
+    """One unit of work holds a row lock and idles, two wait for the lock, one for a connection."""
     terminal = configure(database_url)
     execute(database_url, *CLIENTS)
     with served(terminal, database_url) as desk:
         salon = desk.company(SALON)
-        followed: list[str] = []
+        finished: list[str] = []
         waiting = [
             threading.Thread(target=salon.upsert_client, args=({"yclients_id": 1, "name": "B"},))
             for _ in range(3)
         ]
 
         def hold() -> None:
-            """Change a row, then do something else: it ends when the connection does."""
+            """Change a row, then follow the runbook, which ends this session."""
             with desk.unit_of_work(SALON) as uow:
                 uow.session.connection().exec_driver_sql("UPDATE clients SET comment = 'x' WHERE id = 1")
-                for each in waiting:
-                    each.start()
+                for thread in waiting:
+                    thread.start()
                 wait_until(lambda: desk.database.live().pool.waiting > 0)
                 wait_until(lambda: waiting_for_locks(database_url) == 2)
                 run_page("pool-exhausted.md", terminal)
-                followed.append("pool-exhausted.md")
+                finished.append("pool-exhausted.md")
 
         with pytest.raises(FrontdeskError):
             hold()
-        assert followed
-        for each in waiting:
-            each.join()
+        assert finished
+        for thread in waiting:
+            thread.join()
 
 
 def test_database_down(configure: Configure) -> None:

@@ -84,7 +84,7 @@ def test_a_transfer_is_shown_with_its_stage_lag_and_last_verification(
     assert (gauge("waiting_keys"), gauge("verified_equal")) == (2, 1)
     page = show(client)
     assert "relaying legacy is live" in page
-    assert "2 keys wait for the standby" in page
+    assert "2 keys to apply to the standby" in page
 
 
 def test_a_difference_found_by_a_verification_is_critical(

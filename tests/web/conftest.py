@@ -1,4 +1,4 @@
-"""Test clients of the service over HTTP."""
+"""Fixture that creates test clients of the web application."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -14,7 +14,7 @@ Opener = Callable[..., FlaskClient]
 
 @pytest.fixture
 def serving() -> Iterator[Opener]:
-    """Makes test clients: `serving(database_url=…, health_token=…)`."""
+    """Return a function that creates a test client, for example `serving(database_url=…, health_token=…)`."""
     with ExitStack() as stack:
 
         def make(**settings: Any) -> FlaskClient:

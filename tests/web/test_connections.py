@@ -1,4 +1,4 @@
-"""What odd clients do to a worker's connections, under gunicorn: raw sockets, real processes."""
+"""Slow, silent and pipelining clients do not block a gunicorn worker: raw sockets, real processes."""
 
 import re
 import resource
@@ -20,7 +20,7 @@ Starter = Callable[..., tuple[Process, int]]
 
 @contextmanager
 def serving(output: Path, database_url: str, *options: str) -> Iterator[tuple[Process, int]]:
-    """gunicorn on a free port, from when it answers."""
+    """Run gunicorn on a free port; yield its process and the port once it answers."""
     port = free_port()
     command = [str(BIN / "gunicorn"), "--bind", f"127.0.0.1:{port}", *options, "wsgi:app"]
     with running_process(command, output, PROJECT_ROOT, DATABASE_URL=database_url) as process:
@@ -30,7 +30,7 @@ def serving(output: Path, database_url: str, *options: str) -> Iterator[tuple[Pr
 
 @pytest.fixture(scope="module")
 def port(tmp_path_factory: pytest.TempPathFactory, worker_database_url: str) -> Iterator[int]:
-    """That of a worker which takes forty connections."""
+    """Return the port of a worker that accepts forty connections."""
     folder = tmp_path_factory.mktemp("gunicorn")
     with serving(folder / "output", worker_database_url, "--worker-connections", "40") as (_, port):
         yield port
@@ -38,7 +38,7 @@ def port(tmp_path_factory: pytest.TempPathFactory, worker_database_url: str) -> 
 
 @pytest.fixture
 def gunicorn(tmp_path: Path, worker_database_url: str) -> Iterator[Starter]:
-    """Starts gunicorn: `gunicorn("--threads", "1")`."""
+    """Return a function that starts gunicorn, for example `gunicorn("--threads", "1")`."""
     with ExitStack() as stack:
         yield lambda *options: stack.enter_context(
             serving(tmp_path / "output", worker_database_url, *options)
@@ -49,13 +49,14 @@ def request_for(path: str, *headers: str) -> bytes:
     return "\r\n".join([f"GET {path} HTTP/1.1", "Host: here", *headers, "", ""]).encode()
 
 
-def connected(port: int, first_words: bytes = b"") -> socket.socket:
+def connected(port: int, data: bytes = b"") -> socket.socket:
+    """Open a connection to the port and send `data`."""
     connection = socket.create_connection(("127.0.0.1", port), timeout=10)
-    connection.sendall(first_words)
+    connection.sendall(data)
     return connection
 
 
-def test_requests_that_come_together_are_answered_one_after_the_other(port: int) -> None:
+def test_pipelined_requests_are_answered_in_order(port: int) -> None:
     paths = ["/health", "/nowhere", "/health/live"]
     with connected(port) as connection:
         connection.sendall(
@@ -65,15 +66,15 @@ def test_requests_that_come_together_are_answered_one_after_the_other(port: int)
     assert re.findall(rb"HTTP/1.1 (\d+)", answer) == [b"200", b"404", b"200"]
 
 
-@pytest.mark.parametrize("words", [b"", b"GET /hea"])
-def test_a_crowd_that_says_nothing_keeps_no_probe_out(port: int, words: bytes) -> None:
+@pytest.mark.parametrize("data", [b"", b"GET /hea"])
+def test_many_silent_connections_do_not_block_a_probe(port: int, data: bytes) -> None:
     with ExitStack() as stack:
         for _ in range(60):
-            stack.enter_context(connected(port, words))
+            stack.enter_context(connected(port, data))
         assert get(port, "/health/live").status_code == 200
 
 
-def test_a_worker_takes_no_more_connections_than_it_may_open_files(gunicorn: Starter) -> None:
+def test_a_worker_accepts_no_more_connections_than_it_may_open_files(gunicorn: Starter) -> None:
     files = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (200, files[1]))
     try:
@@ -88,32 +89,34 @@ def test_a_worker_takes_no_more_connections_than_it_may_open_files(gunicorn: Sta
     assert process.children() == [worker]
 
 
-def test_probes_with_a_body_that_never_comes_hold_up_no_others(port: int) -> None:
+def test_probes_with_an_incomplete_body_or_head_do_not_delay_other_probes(port: int) -> None:
     with ExitStack() as stack:
         for _ in range(6):
             stack.enter_context(connected(port, request_for("/health", "content-length: 10")))
             stack.enter_context(connected(port, request_for("/health", f"X: {5000 * 'x'}")[:-2]))
-        time.sleep(0.1)  # until they have come in
+        time.sleep(0.1)  # until the worker has received them
         with httpx.Client(trust_env=False, timeout=3) as client:
             assert client.get(f"http://127.0.0.1:{port}/health/live").status_code == 200
 
 
-def test_idle_connections_do_not_keep_a_worker_that_has_served_enough(gunicorn: Starter) -> None:
+def test_idle_connections_do_not_delay_the_replacement_of_a_worker_after_max_requests(
+    gunicorn: Starter,
+) -> None:
     process, port = gunicorn("--max-requests", "5")
     (worker,) = process.children()
     with connected(port), connected(port, request_for("/health")) as idle:
         assert idle.recv(1000).startswith(b"HTTP/1.1 200")
         for _ in range(5):
-            assert get(port, "/health").status_code == 200  # each within httpx's five seconds
+            assert get(port, "/health").status_code == 200  # within httpx's default timeout of five seconds
     wait_until(lambda: process.children() not in ([worker], []))
 
 
-def test_who_stands_in_line_when_it_stops_is_still_served(gunicorn: Starter) -> None:
+def test_queued_requests_are_served_before_the_server_stops(gunicorn: Starter) -> None:
     process, port = gunicorn("--threads", "1")
     with ExitStack() as stack:
         slow = stack.enter_context(connected(port, request_for("/nowhere", "Content-Length: 2")))
-        line = [stack.enter_context(connected(port, request_for("/nowhere"))) for _ in range(3)]
+        queued = [stack.enter_context(connected(port, request_for("/nowhere"))) for _ in range(3)]
         process.send(signal.SIGTERM)
         slow.sendall(b"{}")
-        assert [each.recv(1000)[:12] for each in (slow, *line)] == 4 * [b"HTTP/1.1 404"]
+        assert [connection.recv(1000)[:12] for connection in (slow, *queued)] == 4 * [b"HTTP/1.1 404"]
     assert process.wait() == 0

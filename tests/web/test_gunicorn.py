@@ -1,4 +1,4 @@
-"""`gunicorn wsgi:app`, as deployments run it: real processes, real signals."""
+"""Tests of `gunicorn wsgi:app` as deployments run it, with real processes and signals."""
 
 import signal
 import time
@@ -19,7 +19,7 @@ Starter = Callable[..., tuple[Process, int]]
 
 @pytest.fixture
 def gunicorn(tmp_path: Path) -> Iterator[Starter]:
-    """Starts gunicorn on a free port: `gunicorn(url, "--preload")`."""
+    """Return a function that starts gunicorn on a free port, for example `gunicorn(url, "--preload")`."""
     with ExitStack() as stack:
 
         def start(database_url: str, *options: str) -> tuple[Process, int]:
@@ -43,7 +43,7 @@ def connections_of(url: str) -> int:
 
 
 @pytest.mark.parametrize("options", [(), ("--preload", "--workers", "3")])
-def test_it_serves_and_gives_every_connection_back(
+def test_gunicorn_serves_requests_and_closes_all_database_connections_at_exit(
     gunicorn: Starter, database_url: str, options: tuple[str, ...]
 ) -> None:
     process, port = gunicorn(database_url, *options)
@@ -56,7 +56,7 @@ def test_it_serves_and_gives_every_connection_back(
     wait_until(lambda: connections_of(database_url) == 0)
 
 
-def test_it_turns_unready_before_it_stops(gunicorn: Starter, database_url: str) -> None:
+def test_a_worker_reports_not_ready_before_it_stops(gunicorn: Starter, database_url: str) -> None:
     process, port = gunicorn(database_url)
     wait_until(lambda: is_serving(port))
     with httpx.Client(trust_env=False) as client:
@@ -64,8 +64,8 @@ def test_it_turns_unready_before_it_stops(gunicorn: Starter, database_url: str) 
         wait_until(lambda: get(port, "/health/ready").status_code == 503)
         assert client.get(f"http://127.0.0.1:{port}/health/ready").json()["code"] == "shutting_down"
         began = time.monotonic()
-        assert process.wait() == 0  # and not for a client that keeps its connection
-        assert time.monotonic() - began < 20
+        assert process.wait() == 0
+        assert time.monotonic() - began < 20  # it does not wait for a client's idle connection
 
 
 def test_a_killed_worker_is_replaced(gunicorn: Starter, database_url: str) -> None:
@@ -79,10 +79,10 @@ def test_a_killed_worker_is_replaced(gunicorn: Starter, database_url: str) -> No
 
 
 @pytest.mark.parametrize("options", [(), ("--preload",)])
-def test_a_wrong_configuration_is_said_without_a_traceback(
+def test_an_invalid_configuration_is_reported_without_a_traceback(
     gunicorn: Starter, options: tuple[str, ...]
 ) -> None:
-    process, _ = gunicorn("mysql://someone:secret@somewhere", *options)
+    process, _ = gunicorn("mysql://app_user:secret@somewhere", *options)
     assert process.wait() != 0
     assert "DATABASE_URL: is not a PostgreSQL URL" in process.output
     assert "Traceback" not in process.output

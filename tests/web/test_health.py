@@ -1,4 +1,4 @@
-"""What the health API answers, to whom, and in which state of the database."""
+"""Responses of the health API in each state of the database, with and without the token."""
 
 import base64
 import logging
@@ -25,10 +25,10 @@ def desk_of(client: FlaskClient) -> Frontdesk:
     return desk
 
 
-NOWHERE = "postgresql://someone:secret@127.0.0.1:1/somewhere"
+NOWHERE = "postgresql://app_user:secret@127.0.0.1:1/somewhere"
 
 
-def test_health_tells_about_the_process_alone(serving: Opener) -> None:
+def test_health_reports_the_process_without_querying_the_database(serving: Opener) -> None:
     answer = serving(database_url=NOWHERE).get("/health")
     assert answer.status_code == 200
     assert answer.json is not None
@@ -38,11 +38,11 @@ def test_health_tells_about_the_process_alone(serving: Opener) -> None:
     assert answer.json["timestamp"].endswith("Z")
 
 
-def test_a_lost_database_is_no_reason_to_restart_the_process(serving: Opener) -> None:
+def test_liveness_does_not_depend_on_the_database(serving: Opener) -> None:
     assert serving(database_url=NOWHERE).get("/health/live").status_code == 200
 
 
-def test_ready_with_a_database_at_head(serving: Opener, worker_database_url: str) -> None:
+def test_a_process_is_ready_if_the_schema_is_at_head(serving: Opener, worker_database_url: str) -> None:
     answer = serving(database_url=worker_database_url).get("/health/ready")
     assert (answer.status_code, answer.json and answer.json["status"]) == (200, "ok")
 
@@ -57,7 +57,9 @@ def test_ready_with_a_database_at_head(serving: Opener, worker_database_url: str
         ("ALTER TABLE alembic_version RENAME version_num TO number", "schema_unknown"),
     ],
 )
-def test_not_ready_with_another_schema(serving: Opener, database_url: str, statement: str, code: str) -> None:
+def test_a_process_is_not_ready_with_another_schema(
+    serving: Opener, database_url: str, statement: str, code: str
+) -> None:
     execute(database_url, statement)
     answer = serving(database_url=database_url).get("/health/ready")
     assert answer.status_code == 503
@@ -65,7 +67,7 @@ def test_not_ready_with_another_schema(serving: Opener, database_url: str, state
     assert (answer.json["status"], answer.json["code"]) == ("unavailable", code)
 
 
-def test_not_ready_without_a_database_and_the_reason_goes_to_the_log_alone(
+def test_a_process_is_not_ready_without_a_database_and_only_the_log_contains_the_reason(
     serving: Opener, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING, logger="app.web"):
@@ -76,13 +78,13 @@ def test_not_ready_without_a_database_and_the_reason_goes_to_the_log_alone(
     assert answers[0].json["code"] == "database_unreachable"
     for answer in answers:
         assert "127.0.0.1" not in answer.text
-        assert "someone" not in answer.text
-    (record,) = (each for each in caplog.records if each.name.startswith("app."))  # the pool speaks as well
+        assert "app_user" not in answer.text
+    (record,) = (record for record in caplog.records if record.name.startswith("app."))  # psycopg logs too
     assert "refused" in record.getMessage()
     assert "secret" not in record.getMessage()
 
 
-def test_not_ready_while_shutting_down(serving: Opener, worker_database_url: str) -> None:
+def test_a_process_is_not_ready_while_it_shuts_down(serving: Opener, worker_database_url: str) -> None:
     client = serving(database_url=worker_database_url)
     client.application.extensions["health"].shutting_down = True
     answer = client.get("/health/ready")
@@ -90,7 +92,7 @@ def test_not_ready_while_shutting_down(serving: Opener, worker_database_url: str
     assert client.get("/health/live").status_code == 200
 
 
-def test_database_shows_the_pool_of_this_process(serving: Opener, worker_database_url: str) -> None:
+def test_health_database_reports_the_pool_of_this_process(serving: Opener, worker_database_url: str) -> None:
     client = serving(database_url=worker_database_url)
     desk_of(client).database.pool.wait()
     answer = client.get("/health/database")
@@ -106,7 +108,9 @@ def test_database_shows_the_pool_of_this_process(serving: Opener, worker_databas
     }
 
 
-def test_an_exhausted_pool_is_reported_and_blinds_nobody(serving: Opener, worker_database_url: str) -> None:
+def test_an_exhausted_pool_is_reported_and_does_not_block_the_checks(
+    serving: Opener, worker_database_url: str
+) -> None:
     client = serving(database_url=worker_database_url)
     pool = desk_of(client).database.pool
     with ExitStack() as stack:
@@ -121,14 +125,14 @@ def test_an_exhausted_pool_is_reported_and_blinds_nobody(serving: Opener, worker
     assert answer.json["database"]["health"] == {"status": "at_capacity", "waiting_requests": 0}
 
 
-def test_an_unreachable_database_keeps_its_shape(serving: Opener) -> None:
+def test_the_document_for_an_unreachable_database_has_the_same_fields(serving: Opener) -> None:
     answer = serving(database_url=NOWHERE).get("/health/database")
     assert answer.status_code == 503
     assert answer.json is not None
     assert answer.json["database"]["health"]["status"] == "unreachable"
 
 
-def test_checks_leave_no_connection_behind(serving: Opener, database_url: str) -> None:
+def test_checks_close_their_connections(serving: Opener, database_url: str) -> None:
     client = serving(database_url=database_url, service_name="probing")
     assert client.get("/health/ready").status_code == 200
     with psycopg.connect(database_url, autocommit=True) as connection:
@@ -155,7 +159,9 @@ def basic(password: str) -> str:
 
 
 @pytest.mark.parametrize("header", ["Bearer s3cret", basic("s3cret"), "bearer s3cret"])
-def test_the_token_shows_details(serving: Opener, worker_database_url: str, header: str) -> None:
+def test_responses_with_the_token_contain_details(
+    serving: Opener, worker_database_url: str, header: str
+) -> None:
     client = serving(database_url=worker_database_url, health_token="s3cret")
     for path, detail in (("/health/ready", "timestamp"), ("/health/database", "database")):
         answer = client.get(path, headers={"Authorization": header})
@@ -168,7 +174,7 @@ def test_the_token_shows_details(serving: Opener, worker_database_url: str, head
     "header",
     ["", "Bearer", "Bearer wrong", "Bearer s3crét", basic("wrong"), "Basic %%%", "Digest a=b", "s3cret"],
 )
-def test_without_the_token_there_is_the_status_alone(
+def test_responses_without_the_token_contain_the_status_only(
     serving: Opener, worker_database_url: str, header: str
 ) -> None:
     client = serving(database_url=worker_database_url, health_token="s3cret")
@@ -177,9 +183,7 @@ def test_without_the_token_there_is_the_status_alone(
     assert client.get("/health/database", headers=headers).json == {"status": "healthy"}
 
 
-def test_nothing_is_stored_and_mistakes_are_answered_in_json(
-    serving: Opener, worker_database_url: str
-) -> None:
+def test_responses_must_not_be_cached_and_errors_are_json(serving: Opener, worker_database_url: str) -> None:
     client = serving(database_url=worker_database_url)
     answers = [client.get(path) for path in PATHS] + [client.get("/nothing"), client.post("/health")]
     assert [answer.status_code for answer in answers] == [200, 200, 200, 200, 404, 405]
@@ -197,7 +201,7 @@ DRAFT = {"Accept": "application/health+json"}
 
 
 @pytest.mark.parametrize("path", [*PATHS, "/health/whatsapp"])
-def test_health_json_is_there_for_who_asks_for_it(
+def test_health_json_is_returned_if_the_request_accepts_it(
     serving: Opener, worker_database_url: str, path: str
 ) -> None:
     client = serving(database_url=worker_database_url, service_name="desk", release="1.2")
@@ -211,7 +215,7 @@ def test_health_json_is_there_for_who_asks_for_it(
         assert client.get(path, headers={"Accept": accept}).mimetype == "application/json"
 
 
-def test_health_json_says_what_is_wrong_where_details_may_be_seen(serving: Opener) -> None:
+def test_health_json_contains_the_failed_check_if_details_are_allowed(serving: Opener) -> None:
     answer = serving(database_url=NOWHERE).get("/health/ready", headers=DRAFT)
     assert answer.status_code == 503
     assert answer.json is not None
@@ -222,7 +226,7 @@ def test_health_json_says_what_is_wrong_where_details_may_be_seen(serving: Opene
     assert hidden.json == {"status": "fail", "serviceId": "frontdesk"}
 
 
-def test_health_json_calls_a_full_pool_a_warning(serving: Opener, worker_database_url: str) -> None:
+def test_health_json_reports_a_full_pool_as_a_warning(serving: Opener, worker_database_url: str) -> None:
     client = serving(database_url=worker_database_url, postgres_max_connections=1)
     with desk_of(client).database.pool.connection():
         answer = client.get("/health/database", headers=DRAFT)
@@ -231,12 +235,12 @@ def test_health_json_calls_a_full_pool_a_warning(serving: Opener, worker_databas
 
 @pytest.mark.parametrize("token", ["ключ", "a:b", "a=b,c=d", "a b", "x" * 5000])
 @pytest.mark.parametrize("scheme", ["Bearer", "bearer", "Basic"])
-def test_a_token_may_hold_any_letters(
+def test_a_token_may_contain_any_characters(
     serving: Opener, worker_database_url: str, token: str, scheme: str
 ) -> None:
     client = serving(database_url=worker_database_url, health_token=token)
-    for given, shown in ((token, True), (f"{token}x", False), ("", False)):
+    for given, is_accepted in ((token, True), (f"{token}x", False), ("", False)):
         value = base64.b64encode(f":{given}".encode()).decode() if scheme == "Basic" else given
-        header = f"{scheme} {value}".encode().decode("latin-1")  # as a server hands it over
+        header = f"{scheme} {value}".encode().decode("latin-1")  # WSGI servers decode headers as Latin-1
         answer = client.get("/health/transfer", environ_overrides={"HTTP_AUTHORIZATION": header})
-        assert ("stage" in answer.json) is shown
+        assert ("stage" in answer.json) is is_accepted

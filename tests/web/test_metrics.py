@@ -1,4 +1,4 @@
-"""`/metrics` and its JSON: one story, of the whole service, for whoever has the token."""
+"""Metrics of all workers, in Prometheus's format and as JSON, protected by the token."""
 
 import json
 import re
@@ -21,8 +21,8 @@ from app.observability import metrics, slow_queries
 from tests.processes import BIN, Process, free_port, get, is_serving, running_process, wait_until
 from tests.web.conftest import Opener
 
-ALLOWED = "frontdesk_db_pool_max_connections"
-BOTH = ("/metrics", "/health/database/metrics")
+MAX_CONNECTIONS_METRIC = "frontdesk_db_pool_max_connections"
+METRICS_PATHS = ("/metrics", "/health/database/metrics")
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def client(desk: Frontdesk) -> FlaskClient:
 
 
 def samples(text: str) -> dict[str, float]:
-    """`name{label="value"}` to value."""
+    """Parse Prometheus's text format; return values by `name{"label": "value"}`."""
     return {
         "{}{}".format(sample.name, json.dumps(sample.labels) if sample.labels else ""): sample.value
         for family in prometheus(text)
@@ -39,30 +39,32 @@ def samples(text: str) -> dict[str, float]:
     }
 
 
-def test_the_json_has_its_shape(client: FlaskClient, salon: DataLayer) -> None:
+def test_the_json_document_has_totals_kinds_percentiles_and_slow_queries(
+    client: FlaskClient, salon: DataLayer
+) -> None:
     salon.get_client_by_id(1).unwrap()
     answer = client.get("/health/database/metrics")
     assert answer.status_code == 200
     document: Any = answer.json
     assert set(document) == {"timestamp", "metrics"}
-    found = document["metrics"]
-    assert set(found) == {"total", "by_type", "percentiles", "slow_queries"}
-    assert found["total"] == sum(kind["count"] for kind in found["by_type"].values())
-    assert set(found["by_type"]["SELECT"]) == {"count", "avg_ms"}
-    assert found["percentiles"]["p50"] <= found["percentiles"]["p95"] <= found["percentiles"]["p99"]
+    values = document["metrics"]
+    assert set(values) == {"total", "by_type", "percentiles", "slow_queries"}
+    assert values["total"] == sum(kind["count"] for kind in values["by_type"].values())
+    assert set(values["by_type"]["SELECT"]) == {"count", "avg_ms"}
+    assert values["percentiles"]["p50"] <= values["percentiles"]["p95"] <= values["percentiles"]["p99"]
 
 
-def test_both_tell_the_same_story(client: FlaskClient, salon: DataLayer) -> None:
+def test_the_json_and_prometheus_formats_agree(client: FlaskClient, salon: DataLayer) -> None:
     salon.get_client_by_id(1).unwrap()
-    found: Any = client.get("/health/database/metrics").json
+    document: Any = client.get("/health/database/metrics").json
     text = samples(client.get("/metrics").text)
-    assert "SELECT" in found["metrics"]["by_type"]
-    for kind, figures in found["metrics"]["by_type"].items():
+    assert "SELECT" in document["metrics"]["by_type"]
+    for kind, totals in document["metrics"]["by_type"].items():
         label = json.dumps({"kind": kind})
         count = text[f"frontdesk_db_query_duration_seconds_count{label}"]
         seconds = text[f"frontdesk_db_query_duration_seconds_sum{label}"]
-        assert figures["count"] == count
-        assert figures["avg_ms"] == pytest.approx(1000 * seconds / count, abs=0.001)
+        assert totals["count"] == count
+        assert totals["avg_ms"] == pytest.approx(1000 * seconds / count, abs=0.001)
 
 
 def test_slow_queries_are_in_the_json(
@@ -71,36 +73,36 @@ def test_slow_queries_are_in_the_json(
     monkeypatch.setattr(metrics, "SLOW_QUERY_SECONDS", 0.0)
     salon.get_client_by_phone("+79681234567").unwrap()
     monkeypatch.undo()
-    found: Any = client.get("/health/database/metrics").json
-    slow = found["metrics"]["slow_queries"][0]
+    document: Any = client.get("/health/database/metrics").json
+    slow = document["metrics"]["slow_queries"][0]
     assert set(slow) == {"text", "kind", "duration_ms", "rows", "at", "company_id", "operation"}
     assert slow["company_id"] == salon.company_id
     assert "9681234567" not in slow["text"]
 
 
-def test_prometheus_and_openmetrics_can_read_it(client: FlaskClient) -> None:
+def test_prometheus_and_openmetrics_parsers_read_the_metrics(client: FlaskClient) -> None:
     assert list(prometheus(client.get("/metrics").text))
     answer = client.get("/metrics", headers={"Accept": "application/openmetrics-text; version=1.0.0"})
     assert answer.content_type.startswith("application/openmetrics-text")
     assert list(openmetrics(answer.text))
 
 
-def test_every_name_of_ours_says_its_unit_or_what_it_counts() -> None:
-    ours = [each for each in vars(metrics).values() if hasattr(each, "_unit")]
-    assert len(ours) > 10
-    for metric in ours:
+def test_each_metric_name_has_a_prefix_and_a_unit_unless_it_is_a_counter() -> None:
+    own_metrics = [value for value in vars(metrics).values() if hasattr(value, "_unit")]
+    assert len(own_metrics) > 10
+    for metric in own_metrics:
         name = metric._name
         assert name.startswith("frontdesk_")
         assert metric._type == "counter" or re.search(r"_(seconds|connections|requests|keys|equal)$", name)
 
 
-def test_both_need_the_token_where_one_is_set(worker_database_url: str) -> None:
+def test_both_formats_require_the_token_if_one_is_set(worker_database_url: str) -> None:
     with Frontdesk(Settings(database_url=worker_database_url, health_token="s3cret")) as desk:
         client = create_app(desk).test_client()
         assert client.get("/metrics").status_code == 401
         assert client.get("/metrics").headers["WWW-Authenticate"].startswith("Bearer")
         assert client.get("/health/database/metrics").json == {"status": "ok"}
-        for path in BOTH:
+        for path in METRICS_PATHS:
             bare, wrong = client.get(path), client.get(path, headers={"Authorization": "Bearer wrong"})
             assert (wrong.status_code, wrong.text) == (bare.status_code, bare.text)
             answer = client.get(path, headers={"Authorization": "Bearer s3cret"})
@@ -110,7 +112,7 @@ def test_both_need_the_token_where_one_is_set(worker_database_url: str) -> None:
 
 @dataclass(frozen=True)
 class Workers:
-    """Three workers behind one port, and the directory that they share."""
+    """Three gunicorn workers behind one port, and their shared metrics directory."""
 
     process: Process
     port: int
@@ -124,8 +126,8 @@ class Workers:
     def queries(self) -> float:
         return float(get(self.port, "/health/database/metrics").json()["metrics"]["total"])
 
-    def are_there(self) -> bool:
-        return len(self.process.children()) == 3 and figure(self.port, ALLOWED) == 9
+    def are_running(self) -> bool:
+        return len(self.process.children()) == 3 and metric_value(self.port, MAX_CONNECTIONS_METRIC) == 9
 
 
 @pytest.fixture(scope="module")
@@ -138,37 +140,39 @@ def workers(tmp_path_factory: pytest.TempPathFactory, new_database: Callable[[],
         yield Workers(process, port, folder / "shared")
 
 
-def figure(port: int, name: str) -> float:
+def metric_value(port: int, name: str) -> float:
     return samples(get(port, "/metrics").text).get(name, 0.0)
 
 
-def test_any_worker_tells_of_all_of_them(workers: Workers) -> None:
-    wait_until(workers.are_there)
-    assert {figure(workers.port, ALLOWED) for _ in range(20)} == {9}
+def test_each_worker_reports_the_metrics_of_all_workers(workers: Workers) -> None:
+    wait_until(workers.are_running)
+    assert {metric_value(workers.port, MAX_CONNECTIONS_METRIC) for _ in range(20)} == {9}
     for _ in range(20):
         get(workers.port, "/whatsapp/1/creds")
     wait_until(lambda: workers.queries >= 20)
-    # Each worker looks at the database every ten seconds, and once may fall in between.
+    # Each worker queries the database every ten seconds; such a query may fall between two requests.
     wait_until(lambda: len({workers.queries for _ in range(12)}) == 1)
 
 
-def test_workers_that_are_replaced_leave_no_files_behind_and_lose_no_count(workers: Workers) -> None:
-    wait_until(workers.are_there)
+def test_replaced_workers_leave_no_extra_files_and_keep_their_counts(workers: Workers) -> None:
+    wait_until(workers.are_running)
     for _ in range(2):
         files, queries = workers.files, workers.queries
         killed = workers.process.children()[0]
         killed.kill()
         psutil.wait_procs([killed], timeout=10)
-        wait_until(workers.are_there)
+        wait_until(workers.are_running)
         assert workers.files == files
         assert workers.queries >= queries
     old = {*workers.process.children()}
-    workers.process.send(signal.SIGHUP)  # old and new ones are there side by side
-    wait_until(lambda: not old & {*workers.process.children()} and workers.are_there())
+    workers.process.send(signal.SIGHUP)  # old and new workers run at the same time
+    wait_until(lambda: not old & {*workers.process.children()} and workers.are_running())
     assert workers.queries >= queries
 
 
-def test_what_a_killed_master_has_left_is_gone_at_the_next_start(tmp_path: Path, database_url: str) -> None:
+def test_metric_files_of_a_killed_master_are_removed_at_the_next_start(
+    tmp_path: Path, database_url: str
+) -> None:
     shared = tmp_path / "shared"
     shared.mkdir()
     (shared / "counter_1.db").write_bytes(b"\0" * 8)
@@ -193,7 +197,7 @@ def test_slow_queries_of_all_workers_are_in_one_list(
     assert len(json.loads((tmp_path / "slow_queries.json").read_text())) == 50
 
 
-def test_who_asks_for_a_version_that_is_none_gets_the_usual_format(
+def test_an_accept_header_with_an_invalid_version_gets_the_default_format(
     serving: Opener, worker_database_url: str
 ) -> None:
     client = serving(database_url=worker_database_url)

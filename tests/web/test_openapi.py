@@ -1,4 +1,4 @@
-"""The served description, and whether the service does what it says."""
+"""The service's responses conform to its OpenAPI description."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -22,7 +22,7 @@ load_all_checks()
 
 @pytest.fixture(scope="module")
 def api(new_database: Callable[[], str]) -> Iterator[Any]:
-    """The description as it is served, of a service with a token and a salon that is paired."""
+    """Return the served OpenAPI description of a service with a token and a paired salon."""
     with Frontdesk(Settings(database_url=new_database(), health_token=TOKEN)) as desk:
         salon = desk.company(1)
         salon.upsert_company({"title": "Salon"}).unwrap()
@@ -44,33 +44,37 @@ PATHS = (
     "/status",
 )
 CALLERS: dict[str, dict[str, str]] = {
-    "anybody": {},
-    "an operator": {"Authorization": basic(TOKEN)},
-    "a machine": {"Authorization": f"Bearer {TOKEN}", "Accept": "application/health+json, */*;q=0.1"},
+    "no token": {},
+    "basic": {"Authorization": basic(TOKEN)},
+    "bearer": {"Authorization": f"Bearer {TOKEN}", "Accept": "application/health+json, */*;q=0.1"},
 }
 
 
 @pytest.mark.parametrize("caller", CALLERS)
 @pytest.mark.parametrize("path", PATHS)
-def test_every_answer_is_as_described(api: Any, path: str, caller: str) -> None:
-    examine(api[path]["GET"].as_strategy(), caller)
+def test_responses_conform_to_the_description(api: Any, path: str, caller: str) -> None:
+    check_responses(api[path]["GET"].as_strategy(), caller)
 
 
 @pytest.mark.parametrize("caller", CALLERS)
-def test_wrong_questions_are_answered_as_described(api: Any, caller: str) -> None:
-    examine(api["/health/whatsapp"]["GET"].as_strategy(generation_mode=GenerationMode.NEGATIVE), caller)
+def test_responses_to_invalid_requests_conform_to_the_description(api: Any, caller: str) -> None:
+    check_responses(
+        api["/health/whatsapp"]["GET"].as_strategy(generation_mode=GenerationMode.NEGATIVE), caller
+    )
 
 
-def examine(cases: SearchStrategy[schemathesis.Case], caller: str) -> None:
+def check_responses(cases: SearchStrategy[schemathesis.Case], caller: str) -> None:
+    """Send generated requests with the caller's headers and validate each response."""
+
     @settings(max_examples=20)
     @given(case=cases)
-    def answers_as_described(case: schemathesis.Case) -> None:
+    def validate_response(case: schemathesis.Case) -> None:
         case.call_and_validate(headers=CALLERS[caller])
 
-    answers_as_described()
+    validate_response()
 
 
-def test_every_route_is_described(desk: Frontdesk) -> None:
+def test_the_description_contains_each_route(desk: Frontdesk) -> None:
     app = create_app(desk)
     served = {str(rule) for rule in app.url_map.iter_rules() if not str(rule).startswith("/whatsapp/")}
     client: FlaskClient = app.test_client()

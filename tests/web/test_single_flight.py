@@ -1,4 +1,4 @@
-"""However many ask, one check runs; and nobody waits longer than the deadline."""
+"""Concurrent callers share one run of a check, and none waits longer than the timeout."""
 
 import threading
 import time
@@ -12,7 +12,7 @@ from app.web.health.single_flight import SingleFlight
 
 
 class Check:
-    """Counts its runs; `gate` holds them up while it is closed."""
+    """A check that counts its runs; a run blocks while `gate` is not set."""
 
     def __init__(self) -> None:
         self.runs = 0
@@ -32,49 +32,47 @@ def check() -> Iterator[Check]:
     check.gate.set()
 
 
-def test_a_thousand_at_once_cost_one_check(check: Check) -> None:
+def test_a_thousand_concurrent_calls_run_one_check(check: Check) -> None:
     check.gate.clear()
-    ask = SingleFlight(check, timeout_result=-1)
+    shared = SingleFlight(check, timeout_result=-1)
     with ThreadPoolExecutor(50) as threads:
-        asked = [threads.submit(ask, timeout=60) for _ in range(1_000)]
+        calls = [threads.submit(shared, timeout=60) for _ in range(1_000)]
         check.gate.set()
-        assert {each.result() for each in asked} == {1}
+        assert {call.result() for call in calls} == {1}
     assert check.runs == 1
 
 
-def test_a_result_is_remembered_for_a_while_and_then_checked_anew(
-    check: Check, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    ask = SingleFlight(check, timeout_result=-1)
-    assert [ask(), ask()] == [1, 1]
+def test_a_result_is_cached_until_it_expires(check: Check, monkeypatch: pytest.MonkeyPatch) -> None:
+    shared = SingleFlight(check, timeout_result=-1)
+    assert [shared(), shared()] == [1, 1]
     monkeypatch.setattr(single_flight, "RESULT_TTL_SECONDS", -1.0)
-    assert ask() == 2
+    assert shared() == 2
 
 
-def test_who_asks_a_stuck_check_hears_so_and_starts_no_second_one(check: Check) -> None:
+def test_calls_of_a_stuck_check_return_the_timeout_result_and_start_no_second_run(check: Check) -> None:
     check.gate.clear()
-    ask = SingleFlight(check, timeout_result=-1)
-    assert [ask(timeout=0.05) for _ in range(20)] == [-1] * 20
+    shared = SingleFlight(check, timeout_result=-1)
+    assert [shared(timeout=0.05) for _ in range(20)] == [-1] * 20
     assert check.runs == 1
 
 
-def test_after_the_deadline_nobody_waits_at_all(check: Check) -> None:
+def test_a_call_after_the_deadline_returns_at_once(check: Check) -> None:
     check.gate.clear()
-    ask = SingleFlight(check, timeout_result=-1)
+    shared = SingleFlight(check, timeout_result=-1)
     began = time.monotonic()
-    assert ask(timeout=0.0) == -1
+    assert shared(timeout=0.0) == -1
     assert time.monotonic() - began < single_flight.CHECK_TIMEOUT_SECONDS
 
 
-def test_a_late_result_serves_those_who_ask_after_it(check: Check) -> None:
+def test_a_late_result_is_returned_to_later_calls(check: Check) -> None:
     check.gate.clear()
-    ask = SingleFlight(check, timeout_result=-1)
-    assert ask(timeout=0.0) == -1
+    shared = SingleFlight(check, timeout_result=-1)
+    assert shared(timeout=0.0) == -1
     check.gate.set()
-    assert ask(timeout=60.0) == 1
+    assert shared(timeout=60.0) == 1
 
 
-def test_what_the_check_raises_reaches_everybody_and_the_next_check_runs(
+def test_an_exception_of_the_check_reaches_all_calls_and_the_next_check_runs(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     outcomes = iter([ValueError("broken"), 7])
@@ -85,9 +83,9 @@ def test_what_the_check_raises_reaches_everybody_and_the_next_check_runs(
             raise outcome
         return outcome
 
-    ask = SingleFlight(check, timeout_result=-1)
+    shared = SingleFlight(check, timeout_result=-1)
     for _ in range(2):
         with pytest.raises(ValueError, match="broken"):
-            ask()
+            shared()
     monkeypatch.setattr(single_flight, "RESULT_TTL_SECONDS", -1.0)
-    assert ask() == 7
+    assert shared() == 7

@@ -1,4 +1,4 @@
-"""The status page in a real browser: a walk through it, at a desk and on a phone, by day and by night."""
+"""The status page in a real browser: desktop and phone widths, light and dark colours."""
 
 import shutil
 import threading
@@ -20,20 +20,20 @@ from tests.web.test_status import COMPANY
 CHROMIUM = shutil.which("chromium")
 TOKEN = "s3cret"
 expect.set_options(timeout=WAIT_TIMEOUT_SECONDS * 1_000)
-PARTS = [
+SECTIONS = [
     "Database",
     "Connection pool",
     "Queries",
     "WhatsApp sessions",
     "Sync with YClients",
-    "Server's connections",
+    "Server connections",
     "Slow queries",
 ]
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed: apt install chromium")
 
-# The contrast of every text with what lies behind it, as WCAG counts it; large text may have less.
-FAINT = """() => {
+# Texts whose contrast with the background is below the WCAG minimum, which is lower for large text.
+FIND_LOW_CONTRAST = """() => {
     const channel = c => (c /= 255) <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4;
     const light = ([r, g, b]) => 0.2126 * channel(r) + 0.7152 * channel(g) + 0.0722 * channel(b);
     const numbers = colour => colour.match(/[\\d.]+/g).map(Number);
@@ -61,7 +61,7 @@ FAINT = """() => {
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
-    """A server that can be frozen."""
+    """Return a PostgreSQL server that the tests freeze."""
     server = Server()
     yield server
     server.delete()
@@ -69,7 +69,7 @@ def server() -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def address(server: Server) -> Iterator[str]:
-    """The service on that server, with a salon whose WhatsApp is well; its page reloads each second."""
+    """Return the status page's URL of a service with a healthy salon; the page reloads each second."""
     runner.upgrade(server.url)
     settings = Settings(database_url=server.url, health_token=TOKEN, postgres_connection_timeout=1000)
     with pytest.MonkeyPatch.context() as patch, Frontdesk(settings) as desk:
@@ -95,7 +95,7 @@ def playwright() -> Iterator[Playwright]:
 
 @pytest.fixture(scope="module")
 def browser(playwright: Playwright) -> Iterator[Browser]:
-    # Tests may run as root, for whom Chromium has no sandbox.
+    # Chromium has no sandbox for root, and the tests may run as root.
     browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
     yield browser
     browser.close()
@@ -103,37 +103,44 @@ def browser(playwright: Playwright) -> Iterator[Browser]:
 
 @pytest.fixture
 def visit(browser: Browser, address: str) -> Iterator[Callable[..., Page]]:
-    """Opens the page as an operator: `visit(width=390, color_scheme="dark")`; nothing may go wrong in it."""
-    wrong: list[str] = []
+    """Return a function that opens the page with the token: `visit(width=390, color_scheme="dark")`.
 
-    def complain(message: ConsoleMessage) -> None:
+    Console errors, script errors and requests to other URLs fail the test at its end.
+    """
+    failures: list[str] = []
+
+    def record_message(message: ConsoleMessage) -> None:
         if message.type in ("error", "warning"):
-            wrong.append(message.text)
+            failures.append(message.text)
+
+    def record_request(url: str) -> None:
+        if url != address:
+            failures.append(url)
 
     def open_page(width: int = 1280, **options: Any) -> Page:
         options.setdefault("http_credentials", {"username": "operator", "password": TOKEN})
         context = browser.new_context(viewport={"width": width, "height": 800}, **options)
         page = context.new_page()
-        page.on("console", complain)
-        page.on("request", lambda request: None if request.url == address else wrong.append(request.url))
-        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.on("console", record_message)
+        page.on("request", lambda request: record_request(request.url))
+        page.on("pageerror", lambda error: failures.append(str(error)))
         page.goto(address)
         return page
 
     yield open_page
     for context in browser.contexts:
         context.close()
-    assert [each for each in wrong if not each.startswith("data:")] == []  # the icon, in the page itself
+    assert [text for text in failures if not text.startswith("data:")] == []  # the icon is a data: URL
 
 
-def still(page: Page, address: str) -> Page:
-    """What the page shows now, in a page beside it that does not reload while it is looked at."""
-    beside = page.context.new_page()
+def without_refresh(page: Page, address: str) -> Page:
+    """Return a new page with the current content, which does not reload while a test inspects it."""
+    copy = page.context.new_page()
     answer = httpx.get(
         address, headers={"Authorization": f"Bearer {TOKEN}"}, trust_env=False, timeout=WAIT_TIMEOUT_SECONDS
     )
-    beside.set_content(answer.text.replace('http-equiv="refresh"', ""))
-    return beside
+    copy.set_content(answer.text.replace('http-equiv="refresh"', ""))
+    return copy
 
 
 def headings(page: Page) -> list[str]:
@@ -141,43 +148,43 @@ def headings(page: Page) -> list[str]:
 
 
 @pytest.mark.parametrize(("width", "color_scheme"), [(390, "dark"), (1280, "light")])
-def test_everything_fits_and_can_be_read(
+def test_the_page_fits_the_window_and_has_sufficient_contrast(
     visit: Callable[..., Page], address: str, width: int, color_scheme: str
 ) -> None:
-    page = still(visit(width, color_scheme=color_scheme), address)
+    page = without_refresh(visit(width, color_scheme=color_scheme), address)
     expect(page.get_by_role("heading", level=1)).to_contain_text("All is well")
-    assert [each for each in headings(page) if each in PARTS] == PARTS
+    assert [heading for heading in headings(page) if heading in SECTIONS] == SECTIONS
     assert page.evaluate("document.documentElement.scrollWidth") == width
-    assert page.evaluate(FAINT) == []
-    backdrop = page.evaluate("getComputedStyle(document.body).backgroundColor")
-    assert backdrop == {"light": "rgb(243, 244, 246)", "dark": "rgb(14, 17, 20)"}[color_scheme]
-    drawings = page.get_by_role("img").all()
-    assert drawings
-    for drawing in drawings:
-        box = drawing.bounding_box()
-        assert drawing.get_attribute("aria-label")
+    assert page.evaluate(FIND_LOW_CONTRAST) == []
+    background = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert background == {"light": "rgb(243, 244, 246)", "dark": "rgb(14, 17, 20)"}[color_scheme]
+    charts = page.get_by_role("img").all()
+    assert charts
+    for chart in charts:
+        box = chart.bounding_box()
+        assert chart.get_attribute("aria-label")
         assert box is not None
         assert box["width"] > 250
         assert box["height"] > 5
 
 
-def test_it_turns_by_itself_from_well_to_sick_and_back_without_javascript(
+def test_the_page_follows_changes_of_the_state_without_javascript(
     visit: Callable[..., Page], server: Server, address: str
 ) -> None:
     page = visit(390, java_script_enabled=False)
     title = page.get_by_role("heading", level=1)
     expect(title).to_contain_text("All is well")
-    expect(page.get_by_text("1 of 1 salons well")).to_be_visible()
+    expect(page.get_by_text("1 of 1 salons healthy")).to_be_visible()
     execute(server.url, "UPDATE whatsapp_keys SET updated_at = now() - interval '60 hours'")
     execute(server.url, "UPDATE whatsapp_auth SET updated_at = now() - interval '60 hours'")
     expect(title).to_contain_text("Needs attention")
-    expect(page.get_by_label("What is wrong")).to_contain_text(f"WhatsApp of company {COMPANY}: critical.")
-    assert still(page, address).evaluate(FAINT) == []
+    expect(page.get_by_label("Problems")).to_contain_text(f"WhatsApp of company {COMPANY}: critical.")
+    assert without_refresh(page, address).evaluate(FIND_LOW_CONTRAST) == []
     server.freeze()
     try:
         expect(title).to_contain_text("Not working")
-        assert still(page, address).evaluate(FAINT) == []
-        expect(page.get_by_label("What is wrong")).to_contain_text("The database does not answer.")
+        assert without_refresh(page, address).evaluate(FIND_LOW_CONTRAST) == []
+        expect(page.get_by_label("Problems")).to_contain_text("The database does not answer.")
     finally:
         server.thaw()
     execute(server.url, "UPDATE whatsapp_keys SET updated_at = now()")

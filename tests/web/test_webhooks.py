@@ -1,4 +1,4 @@
-"""What YClients tells by itself: stored once, in whatever order it comes, and never shown."""
+"""Webhook events of YClients are stored once, in any order, and their contents are not logged."""
 
 import json
 import logging
@@ -24,7 +24,7 @@ from tests.processes import BIN, free_port, is_serving, running_process, wait_un
 SECRET = "".join(["the", "-sec", "ret"])
 PHONE = "+7968" + "6484488"
 NOON = datetime(2031, 5, 14, 12, tzinfo=UTC)
-Tell = Callable[..., TestResponse]
+SendEvent = Callable[..., TestResponse]
 
 CLIENT = {"id": 7, "name": "Анна", "phone": PHONE, "last_change_date": "2026-11-01T10:00:00+0300"}
 RECORD = {
@@ -56,8 +56,8 @@ def web(settings: Settings) -> Iterator[FlaskClient]:
 
 
 @pytest.fixture
-def tell(web: FlaskClient, company_id: int) -> Tell:
-    """Sends an event about the company: `tell("client", "update", {…}, resource_id=8)`."""
+def send_event(web: FlaskClient, company_id: int) -> SendEvent:
+    """Return a function that posts an event: `send_event("client", "update", {…}, resource_id=8)`."""
 
     def send(resource: str, status: str, data: Any = None, /, **fields: Any) -> TestResponse:
         resource_id = company_id if resource == "company" else 7
@@ -75,81 +75,91 @@ def outcome(answer: TestResponse) -> str:
 
 
 def changed(data: dict[str, Any], hours: int, **values: Any) -> dict[str, Any]:
-    """The row as it was changed so many hours after its first time."""
-    moment = datetime(2026, 11, 1, 7, tzinfo=UTC) + timedelta(hours=hours)
-    return {**data, "last_change_date": moment.isoformat(), **values}
+    """Return the row with new values and a change time `hours` after that of the original."""
+    changed_at = datetime(2026, 11, 1, 7, tzinfo=UTC) + timedelta(hours=hours)
+    return {**data, "last_change_date": changed_at.isoformat(), **values}
 
 
-class TestAnEvent:
+class TestEvents:
     @pytest.mark.parametrize("resource", DATA)
     @pytest.mark.parametrize("status", ["create", "update"])
-    def test_stores_the_row_and_the_same_again_changes_nothing(
-        self, tell: Tell, salon: DataLayer, resource: str, status: str
+    def test_an_event_stores_its_row_and_a_repeated_event_changes_nothing(
+        self, send_event: SendEvent, salon: DataLayer, resource: str, status: str
     ) -> None:
-        stored = outcome(tell(resource, status, DATA[resource]))
+        stored = outcome(send_event(resource, status, DATA[resource]))
         assert stored == ("updated" if resource == "company" else "inserted")
-        assert outcome(tell(resource, status, DATA[resource])) == "unchanged"
+        assert outcome(send_event(resource, status, DATA[resource])) == "unchanged"
 
     @pytest.mark.parametrize("resource", DATA)
-    def test_of_a_deletion_marks_the_row_once(self, tell: Tell, salon: DataLayer, resource: str) -> None:
-        tell(resource, "create", DATA[resource])
-        assert outcome(tell(resource, "delete")) == "updated"
-        assert outcome(tell(resource, "delete")) == "unchanged"
+    def test_a_deletion_marks_the_row_as_deleted_once(
+        self, send_event: SendEvent, salon: DataLayer, resource: str
+    ) -> None:
+        send_event(resource, "create", DATA[resource])
+        assert outcome(send_event(resource, "delete")) == "updated"
+        assert outcome(send_event(resource, "delete")) == "unchanged"
 
-    def test_of_a_deleted_record_frees_its_time(self, tell: Tell, salon: DataLayer) -> None:
-        tell("record", "create", RECORD)
+    def test_the_deletion_of_a_record_frees_its_slot(self, send_event: SendEvent, salon: DataLayer) -> None:
+        send_event("record", "create", RECORD)
         wanted = NewBookingRow(staff_id=3, starts_at=NOON)
         taken = salon.create_booking(NewClientRow(), wanted)
         assert taken.error is not None
         assert taken.error.code == "slot_taken"
-        assert outcome(tell("record", "delete", RECORD)) == "updated"
+        assert outcome(send_event("record", "delete", RECORD)) == "updated"
         booking = salon.get_booking_by_id(7).unwrap()
         assert booking is not None
         assert booking.status == "cancelled"
         assert salon.create_booking(NewClientRow(), wanted).success
 
-    def test_that_carries_our_id_confirms_our_booking(self, tell: Tell, salon: DataLayer) -> None:
-        ours = salon.create_booking(NewClientRow(), NewBookingRow(staff_id=3, starts_at=NOON)).unwrap()
-        tell("record", "create", {**RECORD, "api_id": str(ours.id)})
-        confirmed = salon.get_booking(ours.id).unwrap()
+    def test_a_record_with_the_id_of_a_pending_booking_confirms_it(
+        self, send_event: SendEvent, salon: DataLayer
+    ) -> None:
+        pending = salon.create_booking(NewClientRow(), NewBookingRow(staff_id=3, starts_at=NOON)).unwrap()
+        send_event("record", "create", {**RECORD, "api_id": str(pending.id)})
+        confirmed = salon.get_booking(pending.id).unwrap()
         assert confirmed is not None
         assert (confirmed.yclients_record_id, confirmed.pending_since) == (7, None)
 
-    def test_older_than_what_is_stored_changes_nothing(self, tell: Tell, salon: DataLayer) -> None:
-        tell("client", "update", changed(CLIENT, 2, name="Ира"))
-        assert outcome(tell("client", "update", changed(CLIENT, 1))) == "stale"
-        assert outcome(tell("client", "update", changed(CLIENT, 3))) == "updated"
+    def test_an_event_older_than_the_stored_row_changes_nothing(
+        self, send_event: SendEvent, salon: DataLayer
+    ) -> None:
+        send_event("client", "update", changed(CLIENT, 2, name="Ира"))
+        assert outcome(send_event("client", "update", changed(CLIENT, 1))) == "stale"
+        assert outcome(send_event("client", "update", changed(CLIENT, 3))) == "updated"
 
     @pytest.mark.parametrize("resource", ["client", "record"])
     @pytest.mark.parametrize("with_data", [True, False])
-    def test_that_comes_after_the_deletion_brings_nothing_back(
-        self, tell: Tell, salon: DataLayer, resource: str, with_data: bool
+    def test_an_older_event_after_a_deletion_does_not_restore_the_row(
+        self, send_event: SendEvent, salon: DataLayer, resource: str, with_data: bool
     ) -> None:
-        tell(resource, "create", DATA[resource])
-        tell(resource, "delete", DATA[resource] if with_data else None)
-        assert outcome(tell(resource, "update", DATA[resource])) == "stale"
+        send_event(resource, "create", DATA[resource])
+        send_event(resource, "delete", DATA[resource] if with_data else None)
+        assert outcome(send_event(resource, "update", DATA[resource])) == "stale"
 
-    def test_of_a_deletion_that_comes_before_the_row_is_remembered(
-        self, tell: Tell, salon: DataLayer
+    def test_a_deletion_that_arrives_before_its_row_is_kept(
+        self, send_event: SendEvent, salon: DataLayer
     ) -> None:
-        assert outcome(tell("client", "delete", changed(CLIENT, 2))) == "inserted"
-        assert outcome(tell("client", "create", CLIENT)) == "stale"
+        assert outcome(send_event("client", "delete", changed(CLIENT, 2))) == "inserted"
+        assert outcome(send_event("client", "create", CLIENT)) == "stale"
         assert salon.get_client_by_phone(PHONE).unwrap() is None
-        assert outcome(tell("client", "update", changed(CLIENT, 3))) == "updated"
+        assert outcome(send_event("client", "update", changed(CLIENT, 3))) == "updated"
         assert salon.get_client_by_phone(PHONE).unwrap() is not None
 
-    def test_of_a_deletion_long_ago_does_not_undo_a_later_change(self, tell: Tell, salon: DataLayer) -> None:
-        tell("client", "update", changed(CLIENT, 5))
-        assert outcome(tell("client", "delete", changed(CLIENT, 2))) == "stale"
+    def test_an_old_deletion_does_not_undo_a_later_change(
+        self, send_event: SendEvent, salon: DataLayer
+    ) -> None:
+        send_event("client", "update", changed(CLIENT, 5))
+        assert outcome(send_event("client", "delete", changed(CLIENT, 2))) == "stale"
 
-    def test_takes_the_salons_country_for_its_phones(self, tell: Tell, new_company: Any, web: Any) -> None:
+    def test_phones_are_parsed_with_the_salons_country(
+        self, send_event: SendEvent, new_company: Any, web: Any
+    ) -> None:
         kazakh = new_company(country="KZ", timezone="Asia/Almaty")
-        tell("client", "create", {**CLIENT, "phone": "8 701 234 56 78"}, company_id=kazakh.company_id)
+        send_event("client", "create", {**CLIENT, "phone": "8 701 234 56 78"}, company_id=kazakh.company_id)
         assert kazakh.get_client_by_phone("+77012345678").unwrap() is not None
 
 
-class TestWhatIsOfNoUse:
-    """It is acknowledged, or it would be sent again and again; and counted."""
+class TestUnusableEvents:
+    """Unusable events are acknowledged, because YClients repeats failed events, and counted."""
 
     @pytest.mark.parametrize(
         ("fields", "expected"),
@@ -167,8 +177,8 @@ class TestWhatIsOfNoUse:
             ({"status": "delete", "resource_id": 99}, "rejected"),
         ],
     )
-    def test_is_acknowledged_and_counted(
-        self, tell: Tell, salon: DataLayer, fields: dict[str, Any], expected: str
+    def test_an_unusable_event_is_acknowledged_and_counted(
+        self, send_event: SendEvent, salon: DataLayer, fields: dict[str, Any], expected: str
     ) -> None:
         labels = {"resource": "other" if "resource" in fields else "client", "outcome": expected}
 
@@ -176,21 +186,23 @@ class TestWhatIsOfNoUse:
             return REGISTRY.get_sample_value("frontdesk_webhook_events_total", labels) or 0
 
         before = count()
-        assert outcome(tell("client", "update", CLIENT, **fields)) == expected
+        assert outcome(send_event("client", "update", CLIENT, **fields)) == expected
         assert count() == before + 1
         assert salon.get_clients().unwrap() == []
 
-    def test_an_event_of_a_company_of_another_id_is_rejected(self, tell: Tell, salon: DataLayer) -> None:
-        assert outcome(tell("company", "update", {"title": "X"}, resource_id=1)) == "rejected"
+    def test_a_company_event_with_another_resource_id_is_rejected(
+        self, send_event: SendEvent, salon: DataLayer
+    ) -> None:
+        assert outcome(send_event("company", "update", {"title": "X"}, resource_id=1)) == "rejected"
 
 
-class TestAtTheDoor:
+class TestInvalidRequests:
     @pytest.mark.parametrize("given", ["wrong", SECRET + "x", SECRET[:-1], "неверно", "%00", "a/b"])
     def test_a_wrong_secret_is_refused_before_the_body_is_read(self, web: FlaskClient, given: str) -> None:
         answer = web.post(f"/webhooks/yclients/{given}", data=b"x" * 2_000_000)
         assert answer.status_code == 401
 
-    def test_without_a_secret_there_is_no_such_address(self, desk: Frontdesk) -> None:
+    def test_the_route_does_not_exist_without_a_configured_secret(self, desk: Frontdesk) -> None:
         assert create_app(desk).test_client().post("/webhooks/yclients/x").status_code == 404
 
     @pytest.mark.parametrize("method", ["get", "put", "delete"])
@@ -220,20 +232,22 @@ class TestAtTheDoor:
         ],
         ids=lambda body: body[:60].decode(errors="replace"),
     )
-    def test_what_is_no_event_is_refused(self, web: FlaskClient, body: bytes) -> None:
+    def test_a_body_that_is_not_an_event_is_refused(self, web: FlaskClient, body: bytes) -> None:
         assert web.post(f"/webhooks/yclients/{SECRET}", data=body).status_code == 400
 
-    def test_a_body_without_end_is_refused(self, web: FlaskClient) -> None:
+    def test_a_body_above_the_size_limit_is_refused(self, web: FlaskClient) -> None:
         body = b'{"company_id": 1, "resource": "' + b"x" * webhooks_module.MAX_BODY_BYTES + b'"}'
         assert web.post(f"/webhooks/yclients/{SECRET}", data=body).status_code == 413
 
 
-class TestWhenItCannotBeStored:
-    def test_it_is_to_be_sent_again(self, monkeypatch: pytest.MonkeyPatch) -> None:
+class TestFailures:
+    def test_an_event_that_cannot_be_stored_gets_503_so_that_it_is_repeated(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         captured: list[BaseException] = []
         monkeypatch.setattr(sentry, "capture_exception", lambda error, **tags: captured.append(error))
         nowhere = Settings(
-            database_url="postgresql://someone@127.0.0.1:1/nowhere",
+            database_url="postgresql://app_user@127.0.0.1:1/nowhere",
             postgres_connection_timeout=300,
             yclients_webhook_secret=SECRET,
         )
@@ -246,34 +260,34 @@ class TestWhenItCannotBeStored:
         assert answer.json["error"]["code"] == "unavailable"
         assert len(captured) == 1
 
-    def test_a_mistake_of_ours_shows_neither_the_row_nor_the_secret(
+    def test_an_internal_error_shows_neither_the_row_nor_the_secret(
         self,
-        tell: Tell,
+        send_event: SendEvent,
         salon: DataLayer,
         monkeypatch: pytest.MonkeyPatch,
         caplog: pytest.LogCaptureFixture,
     ) -> None:
-        def stumble(*_: object) -> None:
+        def fail(*_: object) -> None:
             raise RuntimeError(PHONE)
 
-        monkeypatch.setattr(webhooks_module, "handle_event", stumble)
+        monkeypatch.setattr(webhooks_module, "handle_event", fail)
         caplog.set_level(logging.DEBUG)
-        answer = tell("client", "create", CLIENT)
+        answer = send_event("client", "create", CLIENT)
         assert answer.status_code == 503
         assert caplog.messages
-        assert not [each for each in (*caplog.messages, answer.text) if PHONE in each or SECRET in each]
+        assert not [text for text in (*caplog.messages, answer.text) if PHONE in text or SECRET in text]
 
-    def test_nothing_personal_is_logged_of_any_event(
-        self, tell: Tell, salon: DataLayer, caplog: pytest.LogCaptureFixture
+    def test_no_event_causes_personal_data_in_the_log(
+        self, send_event: SendEvent, salon: DataLayer, caplog: pytest.LogCaptureFixture
     ) -> None:
         caplog.set_level(logging.DEBUG)
         for data in (CLIENT, {**CLIENT, "email": PHONE}, {**CLIENT, "name": ""}, None):
-            tell("client", "update", data)
+            send_event("client", "update", data)
         assert caplog.messages
-        assert not [each for each in caplog.messages if PHONE in each or "Анна" in each or SECRET in each]
+        assert not [text for text in caplog.messages if PHONE in text or "Анна" in text or SECRET in text]
 
 
-def test_gunicorn_logs_the_address_without_its_secret(database_url: str, tmp_path: Path) -> None:
+def test_gunicorn_logs_the_url_without_its_secret(database_url: str, tmp_path: Path) -> None:
     import httpx
 
     port = free_port()

@@ -1,4 +1,4 @@
-"""The session store over HTTP, as a worker sees it."""
+"""HTTP routes of the session store, as the WhatsApp worker uses them."""
 
 import io
 import json
@@ -39,13 +39,13 @@ def code(response: TestResponse) -> str:
 
 
 class TestCredentials:
-    def test_a_salon_that_is_not_paired_has_none_and_says_so_with_a_code_of_its_own(
+    def test_a_salon_that_is_not_paired_gets_404_with_the_code_no_credentials(
         self, client: FlaskClient, path: str
     ) -> None:
         response = client.get(f"{path}/creds")
         assert (response.status_code, code(response)) == (404, "no_credentials")
 
-    def test_the_first_are_written_with_a_star_and_read_with_their_version(
+    def test_the_first_credentials_are_stored_with_a_star_and_returned_with_their_version(
         self, client: FlaskClient, path: str
     ) -> None:
         written = put_creds(client, path, {"noiseKey": {"0": 1, "1": 2, "2": 3}}, "*")
@@ -55,14 +55,14 @@ class TestCredentials:
         assert read.headers["ETag"] == '"1"'
 
     @pytest.mark.parametrize("version", ["1", '"1"'])
-    def test_the_version_that_was_read_is_replaced(
+    def test_credentials_with_the_current_version_are_replaced(
         self, client: FlaskClient, path: str, version: str
     ) -> None:
         put_creds(client, path, {"n": 1}, "*")
         assert put_creds(client, path, {"n": 2}, version).json == {"version": 2}
 
     @pytest.mark.parametrize("version", ["*", "0", "1", "3"])
-    def test_a_lost_race_is_412_and_changes_nothing(
+    def test_a_write_with_an_outdated_version_is_412_and_changes_nothing(
         self, client: FlaskClient, path: str, version: str
     ) -> None:
         put_creds(client, path, {"n": 1}, "*")
@@ -71,17 +71,21 @@ class TestCredentials:
         assert (response.status_code, code(response)) == (412, "conflict")
         assert client.get(f"{path}/creds").json == {"creds": {"n": 2}, "version": 2}
 
-    def test_a_version_of_credentials_that_are_not_there_is_412(self, client: FlaskClient, path: str) -> None:
+    def test_a_write_with_a_version_is_412_if_no_credentials_are_stored(
+        self, client: FlaskClient, path: str
+    ) -> None:
         assert put_creds(client, path, {}, "1").status_code == 412
 
-    def test_without_a_version_nothing_is_written(self, client: FlaskClient, path: str) -> None:
+    def test_a_write_without_a_valid_version_stores_nothing(self, client: FlaskClient, path: str) -> None:
         assert client.put(f"{path}/creds", json={}).status_code == 428
         assert put_creds(client, path, {}, "first").status_code == 400
         assert client.get(f"{path}/creds").status_code == 404
 
 
 class TestKeys:
-    def test_what_is_set_is_got_and_missing_ids_are_absent(self, client: FlaskClient, path: str) -> None:
+    def test_stored_keys_are_returned_and_missing_ids_are_absent(
+        self, client: FlaskClient, path: str
+    ) -> None:
         keys = {"pre-key": {"1": {"private": BUFFER, "public": BUFFER}}, "lid-mapping": {"7968": "23"}}
         assert client.post(f"{path}/keys/set", json=keys).status_code == 204
         got = client.post(f"{path}/keys/get", json={"type": "pre-key", "ids": ["1", "2"]})
@@ -90,14 +94,16 @@ class TestKeys:
             "7968": "23"
         }
 
-    def test_null_deletes_and_deleting_again_is_no_error(self, client: FlaskClient, path: str) -> None:
+    def test_null_deletes_a_key_and_a_repeated_deletion_succeeds(
+        self, client: FlaskClient, path: str
+    ) -> None:
         client.post(f"{path}/keys/set", json={"pre-key": {"1": 1}})
         for _ in range(2):
             both = {"pre-key": {"1": None}, "session": {"a": {}}}
             assert client.post(f"{path}/keys/set", json=both).status_code == 204
         assert client.post(f"{path}/keys/get", json={"type": "pre-key", "ids": ["1"]}).json == {}
 
-    def test_strings_that_json_columns_refuse_survive(self, client: FlaskClient, path: str) -> None:
+    def test_strings_that_jsonb_rejects_are_stored_unchanged(self, client: FlaskClient, path: str) -> None:
         value = {"nul": "\0", "half a pair": "\ud83d", "кириллица": "ы", "": ["", None, 1.5, True]}
         client.post(f"{path}/keys/set", json={"odd": {"'\";--": value}})
         assert client.post(f"{path}/keys/get", json={"type": "odd", "ids": ["'\";--"]}).json == {
@@ -116,7 +122,7 @@ def nested(depth: int) -> bytes:
     return b'{"session": {"a": ' + b"[" * depth + b"]" * depth + b"}}"
 
 
-class TestBadInput:
+class TestInvalidInput:
     @pytest.mark.parametrize(
         "body",
         [
@@ -142,7 +148,7 @@ class TestBadInput:
         ],
         ids=lambda body: repr(body[:40]),
     )
-    def test_a_bad_set_is_400_and_stores_nothing(
+    def test_an_invalid_set_request_is_400_and_stores_nothing(
         self, client: FlaskClient, path: str, salon: Salon, body: bytes
     ) -> None:
         response = client.post(f"{path}/keys/set", data=body)
@@ -166,22 +172,23 @@ class TestBadInput:
         ],
         ids=repr,
     )
-    def test_a_bad_get_is_400_and_no_empty_answer(self, client: FlaskClient, path: str, body: Any) -> None:
+    def test_an_invalid_get_request_is_400(self, client: FlaskClient, path: str, body: Any) -> None:
         response = client.post(f"{path}/keys/get", json=body)
         assert (response.status_code, code(response)) == (400, "invalid")
 
     @pytest.mark.parametrize("creds", [None, [], "text", 1])
-    def test_credentials_that_are_no_object_are_400(self, client: FlaskClient, path: str, creds: Any) -> None:
+    def test_credentials_other_than_an_object_are_400(
+        self, client: FlaskClient, path: str, creds: Any
+    ) -> None:
         response = client.put(f"{path}/creds", data=json.dumps(creds), headers={"If-Match": "*"})
         assert (response.status_code, code(response)) == (400, "invalid")
 
     @pytest.mark.parametrize("company", ["abc", "0", "-1", "1.5", str(2**63), "9" * 30, "%00", "１"])
-    def test_a_company_that_is_no_number_is_400(self, client: FlaskClient, company: str) -> None:
-        assert [code(each) for each in every_route(client, f"/whatsapp/{company}")] == ["invalid"] * 7
+    def test_an_invalid_company_id_is_400(self, client: FlaskClient, company: str) -> None:
+        responses = every_route(client, f"/whatsapp/{company}")
+        assert [code(response) for response in responses] == ["invalid"] * 7
 
-    def test_a_company_that_is_not_known_is_404_everywhere(
-        self, client: FlaskClient, company_id: int
-    ) -> None:
+    def test_an_unknown_company_is_404_on_each_route(self, client: FlaskClient, company_id: int) -> None:
         for response in every_route(client, f"/whatsapp/{company_id}"):
             assert (response.status_code, code(response)) == (404, "unknown_company")
 
@@ -193,14 +200,16 @@ class TestBadInput:
         assert (response.status_code, code(response)) == (413, "too_large")
         assert salon.whatsapp.statistics().unwrap().total == 0
 
-    def test_so_is_one_of_unknown_length(self, client: FlaskClient, path: str, salon: Salon) -> None:
+    def test_a_large_body_of_unknown_length_is_413_and_stores_nothing(
+        self, client: FlaskClient, path: str, salon: Salon
+    ) -> None:
         body = b'{"session": {"a": "' + b"x" * (MAX_BODY_BYTES + 10) + b'"}}'
         stream = {"wsgi.input": io.BytesIO(body), "wsgi.input_terminated": True, "CONTENT_LENGTH": ""}
         response = client.post(f"{path}/keys/set", environ_overrides=stream)
         assert (response.status_code, code(response)) == (413, "too_large")
         assert salon.whatsapp.statistics().unwrap().total == 0
 
-    def test_a_body_just_small_enough_is_stored(self, client: FlaskClient, path: str) -> None:
+    def test_a_body_just_below_the_size_limit_is_stored(self, client: FlaskClient, path: str) -> None:
         value = "x" * (MAX_BODY_BYTES - 100)
         assert client.post(f"{path}/keys/set", json={"big": {"a": value}}).status_code == 204
 
@@ -220,7 +229,7 @@ def every_route(client: FlaskClient, path: str) -> list[TestResponse]:
 
 class TestToken:
     @pytest.fixture
-    def guarded(self, settings: Settings) -> Iterator[FlaskClient]:
+    def client_with_token(self, settings: Settings) -> Iterator[FlaskClient]:
         with Frontdesk(settings.model_copy(update={"whatsapp_api_token": SecretStr(TOKEN)})) as desk:
             yield create_app(desk).test_client()
 
@@ -235,27 +244,28 @@ class TestToken:
             {"Authorization": "Bearer ключ".encode().decode("latin-1")},
         ],
     )
-    def test_without_it_nothing_is_read_or_written(
-        self, guarded: FlaskClient, path: str, salon: Salon, headers: dict[str, str]
+    def test_requests_without_the_token_are_refused_and_store_nothing(
+        self, client_with_token: FlaskClient, path: str, salon: Salon, headers: dict[str, str]
     ) -> None:
-        set_ = guarded.post(f"{path}/keys/set", json={"session": {"a": 1}}, headers=headers)
-        assert (set_.status_code, code(set_)) == (401, "unauthorized")
-        assert set_.headers["WWW-Authenticate"] == "Bearer"
-        assert {each.status_code for each in every_route(guarded, path)} == {401}
+        response = client_with_token.post(f"{path}/keys/set", json={"session": {"a": 1}}, headers=headers)
+        assert (response.status_code, code(response)) == (401, "unauthorized")
+        assert response.headers["WWW-Authenticate"] == "Bearer"
+        assert {response.status_code for response in every_route(client_with_token, path)} == {401}
         assert salon.whatsapp.statistics().unwrap().total == 0
 
-    def test_with_it_the_worker_is_let_in(self, guarded: FlaskClient, path: str) -> None:
+    def test_requests_with_the_token_are_accepted(self, client_with_token: FlaskClient, path: str) -> None:
         headers = {"Authorization": f"Bearer {TOKEN}"}
-        assert guarded.post(f"{path}/keys/set", json={"a": {"b": 1}}, headers=headers).status_code == 204
+        response = client_with_token.post(f"{path}/keys/set", json={"a": {"b": 1}}, headers=headers)
+        assert response.status_code == 204
 
-    def test_production_without_one_lets_nobody_in(self, settings: Settings, path: str) -> None:
+    def test_production_without_a_token_refuses_all_requests(self, settings: Settings, path: str) -> None:
         with Frontdesk(settings.model_copy(update={"environment": "production"})) as desk:
             client = create_app(desk).test_client()
             responses = every_route(client, path)
-        assert {(each.status_code, code(each)) for each in responses} == {(403, "forbidden")}
+        assert {(response.status_code, code(response)) for response in responses} == {(403, "forbidden")}
 
 
-def test_production_is_warned_that_keys_are_not_encrypted(
+def test_production_without_encryption_keys_logs_a_warning(
     settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
     with Frontdesk(settings.model_copy(update={"environment": "production"})) as desk:
@@ -264,7 +274,7 @@ def test_production_is_warned_that_keys_are_not_encrypted(
 
 
 class TestLease:
-    def test_the_newest_worker_wins_and_the_other_one_learns_of_it(
+    def test_the_newest_worker_takes_the_lease_and_writes_of_the_old_one_conflict(
         self, client: FlaskClient, path: str
     ) -> None:
         old, new = {"Frontdesk-Worker": "old"}, {"Frontdesk-Worker": "new"}
@@ -277,7 +287,9 @@ class TestLease:
         assert creds.status_code == 409
         assert client.post(f"{path}/keys/set", json=keys, headers=new).status_code == 204
 
-    def test_a_worker_that_lets_go_leaves_it_to_the_next(self, client: FlaskClient, path: str) -> None:
+    def test_another_worker_can_write_after_the_lease_is_released(
+        self, client: FlaskClient, path: str
+    ) -> None:
         client.put(f"{path}/lease", headers={"Frontdesk-Worker": "old"})
         assert client.delete(f"{path}/lease", headers={"Frontdesk-Worker": "old"}).status_code == 204
         written = client.post(
@@ -285,12 +297,12 @@ class TestLease:
         )
         assert written.status_code == 204
 
-    def test_a_lease_needs_a_name(self, client: FlaskClient, path: str) -> None:
+    def test_a_lease_without_a_worker_name_is_400(self, client: FlaskClient, path: str) -> None:
         assert client.put(f"{path}/lease").status_code == 400
 
 
 class TestOutage:
-    def test_a_database_that_does_not_answer_is_503_and_never_a_missing_key(
+    def test_an_unreachable_database_is_503_and_not_a_missing_key(
         self, settings: Settings, salon: Salon
     ) -> None:
         nowhere = SecretStr("postgresql://postgres@127.0.0.1:1/nowhere")

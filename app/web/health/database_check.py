@@ -1,4 +1,4 @@
-"""Whether the database can be reached and its schema is the one that this code expects."""
+"""Database check for probes: is the database reachable, and does its schema match this release?"""
 
 import logging
 from contextlib import closing
@@ -14,16 +14,16 @@ from app.web.health.single_flight import SingleFlight
 
 log = logging.getLogger(__name__)
 
-STATEMENT_TIMEOUT_MS = 1_000  # milliseconds for a statement; callers wait less, see single_flight.py
+STATEMENT_TIMEOUT_MS = 1_000  # probes wait for a shorter time: CHECK_TIMEOUT_SECONDS
 
 
 class DatabaseStatus(Enum):
-    """What a check found; the value is all that a caller over HTTP learns of it."""
+    """Result of a database check. HTTP responses contain the value and no details."""
 
     READY = "ready"
     UNREACHABLE = "database_unreachable"
     BEHIND = "schema_behind"
-    UNKNOWN = "schema_unknown"  # newer than the code, not Frontdesk's, or not readable
+    UNKNOWN = "schema_unknown"  # newer than this release, not Frontdesk's schema, or not readable
 
 
 _BY_STATE = {
@@ -35,10 +35,10 @@ _BY_STATE = {
 
 
 class DatabaseCheck:
-    """Looks at the database over a connection of its own, made anew each time.
+    """Checks the database over a new connection each time.
 
-    The pool may be exhausted, and a connection that was kept may be stale: neither says anything about
-    the database.
+    A connection from the pool would not do: the pool may be exhausted, and an open connection may be stale,
+    while the database is fine.
     """
 
     def __init__(self, database: AnyDatabase) -> None:
@@ -46,27 +46,30 @@ class DatabaseCheck:
         self._last = DatabaseStatus.READY
         self._single_flight = SingleFlight(self._query_status, timeout_result=DatabaseStatus.UNREACHABLE)
         self.start = self._single_flight.start
-        runner.revisions()  # reading the chain of files takes a moment that no probe should wait for
+        runner.revisions()  # reads and caches the migration files now, so that no probe waits for it
 
     def __call__(self) -> DatabaseStatus:
-        """The verdict, at most a second old, within the deadline of a probe."""
+        """Return the status of the database, at most a second old.
+
+        Returns UNREACHABLE if the check takes longer than CHECK_TIMEOUT_SECONDS.
+        """
         return self._single_flight()
 
     def _query_status(self) -> DatabaseStatus:
         try:
-            verdict, reason = _BY_STATE[runner.schema_state_at(_revision(self._database))], ""
+            status, reason = _BY_STATE[runner.schema_state_at(_revision(self._database))], ""
         except psycopg.OperationalError as error:
-            # libpq's words name host, user and reason, never the password.
-            verdict, reason = DatabaseStatus.UNREACHABLE, " ".join(str(error).split())
-        except FrontdeskError as error:  # of two databases, which one is live cannot be told
-            verdict, reason = DatabaseStatus.UNREACHABLE, error.message
+            # libpq's message names host, user and reason, never the password.
+            status, reason = DatabaseStatus.UNREACHABLE, " ".join(str(error).split())
+        except FrontdeskError as error:  # two databases are configured and the live side is unknown
+            status, reason = DatabaseStatus.UNREACHABLE, error.message
         except psycopg.Error as error:
-            verdict, reason = DatabaseStatus.UNKNOWN, f"SQLSTATE {error.sqlstate}"
-        self._log(verdict, reason)
-        return verdict
+            status, reason = DatabaseStatus.UNKNOWN, f"SQLSTATE {error.sqlstate}"
+        self._log(status, reason)
+        return status
 
     def _log(self, status: DatabaseStatus, reason: str) -> None:
-        """Say it once when it changes, not with every probe."""
+        """Log a change of the status, not each check."""
         if status is not self._last:
             level = logging.INFO if status is DatabaseStatus.READY else logging.WARNING
             log.log(level, "Database check: %s %s", status.value, reason)

@@ -1,6 +1,6 @@
-"""One answer of the health API in two dresses: ours, and `application/health+json` for who asks for it.
+"""Health responses in two formats: Frontdesk's JSON and `application/health+json` (content negotiation).
 
-The latter follows draft-inadarei-api-health-check: a status of pass, warn or fail, and `checks`.
+The second format follows draft-inadarei-api-health-check: a status of pass, warn or fail, and `checks`.
 """
 
 from typing import Any
@@ -18,11 +18,19 @@ _WARN = ("warning", "at_capacity")
 
 
 def health_answer(settings: Settings, check: str, status: str, document: Document, code: int) -> Response:
-    """`document` as JSON, or as the draft has it. `status` is its word for the state, `check` its subject."""
-    # Probes that do not name the draft are the most, and weighing what they accept takes as long as the rest.
-    names_it = HEALTH_JSON_MEDIA_TYPE in request.environ.get("HTTP_ACCEPT", "").lower()
+    """Return `document` as a response with status `code`, in the format that the request accepts.
+
+    Args:
+        settings: Supply the service name and release for the draft's format.
+        check: Name of the check in the draft's format, for example "database".
+        status: Status word of the document, for example "healthy" or "warning".
+        document: The response in Frontdesk's format.
+        code: HTTP status code.
+    """
+    # Parse Accept only when it mentions the draft's type: parsing costs as much as the rest of a probe.
+    accepts_draft = HEALTH_JSON_MEDIA_TYPE in request.environ.get("HTTP_ACCEPT", "").lower()
     if (
-        names_it
+        accepts_draft
         and request.accept_mimetypes.best_match([JSON_MEDIA_TYPE, HEALTH_JSON_MEDIA_TYPE])
         == HEALTH_JSON_MEDIA_TYPE
     ):
@@ -36,8 +44,8 @@ def health_answer(settings: Settings, check: str, status: str, document: Documen
 
 
 def _draft(settings: Settings, check: str, status: str, document: Document, code: int) -> Document:
-    verdict = "fail" if code >= 400 else "warn" if status in _WARN else "pass"
-    answer: Document = {"status": verdict, "serviceId": settings.service_name}
+    draft_status = "fail" if code >= 400 else "warn" if status in _WARN else "pass"
+    answer: Document = {"status": draft_status, "serviceId": settings.service_name}
     details = {name: value for name, value in document.items() if name not in ("status", "timestamp")}
     if not details:
         return answer
@@ -45,7 +53,7 @@ def _draft(settings: Settings, check: str, status: str, document: Document, code
         answer["releaseId"] = settings.release
     if "code" in details:
         answer["output"] = details.pop("code")
-    found: Document = {"status": verdict, **details}
+    result: Document = {"status": draft_status, **details}
     if "timestamp" in document:
-        found["time"] = document["timestamp"]
-    return answer | {"checks": {check: [found]}}
+        result["time"] = document["timestamp"]
+    return answer | {"checks": {check: [result]}}

@@ -1,4 +1,4 @@
-"""The server, the syncs and the backups, for the status page: over a connection of its own, once a second."""
+"""State of the server, the syncs and the backups, for the status page."""
 
 import logging
 from contextlib import closing
@@ -21,12 +21,12 @@ from app.yclients.syncing.status import SyncState, last_syncs
 
 log = logging.getLogger(__name__)
 
-STATEMENT_TIMEOUT_MS = 1_000  # milliseconds for a statement
+STATEMENT_TIMEOUT_MS = 1_000
 
 
 @dataclass(frozen=True)
 class Installation:
-    """What the server tells of itself, the newest sync of each company, and the last backup."""
+    """Server statistics, connections per program, the newest sync of each company, and the last backups."""
 
     server: ServerStatistics
     sessions: list[ProgramConnections]
@@ -35,7 +35,7 @@ class Installation:
 
 
 class InstallationCheck:
-    """None where the database does not answer in time; the database check says why, in the log as well."""
+    """Reads the state of the installation over a connection outside the pool, at most once a second."""
 
     def __init__(self, database: AnyDatabase) -> None:
         self._database = database
@@ -46,32 +46,39 @@ class InstallationCheck:
         self.start = self._single_flight.start
 
     def __call__(self) -> Installation | None:
-        """At most a second old, within the deadline of a probe."""
+        """Return the state of the installation, at most a second old.
+
+        Returns None if the database fails or does not answer within CHECK_TIMEOUT_SECONDS. The reason is in
+        the log.
+        """
         return self._single_flight()
 
     def _query(self) -> Installation | None:
-        found, failure = None, ""
+        installation, failure = None, ""
         try:
             with closing(self._database.connect_outside_pool(STATEMENT_TIMEOUT_MS)) as connection:
-                found = Installation(
+                installation = Installation(
                     read_server_statistics(connection),
                     list(read_connections(connection)),
                     last_syncs(connection),
                     last_backups(connection),
                 )
-            _set_backup_gauges(found.backups)
+            _set_backup_gauges(installation.backups)
         except (FrontdeskError, *DRIVER_ERRORS) as error:
             failure = to_frontdesk_error(error).message
-        if failure != self._failure:  # once when it changes, not with every look
-            log.warning("Look at the server: %s", failure or "works again")
+        if failure != self._failure:  # log a change, not each check
+            log.warning("Installation check: %s", failure or "works again")
         self._failure = failure
-        return found
+        return installation
 
 
 def _set_backup_gauges(backups: BackupSummary) -> None:
-    """Let Prometheus see the backups' age; the page looks every few seconds, whoever watches it."""
-    for gauge, moment in (
+    """Export the times of the last backup and the last drill to Prometheus.
+
+    The check runs every few seconds, even if the status page is not open: history.py starts it.
+    """
+    for gauge, time in (
         (metrics.BACKUP_TIMESTAMP, backups.taken_at),
         (metrics.BACKUP_DRILL_TIMESTAMP, backups.drilled_at),
     ):
-        gauge.set(moment.timestamp() if moment else 0)
+        gauge.set(time.timestamp() if time else 0)

@@ -1,4 +1,4 @@
-"""Figures of the whole service, for Prometheus and as JSON."""
+"""Metrics of all workers of the service, for Prometheus and as JSON."""
 
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -14,37 +14,40 @@ from app.web.serving.tokens import has_token
 
 
 def metrics_routes(settings: Settings) -> Blueprint:
-    """`/metrics` and `/health/database/metrics`. Where HEALTH_TOKEN is set, both need it."""
+    """Return the routes `/metrics` and `/health/database/metrics`. Both require HEALTH_TOKEN if it is set."""
     routes = Blueprint("metrics", __name__)
 
-    def may_see() -> bool:
+    def may_see_details() -> bool:
         return settings.health_token is None or has_token(settings.health_token)
 
     @routes.get("/metrics")
     def prometheus() -> ResponseReturnValue:
-        """In Prometheus's text format, or OpenMetrics where it is asked for."""
-        if not may_see():
-            error = {"code": "unauthorized", "message": "This needs HEALTH_TOKEN as a Bearer token."}
+        """Return all metrics in Prometheus's text format, or in OpenMetrics if the request accepts it."""
+        if not may_see_details():
+            error = {"code": "unauthorized", "message": "Send HEALTH_TOKEN as a Bearer token."}
             return jsonify(error=error), 401, {"WWW-Authenticate": 'Bearer realm="frontdesk"'}
         try:
             encode, content_type = choose_encoder(request.headers.get("Accept", ""))
-        except (TypeError, ValueError):  # it asks for a version that is no number
+        except (TypeError, ValueError):  # the Accept header contains an invalid version
             encode, content_type = choose_encoder("")
         return Response(encode(registry()), content_type=content_type)
 
     @routes.get("/health/database/metrics")
     def queries() -> ResponseReturnValue:
-        """Queries by kind, percentiles and the last slow ones; times in milliseconds."""
-        if not may_see():
+        """Return queries by kind, percentiles of their durations and the last slow queries.
+
+        Durations are in milliseconds. Without the token the document contains the status only.
+        """
+        if not may_see_details():
             return jsonify(status="ok")
-        found = read_query_metrics()
+        query_metrics = read_query_metrics()
         document = {
-            "total": found.total,
+            "total": query_metrics.total,
             "by_type": {
-                kind: {"count": each.count, "avg_ms": _milliseconds(each.total_seconds / each.count)}
-                for kind, each in found.kinds.items()
+                kind: {"count": totals.count, "avg_ms": _milliseconds(totals.total_seconds / totals.count)}
+                for kind, totals in query_metrics.kinds.items()
             },
-            "percentiles": {name: _milliseconds(value) for name, value in found.percentiles.items()},
+            "percentiles": {name: _milliseconds(value) for name, value in query_metrics.percentiles.items()},
             "slow_queries": [asdict(query) for query in slow_queries.recent()],
         }
         now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")

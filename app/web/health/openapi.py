@@ -1,4 +1,4 @@
-"""What the health API answers, as OpenAPI: `/openapi.json`."""
+"""OpenAPI description of the health API: `/openapi.json`."""
 
 from importlib.metadata import version
 from typing import Any
@@ -20,12 +20,12 @@ MILLISECONDS_OR_NULL: JsonSchema = {"type": ["number", "null"], "minimum": 0, "d
 
 
 def openapi_routes() -> Blueprint:
-    """The route; the description tells nothing about the installation, so anyone may read it."""
+    """Return the route `/openapi.json`. It needs no token: it contains nothing about the installation."""
     routes = Blueprint("openapi", __name__)
 
     @routes.get("/openapi.json")
     def openapi() -> ResponseReturnValue:
-        """The description."""
+        """Return the OpenAPI description."""
         return jsonify(_description())
 
     return routes
@@ -38,47 +38,55 @@ def _description() -> JsonSchema:
             "title": "Frontdesk: health",
             "version": version("frontdesk"),
             "description": (
-                "What orchestrators, Prometheus and operators ask. Where HEALTH_TOKEN is set, callers without"
-                " it get the status alone. No answer takes longer than a second, and none is to be stored."
+                "Health API for orchestrators, Prometheus and operators. If HEALTH_TOKEN is set, requests"
+                " without it get the status only. Responses take at most a second and must not be cached."
             ),
         },
-        # With none of them, too: then there is the status alone, or everything where no token is set.
+        # {}: requests without a token are valid. They get the status only, or everything if no token is set.
         "security": [{}, {"bearer": []}, {"basic": []}],
         "paths": {
-            "/health": _health("The process alone; never asks the database.", _process(), fails=False),
-            "/health/live": _health("Whether the process answers.", _status("ok"), fails=False),
+            "/health": _health("The process only; does not query the database.", _process(), fails=False),
+            "/health/live": _health("Liveness: the process answers.", _status("ok"), fails=False),
             "/health/ready": _health(
-                "Whether the database is reachable and its schema is the one of this code.",
+                "Readiness: the database is reachable and its schema matches this release.",
                 _status("ok", "unavailable", timestamp=DATE_TIME, code=TEXT),
             ),
-            "/health/database": _health("The pool, and whether the database answers.", _database()),
-            "/health/database/metrics": _plain("Queries by kind, percentiles, slow queries.", _metrics()),
+            "/health/database": _health(
+                "Connection pool of the process and reachability of the database.", _database()
+            ),
+            "/health/database/metrics": _plain(
+                "Queries by kind, percentiles of durations, slow queries.", _metrics()
+            ),
             "/health/whatsapp": _health(
-                "WhatsApp sessions: of all salons, or of one.", _whatsapp(), _company(), {"400", "404"}
+                "WhatsApp sessions of all salons, or of one salon.", _whatsapp(), _company(), {"400", "404"}
             ),
             "/health/transfer": _health(
-                "The move to another database: stage, lag, divergences, last verification.", _transfer()
+                "Transfer to another database: stage, lag, divergences, last verification.", _transfer()
             ),
             "/metrics": _get(
-                "Figures for Prometheus.",
+                "Metrics for Prometheus.",
                 {
-                    "200": _answer("In Prometheus's text format.", {"text/plain": {"schema": TEXT}}),
+                    "200": _answer("Metrics in Prometheus's text format.", {"text/plain": {"schema": TEXT}}),
                     "401": _challenge(JSON_MEDIA_TYPE),
                 },
             ),
             "/status": _get(
-                "The status page, for people.",
+                "Status page for operators.",
                 {
-                    "200": _answer("The page.", {"text/html": {"schema": TEXT}}),
+                    "200": _answer("The status page.", {"text/html": {"schema": TEXT}}),
                     "401": _challenge("text/html"),
                 },
             ),
-            "/openapi.json": _plain("This description.", {"type": "object", "required": ["openapi"]}),
+            "/openapi.json": _plain("This OpenAPI description.", {"type": "object", "required": ["openapi"]}),
         },
         "components": {
             "securitySchemes": {
                 "bearer": {"type": "http", "scheme": "bearer"},
-                "basic": {"type": "http", "scheme": "basic", "description": "The token as the password."},
+                "basic": {
+                    "type": "http",
+                    "scheme": "basic",
+                    "description": "HEALTH_TOKEN as the password; the user name is ignored.",
+                },
             },
             "schemas": {"Draft": _draft()},
         },
@@ -97,7 +105,7 @@ def _answer(description: str, content: JsonSchema) -> JsonSchema:
 
 
 def _plain(summary: str, schema: JsonSchema) -> JsonSchema:
-    return _get(summary, {"200": _answer("The answer.", {JSON_MEDIA_TYPE: {"schema": schema}})})
+    return _get(summary, {"200": _answer("The document.", {JSON_MEDIA_TYPE: {"schema": schema}})})
 
 
 def _health(
@@ -107,22 +115,30 @@ def _health(
     mistakes: set[str] | None = None,
     fails: bool = True,
 ) -> JsonSchema:
-    """A check: in our own form, or in the draft's for who accepts that."""
+    """Return the operation of a health check, with both response formats.
+
+    Args:
+        summary: Summary of the operation.
+        schema: Schema of Frontdesk's format.
+        parameters: Query parameters.
+        mistakes: Status codes for invalid requests, besides 200 and 503.
+        fails: The check can answer 503.
+    """
     content = {
         JSON_MEDIA_TYPE: {"schema": schema},
         HEALTH_JSON_MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Draft"}},
     }
-    responses = {"200": _answer("Well, or well enough.", content)}
+    responses = {"200": _answer("Healthy, or with warnings.", content)}
     for code in sorted(mistakes or ()):
-        responses[code] = _answer("The question is wrong.", content)
+        responses[code] = _answer("Invalid request or unknown company.", content)
     if fails:
-        responses["503"] = _answer("Not well.", content)
+        responses["503"] = _answer("Unhealthy or unavailable.", content)
     return _get(summary, responses, parameters)
 
 
 def _challenge(media_type: str) -> JsonSchema:
     headers = {"WWW-Authenticate": {"required": True, "schema": TEXT}}
-    return _answer("HEALTH_TOKEN is needed.", {media_type: {}}) | {"headers": headers}
+    return _answer("HEALTH_TOKEN is required.", {media_type: {}}) | {"headers": headers}
 
 
 def _object(required: list[str], **properties: JsonSchema) -> JsonSchema:
@@ -247,7 +263,7 @@ def _transfer() -> JsonSchema:
 def _company() -> list[JsonSchema]:
     schema = {"type": "integer", "minimum": 1, "maximum": MAX_ID}
     return [
-        {"name": "company_id", "in": "query", "description": "A company's YClients id.", "schema": schema}
+        {"name": "company_id", "in": "query", "description": "YClients id of a company.", "schema": schema}
     ]
 
 

@@ -1,4 +1,4 @@
-"""What is wrong, from what was seen: the sentences at the head of the status page, the worst first."""
+"""Problems and remedies at the head of the status page, derived from the check results."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,17 +14,17 @@ from app.web.health.database_check import DatabaseStatus
 from app.web.health.installation_check import Installation
 from app.whatsapp.health import SalonHealth, WhatsAppHealth
 
-POOL_HIGH_SHARE = 0.8  # of the connections in use
-SERVER_HIGH_SHARE = 0.9  # of those that the server has for everybody
-LONG_TRANSACTION = timedelta(minutes=1)  # for a transaction to be open
-RECENT_WINDOW = timedelta(minutes=10)
-POOL_HIGH_WINDOW = timedelta(seconds=30)  # for a pool to be full
-MIN_SAMPLES = 3  # looks in that time
-MAX_LISTED = 3  # companies in one sentence
+POOL_HIGH_SHARE = 0.8  # connections in use, as a share of the pool's maximum
+SERVER_HIGH_SHARE = 0.9  # open connections, as a share of max_connections without the reserved ones
+LONG_TRANSACTION = timedelta(minutes=1)
+RECENT_WINDOW = timedelta(minutes=10)  # for slow queries
+POOL_HIGH_WINDOW = timedelta(seconds=30)  # the pool must be nearly full throughout this time
+MIN_SAMPLES = 3  # samples of the pool that POOL_HIGH_WINDOW must contain
+MAX_LISTED = 3  # company ids in one message
 
 
 class ServiceState(IntEnum):
-    """The greater, the worse."""
+    """State of the service; higher is worse."""
 
     WELL = 0
     ATTENTION = 1
@@ -36,7 +36,7 @@ class ServiceState(IntEnum):
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong, and what to do."""
+    """A problem and its remedy."""
 
     state: ServiceState
     message: str
@@ -47,26 +47,26 @@ DATABASE = {
     DatabaseStatus.UNREACHABLE: Problem(
         ServiceState.DOWN,
         "The database does not answer.",
-        "See whether PostgreSQL runs and has disk space; the service's log says why it could not connect."
-        " Nothing here needs a restart: work goes on when it is back.",
+        "Check that PostgreSQL runs and has disk space; the service's log contains the connection error."
+        " The service reconnects by itself and needs no restart.",
     ),
     DatabaseStatus.BEHIND: Problem(
         ServiceState.DOWN,
-        "The database's schema is older than this code.",
+        "The database schema is older than this release.",
         "Run `alembic upgrade head`; until then this process is not ready.",
     ),
     DatabaseStatus.UNKNOWN: Problem(
         ServiceState.DOWN,
-        "The database's schema is not one that this code knows.",
-        "See whether DATABASE_URL names the right database, and whether a newer release has migrated it.",
+        "The database schema is unknown to this release.",
+        "Check that DATABASE_URL names the right database, and whether a newer release has migrated it.",
     ),
 }
 
 READ_ONLY = Problem(
     ServiceState.DOWN,
-    "The database is read-only: nothing can be written.",
-    "It is a standby that nobody promoted, or was set so (`default_transaction_read_only`): providers do that"
-    " when the disk is full. Nothing here needs a restart.",
+    "The database is read-only: writes fail.",
+    "The server is a standby that was not promoted, or `default_transaction_read_only` is on: providers set"
+    " it when the disk is full. The service needs no restart.",
 )
 
 
@@ -81,14 +81,23 @@ def find_problems(
     backups: Sequence[Freshness],
     transfer: TransferHealth | None,
 ) -> list[Problem]:
-    """All that is wrong.
+    """Return all problems, the worst first.
 
-    `pools` is how the pool was in the last LASTING, now at the end; `delta` what the last minutes brought.
+    Args:
+        shutting_down: The process has received SIGTERM.
+        database_status: Result of the database check.
+        pools: Samples of the last POOL_HIGH_WINDOW, oldest first; the last one is current.
+        delta: Change of the metrics during RECENT_WINDOW, or None if there is one sample only.
+        installation: State of the server, syncs and backups, or None if it could not be read in time.
+        whatsapp: Health of the WhatsApp sessions, or None if it could not be read in time.
+        slow: Recent slow queries.
+        backups: Ages of the last backup and the last drill.
+        transfer: State of the transfer, or None if no transfer is configured or it could not be read.
     """
     found: list[Problem] = []
     if shutting_down:
         found.append(
-            Problem(ServiceState.ATTENTION, "This process is shutting down.", "Another one takes over.")
+            Problem(ServiceState.ATTENTION, "This process is shutting down.", "Another process takes over.")
         )
     if database_status in DATABASE:
         found.append(DATABASE[database_status])
@@ -110,35 +119,36 @@ def _pool_problems(pools: Sequence[MetricSnapshot]) -> Iterator[Problem]:
         yield Problem(
             ServiceState.ATTENTION,
             f"The pool is exhausted: {use}, {pool.pool_waiting} waiting.",
-            "Look for what is slow below. More connections help only where the server has them to spare.",
+            "See the slow queries below. A larger pool helps only if the server has free connections.",
         )
     elif len(pools) >= MIN_SAMPLES and all(
         each.pool_in_use > POOL_HIGH_SHARE * each.pool_max for each in pools
     ):
-        # Three connections are all in use whenever three things happen at once.
+        # One full sample is no problem: a pool of three is full whenever three requests coincide.
         yield Problem(
-            ServiceState.ATTENTION, f"The pool stays nearly full: {use}.", "Look for what is slow below."
+            ServiceState.ATTENTION, f"The pool stays nearly full: {use}.", "See the slow queries below."
         )
 
 
-def _request_problems(happened: MetricSnapshot | None, slow: Sequence[SlowQuery]) -> Iterator[Problem]:
-    if happened is not None and happened.failures:
-        total = sum(happened.failures.values())
+def _request_problems(delta: MetricSnapshot | None, slow: Sequence[SlowQuery]) -> Iterator[Problem]:
+    if delta is not None and delta.failures:
+        total = sum(delta.failures.values())
         kinds = ", ".join(
-            f"{count:.0f} {component}: {code}"
-            for (component, code), count in sorted(happened.failures.items())
+            f"{count:.0f} {component}: {code}" for (component, code), count in sorted(delta.failures.items())
         )
-        text = f"{total:.0f} {_plural(total, 'failure')} in the last minutes ({kinds})."
-        yield Problem(ServiceState.ATTENTION, text, "Each one is in Sentry and in the log.")
+        text = f"{total:.0f} {_plural(total, 'failure')} in the last ten minutes ({kinds})."
+        yield Problem(ServiceState.ATTENTION, text, "Each failure is in Sentry and in the log.")
     recent = sum(datetime.now(UTC) - datetime.fromisoformat(query.at) < RECENT_WINDOW for query in slow)
     if recent:
         text = f"{recent} slow {_plural(recent, 'query', 'queries')} in the last ten minutes."
-        yield Problem(ServiceState.ATTENTION, text, "They are listed below.")
+        yield Problem(ServiceState.ATTENTION, text, "See the list below.")
 
 
 def _server_problems(installation: Installation | None) -> Iterator[Problem]:
     if installation is None:
-        yield Problem(ServiceState.ATTENTION, "The server's figures did not come in time.", "See the log.")
+        yield Problem(
+            ServiceState.ATTENTION, "The server's statistics could not be read in time.", "See the log."
+        )
         return
     server = installation.server
     if server.is_read_only:
@@ -147,35 +157,37 @@ def _server_problems(installation: Installation | None) -> Iterator[Problem]:
         yield Problem(
             ServiceState.ATTENTION,
             f"The server is nearly out of connections: {server.connections} of {server.max_connections}.",
-            "`frontdesk doctor` shows how many this installation may use.",
+            "`frontdesk doctor` shows how many connections this installation may use.",
         )
-    for each in installation.sessions:
-        if (
-            each.oldest_transaction_start is not None
-            and datetime.now(UTC) - each.oldest_transaction_start > LONG_TRANSACTION
-        ):
-            minutes = int((datetime.now(UTC) - each.oldest_transaction_start).total_seconds() // 60)
-            text = f"{each.program} has had a transaction open for {minutes} min."
+    for program in installation.sessions:
+        start = program.oldest_transaction_start
+        if start is not None and datetime.now(UTC) - start > LONG_TRANSACTION:
+            minutes = int((datetime.now(UTC) - start).total_seconds() // 60)
+            text = f"{program.program} has had a transaction open for {minutes} min."
             yield Problem(
-                ServiceState.ATTENTION, text, "See what it waits for: pg_stat_activity, pg_blocking_pids."
+                ServiceState.ATTENTION,
+                text,
+                "See pg_stat_activity and pg_blocking_pids for the lock it waits for.",
             )
-    unwell = [run.company_id for run, state in installation.syncs if not state.is_healthy]
-    if unwell:
-        text = f"The last sync of {_companies(unwell)} did not end well."
-        yield Problem(ServiceState.ATTENTION, text, "`frontdesk sync status` shows why; run it again.")
+    unhealthy = [run.company_id for run, state in installation.syncs if not state.is_healthy]
+    if unhealthy:
+        text = f"The last sync of {_companies(unhealthy)} did not succeed."
+        yield Problem(
+            ServiceState.ATTENTION, text, "`frontdesk sync status` shows the reason; then run the sync again."
+        )
 
 
 def _whatsapp_problems(whatsapp: WhatsAppHealth | None) -> Iterator[Problem]:
     if whatsapp is None:
         yield Problem(
-            ServiceState.ATTENTION, "The WhatsApp sessions' figures did not come in time.", "See the log."
+            ServiceState.ATTENTION, "The WhatsApp sessions could not be read in time.", "See the log."
         )
         return
     for level in (Severity.CRITICAL, Severity.WARNING):
-        sick = [salon for salon in whatsapp.paired if salon.level is level]
-        if sick:
-            text = f"WhatsApp of {_companies([salon.company_id for salon in sick])}: {level}."
-            yield Problem(ServiceState.ATTENTION, text, _whatsapp_remedy(sick))
+        salons = [salon for salon in whatsapp.paired if salon.level is level]
+        if salons:
+            text = f"WhatsApp of {_companies([salon.company_id for salon in salons])}: {level}."
+            yield Problem(ServiceState.ATTENTION, text, _whatsapp_remedy(salons))
 
 
 def _backup_problems(backups: Sequence[Freshness]) -> Iterator[Problem]:
@@ -186,7 +198,7 @@ def _backup_problems(backups: Sequence[Freshness]) -> Iterator[Problem]:
 
 
 def _whatsapp_remedy(salons: list[SalonHealth]) -> str:
-    return salons[0].problems[0].remedy if len(salons) == 1 else "Each one is listed below."
+    return salons[0].problems[0].remedy if len(salons) == 1 else "See the list of salons below."
 
 
 def _companies(ids: Sequence[int]) -> str:
@@ -195,5 +207,5 @@ def _companies(ids: Sequence[int]) -> str:
     return f"{_plural(len(ids), 'company', 'companies')} {', '.join(map(str, ids))}"
 
 
-def _plural(number: float, one: str, many: str | None = None) -> str:
-    return one if number == 1 else many or f"{one}s"
+def _plural(number: float, singular: str, plural: str | None = None) -> str:
+    return singular if number == 1 else plural or f"{singular}s"

@@ -1,4 +1,4 @@
-"""The health API: what orchestrators and operators ask."""
+"""Routes of the health API, for orchestrators and operators."""
 
 import re
 import time
@@ -16,11 +16,11 @@ from app.web.health.transfer_check import TransferCheck
 from app.web.health.whatsapp_check import WhatsAppCheck
 from app.web.serving.tokens import has_token
 
-POOL_HIGH_PERCENT = 80  # percent of the pool in use
+POOL_HIGH_PERCENT = 80  # utilization above this is reported as "high"
 
 
 class Health:
-    """The health of one process; `shutting_down` makes it unready before it stops to answer."""
+    """Health of this process. Set `shutting_down` to report "not ready" while requests are still served."""
 
     def __init__(self, desk: Frontdesk) -> None:
         self._desk = desk
@@ -32,11 +32,11 @@ class Health:
 
     @property
     def uptime(self) -> int:
-        """Seconds since this process began."""
+        """Whole seconds since this process started."""
         return int(time.monotonic() - self._started)
 
     def blueprint(self) -> Blueprint:
-        """The routes under /health."""
+        """Return the routes under /health."""
         routes = Blueprint("health", __name__, url_prefix="/health")
         routes.add_url_rule("", view_func=self.process)
         routes.add_url_rule("/live", view_func=self.live)
@@ -47,28 +47,28 @@ class Health:
         return routes
 
     def process(self) -> ResponseReturnValue:
-        """The process alone, without the database: always fast. `uptime` is in seconds."""
+        """Return status and `uptime` (seconds) of the process. Does not query the database."""
         document = {"status": "ok", "uptime": self.uptime, "timestamp": _now()}
         return health_answer(self._desk.settings, "process", "ok", document, 200)
 
     def live(self) -> ResponseReturnValue:
-        """Whether the process answers; a lost database is no reason to restart it."""
+        """Return 200 always: liveness. An unreachable database is no reason to restart the process."""
         return health_answer(self._desk.settings, "process", "ok", {"status": "ok"}, 200)
 
     def ready(self) -> ResponseReturnValue:
-        """200 when requests can be served; 503 with a code otherwise."""
+        """Return 200 if this process can serve requests, else 503 with a code: readiness."""
         code = "shutting_down" if self.shutting_down else self.check_database().value
         if code == DatabaseStatus.READY.value:
             return self._answer("database", "ok", {"timestamp": _now()})
         return self._answer("database", "unavailable", {"code": code, "timestamp": _now()}, 503)
 
     def database(self) -> ResponseReturnValue:
-        """Connections of this process's pool, and whether the database answers at all."""
+        """Return the connections of this process's pool; 503 if the database is unreachable."""
         reachable = self.check_database() is not DatabaseStatus.UNREACHABLE
         pool = self._desk.database.pool
-        figures = pool.get_stats()
-        total, idle, limit = figures["pool_size"], figures["pool_available"], figures["pool_max"]
-        # psycopg's own figure also counts those who gave up waiting.
+        pool_stats = pool.get_stats()
+        total, idle, limit = pool_stats["pool_size"], pool_stats["pool_available"], pool_stats["pool_max"]
+        # psycopg's `requests_waiting` also counts requests whose wait has timed out.
         waiting, in_use = pool.waiting, pool.in_use
         percent = round(100 * in_use / limit)
         status = "healthy"
@@ -86,37 +86,39 @@ class Health:
             },
             "health": {"status": status, "waiting_requests": waiting},
         }
-        shown = {"timestamp": _now(), "database": document} if self.may_see_details() else {"status": status}
-        return health_answer(self._desk.settings, "database", status, shown, 200 if reachable else 503)
+        body: Document = {"status": status}
+        if self.may_see_details():
+            body = {"timestamp": _now(), "database": document}
+        return health_answer(self._desk.settings, "database", status, body, 200 if reachable else 503)
 
     def whatsapp(self) -> ResponseReturnValue:
-        """All salons' WhatsApp sessions, or one salon's (`?company_id=`); 503 when critical."""
+        """Return the health of all WhatsApp sessions, or of one salon's (`?company_id=`); 503 if critical."""
         try:
-            seen = self.check_whatsapp()
+            health = self.check_whatsapp()
         except FrontdeskError as error:
             return self._answer("whatsapp", "unavailable", {"code": error.code, "timestamp": _now()}, 503)
         company = request.args.get("company_id")
         if company is None:
-            return self._answer_level(seen.level, seen.as_dict())
+            return self._answer_level(health.level, health.as_dict())
         if re.fullmatch("[0-9]{1,19}", company) is None:
             return self._answer("whatsapp", "unknown", {"code": "invalid"}, 400)
-        salon = seen.salons.get(int(company))
+        salon = health.salons.get(int(company))
         if salon is None:
             return self._answer("whatsapp", "unknown", {"code": "unknown_company"}, 404)
-        return self._answer_level(salon.level, seen.salon_as_dict(salon.company_id))
+        return self._answer_level(salon.level, health.salon_as_dict(salon.company_id))
 
     def transfer(self) -> ResponseReturnValue:
-        """The move from LEGACY_DATABASE_URL to DATABASE_URL; 503 when it needs somebody."""
+        """Return the state of the transfer from LEGACY_DATABASE_URL to DATABASE_URL; 503 if critical."""
         try:
-            seen = self.check_transfer()
+            health = self.check_transfer()
         except FrontdeskError as error:
             return self._answer("transfer", "unavailable", {"code": error.code, "timestamp": _now()}, 503)
-        if seen is None:  # the same fields, for whoever reads them without asking first
-            nothing = dict.fromkeys(("live", "lag", "replay_seconds", "divergences", "last_verification"))
-            details: Document = {"stage": "not configured", **nothing, "timestamp": _now()}
+        if health is None:  # the same fields, so that clients need not check for them
+            empty = dict.fromkeys(("live", "lag", "replay_seconds", "divergences", "last_verification"))
+            details: Document = {"stage": "not configured", **empty, "timestamp": _now()}
             return self._answer("transfer", "not_configured", details)
-        code = 503 if seen.level is Severity.CRITICAL else 200
-        return self._answer("transfer", str(seen.level), {**seen.as_dict(), "timestamp": _now()}, code)
+        code = 503 if health.level is Severity.CRITICAL else 200
+        return self._answer("transfer", str(health.level), {**health.as_dict(), "timestamp": _now()}, code)
 
     def _answer_level(self, level: Severity, details: Document) -> ResponseReturnValue:
         return self._answer(
@@ -131,7 +133,10 @@ class Health:
         return health_answer(self._desk.settings, check, status, document, code)
 
     def may_see_details(self) -> bool:
-        """Whether HEALTH_TOKEN came along, as a Bearer token or as a Basic password; or none is set."""
+        """Return True if the request carries HEALTH_TOKEN, or if none is set.
+
+        The token is a Bearer token or the password of Basic authentication.
+        """
         expected = self._desk.settings.health_token
         if expected is None:
             return True

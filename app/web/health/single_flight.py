@@ -1,4 +1,4 @@
-"""A check that a thousand probes at once cost no more than one."""
+"""Share one run of a check between concurrent callers, and cache its result for a second."""
 
 import threading
 import time
@@ -8,17 +8,21 @@ from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
-CHECK_TIMEOUT_SECONDS = 0.8  # seconds; a probe gives up after one
-RESULT_TTL_SECONDS = 1.0  # seconds
+CHECK_TIMEOUT_SECONDS = 0.8  # less than the second after which a probe times out
+RESULT_TTL_SECONDS = 1.0
 
 
 class SingleFlight(Generic[T]):
-    """Runs `check` at most once at a time and once a second, whoever asks and however many.
+    """Runs `check` at most once at a time and at most once a second, for any number of callers.
 
-    An answer takes at most `deadline` seconds: whoever asks while a check takes longer gets `timeout_result`
-    (at once, if the deadline has passed already), and no second check is started beside it. What the
-    check raises is raised to all who asked. Safe to share between threads; after a fork, each process
-    runs its own.
+    Calling the object returns the result of the current or last run. A call takes at most `timeout` seconds,
+    measured from the start of the run. If the run takes longer, the call returns `timeout_result` and no
+    second run is started. An exception of `check` is raised in every call that waits for this run. The
+    object may be shared between threads; after a fork, each process runs its own checks.
+
+    Example:
+        check = SingleFlight(query_status, timeout_result=None)
+        status = check()
     """
 
     def __init__(self, check: Callable[[], T], timeout_result: T) -> None:
@@ -28,7 +32,10 @@ class SingleFlight(Generic[T]):
         self._flight: _Flight[T] | None = None
 
     def start(self) -> None:
-        """Begin now what is asked for later: several checks then take no longer than the slowest."""
+        """Start a run now without waiting for it.
+
+        If several checks are started first and called afterwards, they run at the same time.
+        """
         self._current()
 
     def __call__(self, timeout: float = CHECK_TIMEOUT_SECONDS) -> T:
@@ -46,7 +53,7 @@ class SingleFlight(Generic[T]):
 
 
 class _Flight(Generic[T]):
-    """One run of a check, in a thread of its own: nobody can be made to wait for it."""
+    """One run of a check, in its own thread, so that callers can stop waiting for it."""
 
     def __init__(self, check: Callable[[], T]) -> None:
         self.started_at = time.monotonic()
@@ -60,7 +67,7 @@ class _Flight(Generic[T]):
     def _run(self, check: Callable[[], T]) -> None:
         try:
             result = check()
-        except BaseException as error:  # noqa: BLE001 - handed over to those who wait, every one of them
+        except BaseException as error:  # noqa: BLE001 - the future raises it in each waiting call
             self._finished_at = time.monotonic()
             self.future.set_exception(error)
         else:

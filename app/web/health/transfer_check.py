@@ -1,4 +1,4 @@
-"""How the move is, for probes: both sides are asked, and neither may hold a probe up."""
+"""Transfer check for probes: queries both sides, and never delays a probe."""
 
 import logging
 from datetime import UTC, datetime, timedelta
@@ -13,12 +13,12 @@ from app.web.health.single_flight import SingleFlight
 
 log = logging.getLogger(__name__)
 
-STATUS_TIMEOUT_SECONDS = 5.0  # seconds for both sides; callers wait less, see single_flight.py
+STATUS_TIMEOUT_SECONDS = 5.0  # for both sides; probes wait for a shorter time: CHECK_TIMEOUT_SECONDS
 MAX_RESULT_AGE = timedelta(minutes=1)
 
 
 class TransferCheck:
-    """Looks at most once a second. Without LEGACY_DATABASE_URL there is nothing to look at: None."""
+    """Reads the status of the transfer at most once a second. Does nothing without LEGACY_DATABASE_URL."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -30,43 +30,47 @@ class TransferCheck:
 
     @property
     def is_configured(self) -> bool:
-        """Whether there are two databases."""
+        """True if LEGACY_DATABASE_URL is set."""
         return self._settings.legacy_database_url is not None
 
     def start(self) -> None:
-        """Begin now what is asked for later."""
+        """Start a check now without waiting for it."""
         if self.is_configured:
             self._single_flight.start()
 
     def __call__(self) -> TransferHealth | None:
-        """Now, or a moment ago where a side is slow. Raises FrontdeskError."""
+        """Return the health of the transfer, or None if no transfer is configured.
+
+        If a side is slow, the result may be up to MAX_RESULT_AGE old. Raises DeadlineError if there is no
+        such result, and another FrontdeskError if the check fails.
+        """
         if not self.is_configured:
             return None
-        found = self._single_flight()
+        health = self._single_flight()
         if (
-            found is None
+            health is None
             and (last := self._last) is not None
             and datetime.now(UTC) - last.at < MAX_RESULT_AGE
         ):
-            found = last
-        if found is None:
+            health = last
+        if health is None:
             raise DeadlineError
-        return found
+        return health
 
     def _query_status(self) -> TransferHealth:
         try:
-            seen = read_status(Sides.from_settings(self._settings), timeout=STATUS_TIMEOUT_SECONDS)
+            status = read_status(Sides.from_settings(self._settings), timeout=STATUS_TIMEOUT_SECONDS)
         except (FrontdeskError, *DRIVER_ERRORS) as error:
             failure = to_frontdesk_error(error)
             self._log(failure.message)
             raise failure from error
-        self._log("; ".join(seen.in_the_way))
-        update_metrics(seen)
-        self._last = assess_health(seen, shared_monitor.recent())
+        self._log("; ".join(status.in_the_way))
+        update_metrics(status)
+        self._last = assess_health(status, shared_monitor.recent())
         return self._last
 
     def _log(self, failure: str) -> None:
-        """Say it once when it changes, not with every probe."""
+        """Log a change of the failure, not each check."""
         if failure != self._failure:
             log.warning("Transfer check: %s", failure or "works again")
         self._failure = failure

@@ -1,4 +1,4 @@
-"""The health of all WhatsApp sessions, for probes: quick even where there are a million keys."""
+"""WhatsApp check for probes: health of all sessions, fast even with a million keys."""
 
 import logging
 from datetime import UTC, datetime, timedelta
@@ -12,13 +12,14 @@ from app.whatsapp.health_monitor import check_health
 
 log = logging.getLogger(__name__)
 
-# A look at a million keys takes longer than a probe should: then the last one is shown, with its time.
-CACHED_CHECK_TIMEOUT_SECONDS = 0.1  # seconds
+# With a million keys a check takes longer than a probe may wait. If there is a recent result, a probe waits
+# only this long for a new one; the response contains the time of the check.
+CACHED_CHECK_TIMEOUT_SECONDS = 0.1
 MAX_RESULT_AGE = timedelta(minutes=1)
 
 
 class WhatsAppCheck:
-    """Looks at most once a second; a probe waits for it a moment, and longer only where nothing is known."""
+    """Checks the WhatsApp sessions at most once a second. Callers get the last result if a check is slow."""
 
     def __init__(self, database: AnyDatabase, settings: Settings) -> None:
         self._database = database
@@ -31,16 +32,20 @@ class WhatsAppCheck:
         self.start = self._single_flight.start
 
     def __call__(self) -> WhatsAppHealth:
-        """All sessions, now or a moment ago. Raises FrontdeskError."""
+        """Return the health of all sessions, at most MAX_RESULT_AGE old.
+
+        Raises DeadlineError if there is no such result in time, and another FrontdeskError if the check
+        fails.
+        """
         last = self._last
         recent = last if last is not None and datetime.now(UTC) - last.checked_at < MAX_RESULT_AGE else None
-        found = (
+        health = (
             self._single_flight(CACHED_CHECK_TIMEOUT_SECONDS if recent is not None else CHECK_TIMEOUT_SECONDS)
             or recent
         )
-        if found is None:
+        if health is None:
             raise DeadlineError
-        return found
+        return health
 
     def _query_overview(self) -> WhatsAppHealth:
         failure: FrontdeskError | None = None
@@ -54,7 +59,7 @@ class WhatsAppCheck:
         return self._last
 
     def _log(self, failure: str) -> None:
-        """Say it once when it changes, not with every probe."""
+        """Log a change of the failure, not each check."""
         if failure != self._failure:
             log.warning("WhatsApp check: %s", failure or "works again")
         self._failure = failure

@@ -1,1 +1,1 @@
-"""The requests of the WhatsApp worker and YClients' webhook."""
+"""Routes for the WhatsApp worker and for YClients' webhook."""

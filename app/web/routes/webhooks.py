@@ -1,4 +1,4 @@
-"""Where YClients tells of changes: `POST /webhooks/yclients/<secret>`."""
+"""Webhook for YClients' change events: `POST /webhooks/yclients/<secret>`."""
 
 import hmac
 import json
@@ -18,20 +18,23 @@ from app.yclients.webhook import KINDS_BY_RESOURCE, WebhookEvent, handle_event
 
 log = logging.getLogger(__name__)
 
-MAX_BODY_BYTES = 1024 * 1024  # bytes; a record has a few thousand
+MAX_BODY_BYTES = 1024 * 1024  # an event of a record has a few thousand bytes
 
-EVENTS = Counter("frontdesk_webhook_events", "Events that YClients has sent.", ["resource", "outcome"])
+EVENTS = Counter("frontdesk_webhook_events", "Events received from YClients.", ["resource", "outcome"])
 
 
 def webhook_routes(desk: Frontdesk, secret: SecretStr) -> Blueprint:
-    """The route; whoever knows the secret is YClients."""
+    """Return the webhook route. The secret in the path is the authentication."""
     routes = Blueprint("webhooks", __name__, url_prefix="/webhooks")
 
     @routes.post("/yclients/<path:given>")
     def yclients(given: str) -> ResponseReturnValue:
-        """Store one event. 200 also for what is of no use here: it would only be sent again."""
+        """Store one event and return its outcome.
+
+        An event that Frontdesk does not use gets 200 as well: YClients repeats an event that fails.
+        """
         if not hmac.compare_digest(given.encode(errors="replace"), secret.get_secret_value().encode()):
-            abort(401, "The secret in the address is wrong.")
+            abort(401, "The secret in the URL is wrong.")
         company_id = None
         try:
             event = WebhookEvent.parse(_body())
@@ -41,9 +44,9 @@ def webhook_routes(desk: Frontdesk, secret: SecretStr) -> Blueprint:
             raise
         except InvalidInputError as error:
             return _error(error, 400)
-        except Exception as error:  # noqa: BLE001 - the boundary; Flask's own would log the address and its secret
+        except Exception as error:  # noqa: BLE001 - Flask's own handler would log the URL with the secret
             report(error, "webhook", company_id, component="web")
-            return _error(to_frontdesk_error(error), 503)  # to be sent again
+            return _error(to_frontdesk_error(error), 503)  # so that YClients sends the event again
         resource = event.resource if event.resource in KINDS_BY_RESOURCE else "other"
         EVENTS.labels(resource, outcome.value).inc()
         log.info("Webhook of company %s: %s %s", company_id, resource, outcome.value)
@@ -57,7 +60,10 @@ def _error(error: FrontdeskError, status: int) -> ResponseReturnValue:
 
 
 def _body() -> Any:
-    """The JSON of the request, of whatever type it claims to be. Raises InvalidInputError; 413."""
+    """Parse the body as JSON, whatever its Content-Type.
+
+    Raises InvalidInputError if it is not JSON, and RequestEntityTooLarge (413) above MAX_BODY_BYTES.
+    """
     request.max_content_length = MAX_BODY_BYTES
     try:
         return json.loads(request.get_data(cache=False))

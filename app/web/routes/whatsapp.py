@@ -1,4 +1,4 @@
-"""The session store over HTTP, for the WhatsApp worker."""
+"""HTTP routes of the session store, for the WhatsApp worker."""
 
 import logging
 import re
@@ -20,10 +20,10 @@ from app.whatsapp.session_store import SessionStore
 
 log = logging.getLogger(__name__)
 
-# Bytes. All pre-keys of a new pairing are 200 KB; the state of a very large account is a few MB.
+# All pre-keys of a new pairing are 200 KB; the state of a very large account is a few MB.
 MAX_BODY_BYTES = 16 * 1024 * 1024
-MAX_DRAINED_BYTES = 128 * 1024 * 1024
-WORKER_HEADER = "Frontdesk-Worker"  # the header that names the worker which writes
+MAX_DRAINED_BYTES = 128 * 1024 * 1024  # read and discarded of a body that is too large
+WORKER_HEADER = "Frontdesk-Worker"  # the name of the worker that sends the request
 
 _STATUS = {
     "invalid": HTTPStatus.BAD_REQUEST,
@@ -37,9 +37,9 @@ _STATUS = {
 
 
 def whatsapp_routes(desk: Frontdesk) -> Blueprint:
-    """The routes under /whatsapp/{company}."""
+    """Return the routes under /whatsapp/{company}."""
     if desk.settings.is_production and desk.settings.whatsapp_encryption_keys is None:
-        log.warning("WHATSAPP_ENCRYPTION_KEYS is not set: the salons' private keys are stored as they are.")
+        log.warning("WHATSAPP_ENCRYPTION_KEYS is not set: the salons' private keys are stored unencrypted.")
     return _Routes(desk).blueprint()
 
 
@@ -66,12 +66,15 @@ class _Routes:
         return routes
 
     def authenticate(self) -> ResponseReturnValue | None:
-        """Nobody gets in without the token; in production nobody gets in where there is none."""
+        """Return an error response unless the request carries WHATSAPP_API_TOKEN.
+
+        If the token is not set, all requests are accepted, but in production all are refused.
+        """
         request.max_content_length = MAX_BODY_BYTES
         expected = self._desk.settings.whatsapp_api_token
         if expected is None:
             if self._desk.settings.is_production:
-                return _error(403, "forbidden", "WHATSAPP_API_TOKEN is not set: no worker is let in.")
+                return _error(403, "forbidden", "Set WHATSAPP_API_TOKEN: without it, workers are refused.")
         elif not has_token(expected):
             response = _error(401, "unauthorized", "Send WHATSAPP_API_TOKEN as a Bearer token.")
             response.headers["WWW-Authenticate"] = "Bearer"
@@ -80,21 +83,27 @@ class _Routes:
         return None
 
     def get_creds(self, company: str) -> ResponseReturnValue:
-        """`{"creds", "version"}`; 404 with the code `no_credentials` for a salon that is not paired."""
-        found = self._store(company).get_creds().unwrap()
-        if found is None:
+        """Return the credentials as `{"creds": …, "version": …}`.
+
+        A salon that is not paired gets 404 with the code `no_credentials`.
+        """
+        stored = self._store(company).get_creds().unwrap()
+        if stored is None:
             return _error(404, "no_credentials", "This company has no WhatsApp credentials yet.")
-        response = jsonify(creds=found.creds, version=found.version)
-        response.set_etag(str(found.version))
+        response = jsonify(creds=stored.creds, version=stored.version)
+        response.set_etag(str(stored.version))
         return response
 
     def put_creds(self, company: str) -> ResponseReturnValue:
-        """`{"version"}`, the new one; 412 where If-Match is not the version that is stored."""
-        given = request.headers.get("If-Match")
-        if given is None:
+        """Store the credentials and return the new version as `{"version": …}`.
+
+        Answers 412 if If-Match is not the stored version, and 428 without If-Match.
+        """
+        if_match = request.headers.get("If-Match")
+        if if_match is None:
             message = "Send If-Match: the version that you read, or * for the first credentials."
             return _error(428, "precondition_required", message)
-        number = re.fullmatch(r'\*|"?([0-9]{1,19})"?', given.strip())
+        number = re.fullmatch(r'\*|"?([0-9]{1,19})"?', if_match.strip())
         if number is None:
             raise InvalidInputError(fields={"If-Match": "is neither a version nor *"})
         version = int(number[1]) if number[1] else None
@@ -104,28 +113,28 @@ class _Routes:
         return response
 
     def get_keys(self, company: str) -> ResponseReturnValue:
-        """`{"type", "ids"}` → `{id: value}`."""
-        wanted = _body()
-        if not isinstance(wanted, dict) or wanted.keys() != {"type", "ids"}:
-            raise InvalidInputError('The body is not like {"type": …, "ids": […]}.')
-        return jsonify(self._store(company).get_keys(wanted["type"], wanted["ids"]).unwrap())
+        """Return the keys that the body `{"type": …, "ids": […]}` names, as `{id: value}`."""
+        query = _body()
+        if not isinstance(query, dict) or query.keys() != {"type", "ids"}:
+            raise InvalidInputError('Send a body of the form {"type": …, "ids": […]}.')
+        return jsonify(self._store(company).get_keys(query["type"], query["ids"]).unwrap())
 
     def set_keys(self, company: str) -> ResponseReturnValue:
-        """`{type: {id: value or null}}` → 204, all or nothing."""
+        """Store the keys of the body `{type: {id: value}}`, all or none; null deletes a key. Returns 204."""
         self._store(company).set_keys(_body(), g.worker).unwrap()
         return "", 204
 
     def renew_lease(self, company: str) -> ResponseReturnValue:
-        """The worker of the header takes the session."""
+        """Take or renew the session's lease for the worker named in the header, and return the lease."""
         return jsonify(asdict(self._store(company).take_lease(_worker()).unwrap()))
 
     def release_lease(self, company: str) -> ResponseReturnValue:
-        """The worker of the header lets it go."""
+        """Release the lease of the worker named in the header."""
         self._store(company).release_lease(_worker()).unwrap()
         return "", 204
 
     def delete_session(self, company: str) -> ResponseReturnValue:
-        """Log out."""
+        """Delete the session, that is, log out."""
         self._store(company).delete_session().unwrap()
         return "", 204
 
@@ -138,7 +147,7 @@ class _Routes:
 
 def _body() -> Any:
     text = request.get_data(cache=False)
-    if len(text) >= MAX_BODY_BYTES:  # a body of unknown length is cut off there without a word
+    if len(text) >= MAX_BODY_BYTES:  # a body of unknown length is truncated there without an error
         raise RequestEntityTooLarge
     return baileys_json.parse_json(text)
 
@@ -161,9 +170,10 @@ def _failure(error: FrontdeskError) -> Response:
 
 
 def _too_large(error: RequestEntityTooLarge) -> Response:
-    # A client that is still sending would see a broken connection in place of the answer.
+    # Read the rest of the body first: a client that is still sending would get a broken connection and
+    # not the response.
     stream, left = request.environ["wsgi.input"], request.content_length or 0
-    if request.environ.get("wsgi.input_terminated"):  # the server knows where a body of unknown length ends
+    if request.environ.get("wsgi.input_terminated"):  # the server ends the stream of a body of unknown length
         left = left or MAX_DRAINED_BYTES
     left = min(left, MAX_DRAINED_BYTES)
     while left > 0 and (chunk := stream.read(min(left, 65536))):

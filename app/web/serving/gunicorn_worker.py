@@ -1,10 +1,10 @@
-"""gunicorn's worker with threads, in lanes: whatever keeps its work waiting, probes are answered at once.
+"""gunicorn's threaded worker with three thread pools, so that probes are answered at once under any load.
 
-A server with one crowd of threads answers nobody while each of them waits: for a connection, for a lock,
-for a client that does not read. Here work has one lane, probes and the pages of operators have another. Who
-finds all working threads taken stands in line, and who has not said all of a request's head yet is not
-waited for: neither takes a thread. Where nothing moves any more, a third lane sends the line away, to come
-again later.
+A server with one thread pool stops answering while all its threads wait: for a connection, for a lock, for a
+client that does not read. This worker has one pool for requests and one for probes and the pages of
+operators. A request that finds all threads busy waits in a queue. A connection whose request head is
+incomplete waits in the poller. Neither occupies a thread. When all threads are stuck, a third pool answers
+the queued requests with 503 and Retry-After.
 """
 
 import time
@@ -19,23 +19,24 @@ from gunicorn.workers.gthread import TConn, ThreadWorker
 
 from app.web.serving import load_shedding
 
-PROBE_THREADS = 4  # threads
-SHEDDING_THREADS = 2  # threads
-STUCK_AFTER_SECONDS = 1.0  # seconds in which no work began or was finished, with all threads taken
-QUEUE_TIMEOUT_SECONDS = 5.0  # seconds in line
-QUEUE_CHECK_INTERVAL_SECONDS = 0.2  # seconds between looks at the line
-SHUTDOWN_GRACE_SECONDS = 0.5  # seconds for a request that is on its way when the worker stops
-MAX_HEAD_BYTES = 4096  # bytes; whoever sent so many is taken to have sent a head
+PROBE_THREADS = 4
+SHEDDING_THREADS = 2
+STUCK_AFTER_SECONDS = 1.0  # all threads are busy and no request has started or finished for this time
+QUEUE_TIMEOUT_SECONDS = 5.0  # a request that has been queued for longer gets 503
+QUEUE_CHECK_INTERVAL_SECONDS = 0.2
+SHUTDOWN_GRACE_SECONDS = 0.5  # for a request that is in transit when the worker stops
+MAX_HEAD_BYTES = 4096  # a request head that is longer than this is passed on without waiting for its end
 
 
 class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
-    """`threads` of the settings are those that work; the other lanes have their own.
+    """gunicorn worker with separate thread pools for requests, probes and load shedding.
 
-    All but the handling of requests happens in gunicorn's main loop, one thing after the other.
+    gunicorn's setting `threads` is the size of the pool for requests. Requests are handled in the pools;
+    everything else runs in gunicorn's main loop, in one thread, and needs no locks.
     """
 
     def get_thread_pool(self) -> ThreadPoolExecutor:
-        """Make the lanes; gunicorn's own pool is the one for work."""
+        """Create the three thread pools and return the one for requests; gunicorn owns that one."""
         self._probe_pool = ThreadPoolExecutor(PROBE_THREADS, "probes")
         self._shedding_pool = ThreadPoolExecutor(
             SHEDDING_THREADS, "refusals", initializer=load_shedding.shed_load_on_this_thread
@@ -46,13 +47,14 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
         return ThreadPoolExecutor(self.cfg.threads, "work")
 
     def enqueue_req(self, conn: TConn) -> None:
-        """Give a connection its lane, or a place in line, when there is the head of a request."""
+        """Submit a connection to its thread pool, or queue it, once a complete request head has arrived."""
         try:
             fresh = conn.sock.recv(MAX_HEAD_BYTES, MSG_PEEK | MSG_DONTWAIT)
-            closed = len(fresh) <= getattr(conn, "seen", 0)  # or it would not have woken us
+            # The poller has reported the socket: without new bytes, the client has closed the connection.
+            closed = len(fresh) <= getattr(conn, "seen", 0)
         except BlockingIOError:
             fresh, closed = b"", False
-        except OSError:  # it is broken, as whoever reads it will find
+        except OSError:  # a broken connection; the thread that reads it handles the error
             fresh, closed = b"", True
         head = _buffered_bytes(conn) + fresh
         if not closed and _is_head_incomplete(conn, head):
@@ -69,18 +71,27 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
             self._start_queued()
 
     def finish_request(self, conn: TConn, fs: "Future[Any]") -> None:
-        """Let the next one in line work; a request that came along with this one has its turn later."""
+        """Start the next queued request.
+
+        A pipelined request, which arrived together with the finished one, is queued like a new one.
+        """
         if conn in self._active_conns:
             self._active_conns.remove(conn)
             self._last_progress_at = time.monotonic()
         super().finish_request(conn, fs)
         self._start_queued()
+        # The poller does not report bytes that have been read already.
         if _buffered_bytes(conn) and self.keepalived_conns and self.keepalived_conns[-1] is conn:
-            self.on_client_socket_readable(conn, conn.sock)  # its socket may never wake us
+            self.on_client_socket_readable(conn, conn.sock)
 
     def wait_for_and_dispatch_events(self, timeout: float) -> None:
-        """Look at the line now and then, as long as there is one."""
-        if not self.alive:  # gunicorn would wait for the idle as for requests; nobody replaces it before
+        """Dispatch events as gunicorn does, then shed queued requests that are stuck or have waited too long.
+
+        While requests are queued, wait at most QUEUE_CHECK_INTERVAL_SECONDS for events.
+        """
+        # At shutdown gunicorn waits for idle connections as for running requests, and starts no replacement
+        # until then. Let them time out after the grace period.
+        if not self.alive:
             end = time.monotonic() + SHUTDOWN_GRACE_SECONDS
             for conn in (*self.keepalived_conns, *self.pending_conns):
                 conn.timeout = min(conn.timeout, end)
@@ -93,9 +104,9 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
             self._submit(self._shedding_pool, self._queue.popleft()[1])
 
     def _close_idle_conns(self, max_conns: int) -> None:
-        """Close the connections that have been idle for longest until there are fewer than `max_conns`.
+        """Close the longest-idle connections until fewer than `max_conns` are open.
 
-        Whoever opens connections and says nothing would else keep everybody out, probes too.
+        Clients that open connections and send nothing would otherwise block all requests, probes included.
         """
         for idle in (self.pending_conns, self.keepalived_conns):
             while idle and self.nr_conns >= max_conns:
@@ -133,12 +144,13 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
 
 
 def _buffered_bytes(conn: TConn) -> bytes:
-    """What was read together with the request before: the next one, or its beginning."""
+    """Return bytes that were read together with the previous request: the next request or its beginning."""
     unreader = getattr(conn.parser, "unreader", None)  # there is no parser before the first request
     return unreader.buf.getvalue()[:MAX_HEAD_BYTES] if unreader else b""
 
 
 def _is_head_incomplete(conn: TConn, head: bytes) -> bool:
-    if head and conn.sock.family == AF_UNIX:  # poll cannot wait for more there; but a proxy sends all at once
+    # SO_RCVLOWAT has no effect on poll for Unix sockets. Their client is a proxy, which sends whole heads.
+    if head and conn.sock.family == AF_UNIX:
         return False
     return len(head) < MAX_HEAD_BYTES and load_shedding.END not in head

@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 REQUESTS_SHED = Counter(
-    "frontdesk_http_turned_away", "Requests that found no free thread and were sent away."
+    "frontdesk_http_turned_away", "Requests answered with 503 because all threads were stuck."
 )
 
 _PROBE = re.compile(rb"(?:GET|HEAD) (?:%s)" % b"|".join(map(str.encode, PROBES)))
-END = b"\r\n\r\n"  # of a head
+END = b"\r\n\r\n"  # end of a request head
 _BODY = re.compile(rb"\r\n(?:content-length:[ \t]*0*[1-9]|transfer-encoding:)", re.IGNORECASE)
 _TOO_MANY = json.dumps(
     {
@@ -47,28 +47,29 @@ _thread = threading.local()
 
 
 def is_probe(head: bytes) -> bool:
-    """Whether a request that begins with these bytes is a probe: one that needs nothing more to be answered.
+    """Return True if `head` is the complete head of a probe request without a body.
 
-    Who lets a thread wait for the rest of a head, or for a body, must not do so in the lane of probes.
+    A request that is incomplete is not a probe: the probe threads must not wait for the rest of a head or
+    for a body.
     """
     head, end, _ = head.partition(END)
     return bool(end and _PROBE.match(head)) and _BODY.search(head) is None
 
 
 def shed_load_on_this_thread() -> None:
-    """Have this thread send away from now on what is no probe."""
+    """Make this thread answer all requests except probes with 503 from now on."""
     _thread.refuses = True
 
 
 def shed_load(app: "WSGIApplication") -> "WSGIApplication":
-    """`app`, and an answer in its place on threads that refuse."""
+    """Wrap a WSGI application: on load-shedding threads, answer 503 to all requests except probes."""
     warning = RateLimitedLog(log)
 
     def answer(environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
         if not hasattr(_thread, "refuses") or environ.get("PATH_INFO", "").startswith(PROBES):
             return app(environ, start_response)
         REQUESTS_SHED.inc()
-        warning.warning("A request was turned away: all threads wait for the database or for clients")
+        warning.warning("A request got 503: all threads wait for the database or for clients")
         start_response("503 SERVICE UNAVAILABLE", [*_HEADERS])
         return [_TOO_MANY]
 

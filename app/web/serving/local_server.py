@@ -1,4 +1,4 @@
-"""gunicorn in this process, for `frontdesk up`; deployments run `gunicorn wsgi:app`."""
+"""gunicorn in the current process, for `frontdesk up`. Deployments run `gunicorn wsgi:app`."""
 
 import http.client
 import signal
@@ -13,8 +13,8 @@ from flask import Flask
 from app.config import PROJECT_ROOT
 from app.errors import FrontdeskError
 
-HOST = "127.0.0.1"  # the health API is open to whoever reaches it, so only this machine does
-BIND_TIMEOUT_SECONDS = 2.0  # seconds; the workers of a server that was killed leave its port within one
+HOST = "127.0.0.1"  # without tokens the routes are open, so they must be reachable from this machine only
+BIND_TIMEOUT_SECONDS = 2.0  # workers of a killed server release its port within a second
 
 
 class PortError(FrontdeskError):
@@ -22,26 +22,29 @@ class PortError(FrontdeskError):
 
 
 def bind_port(port: int) -> socket.socket:
-    """Take the port at once and hold it: whoever connects before `serve` waits. Raises PortError."""
+    """Return a socket that listens on the port. Clients that connect before `serve` runs are queued.
+
+    Raises PortError if the port is in use or needs special rights.
+    """
     deadline = time.monotonic() + BIND_TIMEOUT_SECONDS
     while True:
-        door = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-        door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            door.bind((HOST, port))
-            door.listen()
+            listener.bind((HOST, port))
+            listener.listen()
         except PermissionError:
-            door.close()
+            listener.close()
             raise PortError(f"Port {port} needs special rights; choose another with --port.") from None
         except OSError:
-            door.close()
+            listener.close()
             if time.monotonic() > deadline:
                 raise PortError(
                     f"Port {port} {_describe_port_user(port)}, or choose another with --port."
                 ) from None
             time.sleep(0.1)
         else:
-            return door
+            return listener
 
 
 def _describe_port_user(port: int) -> str:
@@ -54,15 +57,20 @@ def _describe_port_user(port: int) -> str:
     finally:
         connection.close()
     if frontdesk:
-        return "is served by a Frontdesk that runs already. Stop that one"
-    return "is busy: another program listens there. Stop it"
+        return "is used by a running Frontdesk. Stop it"
+    return "is used by another program. Stop it"
 
 
 def serve(app: Callable[[], Flask], listener: socket.socket, when_ready: Callable[[], None]) -> NoReturn:
-    """Serve until SIGINT (at once), SIGTERM or SIGHUP (gracefully); leaves the process with SystemExit.
+    """Serve until SIGINT (stops at once), SIGTERM or SIGHUP (stop gracefully), then raise SystemExit.
 
-    The master is this very process: workers notice within a second when it is killed, and leave the port.
-    They are forks of it and leave it with SystemExit too, so nothing may stand after this call.
+    The current process is gunicorn's master. If it is killed, the workers exit within a second and release
+    the port. Workers are forks of it and raise SystemExit too, so no code may follow this call.
+
+    Args:
+        app: Returns the application; called once, before workers are forked.
+        listener: Socket from `bind_port`.
+        when_ready: Called when gunicorn accepts requests.
     """
     _Server(app, listener, when_ready).run()
     raise SystemExit
@@ -80,14 +88,14 @@ class _Server(gunicorn.app.base.Application):  # type: ignore[misc] # gunicorn h
     def load_config(self) -> None:
         self.load_config_from_file(str(PROJECT_ROOT / "gunicorn.conf.py"))
         self.cfg.set("bind", f"fd://{self._listener.detach()}")
-        self.cfg.set("workers", 1)  # several share their metrics, which takes preparation before this
-        self.cfg.set("preload_app", True)  # a mistake in it is seen here, not in a worker
+        self.cfg.set("workers", 1)  # several workers would need a metrics directory before the imports
+        self.cfg.set("preload_app", True)  # raises errors of the application here and not in a worker
         self.cfg.set("when_ready", self._ready)
 
     def load(self) -> Flask:
         return self._app()
 
     def _ready(self, arbiter: Any) -> None:
-        # gunicorn reloads on SIGHUP; here it means that the terminal was closed.
+        # gunicorn reloads on SIGHUP. Under `frontdesk up` it means that the terminal was closed.
         signal.signal(signal.SIGHUP, lambda *_: arbiter.SIG_QUEUE.put_nowait(signal.SIGTERM))
         self._when_ready()

@@ -1,4 +1,4 @@
-"""Around every request: an id for its log lines, and an answer when something goes wrong."""
+"""Hooks around every request: a request id for log lines, response headers, and errors as JSON."""
 
 import random
 import re
@@ -16,26 +16,26 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
 REQUEST_ID_HEADER = "X-Request-ID"
-# What proxies make. It goes into the log, so it must not be able to hold a phone.
-_MADE_BY_A_MACHINE = re.compile(r"(?=.*[A-Za-z])[A-Za-z0-9-]{16,64}")
+# The form of ids that proxies generate. The id is logged, so it must not be able to contain a phone number.
+_PROXY_REQUEST_ID = re.compile(r"(?=.*[A-Za-z])[A-Za-z0-9-]{16,64}")
 
 
 class Application(Flask):
-    """Flask, with Sentry kept out of the way of probes.
+    """Flask application that bypasses Sentry's middleware for probes.
 
-    Its middleware stands around `__call__` and costs half as much again as a whole probe, for traces that
-    are not kept. What fails in a probe is reported all the same.
+    The middleware wraps `__call__` and adds half the time of a probe, for traces that are not kept. Failures
+    in probes are still reported.
     """
 
     def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
-        """Answer one request."""
+        """Handle one WSGI request."""
         if environ.get("PATH_INFO", "").startswith(sentry.UNTRACED_PATHS):
             return self.wsgi_app(environ, start_response)
         return super().__call__(environ, start_response)
 
 
 def register_request_hooks(app: Flask) -> None:
-    """Name every request, answer every error as JSON."""
+    """Give each request an id, set common response headers, and answer errors as JSON."""
     app.before_request(_assign_request_id)
     app.after_request(_set_response_headers)
     app.teardown_request(_clear_request_id)
@@ -44,26 +44,26 @@ def register_request_hooks(app: Flask) -> None:
 
 
 def _assign_request_id() -> None:
-    given = request.environ.get("HTTP_X_REQUEST_ID", "")
-    # It need not be secret. os.urandom would let go of the interpreter's lock and queue for it again.
-    ours = f"{random.getrandbits(128):032x}"
-    operation_context.request_id.set(given if _MADE_BY_A_MACHINE.fullmatch(given) else ours)
+    from_proxy = request.environ.get("HTTP_X_REQUEST_ID", "")
+    # The id need not be secret. os.urandom would release the GIL and wait for it again.
+    generated = f"{random.getrandbits(128):032x}"
+    operation_context.request_id.set(from_proxy if _PROXY_REQUEST_ID.fullmatch(from_proxy) else generated)
 
 
 def _set_response_headers(response: Response) -> Response:
-    """Show the name; and no answer here is true for long."""
+    """Add the request id, and forbid caching: all responses are outdated after seconds."""
     response.headers[REQUEST_ID_HEADER] = operation_context.request_id.get() or ""
     response.headers["Cache-Control"] = "no-store"
     return response
 
 
 def _clear_request_id(error: BaseException | None) -> None:
-    """What the thread does next belongs to no request."""
+    """Remove the request id, so that later log lines of this thread do not carry it."""
     operation_context.request_id.set(None)
 
 
 def _handle_http_exception(error: HTTPException) -> Response:
-    """The caller's, with the headers that belong to it (`Allow` of a 405, say)."""
+    """Return an HTTP error as JSON, with its headers (for example `Allow` of a 405)."""
     response = Response(headers=error.get_headers())
     response.status_code = error.code or 500
     code = error.name.lower().replace(" ", "_")
@@ -73,7 +73,10 @@ def _handle_http_exception(error: HTTPException) -> Response:
 
 
 def _handle_exception(error: Exception) -> ResponseReturnValue:
-    """Ours. Flask itself would log the address, which may hold anything, and the error's text."""
+    """Report an unexpected error and return it as JSON: 503 if a retry can succeed, else 500.
+
+    Flask's own handler would log the URL and the error's text, which may contain personal data.
+    """
     failure = report(error, request.endpoint or "unknown", component="web")
     answer = {"code": failure.code, "message": failure.message}
     return jsonify(error=answer), 503 if failure.retryable else 500

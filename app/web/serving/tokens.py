@@ -1,4 +1,4 @@
-"""Whether a request carries the token that it needs."""
+"""Token authentication of requests."""
 
 import hmac
 
@@ -7,9 +7,12 @@ from pydantic import SecretStr
 
 
 def has_token(expected: SecretStr) -> bool:
-    """Whether it came along, as a Bearer token or as a Basic password (so that a browser can send it)."""
+    """Return True if the request's Authorization header carries `expected`.
+
+    The token is a Bearer token, or the password of Basic authentication so that a browser can send it.
+    """
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-    given = token.strip().encode("latin-1", "replace")  # as WSGI hands over the header's bytes
+    given = token.strip().encode("latin-1", "replace")  # WSGI decodes header bytes as Latin-1
     if scheme.lower() == "basic":
         given = ((request.authorization and request.authorization.password) or "").encode()
     elif scheme.lower() != "bearer":

@@ -1,19 +1,22 @@
-"""Figures over time as SVG: what the template draws, without a library and without JavaScript."""
+"""Charts of metrics over time: coordinates and labels from which the template draws SVG.
+
+No chart library and no JavaScript is used.
+"""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 
-WIDTH, HEIGHT = 360, 120  # of the drawing, in its own units; the page scales it
-LEFT, RIGHT, TOP, BOTTOM = 44, 356, 8, 100  # of the area inside the axes
+WIDTH, HEIGHT = 360, 120  # size of a chart in SVG units; the page scales it
+LEFT, RIGHT, TOP, BOTTOM = 44, 356, 8, 100  # edges of the area inside the axes, in SVG units
 
-Point = tuple[float, float | None]  # seconds ago, and the value; None is a gap
+Point = tuple[float, float | None]  # seconds ago, and the value; None is a gap in the curve
 
 
 @dataclass(frozen=True)
 class Curve:
-    """One curve: its name is its class in the style sheet and its word in the legend."""
+    """One curve. `name` is its CSS class and its label in the legend; `path` is SVG path data."""
 
     name: str
     path: str
@@ -21,7 +24,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Mark:
-    """A line across and the words beside it."""
+    """A mark on an axis: its coordinate in SVG units and its label."""
 
     at: float
     text: str
@@ -29,7 +32,7 @@ class Mark:
 
 @dataclass(frozen=True)
 class Strip:
-    """A stretch of time in one state."""
+    """A period in one state, as a rectangle. `name` is the state and the CSS class."""
 
     name: str
     left: float
@@ -38,7 +41,7 @@ class Strip:
 
 @dataclass(frozen=True)
 class Chart:
-    """A drawing; `summary` says in words what it shows, for those who cannot see it."""
+    """A chart. `summary` is the text that screen readers read instead of it."""
 
     summary: str
     lines: Sequence[Curve] = ()
@@ -48,7 +51,10 @@ class Chart:
 
 
 def chart_of_times(window: float, curves: dict[str, Sequence[Point]], summary: str) -> Chart:
-    """Durations in milliseconds on a logarithmic scale: 1 ms and 1 s are both to be seen."""
+    """Return a chart of durations in milliseconds on a logarithmic scale, which shows both 1 ms and 1 s.
+
+    `window` is the length of the time axis in seconds; `curves` maps names to points, oldest first.
+    """
     values = [value for points in curves.values() for _, value in points if value]
     low = math.floor(math.log10(min(values, default=1)))
     high = max(low + 2, math.ceil(math.log10(max(values, default=1))))
@@ -61,7 +67,10 @@ def chart_of_times(window: float, curves: dict[str, Sequence[Point]], summary: s
 
 
 def chart_of_counts(window: float, curves: dict[str, Sequence[Point]], top: float, summary: str) -> Chart:
-    """Counts from nothing to `top`, or to what there is more."""
+    """Return a chart of counts from 0 to `top`, or to the highest value if that is greater.
+
+    `window` is the length of the time axis in seconds; `curves` maps names to points, oldest first.
+    """
     top = _round(max([top, 1, *(value for points in curves.values() for _, value in points if value)]))
 
     def height(value: float) -> float:
@@ -72,17 +81,24 @@ def chart_of_counts(window: float, curves: dict[str, Sequence[Point]], top: floa
 
 
 def strip_of_states(window: float, every: float, states: Iterable[tuple[float, str]], summary: str) -> Chart:
-    """States over time (seconds ago and name, the oldest first), each until the next one."""
+    """Return a chart of states over time, with equal states joined.
+
+    Args:
+        window: Length of the time axis, in seconds.
+        every: Seconds between two states.
+        states: Seconds ago and name of each state, the oldest first.
+        summary: Text for screen readers.
+    """
     strips = []
-    for name, group in groupby(states, key=lambda each: each[1]):
-        ago = [moment for moment, _ in group]
+    for name, group in groupby(states, key=lambda state: state[1]):
+        ago = [seconds for seconds, _ in group]
         left, right = _x_position(window, ago[0] + every), _x_position(window, ago[-1])
         strips.append(Strip(name, round(left, 1), round(max(right - left, 1), 1)))
     return Chart(summary, strips=strips, x_marks=_minutes(window))
 
 
 def milliseconds(value: float | None) -> str:
-    """For people: a dash for None, else two or three digits."""
+    """Format milliseconds for the page, for example "1.2 ms" or "1.25 s"; None gives a dash."""
     if value is None:
         return "–"
     if value >= 1000:
@@ -91,9 +107,9 @@ def milliseconds(value: float | None) -> str:
 
 
 def _round(number: float) -> float:
-    """The next number with one digit that counts: 40 for 36.9; counts up to ten stay as they are."""
-    digit = 10.0 ** max(0, math.floor(math.log10(number)))
-    return math.ceil(number / digit) * digit
+    """Round up to one significant digit: 40 for 36.9. Numbers below ten are rounded up to an integer."""
+    unit = 10.0 ** max(0, math.floor(math.log10(number)))
+    return math.ceil(number / unit) * unit
 
 
 def _between(start: float, end: float, share: float) -> float:
@@ -118,10 +134,10 @@ def _lines(
 
 
 def _path(window: float, points: Sequence[Point], height: Callable[[float], float]) -> str:
-    """Connects the points that follow each other without a gap; one that stands alone is a dot."""
+    """Return SVG path data that connects adjacent points; a point between two gaps is drawn as a dot."""
     parts: list[str] = []
-    for is_there, group in groupby(points, key=lambda point: point[1] is not None):
-        if is_there:
+    for has_value, group in groupby(points, key=lambda point: point[1] is not None):
+        if has_value:
             spots = [f"{_x_position(window, ago):.1f} {height(value or 0):.1f}" for ago, value in group]
             parts.append("M" + "L".join(spots) + ("h0" if len(spots) == 1 else ""))
     return "".join(parts)

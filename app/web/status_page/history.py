@@ -1,4 +1,4 @@
-"""The last half hour, kept in memory: a look every ten seconds, whether anybody watches or not."""
+"""History of the last half hour: a sample every ten seconds, kept in memory, for the status page."""
 
 import threading
 import time
@@ -11,14 +11,17 @@ from app.web.health.database_check import DatabaseCheck, DatabaseStatus
 from app.web.health.installation_check import InstallationCheck
 from app.web.health.transfer_check import TransferCheck
 
-SAMPLE_INTERVAL_SECONDS = 10.0  # seconds
-HISTORY_SECONDS = 1800.0  # seconds
+SAMPLE_INTERVAL_SECONDS = 10.0
+HISTORY_SECONDS = 1800.0
 MAX_KEPT = int(HISTORY_SECONDS / SAMPLE_INTERVAL_SECONDS) + 1
 
 
 @dataclass(frozen=True)
 class HistorySample:
-    """What was seen at one moment (`at`: seconds since 1970); `commits` of the database since its start."""
+    """Metrics and check results at one time.
+
+    `at` is a Unix timestamp. `commits` is the database's commit counter, or None if it could not be read.
+    """
 
     at: float
     snapshot: MetricSnapshot
@@ -28,7 +31,7 @@ class HistorySample:
 
 @dataclass(frozen=True)
 class Interval:
-    """What happened between two looks that follow each other."""
+    """Difference between two samples: `at` is the time of the later one, `commits` the number of commits."""
 
     at: float
     seconds: float
@@ -37,7 +40,7 @@ class Interval:
 
 
 class History:
-    """The looks of the last half hour. Each process begins its own when it is told to."""
+    """Samples of the last half hour. Each process keeps its own history, from `start` on."""
 
     def __init__(
         self,
@@ -52,7 +55,7 @@ class History:
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Look from now on. After a fork: threads do not survive one."""
+        """Start sampling in a background thread. Call it after forking: threads do not survive a fork."""
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="history", daemon=True)
             self._thread.start()
@@ -60,27 +63,26 @@ class History:
     def _run(self) -> None:
         while True:
             self._samples.append(self.read_sample())
-            time.sleep(
-                SAMPLE_INTERVAL_SECONDS - time.time() % SAMPLE_INTERVAL_SECONDS
-            )  # in step with the clock, as other workers
+            # Aligned to the clock, so that all workers sample at the same times.
+            time.sleep(SAMPLE_INTERVAL_SECONDS - time.time() % SAMPLE_INTERVAL_SECONDS)
 
     def read_sample(self) -> HistorySample:
-        """What is to be seen now."""
+        """Run the checks and return a sample of the current state."""
         self._installation_check.start()
-        self._transfer_check.start()  # for its metrics
-        verdict = self._database_check()
+        self._transfer_check.start()  # it updates the transfer's metrics
+        status = self._database_check()
         installation = self._installation_check()
         commits = None if installation is None else installation.server.commits
-        return HistorySample(time.time(), take_snapshot(), verdict, commits)
+        return HistorySample(time.time(), take_snapshot(), status, commits)
 
     def read_samples(self) -> list[HistorySample]:
-        """The looks of the last half hour and one now, the oldest first."""
+        """Return the samples of the last half hour and a current one, the oldest first."""
         now = self.read_sample()
-        return [*(look for look in list(self._samples) if now.at - HISTORY_SECONDS <= look.at), now]
+        return [*(sample for sample in list(self._samples) if now.at - HISTORY_SECONDS <= sample.at), now]
 
 
 def intervals(samples: list[HistorySample]) -> list[Interval]:
-    """What happened between the looks."""
+    """Return the differences between successive samples, leaving out pairs less than a second apart."""
     return [
         Interval(
             after.at,
@@ -89,17 +91,20 @@ def intervals(samples: list[HistorySample]) -> list[Interval]:
             _commits(before.commits, after.commits),
         )
         for before, after in pairwise(samples)
-        if after.at - before.at > 1  # two looks at once say nothing about the time between them
+        if after.at - before.at > 1  # a shorter interval gives meaningless rates
     ]
 
 
 def _commits(before: int | None, after: int | None) -> int | None:
-    # A server that crashed has lost its statistics and counts from nothing again.
+    # A server that crashed has lost its statistics, and its counter starts from zero.
     return after - before if before is not None and after is not None and after >= before else None
 
 
 def interval_since(samples: list[HistorySample], seconds: float) -> Interval | None:
-    """What happened in about the last so many seconds, or since the first look; None with one look."""
+    """Return the difference between the last sample and the first one within the last `seconds` seconds.
+
+    Returns None if there is no earlier sample in that time.
+    """
     last = samples[-1]
-    first = next(look for look in samples if look.at >= last.at - seconds)
+    first = next(sample for sample in samples if sample.at >= last.at - seconds)
     return next(iter(intervals([first, last])), None)

@@ -1,7 +1,7 @@
-"""The status page: what an operator wants to know at three in the morning, on one screen.
+"""Status page for operators: the state of the installation on one screen.
 
-Rendered here, drawn as SVG: it needs no JavaScript, no build step and no other server. Nothing on it is
-about a person, and a part that cannot be known in time says so and holds up no other.
+The page is HTML with SVG charts. It needs no JavaScript, no build step and no other server. It contains no
+personal data. A section whose data cannot be read in time shows "unknown" and delays no other section.
 """
 
 import secrets
@@ -36,14 +36,11 @@ from app.web.status_page.history import (
 )
 from app.whatsapp.health import WhatsAppHealth
 
-REFRESH_SECONDS = 10  # seconds
+REFRESH_SECONDS = 10
 MAX_LISTED = 20  # rows of one table
-CHART_WINDOWS_SECONDS = (
-    HISTORY_SECONDS / 6,
-    HISTORY_SECONDS / 2,
-    HISTORY_SECONDS,
-)  # seconds; a young process shows a shorter time, not a void
-SUMMARY_WINDOW_SECONDS = 300.0  # seconds that "now" looks back
+# Lengths of the time axis. A process that started recently uses a short axis, so that its chart is not empty.
+CHART_WINDOWS_SECONDS = (HISTORY_SECONDS / 6, HISTORY_SECONDS / 2, HISTORY_SECONDS)
+SUMMARY_WINDOW_SECONDS = 300.0  # period of the current percentiles and rates
 
 STATES = {
     DatabaseStatus.READY: "well",
@@ -54,7 +51,7 @@ STATES = {
 
 
 class StatusPage:
-    """The page, and the half hour that it shows."""
+    """The status page and its history of the last half hour."""
 
     def __init__(self, desk: Frontdesk, health: Health) -> None:
         self._desk = desk
@@ -63,7 +60,7 @@ class StatusPage:
         self.history = History(health.check_database, self._installation_check, health.check_transfer)
 
     def blueprint(self) -> Blueprint:
-        """The route."""
+        """Return the route `/status`."""
         routes = Blueprint("status", __name__, template_folder="templates")
         routes.add_url_rule("/status", view_func=self.show)
         for name, filter_ in FILTERS.items():
@@ -71,20 +68,25 @@ class StatusPage:
         return routes
 
     def show(self) -> ResponseReturnValue:
-        """The page; without HEALTH_TOKEN, where one is set, the state alone and a browser's question."""
+        """Return the page.
+
+        If HEALTH_TOKEN is set and the request does not carry it, return 401 with a page that shows the state
+        only; a browser then asks for the password.
+        """
         for check in (self._health.check_database, self._installation_check, self._health.check_whatsapp):
             check.start()
-        looks = self.history.read_samples()
+        samples = self.history.read_samples()
         whatsapp = self._whatsapp()
         installation = self._installation_check()
         backup_ages = check_freshness(installation.backups, self._desk.settings) if installation else []
         transfer = self._transfer()
         slow = slow_queries.recent()
-        recent = interval_since(looks, RECENT_WINDOW.total_seconds())
-        found = find_problems(
+        recent = interval_since(samples, RECENT_WINDOW.total_seconds())
+        pool_window_start = samples[-1].at - POOL_HIGH_WINDOW.total_seconds()
+        problems = find_problems(
             self._health.shutting_down,
-            looks[-1].database_status,
-            [look.snapshot for look in looks if look.at >= looks[-1].at - POOL_HIGH_WINDOW.total_seconds()],
+            samples[-1].database_status,
+            [sample.snapshot for sample in samples if sample.at >= pool_window_start],
             None if recent is None else recent.delta,
             installation,
             whatsapp,
@@ -94,7 +96,7 @@ class StatusPage:
         )
         page: dict[str, Any] = {
             "service": self._desk.settings.service_name,
-            "state": max((problem.state for problem in found), default=ServiceState.WELL),
+            "state": max((problem.state for problem in problems), default=ServiceState.WELL),
             "now": datetime.now(UTC),
             "refresh": REFRESH_SECONDS,
             "nonce": secrets.token_urlsafe(16),
@@ -104,9 +106,9 @@ class StatusPage:
             page |= {
                 "release": self._desk.settings.release,
                 "uptime": timedelta(seconds=self._health.uptime),
-                "problems": found,
-                "verdict": looks[-1].database_status,
-                "pool": looks[-1].snapshot,
+                "problems": problems,
+                "database_status": samples[-1].database_status,
+                "pool": samples[-1].snapshot,
                 "installation": installation,
                 "backup_ages": backup_ages,
                 "whatsapp": whatsapp,
@@ -115,7 +117,7 @@ class StatusPage:
                 "transfer": transfer,
                 "slow": _by_statement(slow)[:MAX_LISTED],
                 "listed": MAX_LISTED,
-                **_figures(looks),
+                **_figures(samples),
                 **_syncs(installation),
             }
         response = make_response(render_template("status.html", **page))
@@ -134,18 +136,18 @@ class StatusPage:
         try:
             return self._health.check_whatsapp()
         except FrontdeskError:
-            return None  # the check has told the log why
+            return None  # the check has logged the reason
 
     def _transfer(self) -> TransferHealth | None:
         try:
             return self._health.check_transfer()
         except FrontdeskError:
-            return None  # likewise
+            return None  # the check has logged the reason
 
 
 @dataclass(frozen=True)
 class SlowStatement:
-    """One statement that was slow once or many times, the newest `last`."""
+    """A slow statement: its slowest run, the number of slow runs, and the time of the newest one."""
 
     worst: SlowQuery
     times: int
@@ -153,7 +155,7 @@ class SlowStatement:
 
 
 def _by_statement(slow: list[SlowQuery]) -> list[SlowStatement]:
-    """A statement that is slow is so again and again: each once, the one that was slow last first."""
+    """Group slow queries by statement, the most recently slow statement first."""
     groups: dict[str, list[SlowQuery]] = {}
     for query in slow:
         groups.setdefault(query.text, []).append(query)
@@ -164,10 +166,10 @@ def _by_statement(slow: list[SlowQuery]) -> list[SlowStatement]:
 
 
 def _figures(samples: list[HistorySample]) -> dict[str, Any]:
-    """Curves of the time that was watched, half an hour at most, and figures of the last minutes."""
+    """Return the template's charts of up to half an hour, and its metrics of SUMMARY_WINDOW_SECONDS."""
     now, parts, lately = samples[-1], intervals(samples), interval_since(samples, SUMMARY_WINDOW_SECONDS)
-    watched = now.at - samples[0].at
-    window = next((each for each in CHART_WINDOWS_SECONDS if watched <= each), HISTORY_SECONDS)
+    sampled = now.at - samples[0].at
+    window = next((length for length in CHART_WINDOWS_SECONDS if sampled <= length), HISTORY_SECONDS)
 
     def curve(values: Iterable[tuple[float, float | None]]) -> list[charts.Point]:
         return [(now.at - at, value) for at, value in values]
@@ -189,14 +191,13 @@ def _figures(samples: list[HistorySample]) -> dict[str, Any]:
         "latency": charts.chart_of_times(
             window,
             {"p50": durations(0.5), "p95": durations(0.95)},
-            f"Durations of queries over time; now half take less than"
-            f" {charts.milliseconds(percentiles['p50'])}.",
+            f"Durations of queries over time; the median is now {charts.milliseconds(percentiles['p50'])}.",
         ),
         "pool_use": charts.chart_of_counts(
             window,
             {
-                "in-use": curve((look.at, look.snapshot.pool_in_use) for look in samples),
-                "waiting": curve((look.at, look.snapshot.pool_waiting or None) for look in samples),
+                "in-use": curve((sample.at, sample.snapshot.pool_in_use) for sample in samples),
+                "waiting": curve((sample.at, sample.snapshot.pool_waiting or None) for sample in samples),
             },
             now.snapshot.pool_max,
             f"Connections in use over time; now {now.snapshot.pool_in_use}.",
@@ -205,19 +206,19 @@ def _figures(samples: list[HistorySample]) -> dict[str, Any]:
             window,
             {"commits": curve(commits)},
             10,
-            "Transactions a second over time.",
+            "Transactions per second over time.",
         ),
         "answering": charts.strip_of_states(
             window,
             SAMPLE_INTERVAL_SECONDS,
-            [(now.at - look.at, STATES[look.database_status]) for look in samples],
-            f"Whether the database answered over time; now: {now.database_status.value}.",
+            [(now.at - sample.at, STATES[sample.database_status]) for sample in samples],
+            f"Database status over time; now: {now.database_status.value}.",
         ),
     }
 
 
 def _syncs(installation: Installation | None) -> dict[str, Any]:
-    """The companies whose sync did not end well first, then the most recent ones."""
+    """Return the template's syncs: companies with an unsuccessful sync first, then the most recent runs."""
     if installation is None:
         return {"syncs": [], "last_success": None}
     ended = [run.last_success for run, _ in installation.syncs if run.last_success is not None]
@@ -230,7 +231,7 @@ def _syncs(installation: Installation | None) -> dict[str, Any]:
 
 
 def _ago(moment: datetime) -> str:
-    """`40 s ago`, `3 min ago`, `5 h ago`, `12 days ago`."""
+    """Format a time as its age: `40 s ago`, `3 min ago`, `5 h ago`, `12 days ago`."""
     return f"{_format_length(datetime.now(UTC) - moment)} ago"
 
 
@@ -243,14 +244,14 @@ def _format_length(time: timedelta) -> str:
 
 
 def _with_code(text: str) -> Markup:
-    """What stands in backticks as code; everything else as it is."""
+    """Return text as HTML, with the parts in backticks as <code> elements."""
     parts = [escape(part) for part in text.split("`")]
     code = Markup("<code>{}</code>")
     return Markup().join(code.format(part) if number % 2 else part for number, part in enumerate(parts))
 
 
 def _shorten_statement(statement: str) -> str:
-    """A long one without its middle, which names columns: the tables and conditions stand at its end."""
+    """Cut the middle out of a long statement: it lists columns; tables and conditions are at the end."""
     return statement if len(statement) <= 320 else f"{statement[:100]} … {statement[-200:]}"
 
 
