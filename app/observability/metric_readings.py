@@ -3,10 +3,13 @@
 import math
 import os
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
-from prometheus_client import REGISTRY, CollectorRegistry
+from prometheus_client import REGISTRY, CollectorRegistry, Metric
 from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
 
 from app.observability.metrics import BUCKET_BOUNDS, BUCKET_GROWTH, QUERY_SECONDS, update_pool_gauges
 
@@ -40,8 +43,31 @@ def registry() -> CollectorRegistry:
     if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
         return REGISTRY
     shared = CollectorRegistry()
-    MultiProcessCollector(shared)  # type: ignore[no-untyped-call] # has no annotations
+    shared.register(_SharedFiles(Path(os.environ["PROMETHEUS_MULTIPROC_DIR"])))
     return shared
+
+
+class _SharedFiles(Collector):
+    """The metric files of all workers, except empty ones.
+
+    A worker that starts opens its file first and sizes it next. In between, and for good if the worker is
+    killed in between, the file is empty, and MultiProcessCollector fails on it.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def collect(self) -> Iterable[Metric]:
+        files = [str(file) for file in self._directory.glob("*.db") if _is_written(file)]
+        merged: Iterable[Metric] = MultiProcessCollector.merge(files)  # type: ignore[no-untyped-call] # has no annotations
+        return merged
+
+
+def _is_written(file: Path) -> bool:
+    try:
+        return file.stat().st_size > 0
+    except FileNotFoundError:  # the files of an ended worker's live gauges are deleted
+        return False
 
 
 def read_query_metrics() -> QueryReadings:

@@ -170,6 +170,17 @@ def test_replaced_workers_leave_no_extra_files_and_keep_their_counts(workers: Wo
     assert workers.queries >= queries
 
 
+def test_an_empty_metric_file_of_a_killed_worker_does_not_disturb_the_metrics(workers: Workers) -> None:
+    wait_until(workers.are_running)
+    empty = workers.directory / "counter_killed.db"  # prometheus_client opens a file first, then sizes it
+    empty.touch()
+    try:
+        for path in METRICS_PATHS:
+            assert get(workers.port, path).status_code == 200
+    finally:
+        empty.unlink()
+
+
 def test_metric_files_of_a_killed_master_are_removed_at_the_next_start(
     tmp_path: Path, database_url: str
 ) -> None:
