@@ -10,6 +10,7 @@ from urllib.parse import quote, urlencode
 import psycopg
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
+from psycopg.rows import scalar_row
 
 from app.backup import fingerprint
 from app.backup.catalogue import Entry
@@ -80,27 +81,33 @@ def _can_create_database(settings: Settings, server: str) -> bool:
 @contextmanager
 def _scratch(settings: Settings, server: str) -> Iterator[str]:
     """Create an empty database on the server for the duration of the block; yield its libpq URL."""
-    name = _PREFIX + secrets.token_hex(6)
-    url = _url_of(server, name)
     with fingerprint.open_connection(settings, server) as connection:
+        # The name holds the process id of this session, which stays open as long as the database is needed.
+        name = f"{_PREFIX}{secrets.token_hex(6)}_{_process_id(connection)}"
         _drop_abandoned(connection)
         connection.execute(sql.SQL("CREATE DATABASE {} TEMPLATE template0").format(sql.Identifier(name)))
         try:
-            # An open session marks the scratch database as in use: other drills drop those without one.
-            with fingerprint.open_connection(settings, url):
-                yield url
+            yield _url_of(server, name)
         finally:
             connection.execute(_DROP.format(sql.Identifier(name)) + sql.SQL(" WITH (FORCE)"))
 
 
+def _process_id(connection: psycopg.Connection[Any]) -> int:
+    # Through a pooler, the process id that libpq reports is the pooler's own.
+    with connection.cursor(row_factory=scalar_row) as cursor:
+        return int(cursor.execute("SELECT pg_backend_pid()").fetchone())  # type: ignore[arg-type] # one row
+
+
 def _drop_abandoned(connection: psycopg.Connection[Any]) -> None:
+    """Drop scratch databases without a session whose drill's session has ended."""
     rows = connection.execute(
         "SELECT datname::text FROM pg_database WHERE datname ~ %s AND pg_has_role(datdba, 'MEMBER')"
-        " AND NOT EXISTS (SELECT FROM pg_stat_activity WHERE datid = pg_database.oid)",
-        (f"^{_PREFIX}[0-9a-f]{{12}}$",),
+        " AND NOT EXISTS (SELECT FROM pg_stat_activity"
+        "  WHERE datid = pg_database.oid OR pid::text = substring(pg_database.datname FROM '_([0-9]+)$'))",
+        (f"^{_PREFIX}[0-9a-f]{{12}}(_[0-9]+)?$",),
     ).fetchall()
     for (name,) in rows:
-        with suppress(psycopg.errors.ObjectInUse):  # another drill has just connected to it
+        with suppress(psycopg.errors.ObjectInUse):  # a session connected to it after the query
             connection.execute(_DROP.format(sql.Identifier(name)))
 
 

@@ -4,6 +4,7 @@ import json
 import os
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import psycopg
@@ -167,26 +168,30 @@ def test_a_drill_by_a_role_that_may_not_create_databases_uses_an_embedded_server
     assert (drilled["good"], drilled["where"], drilled["recorded"]) == (True, location, True)
 
 
+@pytest.mark.parametrize("process_id", ["", "_2147483647"])  # the first release's names had none
 def test_the_next_drill_drops_the_scratch_database_of_a_killed_drill(
-    backup: Backup, made: str, server_url: str
+    backup: Backup, made: str, server_url: str, process_id: str
 ) -> None:
-    left = "frontdesk_drill_0123456789ab"
+    left = "frontdesk_drill_0123456789ab" + process_id
     execute(server_url, f"CREATE DATABASE {left}")
     parse_json_output(backup("drill", "--json"))
     assert left not in scratches(server_url)
 
 
+@pytest.mark.parametrize("is_connected", [True, False])
 def test_a_drill_does_not_drop_the_scratch_database_of_a_running_drill(
-    backup: Backup, made: str, server_url: str
+    backup: Backup, made: str, server_url: str, is_connected: bool
 ) -> None:
-    other = "frontdesk_drill_ba9876543210"
-    execute(server_url, f"CREATE DATABASE {other}")
-    try:
-        with psycopg.connect(url_of(server_url, other)):
-            parse_json_output(backup("drill", "--json"))
-            assert other in scratches(server_url)
-    finally:
-        execute(server_url, f"DROP DATABASE IF EXISTS {other} WITH (FORCE)")
+    with psycopg.connect(server_url, autocommit=True) as creator:
+        other = "frontdesk_drill_ba9876543210"
+        other += "" if is_connected else f"_{creator.info.backend_pid}"
+        creator.execute(f"CREATE DATABASE {other}")
+        try:
+            with psycopg.connect(url_of(server_url, other)) if is_connected else nullcontext():
+                parse_json_output(backup("drill", "--json"))
+                assert other in scratches(server_url)
+        finally:
+            creator.execute(f"DROP DATABASE IF EXISTS {other} WITH (FORCE)")
 
 
 def test_a_backup_includes_tables_of_other_schemas_and_kinds_and_with_odd_names(
