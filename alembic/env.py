@@ -13,6 +13,7 @@ from sqlalchemy import Connection
 from app.adoption import adopt
 from app.config import Settings
 from app.database import autovacuum_locks, embedded_server
+from app.database.alembic_revision import read_revision
 from app.errors import FrontdeskError
 from app.migrations import runner, schema_snapshot
 from app.migrations.runner import MigrationRefused, SchemaState
@@ -126,7 +127,7 @@ def main() -> None:
 
         def revision() -> str | None:
             with engine.connect() as connection:
-                return runner.current_revision(connection)
+                return read_revision(connection.exec_driver_sql)
 
         def before_retry() -> None:
             with engine.connect() as connection:

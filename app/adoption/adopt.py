@@ -21,6 +21,7 @@ from typing import Any
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Connection
 
+from app.database.alembic_revision import read_revision
 from app.migrations import runner, schema_snapshot
 from app.migrations.schema_snapshot import SchemaSnapshot
 
@@ -71,7 +72,7 @@ def inspect_schema(connection: Connection) -> AdoptionReport:
     tables = _tables()
     if misplaced := schema_snapshot.search_path_problems(connection, tables):
         return AdoptionReport("differs", differences=tuple(misplaced))
-    if (revision := runner.current_revision(connection)) is not None:
+    if (revision := read_revision(connection.exec_driver_sql)) is not None:
         return AdoptionReport("adopted", revision)
     existing = schema_snapshot.existing_tables(connection)
     others = tuple(sorted(existing - tables))

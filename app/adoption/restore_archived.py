@@ -12,6 +12,7 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 
 from app.adoption.duplicate_groups import RULES
+from app.database.alembic_revision import read_revision
 from app.migrations import runner
 
 # Columns that later migrations renamed. `_translated` converts values that they also changed.
@@ -213,7 +214,7 @@ def _describe_conflict(
 
 
 def _is_applied(connection: Connection, step: str) -> bool:
-    revision = runner.current_revision(connection)
+    revision = read_revision(connection.exec_driver_sql)
     newest_first = runner.revisions()
     return revision in newest_first and newest_first.index(revision) <= newest_first.index(step)
 

@@ -19,6 +19,7 @@ from app.backup.pg_programs import Program
 from app.backup.storage import Storage
 from app.config import Settings
 from app.database import embedded_server
+from app.database.alembic_revision import read_revision
 
 _ROLES = """
     SELECT rolname::text FROM pg_roles WHERE oid IN (
@@ -101,13 +102,12 @@ def _snapshot(connection: psycopg.Connection[Any]) -> Iterator[str]:
 
 
 def _read_snapshot_info(connection: psycopg.Connection[Any], on_table: fingerprint.OnTable) -> _Source:
-    has_revision = _one(connection, "SELECT to_regclass('alembic_version')")
     return _Source(
         database=_one(connection, "SELECT current_database()"),
         taken_at=_one(connection, "SELECT now()"),
         version=_one(connection, "SELECT current_setting('server_version')"),
         major=connection.info.server_version // 10_000,
-        revision=has_revision and _one(connection, "SELECT min(version_num) FROM alembic_version"),
+        revision=read_revision(connection.execute),
         roles=tuple(role for (role,) in connection.execute(_ROLES)),
         extension_tables=tuple(fingerprint.query_extension_tables(connection)),
         # Last, because it changes the output formats of the session.

@@ -15,6 +15,7 @@ from app.backup.freshness import check_freshness
 from app.cli import console
 from app.config import Settings
 from app.database import connection_budget, embedded_server, integrity_checks
+from app.database.alembic_revision import read_revision
 from app.database.connection import CLIENT_ENCODING, connect_directly
 from app.database.database import Connection, Database
 from app.database.live_database import LiveDatabase
@@ -244,11 +245,7 @@ def _check_connection_budget(connection: Connection, settings: Settings) -> Chec
 
 
 def _check_schema(connection: Connection) -> Check:
-    known = connection.execute("SELECT to_regclass('alembic_version') IS NOT NULL").fetchone()
-    revision = None
-    if known == (True,):
-        row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
-        revision = row[0] if row else None
+    revision = read_revision(connection.execute)
     match runner.schema_state_at(revision):
         case SchemaState.AT_HEAD:
             return Check("schema", CheckStatus.OK, f"at head ({revision})")

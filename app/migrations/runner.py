@@ -21,6 +21,7 @@ from sqlalchemy.exc import DBAPIError, PendingRollbackError
 from sqlalchemy.pool import NullPool
 
 from app.database.advisory_locks import AdvisoryLock
+from app.database.alembic_revision import read_revision
 from app.database.connection import CLIENT_ENCODING, append_connection_options, disable_transaction_timeout
 
 ALEMBIC_INI = Path(__file__).resolve().parents[2] / "alembic.ini"
@@ -104,17 +105,9 @@ def head() -> str:
     return revision
 
 
-def current_revision(connection: Connection) -> str | None:
-    """Return the revision of the database, or None if Alembic has never stamped it."""
-    if connection.exec_driver_sql("SELECT to_regclass('alembic_version')").scalar() is None:
-        return None
-    revision: str | None = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()
-    return revision
-
-
 def schema_state(connection: Connection) -> SchemaState:
     """Return the state of the database's revision. Passes on the driver's exceptions."""
-    return schema_state_at(current_revision(connection))
+    return schema_state_at(read_revision(connection.exec_driver_sql))
 
 
 def schema_state_at(revision: str | None) -> SchemaState:
@@ -150,7 +143,7 @@ def upgrade(url: str, revision: str = "head", options: Mapping[str, str] | None 
 
 def _revision_at(url: str) -> str | None:
     with migration_engine(url) as engine, engine.connect() as connection:
-        return current_revision(connection)
+        return read_revision(connection.exec_driver_sql)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
+from app.database.alembic_revision import read_revision
 from app.migrations import runner
 
 
@@ -63,7 +64,7 @@ class Database:
     @property
     def revision(self) -> str | None:
         with runner.migration_engine(self.url) as engine, engine.connect() as connection:
-            return runner.current_revision(connection)
+            return read_revision(connection.exec_driver_sql)
 
     @property
     def state(self) -> runner.SchemaState:

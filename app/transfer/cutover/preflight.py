@@ -5,6 +5,7 @@ from typing import Any
 
 import psycopg
 
+from app.database.alembic_revision import read_revision
 from app.errors import ConflictError
 from app.transfer.protocol import change_capture
 from app.transfer.protocol.endpoints import SideName, require_different_databases
@@ -47,7 +48,7 @@ def _find_problems(link: SessionPair, source: SideName) -> Iterator[str]:
         link.require_complete_copy(source)
     except ConflictError as error:
         yield error.message.rstrip(".")
-    if len({alembic_revision(session) for session in sessions.values()}) > 1:
+    if len({read_revision(session.execute, ALEMBIC_TABLE) for session in sessions.values()}) > 1:
         yield "the two sides have different Alembic revisions: run `alembic upgrade head` on both"
     if not is_change_log_empty(sessions[target]):
         yield (
@@ -68,15 +69,6 @@ def _find_problems(link: SessionPair, source: SideName) -> Iterator[str]:
             f"{target}: no permission to set the sequences {', '.join(denied)}:"
             " run GRANT UPDATE ON SEQUENCE … for this role"
         )
-
-
-def alembic_revision(connection: psycopg.Connection[Any]) -> str | None:
-    """Return the Alembic revision of the database, or None if it has none."""
-    known = connection.execute("SELECT pg_catalog.to_regclass(%s) IS NOT NULL", (ALEMBIC_TABLE,)).fetchone()
-    if known != (True,):
-        return None
-    row = connection.execute(f"SELECT version_num FROM {ALEMBIC_TABLE}").fetchone()
-    return str(row[0]) if row else None
 
 
 def _last_verification(sessions: Iterable[psycopg.Connection[Any]]) -> bool | None:

@@ -7,6 +7,7 @@ import psycopg
 
 from app.config import Settings
 from app.database import connection_budget
+from app.database.alembic_revision import read_revision
 from app.transfer.planning.findings import LEGACY, PRIMARY, Exclusions, PlanFinding
 from app.transfer.protocol.tables import ALEMBIC_TABLE, SCHEMA, TableInfo
 
@@ -246,12 +247,11 @@ def alembic_revision(connection: Connection) -> str | None:
 
     If the role may not read the Alembic table, return a text that says this.
     """
-    if connection.execute("SELECT to_regclass(%s)", (ALEMBIC_TABLE,)).fetchone() == (None,):
-        return None
-    if not may_read(connection, ALEMBIC_TABLE):
+    try:
+        with connection.transaction():
+            return read_revision(connection.execute, ALEMBIC_TABLE)
+    except psycopg.errors.InsufficientPrivilege:
         return "a revision that the role may not read"
-    row = connection.execute(f"SELECT version_num FROM {ALEMBIC_TABLE}").fetchone()
-    return row[0] if row else None
 
 
 def _locale(connection: Connection) -> tuple[Any, ...]:

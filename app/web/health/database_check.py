@@ -6,6 +6,7 @@ from enum import Enum
 
 import psycopg
 
+from app.database.alembic_revision import read_revision
 from app.database.live_database import AnyDatabase
 from app.errors import FrontdeskError
 from app.migrations import runner
@@ -57,7 +58,7 @@ class DatabaseCheck:
 
     def _query_status(self) -> DatabaseStatus:
         try:
-            status, reason = _BY_STATE[runner.schema_state_at(_revision(self._database))], ""
+            status, reason = _BY_STATE[runner.schema_state_at(self._read_revision())], ""
         except psycopg.OperationalError as error:
             # libpq's message names host, user and reason, never the password.
             status, reason = DatabaseStatus.UNREACHABLE, " ".join(str(error).split())
@@ -68,18 +69,13 @@ class DatabaseCheck:
         self._log(status, reason)
         return status
 
+    def _read_revision(self) -> str | None:
+        with closing(self._database.connect_outside_pool(STATEMENT_TIMEOUT_MS)) as connection:
+            return read_revision(connection.execute)
+
     def _log(self, status: DatabaseStatus, reason: str) -> None:
         """Log a change of the status, not each check."""
         if status is not self._last:
             level = logging.INFO if status is DatabaseStatus.READY else logging.WARNING
             log.log(level, "Database check: %s %s", status.value, reason)
         self._last = status
-
-
-def _revision(database: AnyDatabase) -> str | None:
-    with closing(database.connect_outside_pool(STATEMENT_TIMEOUT_MS)) as connection:
-        try:
-            row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
-        except psycopg.errors.UndefinedTable:
-            return None
-        return row and row[0]
