@@ -7,11 +7,10 @@ from typing import Any
 from alembic.util import CommandError
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError, IntegrityError
-from tenacity import Retrying, retry_if_exception, stop_after_attempt
-from tenacity.wait import wait_random_exponential
 
 from app.adoption import duplicate_groups
 from app.adoption.duplicate_groups import RULES, DuplicateGroup, MergedGroup
+from app.database.lock_retries import lock_error, with_lock_retries
 from app.migrations import runner, schema_snapshot
 from app.migrations.runner import MigrationRefused
 
@@ -120,20 +119,17 @@ def _merge(
 ) -> Iterator[MergedGroup]:
     """Merge a group in batches, one transaction each, with retries after lock timeouts; yield each effect."""
     try:
-        for attempt in Retrying(
-            retry=retry_if_exception(_is_lock),
-            stop=stop_after_attempt(runner.LOCK_ATTEMPTS),
-            wait=wait_random_exponential(multiplier=0.05, max=runner.MAX_RETRY_PAUSE_SECONDS),
-            reraise=True,
+        while merged := with_lock_retries(
+            lambda: _merge_batch(connection, group),
+            attempts=runner.LOCK_ATTEMPTS,
+            max_pause=runner.MAX_RETRY_PAUSE_SECONDS,
         ):
-            with attempt:
-                while merged := _merge_batch(connection, group):
-                    yield merged
+            yield merged
     except IntegrityError as error:
         constraint = getattr(getattr(error.orig, "diag", None), "constraint_name", None)
         result.failed[group] = f"{constraint or 'a constraint'} would be violated"
     except DBAPIError as error:
-        if not _is_lock(error):
+        if lock_error(error) is None:
             raise
         raise CommandError(
             f"Other sessions hold locks on rows of {group.table} and do not release them."
@@ -144,8 +140,3 @@ def _merge(
 def _merge_batch(connection: Connection, group: DuplicateGroup) -> MergedGroup | None:
     with connection.begin():
         return duplicate_groups.merge(connection, RULES[group.table], group)
-
-
-def _is_lock(error: BaseException) -> bool:
-    sqlstate = getattr(getattr(error, "orig", None), "sqlstate", None)
-    return sqlstate in (runner.LOCK_NOT_AVAILABLE, runner.DEADLOCK_DETECTED)

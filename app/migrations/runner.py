@@ -2,7 +2,6 @@
 
 import argparse
 import logging
-import random
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -23,6 +22,7 @@ from sqlalchemy.pool import NullPool
 from app.database.advisory_locks import AdvisoryLock
 from app.database.alembic_revision import read_revision
 from app.database.connection import CLIENT_ENCODING, append_connection_options, disable_transaction_timeout
+from app.database.lock_retries import lock_error, with_lock_retries
 
 ALEMBIC_INI = Path(__file__).resolve().parents[2] / "alembic.ini"
 
@@ -33,8 +33,6 @@ log = logging.getLogger("alembic.frontdesk")
 # than this for a lock; the revision is then retried from its last commit.
 LOCK_TIMEOUT_MS = 100
 LOCK_ATTEMPTS = 40
-LOCK_NOT_AVAILABLE = "55P03"
-DEADLOCK_DETECTED = "40P01"
 MAX_RETRY_PAUSE_SECONDS = 2.0
 
 LOCK_POLL_SECONDS = 0.2
@@ -210,32 +208,25 @@ def retry_on_lock_timeout(
     Raises CommandError if all attempts fail, and for other database errors. Its message has no detail lines
     of PostgreSQL, because they may contain values of rows.
     """
-    tried, at = 0, read_revision()
-    while True:
-        try:
-            return attempt()
-        except PendingRollbackError as error:  # the connection was lost in autocommit mode
-            raise CommandError(f"The connection was lost. {_resume_message(read_revision())}") from error
-        except DBAPIError as error:
-            sqlstate = getattr(error.orig, "sqlstate", None)
-            primary = getattr(getattr(error.orig, "diag", None), "message_primary", None)
-            if sqlstate not in (LOCK_NOT_AVAILABLE, DEADLOCK_DETECTED):
-                reason = (
-                    f"A statement failed ({sqlstate}): {primary}" if primary else "The connection was lost"
-                )
-                raise CommandError(f"{reason}. {_resume_message(read_revision())}") from error
-            now_at = read_revision()
-            tried, at = (tried + 1, at) if now_at == at else (1, now_at)
-            if tried >= LOCK_ATTEMPTS:
-                raise CommandError(
-                    f"Other sessions hold locks and do not release them ({tried} attempts)."
-                    f" {_resume_message(at)}"
-                ) from error
-            pause = min(MAX_RETRY_PAUSE_SECONDS, 0.05 * 2**tried) * random.uniform(0.5, 1.0)  # noqa: S311 - jitter
-            log.info("Waiting for a lock (%s); next attempt in %.1f s", primary, pause)
-            time.sleep(pause)
-            before_retry()
+    try:
+        with_lock_retries(
+            attempt,
+            attempts=LOCK_ATTEMPTS,
+            max_pause=MAX_RETRY_PAUSE_SECONDS,
+            before_retry=before_retry,
+            progress=read_revision,
+            logger=log,
+        )
+    except (DBAPIError, PendingRollbackError) as error:
+        raise CommandError(
+            f"{_failure_reason(error)}. The database is at revision {read_revision()};"
+            " run the same command again to continue."
+        ) from error
 
 
-def _resume_message(revision: str | None) -> str:
-    return f"The database is at revision {revision}; run the same command again to continue."
+def _failure_reason(error: DBAPIError | PendingRollbackError) -> str:
+    if lock_error(error):
+        return f"Other sessions hold locks and do not release them ({LOCK_ATTEMPTS} attempts)"
+    if isinstance(error, DBAPIError) and isinstance(error.orig, psycopg.Error) and error.orig.sqlstate:
+        return f"A statement failed ({error.orig.sqlstate}): {error.orig.diag.message_primary}"
+    return "The connection was lost"  # in autocommit mode, SQLAlchemy raises PendingRollbackError for this

@@ -8,7 +8,7 @@ import psycopg
 from app.errors import ConflictError, UnavailableError
 from app.transfer.protocol import change_capture, control_schema
 from app.transfer.protocol.endpoints import APPLICATION_NAME, Side, SideName, Sides
-from app.transfer.protocol.lock_retries import LOCK_TIMEOUT, with_lock_retries
+from app.transfer.protocol.exclusive_step import LOCK_TIMEOUT, run_exclusive_step
 from app.transfer.protocol.stages import Stage, read_side_rows, stage_of
 from app.transfer.protocol.tables import SCHEMA
 from app.transfer.relay.apply_cycle import is_change_log_empty
@@ -91,6 +91,6 @@ def _remove(side: Side, connection: psycopg.Connection[Any], dry_run: bool, on_s
     tables = change_capture.tables_with_triggers(connection)
     if not dry_run:
         connection.execute("SELECT pg_catalog.set_config('lock_timeout', %s, false)", (LOCK_TIMEOUT,))
-        with_lock_retries(connection, lambda: change_capture.drop_triggers(connection))
-        with_lock_retries(connection, lambda: control_schema.drop(connection))
+        run_exclusive_step(connection, lambda: change_capture.drop_triggers(connection))
+        run_exclusive_step(connection, lambda: control_schema.drop(connection))
     on_step(f"{side.name}: triggers of {len(tables)} tables, schema {SCHEMA}")

@@ -11,7 +11,7 @@ from app.transfer.planning import plan
 from app.transfer.planning.plan import Plan
 from app.transfer.protocol import change_capture, control_schema, journal
 from app.transfer.protocol.endpoints import Side, Sides, require_different_databases
-from app.transfer.protocol.lock_retries import LOCK_TIMEOUT, with_lock_retries
+from app.transfer.protocol.exclusive_step import LOCK_TIMEOUT, run_exclusive_step
 from app.transfer.protocol.tables import SCHEMA, TableInfo
 
 OnStep = Callable[[str], object]
@@ -78,7 +78,7 @@ def _set_up(
     side: Side, connection: psycopg.Connection[Any], tables: Sequence[TableInfo], on_step: OnStep
 ) -> None:
     on_step(f"{side.name}: schema {SCHEMA}")
-    with_lock_retries(connection, lambda: control_schema.create(connection, list(tables)))
+    run_exclusive_step(connection, lambda: control_schema.create(connection, list(tables)))
     connection.execute(
         f"INSERT INTO {SCHEMA}.side (name, state, epoch) VALUES (%s, %s, 1) ON CONFLICT DO NOTHING",
         (side.name, "open" if side.name == "legacy" else "standby"),
@@ -87,4 +87,4 @@ def _set_up(
     for table in tables:
         if table.name in missing:
             on_step(f"{side.name}: triggers on {table.name}")
-            with_lock_retries(connection, lambda table=table: change_capture.add_triggers(connection, table))  # type: ignore[misc] # a lambda's default has no annotation
+            run_exclusive_step(connection, lambda table=table: change_capture.add_triggers(connection, table))  # type: ignore[misc] # a lambda's default has no annotation

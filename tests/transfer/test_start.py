@@ -10,7 +10,7 @@ from app.database.advisory_locks import AdvisoryLock
 from app.errors import ConflictError, InvalidInputError
 from app.migrations import runner
 from app.transfer.finish import finish
-from app.transfer.protocol import change_capture, control_schema, lock_retries
+from app.transfer.protocol import change_capture, control_schema, exclusive_step
 from app.transfer.protocol.endpoints import Side, Sides
 from app.transfer.protocol.status import Stage, read_status
 from app.transfer.start import start
@@ -94,7 +94,7 @@ def test_the_standby_rejects_writes_at_every_isolation_level(
 def test_start_waits_for_a_transaction_that_has_written_before(
     sides: Sides, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lock_retries, "LOCK_ATTEMPTS", 3)
+    monkeypatch.setattr(exclusive_step, "LOCK_ATTEMPTS", 3)
     with closing(psycopg.connect(sides.legacy.url)) as writer:
         writer.execute(COMPANY, (1,))
         with pytest.raises(ConflictError, match="have not ended"):
@@ -125,7 +125,7 @@ def test_a_transaction_with_a_snapshot_older_than_the_transfer_gets_a_serializat
 @pytest.mark.full
 def test_start_and_finish_cancel_autovacuum(monkeypatch: pytest.MonkeyPatch) -> None:
     """PostgreSQL cancels autovacuum only for sessions that wait a second; its run may take hours."""
-    monkeypatch.setattr(lock_retries, "LOCK_ATTEMPTS", 4)
+    monkeypatch.setattr(exclusive_step, "LOCK_ATTEMPTS", 4)
     server = Server()
     try:
         urls = {name: url_of(server.url, f"the_{name}") for name in ("legacy", "primary")}
@@ -189,7 +189,7 @@ def test_start_does_not_wait_for_a_benchmark(sides: Sides, legacy: Connection) -
 def test_the_error_of_a_first_start_names_the_session_that_holds_the_setup_lock(
     sides: Sides, legacy: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lock_retries, "LOCK_ATTEMPTS", 2)
+    monkeypatch.setattr(exclusive_step, "LOCK_ATTEMPTS", 2)
     legacy.execute("SELECT pg_advisory_lock(%s)", (AdvisoryLock.TRANSFER_SETUP,))
     with pytest.raises(ConflictError, match=rf"processes {legacy.info.backend_pid} \("):
         start(sides)

@@ -4,34 +4,34 @@ from collections.abc import Callable
 from typing import Any
 
 import psycopg
-from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt
-from tenacity.wait import wait_random_exponential
 
 from app.database import autovacuum_locks
 from app.database.advisory_locks import AdvisoryLock
+from app.database.lock_retries import lock_error, with_lock_retries
 from app.errors import ConflictError
 
 LOCK_TIMEOUT = "200ms"  # short, because every writer of the table queues behind a waiting CREATE TRIGGER
 LOCK_ATTEMPTS = 60
+MAX_RETRY_PAUSE_SECONDS = 1.0
 
 
-def with_lock_retries(connection: psycopg.Connection[Any], step: Callable[[], object]) -> None:
+def run_exclusive_step(connection: psycopg.Connection[Any], step: Callable[[], object]) -> None:
     """Run a step that needs an exclusive lock, in up to LOCK_ATTEMPTS short attempts.
 
     The session's `lock_timeout` should be LOCK_TIMEOUT. Autovacuum workers that hold locks are cancelled
     between attempts. Raises ConflictError, with the sessions that hold the locks, if every attempt fails.
     """
-
-    def raise_conflict(state: RetryCallState) -> object:
-        raise ConflictError(f"A table stays locked: {_describe_lock_holders(connection)}.")
-
-    Retrying(
-        retry=retry_if_exception_type((psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected)),
-        stop=stop_after_attempt(LOCK_ATTEMPTS),
-        wait=wait_random_exponential(multiplier=0.05, max=1),
-        before_sleep=lambda _: autovacuum_locks.cancel_autovacuum(connection),
-        retry_error_callback=raise_conflict,
-    )(step)
+    try:
+        with_lock_retries(
+            step,
+            attempts=LOCK_ATTEMPTS,
+            max_pause=MAX_RETRY_PAUSE_SECONDS,
+            before_retry=lambda: autovacuum_locks.cancel_autovacuum(connection),
+        )
+    except psycopg.OperationalError as error:
+        if lock_error(error) is None:
+            raise
+        raise ConflictError(f"A table stays locked: {_describe_lock_holders(connection)}.") from error
 
 
 # Sessions that hold a lock that a step waits for: a write lock on a table, or the set-up lock.
