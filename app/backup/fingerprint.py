@@ -11,16 +11,12 @@ from psycopg import sql
 from app.backup.manifest import Manifest, TableContent
 from app.config import Settings
 from app.database.checksum import table_hash_sql, use_canonical_form
-from app.database.connection import CLIENT_ENCODING, append_connection_options, disable_transaction_timeout
+from app.database.connection import UNLIMITED, connect, connect_timeout
 from app.errors import UnavailableError
 
 OnTable = Callable[[int, int], None]  # number of tables done, number of all tables
 
 LARGE_OBJECTS = "large objects"  # listed among the tables, as one table: their number and hash
-_NO_TIMEOUTS = (
-    "-c statement_timeout=0 -c lock_timeout=0 -c idle_in_transaction_session_timeout=0"
-    " -c idle_session_timeout=0"
-)
 
 # pg_dump dumps every schema, but neither system objects nor members of extensions.
 _NOT_BUILT_IN = """
@@ -124,20 +120,12 @@ def open_connection(settings: Settings, url: str) -> Iterator[psycopg.Connection
     Raises UnavailableError if the database cannot be reached.
     """
     try:
-        connection = psycopg.connect(
-            url,
-            autocommit=True,
-            options=append_connection_options(url, _NO_TIMEOUTS),
-            client_encoding=CLIENT_ENCODING,
-            application_name=f"{settings.service_name}-backup",
-            connect_timeout=max(2, settings.postgres_connection_timeout // 1000),
-            keepalives_idle=30,
-        )
+        name, timeout = f"{settings.service_name}-backup", connect_timeout(settings)
+        connection = connect(url, name, UNLIMITED, connect_timeout=timeout)
     except psycopg.OperationalError as error:
         # libpq's message contains the host, user and reason, never the password.
         raise UnavailableError(f"Cannot reach the database: {error}") from None
     with connection:
-        disable_transaction_timeout(connection)
         yield connection
 
 

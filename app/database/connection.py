@@ -16,7 +16,7 @@ from app.database.measured_cursor import MeasuredCursor
 from app.errors import ClientDeadlineExceeded
 
 T = TypeVar("T")
-
+Connection = psycopg.Connection[Any]
 
 # Set regardless of the database's encoding and PGCLIENTENCODING: other encodings lack characters that the
 # statements contain, and from a database in SQL_ASCII psycopg would return bytes instead of text.
@@ -36,6 +36,14 @@ SERVER_KEEPALIVES = {
     "tcp_keepalives_interval": "5",
     "tcp_keepalives_count": "3",
     "tcp_user_timeout": "30s",
+}
+
+# Session settings that let statements and transactions run as long as they need.
+UNLIMITED = {
+    "statement_timeout": "0",
+    "lock_timeout": "0",
+    "idle_in_transaction_session_timeout": "0",
+    "idle_session_timeout": "0",
 }
 
 
@@ -97,52 +105,75 @@ def connection_class(settings: Settings) -> type[DeadlineConnection]:
     )
 
 
-def connect_directly(settings: Settings) -> psycopg.Connection[Any]:
-    """Open a connection to the server itself, not through the pool or a pooler, in autocommit mode.
+def connect(
+    url: str,
+    application_name: str,
+    session: dict[str, str],
+    *,
+    autocommit: bool = True,
+    connect_timeout: int = 130,  # psycopg's default
+    connection_type: type[Connection] = psycopg.Connection,
+) -> Connection:
+    """Open a connection to the server at `url`, not through the pool. The caller closes it.
 
-    For session locks and long-running work. The caller closes the connection. Raises psycopg's errors.
+    `application_name` states the purpose. `session` holds the timeouts and other session settings; without
+    statement_timeout there is no transaction_timeout either. The URL's parameters override `connect_timeout`,
+    in seconds. Raises psycopg's errors.
     """
-    direct = settings.model_copy(update={"postgres_pooler": None})
-    parameters = connection_parameters(direct, embedded_server.resolve_migration_url(settings))
-    return connection_class(direct).connect(**parameters, autocommit=True)
+    parameters = _parameters(url, application_name, connect_timeout)
+    parameters["options"] = _connection_options(url, session)
+    connection = connection_type.connect(**parameters, autocommit=autocommit)
+    # PostgreSQL has transaction_timeout since version 17. Not a connection option, because older servers
+    # refuse a connection with an unknown option.
+    if session["statement_timeout"] == "0" and connection.info.server_version >= 170_000:
+        connection.execute("SET transaction_timeout = 0")
+        connection.commit()  # otherwise the first rollback reverts the setting
+    return connection
+
+
+def connect_directly(settings: Settings) -> Connection:
+    """Open a connection to the server itself, not through a pooler, with the session settings of the pool.
+
+    For session locks and long-running work; in autocommit mode. The caller closes the connection. Raises
+    psycopg's errors.
+    """
+    return connect(
+        embedded_server.resolve_migration_url(settings),
+        settings.service_name,
+        session_settings(settings),
+        connect_timeout=connect_timeout(settings),
+        connection_type=connection_class(settings),
+    )
+
+
+def connect_timeout(settings: Settings) -> int:
+    """Return POSTGRES_CONNECTION_TIMEOUT in seconds; libpq allows at least two."""
+    return max(2, settings.postgres_connection_timeout // 1000)
 
 
 def connection_parameters(settings: Settings, url: str) -> dict[str, Any]:
     """Return keyword arguments for `psycopg.connect`: the URL's parameters and the session's settings.
 
     The settings are sent as connection options, which cost no round trip. A pooler in transaction mode
-    supports
-    neither connection options nor prepared statements; with a pooler, every transaction therefore begins with
-    `set_transaction_settings`.
+    supports neither connection options nor prepared statements; with a pooler, every transaction therefore
+    begins with `set_transaction_settings`.
     """
-    parameters: dict[str, Any] = KEEPALIVES | psycopg.conninfo.conninfo_to_dict(url)
-    parameters["application_name"] = settings.service_name
-    parameters["client_encoding"] = CLIENT_ENCODING
-    parameters.setdefault("connect_timeout", max(2, settings.postgres_connection_timeout // 1000))
+    parameters = _parameters(url, settings.service_name, connect_timeout(settings))
     if settings.postgres_pooler:
-        parameters["prepare_threshold"] = None
-        return parameters
-    wanted = session_settings(settings) | SERVER_KEEPALIVES
-    options = " ".join(f"-c {name}={value}" for name, value in wanted.items())
-    parameters["options"] = append_connection_options(url, options)
-    return parameters
+        return parameters | {"prepare_threshold": None}
+    return parameters | {"options": _connection_options(url, session_settings(settings))}
 
 
-def append_connection_options(url: str, options: str) -> str:
-    """Return the connection options of the URL (such as `-c search_path=salons`) followed by `options`."""
+def _parameters(url: str, application_name: str, connect_timeout: int) -> dict[str, Any]:
+    given = {"connect_timeout": connect_timeout} | psycopg.conninfo.conninfo_to_dict(url)
+    return KEEPALIVES | given | {"application_name": application_name, "client_encoding": CLIENT_ENCODING}
+
+
+def _connection_options(url: str, session: dict[str, str]) -> str:
+    """Return the connection options of the URL (such as `-c search_path=salons`) and then the settings."""
     given = psycopg.conninfo.conninfo_to_dict(url).get("options") or ""
+    options = " ".join(f"-c {name}={value}" for name, value in (session | SERVER_KEEPALIVES).items())
     return f"{given} {options}".strip()
-
-
-def disable_transaction_timeout(connection: psycopg.Connection[Any]) -> None:
-    """Remove a transaction_timeout that the server, the database or the role sets.
-
-    PostgreSQL has this setting since version 17. It is not set as a connection option, because older servers
-    refuse a connection with an unknown option.
-    """
-    if connection.info.server_version >= 170_000:
-        connection.execute("SET transaction_timeout = 0")
-        connection.commit()  # otherwise the first rollback reverts the setting
 
 
 def session_settings(settings: Settings) -> dict[str, str]:

@@ -21,7 +21,7 @@ from sqlalchemy.pool import NullPool
 
 from app.database.advisory_locks import AdvisoryLock
 from app.database.alembic_revision import read_revision
-from app.database.connection import CLIENT_ENCODING, append_connection_options, disable_transaction_timeout
+from app.database.connection import UNLIMITED, connect
 from app.database.lock_retries import lock_error, with_lock_retries
 
 ALEMBIC_INI = Path(__file__).resolve().parents[2] / "alembic.ini"
@@ -38,10 +38,7 @@ MAX_RETRY_PAUSE_SECONDS = 2.0
 LOCK_POLL_SECONDS = 0.2
 
 # Defaults of the server or of the role must not abort a long build or change the meaning of timestamps.
-CONNECTION_OPTIONS = (
-    f"-c lock_timeout={LOCK_TIMEOUT_MS} -c statement_timeout=0 -c idle_in_transaction_session_timeout=0"
-    " -c idle_session_timeout=0 -c timezone=UTC"
-)
+SESSION_SETTINGS = UNLIMITED | {"lock_timeout": str(LOCK_TIMEOUT_MS), "TimeZone": "UTC"}
 
 
 class MigrationRefused(CommandError):
@@ -151,19 +148,16 @@ def migration_engine(url: str) -> Iterator[Engine]:
     libpq parses the URL, so that every form that libpq accepts works.
     """
 
-    def connect() -> psycopg.Connection:
-        options = append_connection_options(url, CONNECTION_OPTIONS)
+    def open_connection() -> psycopg.Connection:
         try:
-            connection = psycopg.connect(
-                url, options=options, client_encoding=CLIENT_ENCODING, application_name="frontdesk-migrations"
-            )
+            return connect(url, "frontdesk-migrations", SESSION_SETTINGS, autocommit=False)
         except psycopg.OperationalError as error:
             # libpq's message contains host, user and reason, but never the password.
             raise CommandError(f"The database cannot be reached: {' '.join(str(error).split())}") from None
-        disable_transaction_timeout(connection)
-        return connection
 
-    engine = create_engine("postgresql+psycopg://", creator=connect, poolclass=NullPool, hide_parameters=True)
+    engine = create_engine(
+        "postgresql+psycopg://", creator=open_connection, poolclass=NullPool, hide_parameters=True
+    )
     try:
         yield engine
     finally:

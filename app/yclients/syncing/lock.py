@@ -1,4 +1,4 @@
-"""One sync of a company at a time, on whatever machine: a session lock in the database."""
+"""Lock that allows one sync of a company at a time, on all machines: a session lock in the database."""
 
 from collections.abc import Collection, Iterator
 from contextlib import closing, contextmanager, suppress
@@ -7,8 +7,7 @@ import psycopg
 
 from app.config import Settings
 from app.data_layer.unit_of_work import UnitOfWork
-from app.database import embedded_server
-from app.database.connection import connection_class, connection_parameters
+from app.database.connection import connect_directly
 from app.database.database import Connection
 from app.errors import to_frontdesk_error
 from app.yclients.errors import SyncRunningError
@@ -22,20 +21,18 @@ _RUNNING_COMPANIES_SQL = f"""
           AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
           AND (classid::bigint << 32) | objid::bigint = {_LOCK_KEY_SQL % {"company_id": "wanted.company_id"}}
     )
-"""  # noqa: S608 - the key has no value in it, but a column
+"""  # noqa: S608 - the key names a column, no value
 
 
 @contextmanager
 def hold_sync_lock(settings: Settings, company_id: int) -> Iterator[None]:
-    """Hold the lock of the company's sync. Raises SyncRunningError where another session holds it.
+    """Hold the lock of the company's sync. Raises SyncRunningError if another session holds it.
 
-    It has a connection of its own, past a pooler that would give the session to somebody else. A process
-    that is killed loses the connection, and the lock with it.
+    The lock has a separate connection, not through a pooler, which could share the session with other
+    clients. A process that is killed loses the connection, and the lock with it.
     """
-    settings = settings.model_copy(update={"postgres_pooler": None})
-    parameters = connection_parameters(settings, embedded_server.resolve_migration_url(settings))
     try:
-        connection = connection_class(settings).connect(**parameters, autocommit=True)
+        connection = connect_directly(settings)
     except psycopg.Error as error:
         raise to_frontdesk_error(error) from error
     with closing(connection):
@@ -50,20 +47,20 @@ def hold_sync_lock(settings: Settings, company_id: int) -> Iterator[None]:
         try:
             yield
         finally:
-            # The server notices a closed connection a moment later, and the next sync may come sooner.
+            # The server detects a closed connection with a delay, and the next sync may start sooner.
             with suppress(psycopg.Error):  # the connection is lost, and the lock with it
                 connection.execute(f"SELECT pg_advisory_unlock({_LOCK_KEY_SQL})", {"company_id": company_id})
 
 
 def is_sync_running(uow: UnitOfWork) -> bool:
-    """Whether some process syncs the company now."""
+    """Return True if a process syncs the company now."""
     connection = uow.session.connection()
     parameters = {"company_ids": [uow.tenant.company_id]}
     return connection.exec_driver_sql(_RUNNING_COMPANIES_SQL, parameters).scalar() is not None
 
 
 def find_running_companies(connection: Connection, company_ids: Collection[int]) -> set[int]:
-    """Those of these companies that some process syncs now."""
+    """Return those of these companies that a process syncs now."""
     if not company_ids:
         return set()
     rows = connection.execute(_RUNNING_COMPANIES_SQL, {"company_ids": [*company_ids]}).fetchall()
