@@ -2,14 +2,13 @@
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime
 from typing import Any
 
 import click
-from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+from rich.progress import BarColumn, TaskProgressColumn, TextColumn
 from rich.table import Table
 
 from app.backup import fingerprint, run_log
@@ -198,11 +197,7 @@ def format_size(count: int) -> str:
     return f"{number:.0f} {unit}" if number >= 100 or unit == "bytes" else f"{number:.1f} {unit}"
 
 
-@contextmanager
-def progress() -> Iterator[OnProgress]:
-    """Show a progress bar on stderr if that is a terminal; yield the function that updates it."""
-    screen = Console(stderr=True)
+def progress() -> AbstractContextManager[OnProgress]:
+    """Show a progress bar for the current step, and return the function that updates it."""
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn())
-    with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as bar:
-        task = bar.add_task("starting", total=None)
-        yield lambda step, done, total: bar.update(task, description=step, completed=done, total=total)
+    return console.step_progress("starting", *columns)

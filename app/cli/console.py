@@ -9,7 +9,7 @@ from typing import Any
 import click
 from alembic.util import CommandError
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn
 
 from app.config import Settings
 from app.database import embedded_server
@@ -129,14 +129,31 @@ def print_json(document: Any) -> None:
     click.echo(json.dumps(document, ensure_ascii=False, indent=2, default=str))
 
 
-@contextmanager
-def progress(label: str) -> Iterator[Callable[[int, int | None], None]]:
-    """Show a progress bar on stderr if that is a terminal.
-
-    Yields the function that updates it: `on_progress(done, total)`; the total may be unknown (None).
-    """
+def progress(*columns: ProgressColumn) -> Progress:
+    """Return a progress display with these columns, on stderr; it is disabled if that is not a terminal."""
     screen = Console(stderr=True)
-    columns = (TextColumn(label), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as bar:
+    return Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal)
+
+
+@contextmanager
+def count_progress(label: str) -> Iterator[Callable[[int, int | None], None]]:
+    """Show a progress bar, and yield the function that updates it: `on_progress(done, total)`.
+
+    The total may be unknown (None).
+    """
+    with progress(TextColumn(label), BarColumn(), MofNCompleteColumn()) as bar:
         task = bar.add_task(label, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+@contextmanager
+def step_progress(
+    first_step: str, *columns: ProgressColumn
+) -> Iterator[Callable[[str, int, int | None], None]]:
+    """Show the progress of one step at a time, and yield the function that updates it.
+
+    This is `on_progress(step, done, total)`; the total may be unknown (None).
+    """
+    with progress(*columns) as bar:
+        task = bar.add_task(first_step, total=None)
+        yield lambda step, done, total: bar.update(task, description=step, completed=done, total=total)

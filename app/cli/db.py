@@ -102,7 +102,7 @@ def dedupe_command(dry_run: bool, archive_ids: tuple[int, ...], as_json: bool) -
     if archive_ids:
         _restore(url, archive_ids, dry_run, as_json)
         return
-    with console.progress("groups") as on_progress:
+    with console.count_progress("groups") as on_progress:
         result = (merge_duplicates.plan if dry_run else merge_duplicates.run)(url, on_progress)
     if as_json:
         console.print_json(result.as_dict())

@@ -2,13 +2,13 @@
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import click
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from app.cli import console
@@ -98,18 +98,10 @@ def _rejects_file(path: Path | None, inputs: tuple[Path, ...]) -> Iterator[OnPro
         yield write
 
 
-@contextmanager
-def _progress() -> Iterator[OnProgress]:
-    """Show a progress bar on stderr if that is a terminal; yield the function that updates it."""
+def _progress() -> AbstractContextManager[OnProgress]:
+    """Show a progress bar for the current kind of rows, and return the function that updates it."""
     columns = (TextColumn("{task.description:<18}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    screen = Console(stderr=True)
-    with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as progress:
-        task = progress.add_task("reading", total=None)
-
-        def show(kind: str, done: int, total: int) -> None:
-            progress.update(task, description=kind, completed=done, total=total)
-
-        yield show
+    return console.step_progress("reading", *columns)
 
 
 def _print(summary: ImportSummary, rejects: Path | None) -> None:

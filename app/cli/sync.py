@@ -5,12 +5,10 @@ from contextlib import contextmanager
 from datetime import datetime
 
 import click
-from rich.console import Console
 from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
-    Progress,
     ProgressColumn,
     Task,
     TextColumn,
@@ -118,8 +116,7 @@ def _progress() -> Iterator[yclients_sync.OnProgress]:
         _Rate(),
         TimeRemainingColumn(),
     )
-    screen = Console(stderr=True)
-    with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as progress:
+    with console.progress(*columns) as progress:
         tasks = {name: progress.add_task(name, total=None, visible=False) for name in KINDS_BY_NAME}
 
         def show(state: yclients_sync.SyncProgress) -> None:

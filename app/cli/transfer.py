@@ -6,9 +6,8 @@ from contextlib import contextmanager
 from threading import Event
 
 import click
-from rich.console import Console
 from rich.markup import escape
-from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import MofNCompleteColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from app.cli import console
@@ -104,9 +103,8 @@ def relay_command(once: bool, dry_run: bool, as_json: bool) -> None:
 @contextmanager
 def _relay_progress() -> Iterator[OnCycle]:
     """Show a progress line on stderr if that is a terminal; yield the function that updates it."""
-    screen = Console(stderr=True)
     columns = (SpinnerColumn(), TextColumn("{task.description}"), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as progress:
+    with console.progress(*columns) as progress:
         task = progress.add_task("relay", total=None)
 
         def show(source: SideName, result: CycleResult) -> None:

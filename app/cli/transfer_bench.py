@@ -12,8 +12,7 @@ import psycopg
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from pydantic import SecretStr
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.table import Table
 
 from app.cli import console
@@ -244,8 +243,6 @@ def _print(results: list[BenchResult]) -> None:
 @contextmanager
 def _progress(repeats: int) -> Iterator[Callable[[], object]]:
     """Show a progress bar on stderr if that is a terminal; yield the function that advances it."""
-    screen = Console(stderr=True)
-    columns = (TextColumn("measuring"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as progress:
+    with console.progress(TextColumn("measuring"), BarColumn(), MofNCompleteColumn()) as progress:
         task = progress.add_task("", total=repeats + 1)
         yield lambda: progress.advance(task)

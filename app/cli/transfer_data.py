@@ -1,12 +1,11 @@
 """`frontdesk transfer plan|copy|verify|repair`: the commands that copy and compare the data of a transfer."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import click
-from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from app.cli import console
@@ -153,8 +152,7 @@ def _copy_progress() -> Iterator[copying.OnCopyProgress]:
         TextColumn("{task.fields[rate]} rows/s"),
         TimeRemainingColumn(),
     )
-    screen = Console(stderr=True)
-    with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as progress:
+    with console.progress(*columns) as progress:
         task = progress.add_task("copying", total=None, rate="")
 
         def show(report: CopyReport) -> None:
@@ -256,21 +254,10 @@ def repair_command(ctx: click.Context, dry_run: bool, as_json: bool) -> None:
         ctx.exit(console.EXIT_PROBLEMS_FOUND)
 
 
-@contextmanager
-def _verify_progress() -> Iterator[verifying.OnVerifyProgress]:
-    """Show a progress bar for the current table on stderr if that is a terminal.
-
-    Yields the function that updates it.
-    """
+def _verify_progress() -> AbstractContextManager[verifying.OnVerifyProgress]:
+    """Show a progress bar for the current table, and return the function that updates it."""
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    screen = Console(stderr=True)
-    with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as progress:
-        task = progress.add_task("comparing", total=None)
-
-        def show(table: str, done: int, total: int) -> None:
-            progress.update(task, description=table, completed=done, total=total)
-
-        yield show
+    return console.step_progress("comparing", *columns)
 
 
 def format_size(count: float) -> str:

@@ -83,7 +83,7 @@ def cleanup_command(company_id: int | None, types: tuple[str, ...], dry_run: boo
 
     Safe to run from cron on several machines: one run deletes, concurrent runs exit without changes.
     """
-    with console.opened_desk() as desk, console.progress("companies") as on_progress:
+    with console.opened_desk() as desk, console.count_progress("companies") as on_progress:
         result = cleanup.clean_up(desk.database.live().settings, company_id, types, dry_run, on_progress)
     if as_json:
         console.print_json(result.as_dict())
@@ -138,7 +138,7 @@ def rotate_command(ctx: click.Context, dry_run: bool, as_json: bool) -> None:
     After an interruption, run the command again: it continues. Remove the old key only when nothing is left
     to rotate and every process runs with the new key first.
     """
-    with console.opened_desk() as desk, console.progress("values") as on_progress:
+    with console.opened_desk() as desk, console.count_progress("values") as on_progress:
         done = 0
 
         def count(values: int) -> None:
