@@ -2,7 +2,6 @@
 
 import click
 
-from app.cli import console
 from app.cli.lazy_group import LazyGroup
 
 COMMAND_IMPORT_PATHS = {
@@ -24,6 +23,8 @@ class ErrorHandlingGroup(LazyGroup):
 
     def invoke(self, ctx: click.Context) -> object:
         """Run the command. Raises ClickException for errors, unless --debug asks for the traceback."""
+        from app.cli import console  # here, because `frontdesk --help` and `--version` do not need it
+
         try:
             return super().invoke(ctx)
         except (click.ClickException, click.Abort, click.exceptions.Exit):

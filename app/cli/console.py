@@ -2,17 +2,15 @@
 
 import json
 import math
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-from alembic.util import CommandError
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn
 
 from app.config import Settings
-from app.database import embedded_server
 from app.errors import (
     DRIVER_ERRORS,
     ConfigurationError,
@@ -20,10 +18,13 @@ from app.errors import (
     InvalidInputError,
     to_frontdesk_error,
 )
-from app.frontdesk import Frontdesk
-from app.migrations import runner
 from app.observability import logs, sentry
 from app.observability.failure_reports import report
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, ProgressColumn
+
+    from app.frontdesk import Frontdesk
 
 # Errors with these codes are failures, which are logged and sent to Sentry. Other codes are valid results of
 # a command, such as "not_found".
@@ -56,7 +57,7 @@ def to_click_exception(error: Exception) -> click.ClickException:
         return WrongUsage(error.message)
     context = click.get_current_context(silent=True)
     command = (context and context.invoked_subcommand) or "frontdesk"
-    if isinstance(error, CommandError):  # raised by Alembic and by migrations that refuse to run
+    if _is_alembic_error(error):
         return CouldNotRun(" ".join(str(error).split()))
     if isinstance(error, (FrontdeskError, *DRIVER_ERRORS)):
         known = to_frontdesk_error(error)
@@ -65,6 +66,12 @@ def to_click_exception(error: Exception) -> click.ClickException:
         return CouldNotRun(" ".join(known.message.split()))
     report(error, command, component="cli")
     return CouldNotRun(f"Unexpected {type(error).__name__}; `frontdesk --debug …` shows the traceback.")
+
+
+def _is_alembic_error(error: Exception) -> bool:
+    """Return True if Alembic, or a migration that refuses to run, has raised the error."""
+    alembic = sys.modules.get("alembic.util")  # not imported: that takes long, and few commands need Alembic
+    return alembic is not None and isinstance(error, alembic.CommandError)
 
 
 class FiniteFloatRange(click.FloatRange):
@@ -104,16 +111,21 @@ def load_settings(compare_reads: float | None = None) -> Settings:
 
 
 @contextmanager
-def opened_desk(compare_reads: float | None = None) -> Iterator[Frontdesk]:
+def opened_desk(compare_reads: float | None = None) -> "Iterator[Frontdesk]":
     """Open the configured Frontdesk for the duration of the block.
 
     An embedded database is first migrated to head, because it has no deploy step that does it. Raises
     UnavailableError if the database does not respond.
     """
+    from app.frontdesk import Frontdesk
+
     settings = load_settings(compare_reads)
     with Frontdesk(settings) as desk:
         desk.database.ping()
         if settings.database_url is None:
+            from app.database import embedded_server
+            from app.migrations import runner
+
             runner.upgrade(embedded_server.resolve_migration_url(settings))
         yield desk
 
@@ -129,8 +141,10 @@ def print_json(document: Any) -> None:
     click.echo(json.dumps(document, ensure_ascii=False, indent=2, default=str))
 
 
-def progress(*columns: ProgressColumn) -> Progress:
+def progress(*columns: "ProgressColumn") -> "Progress":
     """Return a progress display with these columns, on stderr; it is disabled if that is not a terminal."""
+    from rich.progress import Progress
+
     screen = Console(stderr=True)
     return Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal)
 
@@ -141,6 +155,8 @@ def count_progress(label: str) -> Iterator[Callable[[int, int | None], None]]:
 
     The total may be unknown (None).
     """
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+
     with progress(TextColumn(label), BarColumn(), MofNCompleteColumn()) as bar:
         task = bar.add_task(label, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
@@ -148,7 +164,7 @@ def count_progress(label: str) -> Iterator[Callable[[int, int | None], None]]:
 
 @contextmanager
 def step_progress(
-    first_step: str, *columns: ProgressColumn
+    first_step: str, *columns: "ProgressColumn"
 ) -> Iterator[Callable[[str, int, int | None], None]]:
     """Show the progress of one step at a time, and yield the function that updates it.
 

@@ -12,7 +12,6 @@ from rich.table import Table
 
 from app.cli import console
 from app.cli.lazy_group import LazyGroup
-from app.cli.transfer_bench import bench_command
 from app.cli.transfer_data import (
     copy_command,
     include_option,
@@ -33,7 +32,14 @@ from app.transfer.relay.relay import OnCycle, drain, relay
 from app.transfer.start import start
 
 
-@click.group("transfer", cls=LazyGroup, import_paths={"demo": "app.demo.transfer:demo_command"})
+@click.group(
+    "transfer",
+    cls=LazyGroup,
+    import_paths={
+        "bench": "app.cli.transfer_bench:bench_command",
+        "demo": "app.demo.transfer:demo_command",
+    },
+)
 def transfer_commands() -> None:
     """Transfer the live database from LEGACY_DATABASE_URL to DATABASE_URL without losing a write.
 
@@ -263,4 +269,3 @@ transfer_commands.add_command(plan_command)
 transfer_commands.add_command(copy_command)
 transfer_commands.add_command(verify_command)
 transfer_commands.add_command(repair_command)
-transfer_commands.add_command(bench_command)

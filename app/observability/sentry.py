@@ -1,22 +1,23 @@
-"""Sentry: one place that starts it, and one that sends; nothing personal leaves the process.
+"""Sentry: initialisation, and events without personal data.
 
-What is sent is picked, not cleaned: whatever the SDK and its integrations add with a new version stays here
-until somebody decides that it may go.
+Events are built from a list of allowed fields: a field that a new version of the SDK or of an integration
+adds is not sent until it is added to the list.
 """
 
 import logging
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
-
-import sentry_sdk
-from sentry_sdk.integrations.atexit import AtexitIntegration
-from sentry_sdk.integrations.logging import LoggingIntegration
-from sentry_sdk.integrations.sqlalchemy import SqlalchemyIntegration
-from sentry_sdk.tracing import Span
+from typing import TYPE_CHECKING, Any
 
 from app.config import Settings
+
+# Imported at its first use: most commands run without Sentry, and the import takes a tenth of their CPU time.
+if TYPE_CHECKING:
+    import sentry_sdk
+    from sentry_sdk.tracing import Span
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +34,7 @@ _ALLOWED_SPAN_FIELDS = (
 )
 _ALLOWED_FRAME_FIELDS = ("filename", "abs_path", "module", "function", "lineno", "in_app")
 
-# Probes come every few seconds; their traces say nothing and cost money.
+# Probes come every few seconds; their traces contain no information and cost money.
 UNTRACED_PATHS = ("/health", "/metrics", "/status")
 
 is_tracing = False
@@ -43,9 +44,10 @@ _initialised_with: tuple[tuple[object, ...], Any] | None = None
 
 
 def initialise(settings: Settings) -> None:
-    """Start Sentry where SENTRY_DSN is set; call it first thing in every entry point, again does no harm.
+    """Initialise Sentry if SENTRY_DSN is set. Every entry point calls this first; repeated calls are allowed.
 
-    It replaces a Sentry that the program has started for itself: that one would send phones and names.
+    It replaces the client of a program that has initialised Sentry itself: that client would send phone
+    numbers and names.
     """
     global is_tracing, _initialised_with
     if settings.sentry_dsn is None or not settings.sentry_enabled:
@@ -56,6 +58,11 @@ def initialise(settings: Settings) -> None:
         and is_initialised()
     ):
         return
+    import sentry_sdk
+    from sentry_sdk.integrations.atexit import AtexitIntegration
+    from sentry_sdk.integrations.logging import LoggingIntegration
+    from sentry_sdk.integrations.sqlalchemy import SqlalchemyIntegration
+
     try:
         sentry_sdk.init(
             dsn=settings.sentry_dsn.get_secret_value(),
@@ -68,20 +75,20 @@ def initialise(settings: Settings) -> None:
             max_request_body_size="never",
             max_breadcrumbs=0,
             auto_session_tracking=False,
-            # Other people's servers are not told about our traces.
+            # No trace headers for other servers.
             trace_propagation_targets=[],
             integrations=[
-                # Log lines are for the log: whoever wrote one has reported the failure that it tells of.
+                # Log lines are not sent: the code that logs a failure also reports it.
                 LoggingIntegration(level=None, event_level=None),
                 AtexitIntegration(callback=lambda pending, timeout: None),  # it writes to stderr
             ],
-            # It sees the statements of sessions only; ours are measured where all of them go through.
+            # It records the statements of ORM sessions only; measured_cursor.py measures all statements.
             disabled_integrations=[SqlalchemyIntegration()],
             before_send=_filter_event,
             before_send_transaction=_filter_event,
         )
-    except ValueError:  # BadDsn, a port that is none
-        # A salon's bookings do not wait for a typing error in a monitoring address.
+    except ValueError:  # BadDsn, or an invalid port
+        # Bookings must not fail because of an invalid address of the monitoring.
         log.warning("SENTRY_DSN is not a Sentry address; errors are not reported to Sentry.")
         return
     sentry_sdk.get_global_scope().set_tag("service", settings.service_name)
@@ -90,7 +97,7 @@ def initialise(settings: Settings) -> None:
 
 
 def _sentry_settings(settings: Settings) -> tuple[object, ...]:
-    """What of the settings is Sentry's business."""
+    """Return the settings that require Sentry to be initialised again when they change."""
     return (
         settings.sentry_dsn,
         settings.sentry_traces_sample_rate,
@@ -101,33 +108,41 @@ def _sentry_settings(settings: Settings) -> tuple[object, ...]:
 
 
 def is_initialised() -> bool:
-    """Whether failures are sent."""
-    return _initialised_with is not None and _initialised_with[1] is sentry_sdk.get_client()
+    """Return True if failures are sent to Sentry."""
+    if _initialised_with is None:
+        return False
+    import sentry_sdk
+
+    return _initialised_with[1] is sentry_sdk.get_client()
 
 
 def capture_exception(error: BaseException, **tags: Any) -> None:
     """Send one event. Without a DSN this does nothing."""
-    with sentry_sdk.new_scope() as scope:
-        _tag(scope, tags)
+    if "sentry_sdk" not in sys.modules:
+        return
+    with _new_scope(tags) as scope:
         scope.capture_exception(error)
 
 
 def capture_message(text: str, **tags: Any) -> None:
-    """Send what is no exception but somebody should see. `text` holds nothing personal."""
-    with sentry_sdk.new_scope() as scope:
-        _tag(scope, tags)
+    """Send an event without an exception. `text` must not contain personal data."""
+    if "sentry_sdk" not in sys.modules:
+        return
+    with _new_scope(tags) as scope:
         scope.set_extra(_MESSAGE_KEY, text)
         scope.capture_message(text, level="error")
 
 
-def current_sampled_span() -> Span | None:
-    """The span that a query belongs to, where its trace is kept."""
+def current_sampled_span() -> "Span | None":
+    """Return the span that a query belongs to if its trace is sampled, else None."""
+    import sentry_sdk
+
     span = sentry_sdk.get_current_span()
     return span if span is not None and span.sampled else None
 
 
-def add_query_span(span: Span, statement: str, seconds: float) -> None:
-    """Add a query that has just ended; `statement` without a value."""
+def add_query_span(span: "Span", statement: str, seconds: float) -> None:
+    """Add a span for a query that has just ended. `statement` must not contain values."""
     end = datetime.now(UTC)
     start = end - timedelta(seconds=seconds)
     span.start_child(op=QUERY_SPAN_OP, name=statement, start_timestamp=start).finish(end_timestamp=end)
@@ -136,10 +151,15 @@ def add_query_span(span: Span, statement: str, seconds: float) -> None:
 _MESSAGE_KEY = "frontdesk_message"
 
 
-def _tag(scope: sentry_sdk.Scope, tags: dict[str, Any]) -> None:
-    for name, value in {"backend": backend, **tags}.items():
-        if value is not None:
-            scope.set_tag(name, value)
+@contextmanager
+def _new_scope(tags: dict[str, Any]) -> "Iterator[sentry_sdk.Scope]":
+    import sentry_sdk
+
+    with sentry_sdk.new_scope() as scope:
+        for name, value in {"backend": backend, **tags}.items():
+            if value is not None:
+                scope.set_tag(name, value)
+        yield scope
 
 
 def _release() -> str | None:
@@ -158,9 +178,9 @@ def _sampler(rate: float) -> Callable[[dict[str, Any]], float]:
 
 
 def _filter_event(event: Any, hint: Any) -> Any:
-    """An event or a transaction with what is known to hold nothing personal."""
+    """Return the event or transaction with its allowed fields only."""
     kept = {name: event[name] for name in _ALLOWED_EVENT_FIELDS if name in event}
-    if event.get("transaction_info", {}).get("source") == "url":  # an address may hold anything
+    if event.get("transaction_info", {}).get("source") == "url":  # a URL may contain personal data
         kept["transaction"] = "unknown"
     kept["tags"] = {name: value for name, value in (event.get("tags") or {}).items() if name in ALLOWED_TAGS}
     contexts = event.get("contexts", {})
@@ -186,7 +206,7 @@ def _span(span: dict[str, Any]) -> dict[str, Any]:
 
 
 def _exception(exception: dict[str, Any]) -> dict[str, Any]:
-    """Its kind and the way to it. Only our own errors' text is known to hold no value of a caller."""
+    """Return type and stack trace, and for errors of this application the text; others may contain values."""
     mechanism = exception.get("mechanism") or {}
     frames = (exception.get("stacktrace") or {}).get("frames") or []
     module = str(exception.get("module") or "")

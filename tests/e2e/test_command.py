@@ -1,5 +1,7 @@
 """Error handling of all commands: a one-line message and an exit code."""
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -74,6 +76,49 @@ def test_help_needs_no_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
         result = CliRunner().invoke(main, [*name, "--help"])
         assert result.exit_code == 0
         assert "Usage:" in result.output
+
+
+IMPORTED = """
+import sys
+import click
+from app.cli import main
+try:
+    main(sys.argv[2:], standalone_mode=False)
+except click.ClickException:
+    pass
+print(*(name for name in sys.argv[1].split() if name in sys.modules), file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "unneeded"),
+    [
+        ("--help", "alembic app.config psycopg pydantic rich sentry_sdk sqlalchemy"),
+        ("--version", "alembic app.config psycopg pydantic rich sentry_sdk sqlalchemy"),
+        ("backup list --json", "alembic app.frontdesk sentry_sdk sqlalchemy.orm"),
+        ("doctor --json", "app.frontdesk rich.progress sentry_sdk"),
+        ("sync --help", "alembic sentry_sdk"),
+        ("transfer status --json", "alembic app.frontdesk sentry_sdk"),
+        ("whatsapp status --json", "alembic sentry_sdk"),
+    ],
+)
+def test_a_command_imports_only_what_it_needs(
+    arguments: str, unneeded: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", "postgresql://127.0.0.1:1/frontdesk")
+    monkeypatch.setenv("BACKUP_ADDRESS", str(tmp_path))
+    command = [sys.executable, "-c", IMPORTED, unneeded, *arguments.split()]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert result.stderr.splitlines()[-1] == "", result.stderr
+
+
+def test_the_list_of_commands_is_the_same_before_and_after_their_import() -> None:
+    listed = CliRunner().invoke(main, ["--help"]).output
+    context = click.Context(main)
+    for name in main.list_commands(context):
+        assert main.get_command(context, name) is not None
+    assert CliRunner().invoke(main, ["--help"]).output == listed
+    assert "Check configuration, database, schema and" in listed
 
 
 def test_every_command_has_a_help_text() -> None:
