@@ -9,6 +9,7 @@ from app.config import Settings
 from app.observability import operation_context
 from app.observability.log_redaction import secret_redaction_filter
 from app.observability.tracebacks import format_traceback
+from app.text import format_utc
 
 # At INFO httpx logs each address with its query, which may hold a phone; the others are only many.
 _VERBOSE_LOGGERS = ("httpx", "httpcore", "psycopg.pool", "alembic.runtime.plugins")
@@ -56,9 +57,7 @@ class JsonFormatter(_Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """The line."""
         line: dict[str, object] = {
-            "time": datetime.fromtimestamp(record.created, UTC)
-            .isoformat(timespec="milliseconds")
-            .replace("+00:00", "Z"),
+            "time": format_utc(datetime.fromtimestamp(record.created, UTC), "milliseconds"),
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),

@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from app.text import format_utc
+
 log = logging.getLogger(__name__)
 
 MAX_KEPT = 50
@@ -34,8 +36,8 @@ _own: deque[SlowQuery] = deque(maxlen=MAX_KEPT)
 def record(
     text: str, kind: str, seconds: float, rows: int | None, company_id: int | None, operation: str | None
 ) -> None:
-    """Keep a slow query, and tell the log."""
-    at = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    """Keep a slow query and log it."""
+    at = format_utc(datetime.now(UTC))
     query = SlowQuery(text, kind, round(seconds * 1000, 1), rows, at, company_id, operation)
     log.warning(
         "Slow query: %.1f s, %s of company %s, %s rows: %s",

@@ -7,6 +7,7 @@ from typing import Any
 
 from app.observability import metrics
 from app.observability.severity import Severity
+from app.text import format_utc
 from app.transfer.protocol.stages import Stage
 from app.transfer.protocol.status import Status
 from app.transfer.verification.divergence_monitor import RecentComparisons
@@ -50,10 +51,10 @@ class TransferHealth:
             "divergences": self.recent.as_dict(),
             "last_verification": None
             if status.verified_at is None
-            else {"at": _format_utc(status.verified_at), "equal": status.verified_equal},
+            else {"at": format_utc(status.verified_at), "equal": status.verified_equal},
             "reasons": [problem.message for problem in self.problems],
             "next": status.next,
-            "last_check": _format_utc(self.at),
+            "last_check": format_utc(self.at),
         }
 
 
@@ -111,7 +112,3 @@ def update_metrics(status: Status) -> None:
 
 def _rounded(seconds: float | None) -> float | None:
     return None if seconds is None else round(seconds, 3)
-
-
-def _format_utc(moment: datetime) -> str:
-    return moment.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")

@@ -9,6 +9,7 @@ from typing import Any
 from app.config import Settings
 from app.observability.severity import Severity
 from app.repositories.whatsapp_all_companies import SessionState
+from app.text import format_utc
 from app.whatsapp.session_store import KeyTypeStatistics
 
 CONFLICT_WARNING_PERIOD = timedelta(hours=1)
@@ -43,7 +44,7 @@ class SessionProblem:
 
 @dataclass(frozen=True)
 class SalonHealth:
-    """One salon's session. A salon without credentials and keys is not paired: nobody expects one of it."""
+    """Health of the session of one salon. A salon without credentials and keys is not paired."""
 
     state: SessionState
     keys: Mapping[str, KeyTypeStatistics]
@@ -83,7 +84,7 @@ class SalonHealth:
             "total_keys": self.total,
             "expired_keys": self.expired,
             "keys_by_type": _as_dict(self.keys),
-            "last_write": iso(self.last_write),
+            "last_write": self.last_write and format_utc(self.last_write),
             "worker": self.state.owner,
             "reasons": [finding.reason for finding in self.problems],
             "recommendation": " ".join(finding.remedy for finding in self.problems) or "Nothing to do.",
@@ -134,7 +135,7 @@ def _find_problems(salon: SalonHealth, limits: Thresholds, now: datetime) -> Ite
 
 @dataclass(frozen=True)
 class WhatsAppHealth:
-    """The sessions of all salons; as bad as the worst of those that are paired."""
+    """Health of the sessions of all salons; its level is the worst level of the paired salons."""
 
     checked_at: datetime
     thresholds: Thresholds
@@ -161,6 +162,7 @@ class WhatsAppHealth:
                 by_type[key_type] = KeyTypeStatistics(
                     before.total + each.total, before.expired + each.expired
                 )
+        last_write = max((salon.last_write for salon in paired if salon.last_write), default=None)
         return {
             "status": str(self.level),
             "auth_records": sum(salon.state.paired_at is not None for salon in paired),
@@ -168,7 +170,7 @@ class WhatsAppHealth:
             "expired_keys": sum(each.expired for each in by_type.values()),
             **self.times(),
             "keys_by_type": _as_dict(dict(sorted(by_type.items()))),
-            "last_write": iso(max((s.last_write for s in paired if s.last_write), default=None)),
+            "last_write": last_write and format_utc(last_write),
             "salons": {str(level): sum(s.level is level for s in paired) for level in Severity},
             "attention": [_brief(salon) for salon in wrong[:MAX_LISTED]],
             "recommendation": self._recommendation(wrong),
@@ -179,10 +181,10 @@ class WhatsAppHealth:
         return {**self.salons[company_id].as_dict(), **self.times()}
 
     def times(self) -> dict[str, Any]:
-        """When it was looked at, and what it was compared with."""
+        """Return the time of the check and the thresholds."""
         limits = self.thresholds
         thresholds = {"warning": limits.expired_warning, "critical": limits.expired_critical}
-        return {"thresholds": thresholds, "last_check": iso(self.checked_at)}
+        return {"thresholds": thresholds, "last_check": format_utc(self.checked_at)}
 
     def _recommendation(self, wrong: list[SalonHealth]) -> str:
         if not self.paired:
@@ -190,11 +192,6 @@ class WhatsAppHealth:
         if not wrong:
             return "Nothing to do."
         return f"Company {wrong[0].company_id}: {wrong[0].as_dict()['recommendation']}"
-
-
-def iso(instant: datetime | None) -> str | None:
-    """UTC, to the second."""
-    return None if instant is None else instant.isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 def _brief(salon: SalonHealth) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from prometheus_client.exposition import choose_encoder
 from app.config import Settings
 from app.observability import slow_queries
 from app.observability.metric_readings import read_query_metrics, registry
+from app.text import format_utc
 from app.web.serving.tokens import has_token
 
 
@@ -50,8 +51,7 @@ def metrics_routes(settings: Settings) -> Blueprint:
             "percentiles": {name: _milliseconds(value) for name, value in query_metrics.percentiles.items()},
             "slow_queries": [asdict(query) for query in slow_queries.recent()],
         }
-        now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-        return jsonify(timestamp=now, metrics=document)
+        return jsonify(timestamp=format_utc(datetime.now(UTC)), metrics=document)
 
     return routes
 

@@ -10,6 +10,7 @@ from flask.typing import ResponseReturnValue
 from app.errors import FrontdeskError
 from app.frontdesk import Frontdesk
 from app.observability.severity import Severity
+from app.text import format_utc
 from app.web.health.database_check import DatabaseCheck, DatabaseStatus
 from app.web.health.documents import Document, health_answer
 from app.web.health.transfer_check import TransferCheck
@@ -144,4 +145,4 @@ class Health:
 
 
 def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    return format_utc(datetime.now(UTC))
