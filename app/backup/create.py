@@ -20,6 +20,7 @@ from app.backup.storage import Storage
 from app.config import Settings
 from app.database import embedded_server
 from app.database.alembic_revision import read_revision
+from app.database.connection import Connection
 
 _ROLES = """
     SELECT rolname::text FROM pg_roles WHERE oid IN (
@@ -94,14 +95,14 @@ def create(settings: Settings, storage: Storage, on_progress: OnProgress) -> Man
 
 
 @contextmanager
-def _snapshot(connection: psycopg.Connection[Any]) -> Iterator[str]:
+def _snapshot(connection: Connection) -> Iterator[str]:
     """Open a read-only transaction on one snapshot; yield the snapshot's id, for pg_dump to share it."""
     with connection.transaction():
         connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
         yield _one(connection, "SELECT pg_export_snapshot()")
 
 
-def _read_snapshot_info(connection: psycopg.Connection[Any], on_table: fingerprint.OnTable) -> _Source:
+def _read_snapshot_info(connection: Connection, on_table: fingerprint.OnTable) -> _Source:
     return _Source(
         database=_one(connection, "SELECT current_database()"),
         taken_at=_one(connection, "SELECT now()"),
@@ -115,7 +116,7 @@ def _read_snapshot_info(connection: psycopg.Connection[Any], on_table: fingerpri
     )
 
 
-def _one(connection: psycopg.Connection[Any], query: LiteralString) -> Any:
+def _one(connection: Connection, query: LiteralString) -> Any:
     row = connection.execute(query).fetchone()
     return row and row[0]
 

@@ -4,7 +4,6 @@ import secrets
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
 from urllib.parse import quote, urlencode
 
 import psycopg
@@ -20,6 +19,7 @@ from app.backup.restore import BackupRestoreResult, restore
 from app.backup.storage import Storage
 from app.config import Settings
 from app.database import embedded_server
+from app.database.connection import Connection
 
 EMBEDDED = "embedded"
 _PREFIX = "frontdesk_drill_"
@@ -92,13 +92,13 @@ def _scratch(settings: Settings, server: str) -> Iterator[str]:
             connection.execute(_DROP.format(sql.Identifier(name)) + sql.SQL(" WITH (FORCE)"))
 
 
-def _process_id(connection: psycopg.Connection[Any]) -> int:
+def _process_id(connection: Connection) -> int:
     # Through a pooler, the process id that libpq reports is the pooler's own.
     with connection.cursor(row_factory=scalar_row) as cursor:
         return int(cursor.execute("SELECT pg_backend_pid()").fetchone())  # type: ignore[arg-type] # one row
 
 
-def _drop_abandoned(connection: psycopg.Connection[Any]) -> None:
+def _drop_abandoned(connection: Connection) -> None:
     """Drop scratch databases without a session whose drill's session has ended."""
     rows = connection.execute(
         "SELECT datname::text FROM pg_database WHERE datname ~ %s AND pg_has_role(datdba, 'MEMBER')"

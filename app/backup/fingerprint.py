@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import psycopg
 from psycopg import sql
@@ -11,7 +10,7 @@ from psycopg import sql
 from app.backup.manifest import Manifest, TableContent
 from app.config import Settings
 from app.database.checksum import table_hash_sql, use_canonical_form
-from app.database.connection import UNLIMITED, connect, connect_timeout
+from app.database.connection import UNLIMITED, Connection, connect, connect_timeout
 from app.errors import UnavailableError
 
 OnTable = Callable[[int, int], None]  # number of tables done, number of all tables
@@ -114,7 +113,7 @@ class Contents:
 
 
 @contextmanager
-def open_connection(settings: Settings, url: str) -> Iterator[psycopg.Connection[Any]]:
+def open_connection(settings: Settings, url: str) -> Iterator[Connection]:
     """Open an autocommit connection for long operations, with no timeouts except TCP's.
 
     Raises UnavailableError if the database cannot be reached.
@@ -129,7 +128,7 @@ def open_connection(settings: Settings, url: str) -> Iterator[psycopg.Connection
         yield connection
 
 
-def read_contents(connection: psycopg.Connection[Any], on_table: OnTable) -> Contents:
+def read_contents(connection: Connection, on_table: OnTable) -> Contents:
     """Count and hash every table in the open transaction, and read the sequences.
 
     The transaction then holds locks that block TRUNCATE until it ends.
@@ -151,11 +150,11 @@ def read_contents(connection: psycopg.Connection[Any], on_table: OnTable) -> Con
     return Contents(tuple(contents), sequences)
 
 
-def query_extension_tables(connection: psycopg.Connection[Any]) -> list[str]:
+def query_extension_tables(connection: Connection) -> list[str]:
     """Return the extensions' tables whose rows a dump may contain, although the manifest omits them."""
     return [name for (name,) in connection.execute(_EXTENSION_TABLES)]
 
 
-def query_user_objects(connection: psycopg.Connection[Any]) -> list[str]:
+def query_user_objects(connection: Connection) -> list[str]:
     """Return the names of up to six objects that users created in this database; [] if it is empty."""
     return [name for (name,) in connection.execute(_USER_OBJECTS)]

@@ -2,9 +2,6 @@
 
 import time
 from dataclasses import dataclass
-from typing import Any
-
-import psycopg
 
 from app.backup import fingerprint, pg_programs
 from app.backup.catalogue import Entry
@@ -13,6 +10,7 @@ from app.backup.errors import BackupError, NotEmpty
 from app.backup.manifest import Manifest
 from app.backup.storage import Storage
 from app.config import Settings
+from app.database.connection import Connection
 
 # From this version on, pg_restore sets transaction_timeout, which older servers reject.
 TRANSACTION_TIMEOUT_MIN_MAJOR = 17
@@ -74,7 +72,7 @@ def restore(
     )
 
 
-def check_empty(connection: psycopg.Connection[Any]) -> None:
+def check_empty(connection: Connection) -> None:
     """Raise NotEmpty if the database contains any object that a user created."""
     objects = fingerprint.query_user_objects(connection)
     if objects:
@@ -97,7 +95,7 @@ def compatibility_warning(manifest: Manifest) -> str | None:
     return None
 
 
-def _program(connection: psycopg.Connection[Any], manifest: Manifest) -> pg_programs.Program:
+def _program(connection: Connection, manifest: Manifest) -> pg_programs.Program:
     server = connection.info.server_version // 10_000
     if server < manifest.server_major:
         raise BackupError(
@@ -115,7 +113,7 @@ def _program(connection: psycopg.Connection[Any], manifest: Manifest) -> pg_prog
     return program
 
 
-def _missing_roles(connection: psycopg.Connection[Any], manifest: Manifest) -> tuple[str, ...]:
+def _missing_roles(connection: Connection, manifest: Manifest) -> tuple[str, ...]:
     rows = connection.execute(
         "SELECT name FROM unnest(%s::text[]) AS wanted (name)"
         " LEFT JOIN pg_roles ON rolname = name"

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from app.backup import fingerprint
 from app.backup.manifest import Manifest
 from app.config import Settings
-from app.database.database import Connection
+from app.database.connection import Connection
 
 
 class RunKind(StrEnum):

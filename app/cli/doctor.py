@@ -16,8 +16,8 @@ from app.cli import console
 from app.config import Settings
 from app.database import connection_budget, embedded_server, integrity_checks
 from app.database.alembic_revision import read_revision
-from app.database.connection import CLIENT_ENCODING, connect_directly
-from app.database.database import Connection, Database
+from app.database.connection import CLIENT_ENCODING, Connection, connect_directly
+from app.database.database import Database
 from app.database.live_database import LiveDatabase
 from app.database.side_state import SideName
 from app.errors import ConfigurationError, FrontdeskError

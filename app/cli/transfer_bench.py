@@ -8,7 +8,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import click
-import psycopg
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from pydantic import SecretStr
@@ -18,6 +17,7 @@ from rich.table import Table
 from app.cli import console
 from app.config import Settings
 from app.database.advisory_locks import AdvisoryLock
+from app.database.connection import Connection
 from app.errors import ConflictError, FrontdeskError
 from app.frontdesk import Frontdesk, Salon
 from app.models import Base
@@ -152,7 +152,7 @@ def _salon(side: Side, settings: Settings) -> Iterator[Salon]:
             _drop(connection)
 
 
-def _drop(connection: psycopg.Connection[Any]) -> None:
+def _drop(connection: Connection) -> None:
     connection.execute("SET client_min_messages = warning")
     connection.execute(sql.SQL("DROP SCHEMA IF EXISTS {} CASCADE").format(sql.Identifier(BENCH_SCHEMA)))
 

@@ -12,8 +12,8 @@ from tenacity import Retrying, before_sleep_log, retry_if_exception_type, stop_a
 from tenacity.wait import wait_random_exponential
 
 from app.data_layer.tenant_cache import TenantCache
-from app.database.connection import set_transaction_settings
-from app.database.database import Connection, Database
+from app.database.connection import Connection, set_transaction_settings
+from app.database.database import Database
 from app.database.live_database import AnyDatabase
 from app.database.query import PoolReader, SessionReader
 from app.errors import (

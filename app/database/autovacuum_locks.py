@@ -1,9 +1,10 @@
 """Cancel autovacuum workers that block DDL (PostgreSQL cancels them after deadlock_timeout)."""
 
 from contextlib import suppress
-from typing import Any
 
 import psycopg
+
+from app.database.connection import Connection
 
 LOCK_TIMEOUT_MS = 3_000  # longer than deadlock_timeout, whose default is 1 s
 
@@ -18,7 +19,7 @@ _VACUUMED_TABLES = """
 """
 
 
-def cancel_autovacuum(connection: psycopg.Connection[Any]) -> None:
+def cancel_autovacuum(connection: Connection) -> None:
     """Make running autovacuum workers of this database yield their table locks.
 
     A vacuum of a large table can take hours. DDL that waits for it with an exclusive lock request makes all

@@ -24,7 +24,7 @@ from psycopg.types.json import Jsonb
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.sql.expression import ColumnElement
 
-from app.database.database import Connection
+from app.database.connection import Connection
 from app.database.dialect import DIALECT
 from app.models import Base
 

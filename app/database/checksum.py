@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from psycopg import sql
 
-from app.database.database import Connection
+from app.database.connection import Connection
 
 # Rows that are hashed together. Without buckets, the hashes of a table of 33 million rows would be one value
 # of more than 1 GB, which is PostgreSQL's limit.

@@ -6,7 +6,7 @@ from typing import Any
 
 from psycopg import sql
 
-from app.database.database import Connection
+from app.database.connection import Connection
 from app.database.dialect import DIALECT
 from app.models import Base
 

@@ -85,7 +85,7 @@ class DeadlineConnection(psycopg.Connection[Any]):
 
 
 @contextmanager
-def query_timeout(seconds: float, connection: psycopg.Connection[Any]) -> Iterator[None]:
+def query_timeout(seconds: float, connection: Connection) -> Iterator[None]:
     """Set the connection's query timeout for the duration of the `with` block.
 
     The connection must be a DeadlineConnection.
@@ -186,7 +186,7 @@ def session_settings(settings: Settings) -> dict[str, str]:
     }
 
 
-def set_transaction_settings(connection: psycopg.Connection[Any], settings: Settings) -> None:
+def set_transaction_settings(connection: Connection, settings: Settings) -> None:
     """Apply the session settings to the current transaction only; begins one if none is open."""
     values = session_settings(settings)
     connection.execute(

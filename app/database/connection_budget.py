@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import psycopg
 
 from app.config import Settings
-from app.database.database import Connection
+from app.database.connection import Connection
 from app.database.live_database import AnyDatabase
 from app.errors import FencedError, UnavailableError
 

@@ -14,12 +14,13 @@ from sqlalchemy.pool import NullPool
 
 from app.config import Settings
 from app.database.connection import (
+    Connection,
     connection_class,
     connection_parameters,
     query_timeout,
     set_transaction_settings,
 )
-from app.database.pool import Connection, MeasuredPool
+from app.database.pool import MeasuredPool
 from app.errors import ClientDeadlineExceeded, FencedError, UnavailableError
 from app.observability import metrics
 

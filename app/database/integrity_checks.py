@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from psycopg import sql
 
-from app.database.database import Connection
+from app.database.connection import Connection
 
 _CONSTRAINTS = """
     SELECT conrelid::regclass::text, conname FROM pg_constraint

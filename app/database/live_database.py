@@ -15,7 +15,8 @@ from sqlalchemy import Engine
 
 from app.config import Settings
 from app.database import embedded_server, side_state
-from app.database.database import Connection, Database
+from app.database.connection import Connection
+from app.database.database import Database
 from app.database.pool import MeasuredPool
 from app.database.side_state import ObservedSide, SideName, SideState
 from app.errors import (

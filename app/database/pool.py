@@ -5,9 +5,9 @@ import threading
 from time import perf_counter
 from typing import Any
 
-import psycopg
 from psycopg_pool import ConnectionPool, PoolTimeout
 
+from app.database.connection import Connection
 from app.observability import metrics
 from app.observability.rate_limited_log import RateLimitedLog
 
@@ -17,8 +17,6 @@ HIGH_USAGE_RATIO = 0.8  # share of max_size above which a high-usage episode beg
 # Share of max_size at which the episode ends. It is lower, so that usage around 80 % is one episode and
 # not many.
 NORMAL_USAGE_RATIO = 0.5
-
-Connection = psycopg.Connection[Any]
 
 
 class MeasuredPool(ConnectionPool[Connection]):

@@ -8,7 +8,7 @@ from sqlalchemy import Select
 from sqlalchemy.orm import Session
 from sqlalchemy.orm.attributes import manager_of_class
 
-from app.database.database import Connection
+from app.database.connection import Connection
 from app.database.dialect import DIALECT
 from app.database.live_database import AnyDatabase
 from app.models import Base

@@ -10,7 +10,8 @@ from typing import Any, Literal
 
 import psycopg
 
-from app.database.database import Connection, Database
+from app.database.connection import Connection
+from app.database.database import Database
 from app.errors import ConfigurationError, FencedError, UnavailableError
 
 SideName = Literal["legacy", "primary"]

@@ -12,8 +12,7 @@ from typing import Any
 from psycopg import sql
 
 from app.config import Settings
-from app.database.connection import connect_directly
-from app.database.database import Connection
+from app.database.connection import Connection, connect_directly
 from app.errors import ConfigurationError, UnknownCompanyError
 
 DEFAULT_LIMIT = 100  # rows deleted per table in one run

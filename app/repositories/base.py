@@ -23,7 +23,7 @@ from sqlalchemy.orm import Session
 
 from app.database.bulk_merge import MergeResult, MergeTarget, merge
 from app.database.child_rows import replace_children
-from app.database.database import Connection
+from app.database.connection import Connection
 from app.database.filters import conditions, ordering
 from app.database.query import Query, QueryReader
 from app.errors import InvalidInputError

@@ -6,7 +6,7 @@ from typing import Any
 
 from psycopg import sql
 
-from app.database.database import Connection
+from app.database.connection import Connection
 from app.errors import RetryableConflictError, SlotTakenError
 
 # The condition under which a row of `bookings` occupies time, and the time that it occupies.

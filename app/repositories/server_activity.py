@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import NamedTuple
 
-from app.database.database import Connection
+from app.database.connection import Connection
 
 
 class ServerStatistics(NamedTuple):

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
-from app.database.database import Connection
+from app.database.connection import Connection
 
 
 class KeyCount(NamedTuple):

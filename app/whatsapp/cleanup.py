@@ -8,8 +8,7 @@ from typing import Any
 
 from app.config import Settings
 from app.database.advisory_locks import AdvisoryLock
-from app.database.connection import connect_directly
-from app.database.database import Connection
+from app.database.connection import Connection, connect_directly
 from app.errors import DRIVER_ERRORS, UnknownCompanyError, to_frontdesk_error
 from app.observability.failure_reports import report
 from app.repositories import whatsapp_all_companies as overview

@@ -4,7 +4,8 @@ from contextlib import closing
 from datetime import UTC, datetime
 
 from app.config import Settings
-from app.database.database import Connection, Database
+from app.database.connection import Connection
+from app.database.database import Database
 from app.database.live_database import AnyDatabase
 from app.observability import sentry
 from app.observability.severity import Severity

@@ -6,7 +6,7 @@ import psycopg
 from psycopg import sql
 
 from app.config import Settings
-from app.database.connection import CLIENT_ENCODING
+from app.database.connection import CLIENT_ENCODING, Connection
 from app.errors import ConfigurationError, InvalidInputError, UnavailableError
 from app.whatsapp import baileys_json
 from app.whatsapp.import_folder import ImportedSession
@@ -39,7 +39,7 @@ def read_tables(settings: Settings, company_id: int | None = None) -> Iterator[t
         raise InvalidInputError("LEGACY_DATABASE_URL has no tables of the first system's sessions.") from None
 
 
-def _companies(connection: psycopg.Connection) -> list[int]:
+def _companies(connection: Connection) -> list[int]:
     rows = connection.execute(
         "SELECT DISTINCT trim(company_id::text)::bigint FROM whatsapp_auth"
         " WHERE trim(company_id::text) ~ '^[0-9]{1,18}$' ORDER BY 1"
@@ -47,7 +47,7 @@ def _companies(connection: psycopg.Connection) -> list[int]:
     return [company for (company,) in rows if company > 0]
 
 
-def _read(connection: psycopg.Connection, company: int) -> ImportedSession | None:
+def _read(connection: Connection, company: int) -> ImportedSession | None:
     table = sql.SQL("SELECT creds::text" + _FROM_COMPANY).format(
         sql.Identifier("whatsapp_auth"), sql.SQL(str(company))
     )

@@ -7,8 +7,7 @@ from typing import Any
 from psycopg import sql
 
 from app.config import Settings
-from app.database.connection import connect_directly
-from app.database.database import Connection
+from app.database.connection import Connection, connect_directly
 from app.errors import DRIVER_ERRORS, ConfigurationError, to_frontdesk_error
 from app.whatsapp.encryption import Cipher
 from app.whatsapp.errors import UnreadableValueError

@@ -7,8 +7,7 @@ import psycopg
 
 from app.config import Settings
 from app.data_layer.unit_of_work import UnitOfWork
-from app.database.connection import connect_directly
-from app.database.database import Connection
+from app.database.connection import Connection, connect_directly
 from app.errors import to_frontdesk_error
 from app.yclients.errors import SyncRunningError
 

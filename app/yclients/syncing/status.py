@@ -5,7 +5,7 @@ from enum import Enum
 from typing import Any
 
 from app.data_layer.unit_of_work import UnitOfWork
-from app.database.database import Connection
+from app.database.connection import Connection
 from app.errors import DRIVER_ERRORS, to_frontdesk_error
 from app.frontdesk import Frontdesk
 from app.models import SyncRun
