@@ -1,6 +1,6 @@
-"""One tree of errors. What a driver raises becomes one of ours here, by SQLSTATE, and nowhere else.
+"""All errors of Frontdesk, and the translation of database errors into them by SQLSTATE.
 
-Messages are safe to show and to log: they never carry a value that a caller passed in.
+Messages are safe to show and to log: they never contain a value that a caller passed.
 """
 
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ import sqlalchemy.exc
 
 
 class FrontdeskError(Exception):
-    """Something went wrong inside Frontdesk; look for the cause in the log."""
+    """An internal error of Frontdesk. The log contains the cause."""
 
     code = "internal"
     retryable = False
@@ -33,7 +33,7 @@ class InvalidInputError(FrontdeskError):
     code = "invalid"
 
     def __init__(self, message: str | None = None, fields: Mapping[str, str] | None = None) -> None:
-        """`fields` names each wrong field and says why."""
+        """`fields` maps the name of each invalid field to the reason."""
         self.fields = dict(fields or {})
         if message is None and self.fields:
             message = "; ".join(f"{field}: {reason}" for field, reason in self.fields.items())
@@ -41,31 +41,31 @@ class InvalidInputError(FrontdeskError):
 
 
 class UnknownCompanyError(FrontdeskError):
-    """This company is not known here; upsert_company (or an import) makes it known."""
+    """The company is unknown. Store it first with upsert_company or an import."""
 
     code = "unknown_company"
 
 
 class NotFoundError(FrontdeskError):
-    """There is no such row to change."""
+    """The row to change does not exist."""
 
     code = "not_found"
 
 
 class SlotTakenError(FrontdeskError):
-    """That time is already taken for this member of staff."""
+    """The time is already taken for this member of staff."""
 
     code = "slot_taken"
 
 
 class ConflictError(FrontdeskError):
-    """Another change got in the way."""
+    """The change conflicts with another change."""
 
     code = "conflict"
 
 
 class RetryableConflictError(ConflictError):
-    """Another transaction got in the way; the same call can succeed when it is made again."""
+    """The change conflicts with a concurrent transaction. A retry of the call can succeed."""
 
     retryable = True
 
@@ -78,7 +78,7 @@ class UnavailableError(FrontdeskError):
 
 
 class NoConnectionError(UnavailableError):
-    """No connection to the database was free or could be made in time; nothing was sent to it."""
+    """No database connection became available in time. Nothing was sent to the database."""
 
 
 class NoSpaceError(UnavailableError):
@@ -86,7 +86,7 @@ class NoSpaceError(UnavailableError):
 
 
 class ReadOnlyError(UnavailableError):
-    """The database takes no writes now: it is a standby, or was made read-only."""
+    """The database is read-only at the moment, for example because it is a standby."""
 
 
 class PermanentlyUnavailableError(UnavailableError):
@@ -96,25 +96,25 @@ class PermanentlyUnavailableError(UnavailableError):
 
 
 class DeadlineError(FrontdeskError):
-    """The database took too long and the statement was given up."""
+    """The statement was cancelled because the database took too long."""
 
     code = "timeout"
     retryable = True
 
 
 class FencedError(FrontdeskError):
-    """The database is being moved; run the unit of work again."""
+    """The database is being transferred. Run the unit of work again."""
 
     code = "fenced"
     retryable = True
 
 
 class ClientDeadlineExceeded(psycopg.OperationalError):
-    """The server did not answer within POSTGRES_QUERY_TIMEOUT; the connection is closed."""
+    """The server did not respond within POSTGRES_QUERY_TIMEOUT. The connection is closed."""
 
 
 class SideLostError(ClientDeadlineExceeded):
-    """One of the two databases of a move does not answer any more; the message says which, and no more."""
+    """One of the two databases of a transfer does not respond. The message contains only which one."""
 
 
 DRIVER_ERRORS = (sqlalchemy.exc.SQLAlchemyError, psycopg.Error)
@@ -136,7 +136,7 @@ _BY_SQLSTATE: dict[str, type[FrontdeskError]] = {
     "57P03": UnavailableError,
     "57P05": UnavailableError,
     "25006": ReadOnlyError,
-    "FD001": FencedError,  # the move's own triggers
+    "FD001": FencedError,  # raised by the triggers of the transfer
 }
 _BY_SQLSTATE_CLASS: dict[str, type[FrontdeskError]] = {
     "08": UnavailableError,
@@ -146,14 +146,14 @@ _BY_SQLSTATE_CLASS: dict[str, type[FrontdeskError]] = {
 
 
 def to_frontdesk_error(error: BaseException) -> FrontdeskError:
-    """Translate an error of SQLAlchemy or psycopg into ours, by its SQLSTATE."""
+    """Return the FrontdeskError for an error of SQLAlchemy or psycopg, selected by its SQLSTATE."""
     if isinstance(error, FrontdeskError):
         return error
     if isinstance(error, sqlalchemy.exc.DBAPIError) and error.orig is not None:
         error = error.orig
     if isinstance(error, psycopg_pool.PoolTimeout):
         return NoConnectionError(
-            "No connection to the database within POSTGRES_CONNECTION_TIMEOUT: "
+            "No database connection within POSTGRES_CONNECTION_TIMEOUT: "
             "the pool is exhausted or the database is down."
         )
     if isinstance(error, SideLostError):
@@ -164,21 +164,21 @@ def to_frontdesk_error(error: BaseException) -> FrontdeskError:
         return FrontdeskError()
     state = error.sqlstate
     if state is None:
-        # Without a SQLSTATE the server never answered: the connection was refused or lost.
+        # Without a SQLSTATE, the server did not respond: the connection was refused or lost.
         return UnavailableError() if isinstance(error, psycopg.OperationalError) else FrontdeskError()
     if state == "23503":
         return _foreign_key(error)
     if state == "23505":
-        # Every write here is an upsert, so a duplicate key is a race: a second run sees the other's row.
-        return RetryableConflictError(f"Another row has this key already ({error.diag.constraint_name}).")
+        # All writes are upserts, so a duplicate key is the result of a race. A retry sees the other row.
+        return RetryableConflictError(f"Another row already has this key ({error.diag.constraint_name}).")
     if state == "42P01":
         return FrontdeskError("A table is missing: run `alembic upgrade head`.")
     if state in _BY_SQLSTATE:
         return _BY_SQLSTATE[state]()
-    # A constraint, a value out of range, a trigger that raises, a value too long for an index.
+    # 22: data exception, 23: constraint violation, P0: raised by PL/pgSQL, 54000: too long for an index.
     if state[:2] in ("22", "23", "P0") or state == "54000":
-        what = error.diag.constraint_name or error.diag.column_name or "a value"
-        return InvalidInputError(f"The database refused {what} (SQLSTATE {state}).")
+        name = error.diag.constraint_name or error.diag.column_name or "a value"
+        return InvalidInputError(f"The database refused {name} (SQLSTATE {state}).")
     if state[:2] in _BY_SQLSTATE_CLASS:
         return _BY_SQLSTATE_CLASS[state[:2]]()
     return FrontdeskError(f"Database error, SQLSTATE {state}.")
@@ -188,4 +188,4 @@ def _foreign_key(error: psycopg.Error) -> FrontdeskError:
     constraint = error.diag.constraint_name or ""
     if constraint.endswith("_companies"):
         return UnknownCompanyError()
-    return ConflictError(f"A row that this one belongs to is missing or still in use ({constraint}).")
+    return ConflictError(f"A referenced row is missing, or the row is still referenced ({constraint}).")

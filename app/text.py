@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 
 def fold_case(text: str) -> str:
-    """Fold case and compatibility forms so that `Ё`, `ё` or `ﬁ`, `FI` compare equal in any locale."""
+    """Fold case and compatibility forms, so that `Ё` and `ё`, or `ﬁ` and `FI`, are equal in any locale."""
     return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
 
 

@@ -1,4 +1,4 @@
-"""What libpq's URLs say. They hold passwords: none of it is for a log or an error."""
+"""Validation of libpq URLs. They contain passwords, so no part of a URL may appear in a log or an error."""
 
 from typing import Any
 
@@ -9,53 +9,52 @@ from pydantic_core import PydanticCustomError
 _FORM = "is not a PostgreSQL URL like postgresql://user:password@host:5432/name (percent-encode the password)"
 _SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 _LARGEST_PORT = 65535
-_LOCAL_HOSTS = ("", "localhost", "::1")  # without a host libpq takes the machine's own socket
+_LOCAL_HOSTS = ("", "localhost", "::1")  # without a host, libpq uses the local socket
 
 
 def validate_database_url(given: str) -> str:
-    """The URL as libpq takes it. Raises PydanticCustomError."""
-    url = _plain(given)
-    # The reason is dropped on purpose: libpq quotes the part it cannot read, which may be the password.
+    """Return the URL in libpq's form. Raises PydanticCustomError if it is invalid."""
+    url = _to_libpq_url(given)
+    # libpq's reason is not shown, because it quotes the invalid part, which may be the password.
     try:
         parts = psycopg.conninfo.conninfo_to_dict(url)
     except psycopg.ProgrammingError:
         raise PydanticCustomError("database_url", _FORM) from None
     port = str(parts.get("port") or "5432")
-    # After an @ in the password that is not encoded, the rest of it is taken for the host, which errors name.
-    is_torn = "@" in str(parts.get("host", "")).lstrip("@") or "@" in str(parts.get("dbname", ""))
-    if is_torn or not url.startswith(("postgresql://", "postgres://")) or not port.isdecimal():
+    # If a password contains an unencoded @, libpq reads the rest of it as the host, which errors would show.
+    has_unencoded_at = "@" in str(parts.get("host", "")).lstrip("@") or "@" in str(parts.get("dbname", ""))
+    if has_unencoded_at or not url.startswith(("postgresql://", "postgres://")) or not port.isdecimal():
         raise PydanticCustomError("database_url", _FORM)
     if not 0 < int(port) <= _LARGEST_PORT:
-        raise PydanticCustomError("database_url", "names a port that is none (1 to 65535)")
+        raise PydanticCustomError("database_url", "has an invalid port (valid: 1 to 65535)")
     if parts.get("sslmode", "prefer") not in _SSL_MODES:
         modes = ", ".join(_SSL_MODES)
-        raise PydanticCustomError("database_url", "has an sslmode that is none of {modes}", {"modes": modes})
+        raise PydanticCustomError("database_url", "has an invalid sslmode (valid: {modes})", {"modes": modes})
     return url
 
 
 def name_same_database(*urls: Any) -> bool:
-    """Whether the URLs name one database; those that cannot be read are reported by their own check."""
-    places = []
+    """Return True if all URLs name the same database, and False if one of them is invalid."""
+    databases = []
     for url in urls:
         text = url.get_secret_value() if isinstance(url, SecretStr) else str(url or "")
         try:
-            parts = psycopg.conninfo.conninfo_to_dict(_plain(text))
+            parts = psycopg.conninfo.conninfo_to_dict(_to_libpq_url(text))
         except psycopg.ProgrammingError:
             return False
-        places.append(
+        databases.append(
             (parts.get("host"), parts.get("hostaddr"), str(parts.get("port") or 5432), parts.get("dbname"))
         )
-    return len(set(places)) == 1
+    return len(set(databases)) == 1
 
 
 def is_remote_without_verification(url: str) -> bool:
-    """Whether the way to the database leaves this machine and somebody on it could pose as the server."""
+    """Return True if the server is remote and its identity is not verified (sslmode is not verify-full)."""
     parts = psycopg.conninfo.conninfo_to_dict(url)
     hosts = str(parts.get("host") or parts.get("hostaddr") or "").split(",")
-    is_remote = any(not (each.startswith(("/", "@", "127.")) or each in _LOCAL_HOSTS) for each in hosts)
+    is_remote = any(not (host.startswith(("/", "@", "127.")) or host in _LOCAL_HOSTS) for host in hosts)
     return is_remote and parts.get("sslmode") != "verify-full"
 
 
-def _plain(url: str) -> str:
-    """The URL as libpq takes it."""
+def _to_libpq_url(url: str) -> str:
     return url.replace("postgresql+psycopg://", "postgresql://", 1)

@@ -1,4 +1,4 @@
-"""Settings out of files, one for each, as containers and systemd hand secrets over."""
+"""Settings from files, one file per setting, the form in which containers and systemd provide secrets."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,20 +10,20 @@ from pydantic_settings import SecretsSettingsSource
 
 @dataclass(frozen=True)
 class UnreadableSecret:
-    """What stands for the value of a file that is there and says nothing; for validation to name."""
+    """Value of a setting whose file exists but is unreadable or empty. Validation reports the reason."""
 
     reason: str
 
 
 class SecretFiles(SecretsSettingsSource):
-    """Files named as the settings.
+    """Source of settings from files that are named like the settings.
 
-    The library passes over a directory, a broken link or a link that leads elsewhere: without a word the
-    service would run without its token.
+    Unlike the base class, it does not silently ignore directories and broken links: the service would then
+    run without its token.
     """
 
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
-        """The file's text without blanks around it, None where there is no file, or Unreadable."""
+        """Return the text of the file, stripped, or an UnreadableSecret, or None if there is no file."""
         path = self.find_case_path(Path(str(self.secrets_dir)), field_name, case_sensitive=False)
         return path and _read(path), field_name, False
 

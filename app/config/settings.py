@@ -1,4 +1,4 @@
-"""Settings: the only reader of the environment, validated as a whole at start."""
+"""Settings. Only this module reads environment variables; all settings are validated together at start."""
 
 import os
 import re
@@ -20,12 +20,12 @@ PROJECT_ROOT = Path(__file__).resolve().parents[2]
 EMBEDDED_DATA_DIRECTORY = PROJECT_ROOT / ".frontdesk"
 DEVELOPMENT_BACKUP_DIRECTORY = EMBEDDED_DATA_DIRECTORY / "backups"
 
-# PostgreSQL counts its timeouts in 32 bits.
+# PostgreSQL stores timeouts as 32-bit integers.
 Milliseconds = Annotated[int, Field(gt=0, le=2**31 - 1)]
 
-_MAX_DAYS = 100 * 366  # days; what is counted in days or hours goes into dates
+_MAX_DAYS = 100 * 366  # longer durations would exceed the range of dates
 
-# The first may not be greater than the second.
+# The first setting of each pair must not be greater than the second.
 _ORDERED = (
     ("postgres_min_connections", "postgres_max_connections"),
     ("whatsapp_expired_warning", "whatsapp_expired_critical"),
@@ -35,7 +35,7 @@ _ORDERED = (
 
 @dataclass(frozen=True)
 class UnsafeSetting:
-    """A setting that works and should not stay as it is."""
+    """A setting that is valid but unsafe in production."""
 
     setting: str
     reason: str
@@ -43,11 +43,11 @@ class UnsafeSetting:
 
 
 class Settings(BaseSettings):
-    """Everything that the environment decides; times in milliseconds, as PostgreSQL counts them.
+    """The settings. Durations are in milliseconds unless the name says another unit.
 
-    Values come, first found, from arguments, the environment, `.env` (in development) and files in
-    `SECRETS_DIR` named as the variables in lower case. Secrets are `SecretStr`: no repr, log or error
-    shows them.
+    The value of a setting comes from the first of these sources that has it: arguments, the environment,
+    `.env` (in development only), files in `SECRETS_DIR` named like the variables in lower case. Secrets are
+    `SecretStr`, so that no repr, log or error shows them.
     """
 
     model_config = SettingsConfigDict(
@@ -123,7 +123,9 @@ class Settings(BaseSettings):
             return None
         text = value.get_secret_value()
         if not text or text != text.strip() or not text.isprintable():
-            raise PydanticCustomError("token", "is blank, or has blanks around it, or more than one line")
+            raise PydanticCustomError(
+                "token", "is empty, has spaces at its start or end, or has more than one line"
+            )
         return value
 
     @field_validator("whatsapp_encryption_keys")
@@ -145,16 +147,16 @@ class Settings(BaseSettings):
             return value
         days: dict[str, int | None] = {}
         for entry in value.split(","):
-            found = re.fullmatch(r"\s*([\w-]+)\s*=\s*(?:(\d{1,4})|never)\s*", entry)
-            if found is None:
+            match = re.fullmatch(r"\s*([\w-]+)\s*=\s*(?:(\d{1,4})|never)\s*", entry)
+            if match is None:
                 raise PydanticCustomError("days", "is not like device-list=30,tctoken=never (in days)")
-            days[found[1]] = int(found[2]) if found[2] else None
+            days[match[1]] = int(match[2]) if match[2] else None
         return days
 
     @field_validator("test_phones", mode="before")
     @classmethod
     def _parse_test_phones(cls, value: Any) -> Any:
-        from app.phones import to_e164  # takes a while to load, and few commands need it
+        from app.phones import to_e164  # imported here because loading takes long and few commands need it
 
         phones = []
         given = value.split(",") if isinstance(value, str) else value
@@ -163,19 +165,19 @@ class Settings(BaseSettings):
                 phones.append(to_e164(text.strip()))
             except ValueError:
                 raise PydanticCustomError(
-                    "phone", "phone {number} cannot be read", {"number": number}
+                    "phone", "phone number {number} is invalid", {"number": number}
                 ) from None
         return tuple(dict.fromkeys(phones))
 
     @model_validator(mode="wrap")
     @classmethod
     def _validate_all(cls, values: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
-        """Check what concerns several fields along with each field: one run names every problem."""
+        """Check each field and the rules across fields together, so that one error lists all problems."""
         given = values if isinstance(values, dict) else {}
         problems: list[InitErrorDetails] = [
-            {"type": PydanticCustomError("setting", each.reason), "loc": (field,), "input": None}
-            for field, each in given.items()
-            if isinstance(each, UnreadableSecret)
+            {"type": PydanticCustomError("setting", value.reason), "loc": (field,), "input": None}
+            for field, value in given.items()
+            if isinstance(value, UnreadableSecret)
         ]
         settings = None
         try:
@@ -201,9 +203,9 @@ class Settings(BaseSettings):
 
     @classmethod
     def load(cls, **overrides: Any) -> Self:
-        """Read the settings from the environment.
+        """Read the settings from the environment. `overrides` take precedence.
 
-        Raises ConfigurationError that names every variable which is wrong, and never a value.
+        Raises ConfigurationError with the names of all wrong variables, but without their values.
         """
         environment = os.environ.get("ENVIRONMENT") or "development"
         secrets = os.environ.get("SECRETS_DIR") or None
@@ -227,7 +229,7 @@ class Settings(BaseSettings):
         return self.environment == "production"
 
     def warnings(self) -> list[UnsafeSetting]:
-        """What is unsafe in production, though it does not stop the service."""
+        """Return the settings that are unsafe in production but do not prevent a start."""
         if not self.is_production:
             return []
         unsafe = [
@@ -251,30 +253,32 @@ class Settings(BaseSettings):
         if self.health_token is None:
             unsafe.append(
                 UnsafeSetting(
-                    "HEALTH_TOKEN", "whoever reaches the health API sees its details", "Set a token."
+                    "HEALTH_TOKEN", "the health API shows its details without authentication", "Set a token."
                 )
             )
         return unsafe
 
     def backup_storage(self) -> str:
-        """The directory or fsspec address of the backups, which may hold a password.
+        """Return the directory or fsspec URL of the backups. The URL may contain a password.
 
-        Raises ConfigurationError.
+        Raises ConfigurationError if it is not configured.
         """
         if self.backup_address is not None:
             return self.backup_address.get_secret_value()
         if self.environment == "development":
             return str(DEVELOPMENT_BACKUP_DIRECTORY)
-        raise ConfigurationError("Where are the backups? Set BACKUP_ADDRESS, or give --at.")
+        raise ConfigurationError(
+            "The storage of the backups is not configured: set BACKUP_ADDRESS, or pass --at."
+        )
 
 
 def subprocess_environment(extra: dict[str, str]) -> dict[str, str]:
-    """Our environment with more in it, for a program that we start."""
+    """Return the environment for a subprocess: this process's environment and `extra`."""
     return {**os.environ, **extra}
 
 
 def _cross_field_problems(given: dict[str, Any]) -> list[tuple[str, str]]:
-    """The rules that concern more than one setting, on the raw values."""
+    """Check the rules across settings on the raw values; return (setting, problem) pairs."""
     problems = []
     if given.get("environment") == "production":
         if not given.get("database_url"):
@@ -288,30 +292,32 @@ def _cross_field_problems(given: dict[str, Any]) -> list[tuple[str, str]]:
         try:
             wrong = int(given.get(low, _default(low))) > int(given.get(high, _default(high)))
         except (TypeError, ValueError):
-            continue  # not numbers: the fields' own check says so
+            continue  # the check of the field reports that it is not a number
         if wrong:
             problems.append((low, f"is greater than {high.upper()}"))
     return problems
 
 
 def _transfer_problems(given: dict[str, Any]) -> list[tuple[str, str]]:
-    """The rules for two databases of which one is live."""
+    """Check the rules for a transfer, which has two databases; return (setting, problem) pairs."""
     legacy = given.get("legacy_database_url")
     pinned = bool(given.get("transfer_pin"))
     is_uncaptured = _is_off(given.get("transfer_capture", True))
     compares = str(given.get("transfer_compare_reads") or "0").strip("0.") != ""
-    asked = {"transfer_pin": pinned, "transfer_capture": is_uncaptured, "transfer_compare_reads": compares}
+    options = {"transfer_pin": pinned, "transfer_capture": is_uncaptured, "transfer_compare_reads": compares}
     if not legacy:
-        reason = "needs LEGACY_DATABASE_URL: without it there is one database, and nothing is moved"
-        return [(name, reason) for name, is_set in asked.items() if is_set]
+        reason = "requires LEGACY_DATABASE_URL: without it there is only one database and no transfer"
+        return [(name, reason) for name, is_set in options.items() if is_set]
     problems = []
     if name_same_database(legacy, given.get("database_url")):
         problems.append(("legacy_database_url", "is the same database as DATABASE_URL"))
     if compares and pinned:
-        reason = "cannot be used with TRANSFER_PIN: a pinned process never looks at the other side"
+        reason = "cannot be used with TRANSFER_PIN: a pinned process does not read from the other side"
         problems.append(("transfer_compare_reads", reason))
     if compares and is_uncaptured:
-        reason = "cannot be used with TRANSFER_CAPTURE=off: nothing keeps the sides alike, every read differs"
+        reason = (
+            "cannot be used with TRANSFER_CAPTURE=off: the standby does not follow, so reads would differ"
+        )
         problems.append(("transfer_compare_reads", reason))
     return problems
 

@@ -1,4 +1,4 @@
-"""The operations that workers call, bound to one company; each answers with a Result."""
+"""Operations for workers. Each belongs to one company and returns a Result."""
 
 from app.data_layer.bookings import BookingOperations
 from app.data_layer.clients import ClientOperations

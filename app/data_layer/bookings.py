@@ -1,4 +1,4 @@
-"""Bookings: the mirror, and the workflows that book, move, confirm and cancel."""
+"""Operations on bookings: the mirrored rows, and the workflows create, confirm, reschedule and cancel."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, datetime, timedelta
@@ -27,11 +27,11 @@ from app.schemas.schema import RowSchema, Values
 
 
 class BookingOperations(Operations):
-    """Bookings. `*_by_id` and `*_by_ids` take YClients ids; the workflows take our own `id`."""
+    """Operations on bookings. `*_by_id` and `*_by_ids` take YClients ids; workflows take Frontdesk's `id`."""
 
     @operation(Booking)
     def get_bookings(self, start: datetime, end: datetime, staff_id: int | None = None) -> list[Booking]:
-        """Bookings that start in [start, end), cancelled ones too, the earliest first."""
+        """Return the bookings that start in [start, end), including cancelled ones, by start."""
         period = validate_instant("start", start), validate_instant("end", end)
         if period[1] < period[0]:
             raise InvalidInputError(fields={"end": "is before start"})
@@ -41,47 +41,47 @@ class BookingOperations(Operations):
 
     @operation(Booking)
     def get_booking(self, id: int) -> Booking | None:
-        """The booking with *our* id."""
+        """Return the booking with this Frontdesk id, or None."""
         return self._read_only_repositories.bookings.find_one(id=validate_id("id", id))
 
     @operation(Booking)
     def get_booking_by_id(self, id: int) -> Booking | None:
-        """The booking with this YClients record id."""
+        """Return the booking with this YClients record id, or None."""
         return self._read_only_repositories.bookings.find_by_ids([validate_id("id", id)])[0]
 
     @operation(Booking)
     def get_bookings_by_ids(self, ids: Sequence[int]) -> list[Booking | None]:
-        """Bookings by YClients record id, in the order of `ids`, None in the gaps."""
+        """Return the bookings with these YClients record ids in the order of `ids`, None for missing ones."""
         return self._read_only_repositories.bookings.find_by_ids(validate_ids("ids", ids))
 
     @operation(Booking)
     def upsert_booking(self, data: Mapping[str, Any]) -> Booking:
-        """Insert or update a booking by `yclients_record_id`; an overlap is recorded, never refused."""
+        """Insert or update a booking by `yclients_record_id`. An overlap is recorded, not refused."""
         return self._transact(lambda uow: uow.bookings.upsert(data))
 
     @operation(Booking)
     def upsert_bookings(self, rows: Iterable[Mapping[str, Any]]) -> UpsertReport:
-        """Insert or update many bookings."""
+        """Insert or update many bookings; invalid rows are rejected in the report."""
         return self._upsert_all(lambda repositories: repositories.bookings, rows)
 
     @operation(Booking)
     def find_free_slots(
         self, date: date, duration: int, staff_id: int | None = None, step: int = 900
     ) -> list[FreeSlot]:
-        """Times on the salon's local `date` at which `duration` seconds are free, by staff and start.
+        """Return the free slots of `duration` seconds on the salon's local `date`, by staff and start.
 
-        Starts lie every `step` seconds from the beginning of each working interval.
+        Slots start every `step` seconds from the beginning of each working interval.
         """
         day = validate_date("date", date)
         length, every = validate_duration("duration", duration), validate_duration("step", step)
-        reading = self._read_only_repositories
-        zone = reading.tenant.timezone
-        hours = reading.staff_schedules.find_availability(
+        repositories = self._read_only_repositories
+        zone = repositories.tenant.timezone
+        availability = repositories.staff_schedules.find_availability(
             day, *local_day(day, zone), validate_optional_id("staff_id", staff_id)
         )
         return [
             FreeSlot(member, start, start + timedelta(seconds=length))
-            for member, intervals, taken in hours
+            for member, intervals, taken in availability
             for start in free_starts(
                 day,
                 zone,
@@ -94,30 +94,32 @@ class BookingOperations(Operations):
 
     @operation(Booking)
     def create_booking(self, client: Mapping[str, Any], booking: Mapping[str, Any]) -> Booking:
-        """Book: the slot, the client (found by phone, or new) and the booking together, or nothing.
+        """Reserve the slot and store client and booking in one transaction; return the booking.
 
-        Fails with `slot_taken` where the member of staff is busy. The same `yclients_record_id` again
-        answers with the booking that is there.
+        The client is found by phone, or created. Fails with `slot_taken` if the member of staff is busy. If
+        a booking with the same `yclients_record_id` exists, it is returned unchanged.
         """
         country = self._read_only_repositories.tenant.country
-        who = _validate(NEW_CLIENT, "client", client, self.company_id, country)
-        what = _validate(NEW_BOOKING, "booking", booking, self.company_id, country)
-        services = what.pop("services", [])
-        length = what.pop("duration", None)
+        client_row = _validate(NEW_CLIENT, "client", client, self.company_id, country)
+        booking_row = _validate(NEW_BOOKING, "booking", booking, self.company_id, country)
+        services = booking_row.pop("services", [])
+        length = booking_row.pop("duration", None)
         if length is not None:
-            what["ends_at"] = what["starts_at"] + timedelta(seconds=length)
-        what |= {"client_phone": who["phone"], "client_name": who["name"]}
+            booking_row["ends_at"] = booking_row["starts_at"] + timedelta(seconds=length)
+        booking_row |= {"client_phone": client_row["phone"], "client_name": client_row["name"]}
 
         def work(uow: UnitOfWork) -> Booking:
-            record_id = what.get("yclients_record_id")
-            known = uow.bookings.find_one(yclients_record_id=record_id) if record_id else None
-            if known is not None:
-                return known
+            record_id = booking_row.get("yclients_record_id")
+            existing = uow.bookings.find_one(yclients_record_id=record_id) if record_id else None
+            if existing is not None:
+                return existing
             pending = {} if record_id else {"pending_since": func.now()}
-            booking_id = uow.bookings.add({**what, **pending}, services)
-            uow.bookings.slots.reserve(booking_id, what["staff_id"], what["starts_at"], what["ends_at"])
+            booking_id = uow.bookings.add({**booking_row, **pending}, services)
+            uow.bookings.slots.reserve(
+                booking_id, booking_row["staff_id"], booking_row["starts_at"], booking_row["ends_at"]
+            )
             uow.bookings.update_columns(
-                booking_id, {"client_id": uow.clients.find_or_create(who).yclients_id}
+                booking_id, {"client_id": uow.clients.find_or_create(client_row).yclients_id}
             )
             return _find_booking(uow, booking_id)
 
@@ -125,7 +127,7 @@ class BookingOperations(Operations):
 
     @operation(Booking)
     def confirm_booking(self, id: int, yclients_record_id: int, client_id: int | None = None) -> Booking:
-        """Note the YClients ids of a booking made here, and of its client."""
+        """Store the YClients ids of a booking that Frontdesk created, and of its client."""
         booking_id, record_id = validate_id("id", id), validate_id("yclients_record_id", yclients_record_id)
         yclients_client = validate_optional_id("client_id", client_id)
 
@@ -144,9 +146,9 @@ class BookingOperations(Operations):
     def reschedule_booking(
         self, id: int, starts_at: datetime, staff_id: int | None = None, duration: int | None = None
     ) -> Booking:
-        """Move a booking and its slot, or neither; length and member of staff stay unless given.
+        """Move a booking and its slot in one transaction. Duration and staff do not change unless given.
 
-        Fails with `slot_taken`, `not_found`, and `conflict` for a booking that is cancelled.
+        Fails with `slot_taken`, `not_found`, or `conflict` if the booking is cancelled.
         """
         booking_id, start = validate_id("id", id), validate_instant("starts_at", starts_at)
         member, length = (
@@ -157,12 +159,14 @@ class BookingOperations(Operations):
         def work(uow: UnitOfWork) -> Booking:
             booking = _find_for_update(uow, booking_id)
             if booking.status != "active" or booking.deleted_at is not None:
-                raise ConflictError("This booking is cancelled; make a new one.")
+                raise ConflictError("The booking is cancelled: create a new one.")
             staff = member or booking.staff_id
             if staff is None:
-                raise InvalidInputError(fields={"staff_id": "is required: this booking has none yet"})
-            keep = booking.ends_at - booking.starts_at
-            end = start + (timedelta(seconds=length) if length is not None else keep)
+                raise InvalidInputError(
+                    fields={"staff_id": "is required: the booking has no member of staff yet"}
+                )
+            current_length = booking.ends_at - booking.starts_at
+            end = start + (timedelta(seconds=length) if length is not None else current_length)
             uow.bookings.slots.reserve(booking_id, staff, start, end)
             moved = {"staff_id": staff, "starts_at": start, "ends_at": end}
             uow.bookings.update_columns(
@@ -174,7 +178,7 @@ class BookingOperations(Operations):
 
     @operation(Booking)
     def cancel_booking(self, id: int) -> Booking:
-        """Cancel a booking and give its slot back; a cancelled one stays as it is."""
+        """Cancel a booking and release its slot. A cancelled booking does not change."""
         booking_id = validate_id("id", id)
 
         def work(uow: UnitOfWork) -> Booking:

@@ -1,4 +1,4 @@
-"""One bad row never costs the good ones: what the database refuses is split until the bad rows are alone."""
+"""Bulk upsert that finds the rows that the database refuses by bisection and stores all others."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,8 +10,8 @@ from app.repositories.base import Repository
 from app.repositories.batch_dedup import UpsertReport
 from app.schemas.schema import Batch, RejectedRow
 
-# What a row can be at fault for: a constraint, an encoding, a deadlock that did not go away. Everything
-# else (no database, no such company, no time left) would meet every row alike and ends the call.
+# Errors that one row can cause: a violated constraint, an encoding, a persistent deadlock. All other errors,
+# such as an unreachable database or an unknown company, concern every row and end the call.
 ROW_ERRORS = (InvalidInputError, ConflictError, SlotTakenError)
 
 
@@ -21,14 +21,15 @@ def bulk_upsert_bisecting(
     select_repository: Callable[[Repositories], Repository[Any]],
     batch: Batch,
 ) -> UpsertReport:
-    """Merge a validated batch; set aside the rows that the database refuses, each with its reason.
+    """Merge a validated batch and return a report with the rejected rows and their reasons.
 
-    One transaction where all goes well; otherwise each half of the rows gets its own, and so on, which
-    takes O(bad x log rows) statements. Rows of one key are folded into one first, so that the halves do
-    not depend on each other. Raises what is no row's fault; what had landed by then stays.
+    All rows are merged in one transaction if possible. After an error, each half is merged in its own
+    transaction, and so on, which takes O(bad rows x log rows) transactions. Rows with the same key are first
+    combined into one, so that the halves are independent. Raises errors that no row causes; rows that were
+    committed before stay committed.
     """
 
-    def land(part: Batch) -> UpsertReport:
+    def merge_part(part: Batch) -> UpsertReport:
         if not part.rows:
             return UpsertReport()
         try:
@@ -37,14 +38,14 @@ def bulk_upsert_bisecting(
             if len(part.rows) == 1:
                 return UpsertReport(rejected=[_rejected_row(part, error)])
         halves = part.split()
-        landed = land(halves[0])
-        landed.add(land(halves[1]))
-        return landed
+        report = merge_part(halves[0])
+        report.add(merge_part(halves[1]))
+        return report
 
     report = (
         select_repository(uow_factory.read_only_repositories(company_id))
         .deduplicate(batch)
-        .merge_in_order(land)
+        .merge_in_order(merge_part)
     )
     report.rejected.sort(key=lambda rejected: rejected.position)
     return report

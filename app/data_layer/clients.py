@@ -19,27 +19,33 @@ from app.repositories.batch_dedup import UpsertReport
 
 
 class ClientOperations(Operations):
-    """Clients, by phone, id and name."""
+    """Operations on clients. `*_by_id` and `*_by_ids` take YClients ids."""
 
     @operation(Client)
     def get_client_by_phone(self, phone: str) -> Client | None:
-        """The client with this phone, in any writing; of several the one that was here first."""
-        reading = self._read_only_repositories
-        return reading.clients.find_by_phone(self._phone(reading, phone))
+        """Return the client with this phone number in any format, or None.
+
+        If several clients have the number, the one stored first is returned.
+        """
+        repositories = self._read_only_repositories
+        return repositories.clients.find_by_phone(self._phone(repositories, phone))
 
     @operation(Client)
     def get_client_by_id(self, id: int) -> Client | None:
-        """The client with this YClients id; one deleted upstream has `deleted_at`."""
+        """Return the client with this YClients id, or None. A client deleted in YClients has `deleted_at`."""
         return self._read_only_repositories.clients.find_by_ids([validate_id("id", id)])[0]
 
     @operation(Client)
     def get_clients_by_ids(self, ids: Sequence[int]) -> list[Client | None]:
-        """Clients by YClients id, in the order of `ids`, None in the gaps."""
+        """Return the clients with these YClients ids in the order of `ids`, None for missing ones."""
         return self._read_only_repositories.clients.find_by_ids(validate_ids("ids", ids))
 
     @operation(Client)
     def get_clients(self, limit: int = 100, after: int | None = None) -> list[Client]:
-        """A page of clients in the order of our `id`; `after` is the `id` of the last one seen."""
+        """Return a page of clients in the order of Frontdesk's `id`.
+
+        `after` is the `id` of the last client of the previous page.
+        """
         clients = self._read_only_repositories.clients.page(
             validate_limit("limit", limit), validate_cursor("after", after)
         )
@@ -47,40 +53,43 @@ class ClientOperations(Operations):
 
     @operation(Client)
     def search_clients_by_name(self, text: str, limit: int = 20) -> list[Client]:
-        """Clients whose name, surname or patronymic contains `text`, whatever its case."""
+        """Return clients whose name, surname or patronymic contains `text`, ignoring case."""
         part = validate_name_part("text", text)
         return list(self._read_only_repositories.clients.search_by_name(part, validate_limit("limit", limit)))
 
     @operation(Client)
     def upsert_client(self, data: Mapping[str, Any]) -> Client:
-        """Insert or update a client by `yclients_id`; answers with the client as stored."""
+        """Insert or update a client by `yclients_id`; return the stored client."""
         return self._transact(lambda uow: uow.clients.upsert(data))
 
     @operation(Client)
     def upsert_clients(self, rows: Iterable[Mapping[str, Any]]) -> UpsertReport:
-        """Insert or update many clients."""
+        """Insert or update many clients by `yclients_id`; invalid rows are rejected in the report."""
         return self._upsert_all(lambda repositories: repositories.clients, rows)
 
     @operation(Booking)
     def get_client_appointments(
         self, phone: str, start: datetime | None = None, end: datetime | None = None
     ) -> list[Booking]:
-        """The client's bookings that start in [start, end), cancelled ones too, the earliest first."""
-        reading = self._read_only_repositories
+        """Return the client's bookings that start in [start, end), including cancelled ones, by start."""
+        repositories = self._read_only_repositories
         period = validate_optional_instant("start", start), validate_optional_instant("end", end)
         return list(
-            reading.bookings.find_by_client_phone(
-                self._phone(reading, phone), *period, include_cancelled=True
+            repositories.bookings.find_by_client_phone(
+                self._phone(repositories, phone), *period, include_cancelled=True
             )
         )
 
     @operation(Booking)
     def get_upcoming_appointments(self, phone: str, now: datetime | None = None) -> list[Booking]:
-        """The client's active bookings that start at `now` (the present) or later, the earliest first."""
-        reading = self._read_only_repositories
+        """Return the client's active bookings that start at `now` (default: the current time) or later.
+
+        The earliest booking comes first.
+        """
+        repositories = self._read_only_repositories
         start = validate_optional_instant("now", now) or datetime.now(UTC)
         return list(
-            reading.bookings.find_by_client_phone(
-                self._phone(reading, phone), start, None, include_cancelled=False
+            repositories.bookings.find_by_client_phone(
+                self._phone(repositories, phone), start, None, include_cancelled=False
             )
         )

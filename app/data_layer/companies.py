@@ -1,4 +1,4 @@
-"""The salon itself."""
+"""Operations on the company (the salon itself)."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,14 +9,14 @@ from app.models import Company
 
 
 class CompanyOperations(Operations):
-    """The company."""
+    """Operations on the company."""
 
     @operation(Company)
     def get_company(self) -> Company | None:
-        """The company, or None where it is not known yet."""
+        """Return the company, or None if it is unknown."""
         return self._read_only_repositories.companies.get()
 
     @operation(Company)
     def upsert_company(self, data: Mapping[str, Any]) -> Company:
-        """Insert or update the company; every other write needs it."""
+        """Insert or update the company; return it. All other writes require that the company exists."""
         return self._transact(lambda uow: uow.companies.upsert(data))

@@ -1,4 +1,4 @@
-"""Dialogue: what the assistant remembers of each conversation."""
+"""Operations on dialogue contexts, the assistant's state of each conversation."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -11,18 +11,21 @@ from app.models import DialogContext
 
 
 class DialogOperations(Operations):
-    """Dialogue contexts."""
+    """Operations on dialogue contexts."""
 
     @operation(DialogContext)
     def get_dialog_context(self, user_id: str) -> DialogContext | None:
-        """The dialogue of `user_id`, or None."""
+        """Return the dialogue context of `user_id`, or None."""
         return self._read_only_repositories.dialog_contexts.find_by_user(
             validate_key_text("user_id", user_id)
         )
 
     @operation(DialogContext)
     def upsert_dialog_context(self, user_id: str, data: Mapping[str, Any]) -> DialogContext:
-        """Write `stage`, `context` (JSON), `last_activity_at` (now, where absent)."""
+        """Insert or update a dialogue context and return it.
+
+        `data` contains `stage`, `context` (JSON) and `last_activity_at` (default: the current time).
+        """
         if not isinstance(data, Mapping):
             raise InvalidInputError(fields={"data": "must be a mapping"})
         row = {

@@ -1,4 +1,4 @@
-"""The one error boundary: what happens below becomes a Result here, and is reported here, once."""
+"""Error boundary of the operations: every exception becomes a Result, and failures are reported once."""
 
 from collections.abc import Callable
 from functools import wraps
@@ -22,7 +22,7 @@ P = ParamSpec("P")
 S = TypeVar("S")
 T = TypeVar("T")
 
-# Outcomes that a caller must expect; they are answers, not failures of the service.
+# Results that callers must expect. They are not failures of the service and are not reported.
 EXPECTED_ERRORS = (
     InvalidInputError,
     UnknownCompanyError,
@@ -36,30 +36,30 @@ EXPECTED_ERRORS = (
 def operation(
     model: type[Base], component: str = "data_layer"
 ) -> Callable[[Callable[Concatenate[S, P], T]], Callable[Concatenate[S, P], Result[T]]]:
-    """Make a method an operation: it answers with a Result and raises nothing.
+    """Return a decorator that makes a method an operation: it returns a Result and raises nothing.
 
-    `model` is what the operation is about; a failure is reported with its table, and with `component`.
+    Failures are reported with the table of `model` and with `component`.
     """
 
     def decorate(method: Callable[Concatenate[S, P], T]) -> Callable[Concatenate[S, P], Result[T]]:
         @wraps(method)
         def run(self: S, /, *args: P.args, **kwargs: P.kwargs) -> Result[T]:
             company_id = getattr(self, "company_id", None)
-            began = perf_counter()
-            begun = operation_context.begin(company_id, method.__name__)
+            started = perf_counter()
+            context = operation_context.begin(company_id, method.__name__)
             try:
                 return Result(method(self, *args, **kwargs))
             except EXPECTED_ERRORS as error:
                 return Result(error=error)
-            except Exception as error:  # noqa: BLE001 - the boundary: whatever it is, it is reported and answered
-                seconds = perf_counter() - began
+            except Exception as error:  # noqa: BLE001 - the boundary reports every exception
+                seconds = perf_counter() - started
                 table = model.__tablename__
                 name = method.__name__
                 return Result(
                     error=report(error, name, company_id, component=component, table=table, seconds=seconds)
                 )
             finally:
-                operation_context.end(begun)
+                operation_context.end(context)
 
         return run
 

@@ -1,4 +1,4 @@
-"""Free times: a schedule in the salon's local time, minus the slots that are taken."""
+"""Computation of free slots: the schedule in the salon's local time minus the taken slots."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ TimeRange = tuple[datetime, datetime]  # UTC, [start, end)
 
 @dataclass(frozen=True, slots=True)
 class FreeSlot:
-    """A time that can be booked, in UTC."""
+    """A free slot of a member of staff (YClients id), in UTC."""
 
     staff_id: int
     starts_at: datetime
@@ -18,7 +18,7 @@ class FreeSlot:
 
 
 def local_day(day: date, zone: ZoneInfo) -> TimeRange:
-    """The salon's local day in UTC; 23 or 25 hours long where the clocks change."""
+    """Return the salon's local day in UTC. It has 23 or 25 hours when the clocks change."""
     return _instant(day, "00:00", zone), _instant(day, "24:00", zone)
 
 
@@ -30,7 +30,7 @@ def free_starts(
     duration: timedelta,
     step: timedelta,
 ) -> list[datetime]:
-    """Starts, every `step` from the beginning of each interval, with `duration` free before its end."""
+    """Return the possible starts of a booking of `duration`, every `step` from the start of each interval."""
     starts = []
     for begin, end in _working_hours(day, zone, intervals):
         start = begin
@@ -42,7 +42,7 @@ def free_starts(
 
 
 def _working_hours(day: date, zone: ZoneInfo, intervals: Iterable[Mapping[str, str]]) -> list[TimeRange]:
-    """The intervals in UTC, in order, those that touch or overlap joined."""
+    """Return the intervals in UTC, in order. Adjacent and overlapping intervals are joined."""
     joined: list[TimeRange] = []
     for begin, end in sorted(
         (_instant(day, i["from"], zone), _instant(day, i["to"], zone)) for i in intervals

@@ -1,4 +1,4 @@
-"""What the groups of operations share."""
+"""Base class of the operations, and validators of their arguments."""
 
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
@@ -28,18 +28,18 @@ T = TypeVar("T")
 
 
 class ArgumentValidator:
-    """A check of one argument of an operation."""
+    """Validator of one argument of an operation."""
 
     def __init__(self, kind: Any) -> None:
         self._adapter: TypeAdapter[Any] = TypeAdapter(kind)
 
     def __call__(self, name: str, value: Any) -> Any:
-        """The value, converted; raises InvalidInputError that names the argument and never its value."""
+        """Return the converted value. Raises InvalidInputError, which names the argument, not its value."""
         try:
             return self._adapter.validate_python(value)
         except ValidationError as error:
-            where, why = next(iter(reasons_by_field(error).items()))
-            raise InvalidInputError(fields={name if where == "row" else f"{name}.{where}": why}) from None
+            field, reason = next(iter(reasons_by_field(error).items()))
+            raise InvalidInputError(fields={name if field == "row" else f"{name}.{field}": reason}) from None
 
 
 validate_id = ArgumentValidator(Id)
@@ -58,7 +58,7 @@ validate_name_part = ArgumentValidator(Name)
 
 
 class Operations:
-    """One company's operations. Reads are lone statements; writes are units of work, retried on deadlock."""
+    """Operations of one company. A read is a single statement; a write is a unit of work that is retried."""
 
     def __init__(self, uow_factory: UnitOfWorkFactory, company_id: int) -> None:
         self._uow_factory = uow_factory
@@ -74,7 +74,7 @@ class Operations:
     def _upsert_all(
         self, select_repository: Callable[[Repositories], Repository[Any]], rows: Iterable[Any]
     ) -> UpsertReport:
-        """Validate outside the transaction, then merge what is good."""
+        """Validate the rows outside a transaction, then merge the valid ones."""
         batch = select_repository(self._read_only_repositories).validate(rows)
         return bulk_upsert_bisecting(self._uow_factory, self.company_id, select_repository, batch)
 

@@ -1,4 +1,4 @@
-"""What every operation answers with."""
+"""Result of an operation."""
 
 from dataclasses import dataclass
 from typing import Generic, TypeVar, cast
@@ -10,18 +10,18 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Result(Generic[T]):
-    """Success with `data`, or failure with an `error` (its `code`, safe `message`, and `retryable`)."""
+    """Success with `data`, or failure with `error` (with `code`, safe `message` and `retryable`)."""
 
     data: T | None = None
     error: FrontdeskError | None = None
 
     @property
     def success(self) -> bool:
-        """Whether the operation did what it was asked."""
+        """True if there is no error."""
         return self.error is None
 
     def unwrap(self) -> T:
-        """The data; raises the error."""
+        """Return the data, or raise the error."""
         if self.error is not None:
             raise self.error
         return cast(T, self.data)

@@ -1,4 +1,4 @@
-"""Each company's country and time zone, remembered for a minute; every phone and local day needs them."""
+"""Cache of the tenant context (country and time zone) of each company."""
 
 import logging
 import time
@@ -13,11 +13,11 @@ from app.repositories.companies import CompanyRepository
 
 log = logging.getLogger(__name__)
 
-TENANT_CACHE_SECONDS = 60.0  # seconds; another process sees a changed country or time zone after that
+TENANT_CACHE_SECONDS = 60.0  # other processes see a changed country or time zone after this time
 
 
 class TenantCache:
-    """Looks scopes up by company."""
+    """Returns tenants by company id, and keeps each for TENANT_CACHE_SECONDS."""
 
     def __init__(self, reader: PoolReader) -> None:
         self._reader = reader
@@ -25,28 +25,28 @@ class TenantCache:
         self._warned: set[int] = set()
 
     def get(self, company_id: int) -> Tenant:
-        """The company's scope; the defaults (RU, Europe/Moscow) where the company is not known yet."""
-        remembered = self._known.get(company_id)
-        if remembered is not None and remembered[0] > time.monotonic():
-            return remembered[1]
+        """Return the tenant of a company, with the defaults RU and Europe/Moscow for an unknown company."""
+        cached = self._known.get(company_id)
+        if cached is not None and cached[0] > time.monotonic():
+            return cached[1]
         company = CompanyRepository(tenant_of(company_id, None), self._reader).get()
-        scope = tenant_of(company_id, company)
+        tenant = tenant_of(company_id, company)
         if company is None:
-            return scope
-        if (scope.country, scope.timezone.key) != (company.country, company.timezone):
+            return tenant
+        if (tenant.country, tenant.timezone.key) != (company.country, company.timezone):
             self._warn_once(company_id)
-        self._known[company_id] = (time.monotonic() + TENANT_CACHE_SECONDS, scope)
-        return scope
+        self._known[company_id] = (time.monotonic() + TENANT_CACHE_SECONDS, tenant)
+        return tenant
 
     def invalidate(self, company_id: int) -> None:
-        """Look the company up again next time."""
+        """Read the company from the database at the next `get`."""
         self._known.pop(company_id, None)
 
     def _warn_once(self, company_id: int) -> None:
         if company_id not in self._warned:
             self._warned.add(company_id)
             log.warning(
-                "Company %s has a country or time zone that is not known; using %s and %s where needed.",
+                "Company %s has an unknown country or time zone; the default is used instead (%s, %s).",
                 company_id,
                 DEFAULT_COUNTRY,
                 DEFAULT_TIMEZONE,
@@ -54,7 +54,7 @@ class TenantCache:
 
 
 def tenant_of(company_id: int, company: Company | None) -> Tenant:
-    """The company's scope; RU and Europe/Moscow where it is not known, or what it says is not."""
+    """Return the tenant of a company. RU and Europe/Moscow replace missing and unknown values."""
     defaults = Tenant(company_id, DEFAULT_COUNTRY, ZoneInfo(DEFAULT_TIMEZONE))
     if company is None:
         return defaults

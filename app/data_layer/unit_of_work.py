@@ -1,4 +1,4 @@
-"""One session, one transaction, one company; several repositories share it."""
+"""Unit of work: one session, one transaction and one company, shared by several repositories."""
 
 import logging
 from collections.abc import Callable
@@ -36,10 +36,10 @@ MAX_TRANSACTION_ATTEMPTS = 5
 
 
 class UnitOfWork(Repositories):
-    """A `with` block that commits when it ends well and rolls back on any error.
+    """A context manager that commits at the end of the block and rolls back after an exception.
 
-    The connection is always released. What the database raises leaves the block as a FrontdeskError.
-    Records stay readable after it.
+    The connection is always released. Database errors leave the block as FrontdeskError. Records stay
+    readable after the block.
     """
 
     def __init__(self, database: Database, tenant: Tenant, tenant_cache: TenantCache) -> None:
@@ -79,16 +79,16 @@ class UnitOfWork(Repositories):
 
     def _convert_error(self, error: BaseException) -> FrontdeskError:
         failure = to_frontdesk_error(error)
-        # The next unit of work looks first where the live database is.
+        # The next unit of work first determines the live database again.
         self._database.is_fenced |= isinstance(failure, FencedError)
         return failure
 
     def _release(self) -> None:
-        """Roll back what was not committed, and give the connection back."""
+        """Roll back uncommitted changes and return the connection to the pool."""
         try:
             self.session.close()
         except DRIVER_ERRORS:
-            # Lost in a COPY, which SQLAlchemy does not see: there is nothing left to roll back.
+            # The connection was lost during a COPY, which SQLAlchemy does not notice.
             self.session.invalidate()
 
     @property
@@ -98,23 +98,23 @@ class UnitOfWork(Repositories):
         return driver
 
     def _refuse_failed(self) -> None:
-        # PostgreSQL answers a COMMIT after a failed statement by rolling back, and calls that no error.
+        # After a failed statement, PostgreSQL executes COMMIT as a rollback without raising an error.
         if (
             self.session.in_transaction()
             and self._driver.info.transaction_status is TransactionStatus.INERROR
         ):
             raise FrontdeskError(
-                "A statement of this unit of work failed and its error was caught: nothing was kept."
+                "A statement of this unit of work failed and its error was caught: nothing was stored."
             )
 
     def _refuse_other_companies(self, session: Session, context: UOWTransaction, instances: Any) -> None:
         for record in (*session.new, *session.dirty, *session.deleted):
             if record.company_id != self.tenant.company_id:
-                raise InvalidInputError("A unit of work writes rows of its own company only.")
+                raise InvalidInputError("A unit of work can write rows of its own company only.")
 
 
 class UnitOfWorkFactory:
-    """Opens units of work on the live database, runs them again where that helps, lends lone reads."""
+    """Opens units of work on the live database, retries them, and provides repositories for single reads."""
 
     def __init__(self, database: AnyDatabase, reader: PoolReader | None = None) -> None:
         self.database = database
@@ -122,34 +122,33 @@ class UnitOfWorkFactory:
         self.tenant_cache = TenantCache(self._reader)
 
     def open(self, company_id: int) -> UnitOfWork:
-        """One transaction of one company, as a `with` block."""
-        scope = self._tenant(company_id)
-        return UnitOfWork(self.database.live(), scope, self.tenant_cache)
+        """Return a unit of work for a `with` block. It is not retried."""
+        return UnitOfWork(self.database.live(), self._tenant(company_id), self.tenant_cache)
 
     def read_only_repositories(self, company_id: int) -> Repositories:
-        """Repositories for lone reads: each method is one statement outside a transaction."""
+        """Return repositories for single reads: each method is one statement outside a transaction."""
         return Repositories(self._tenant(company_id), self._reader)
 
     def transact(self, company_id: int, function: Callable[[UnitOfWork], T]) -> T:
-        """Run `function` in a unit of work; run it again after a deadlock or a serialization failure, and on
-        the database that became live where this one is moved.
+        """Run `function` in a unit of work and return its result.
 
-        `function` may run several times, so it must not have effects outside the database.
+        It is retried after a deadlock or serialization failure, and on the other database if a cutover has
+        made that one live. So `function` must not have effects outside the database. Raises FrontdeskError.
         """
-        scope = self._tenant(company_id)
+        tenant = self._tenant(company_id)
 
         def attempt(database: Database) -> T:
-            with UnitOfWork(database, scope, self.tenant_cache) as uow:
+            with UnitOfWork(database, tenant, self.tenant_cache) as uow:
                 return function(uow)
 
-        again = Retrying(
+        retry = Retrying(
             retry=retry_if_exception_type(RetryableConflictError),
             wait=wait_random_exponential(multiplier=0.02, max=1),
             stop=stop_after_attempt(MAX_TRANSACTION_ATTEMPTS),
             before_sleep=before_sleep_log(log, logging.INFO),
             reraise=True,
         )
-        return self.database.run_on_live(lambda database: again(attempt, database))
+        return self.database.run_on_live(lambda database: retry(attempt, database))
 
     def _tenant(self, company_id: int) -> Tenant:
         try:
@@ -159,7 +158,7 @@ class UnitOfWorkFactory:
 
 
 def validate_company_id(company_id: int) -> int:
-    """The id itself; raises InvalidInputError where it cannot be a YClients id."""
+    """Return the id. Raises InvalidInputError if it is not a valid YClients id."""
     if isinstance(company_id, bool) or not isinstance(company_id, int) or not 1 <= company_id <= MAX_ID:
         raise InvalidInputError(fields={"company_id": "must be a positive integer"})
     return company_id

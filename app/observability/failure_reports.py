@@ -1,4 +1,4 @@
-"""The one way in which a failure is told: a line in the log, one event to Sentry, a count."""
+"""Reports of failures: one log entry, one Sentry event and one count per failure."""
 
 import logging
 
@@ -18,10 +18,11 @@ def report(
     table: str | None = None,
     seconds: float | None = None,
 ) -> FrontdeskError:
-    """Tell of a failure once, whoever passes it on afterwards; return it as one of our errors.
+    """Log, count and send a failure to Sentry once, even if several callers report it.
 
-    The log gets the kind of error and the way to it, never its text: a driver's text holds values.
-    `seconds` is how long the operation ran.
+    Returns the failure as a FrontdeskError. The log contains the class of the error and a traceback, never
+    the text of the error, because texts of the driver contain values. `seconds` is the duration of the
+    operation.
     """
     failure = to_frontdesk_error(error)
     if _is_reported(error):
@@ -30,7 +31,7 @@ def report(
     kind = type(error.__cause__ or error).__name__
     log.error("%s failed for company %s: %s (%s)", operation, company_id, failure.message, kind)
     if failure.code == "internal":
-        log.error("The way to it:\n%s", format_traceback(error.__traceback__))
+        log.error("Traceback:\n%s", format_traceback(error.__traceback__))
     metrics.FAILURES.labels(component, failure.code).inc()
     sentry.capture_exception(
         error,

@@ -1,18 +1,18 @@
-"""Addresses that hold a secret, made fit to be logged."""
+"""Removal of secrets and client input from log lines."""
 
 import logging
 import re
 
-# The webhook's caller proves itself by the address alone.
+# The URL of the webhook contains the secret that authenticates YClients.
 _WEBHOOK = re.compile(r"""(/webhooks/yclients/)[^\s?"']+""")
 
 
 def redact_webhook_secret(text: str) -> str:
-    """The text with the webhook's secret left out of every address in it."""
+    """Return the text without the webhook's secret."""
     return _WEBHOOK.sub(r"\1…", text)
 
 
-# gunicorn writes what it cannot read of a request behind a quotation mark, as Python shows it.
+# After a quotation mark, gunicorn logs the part of a request that it cannot parse.
 _INVALID_REQUEST = re.compile(
     r"""^(Invalid request|Ignored premature|Closing connection)([^'"]*)['"].*""", re.DOTALL
 )
@@ -21,17 +21,17 @@ _QUERY_STRING = re.compile(r"""\?[^\s"']+""")
 
 
 def request_redaction_filter(record: logging.LogRecord) -> bool:
-    """A filter for gunicorn's loggers: what clients send, well-formed or not, may hold a name or a phone."""
+    """Remove client input from gunicorn's log lines, because it may contain names or phone numbers."""
     line = redact_webhook_secret(record.getMessage())
-    for pattern, fit in ((_INVALID_REQUEST, r"\1\2…"), (_FAILED_REQUEST, r"\1 …"), (_QUERY_STRING, "?…")):
-        line = pattern.sub(fit, line)
+    for pattern, text in ((_INVALID_REQUEST, r"\1\2…"), (_FAILED_REQUEST, r"\1 …"), (_QUERY_STRING, "?…")):
+        line = pattern.sub(text, line)
     record.msg, record.args = line, ()
     return True
 
 
 def secret_redaction_filter(record: logging.LogRecord) -> bool:
-    """A filter for loggers that write addresses."""
+    """Remove the webhook's secret from log lines that contain URLs."""
     line = record.getMessage()
-    if (fit := redact_webhook_secret(line)) != line:
-        record.msg, record.args = fit, ()
+    if (redacted := redact_webhook_secret(line)) != line:
+        record.msg, record.args = redacted, ()
     return True

@@ -1,4 +1,4 @@
-"""Log lines: JSON in production, readable elsewhere; with the request and the company, without a person."""
+"""Log format: JSON in production, plain text elsewhere, with request and company but no personal data."""
 
 import json
 import logging
@@ -11,51 +11,55 @@ from app.observability.log_redaction import secret_redaction_filter
 from app.observability.tracebacks import format_traceback
 from app.text import format_utc
 
-# At INFO httpx logs each address with its query, which may hold a phone; the others are only many.
+# At level INFO, httpx logs URLs with their query strings, which may contain phone numbers. The other loggers
+# write too many lines.
 _VERBOSE_LOGGERS = ("httpx", "httpcore", "psycopg.pool", "alembic.runtime.plugins")
 
 
 def configure(settings: Settings) -> None:
-    """Log to stderr, gunicorn's own lines as ours; a program that has set up logging keeps its own."""
+    """Log to stderr, and use the same format for gunicorn's log lines.
+
+    If the program has configured logging itself, only the format of gunicorn's lines changes.
+    """
     formatter = JsonFormatter(settings.service_name) if settings.is_production else ReadableFormatter()
     for name in ("gunicorn.error", "gunicorn.access"):
-        for each in logging.getLogger(name).handlers:
-            each.setFormatter(formatter)
+        for handler in logging.getLogger(name).handlers:
+            handler.setFormatter(formatter)
     root = logging.getLogger()
-    if any(not isinstance(each, logging.NullHandler) for each in root.handlers):
+    if any(not isinstance(handler, logging.NullHandler) for handler in root.handlers):
         return
-    handler = logging.StreamHandler()
-    handler.setFormatter(formatter)
-    handler.addFilter(secret_redaction_filter)
-    root.addHandler(handler)
+    stream = logging.StreamHandler()
+    stream.setFormatter(formatter)
+    stream.addFilter(secret_redaction_filter)
+    root.addHandler(stream)
     root.setLevel(logging.INFO)
     for name in _VERBOSE_LOGGERS:
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def disable_last_resort_handler() -> None:
-    """Log nothing, where Python would write warnings to stderr by itself."""
+    """Stop Python from writing warnings to stderr if logging is not configured."""
     if not logging.getLogger().handlers:
         logging.getLogger().addHandler(logging.NullHandler())
 
 
 class _Formatter(logging.Formatter):
-    """Says what kind of error it was and where, never its text: a driver's text holds values."""
+    """Formats an exception as its class and traceback, without its text, which may contain values."""
 
-    def formatException(self, ei: Any) -> str:  # noqa: N802 - logging's own name
+    def formatException(self, ei: Any) -> str:  # noqa: N802 - the name is logging's
         kind, _, trace = ei
         return f"{format_traceback(trace)}\n{kind.__name__ if kind else ''}"
 
 
 class JsonFormatter(_Formatter):
-    """One JSON object a line."""
+    """Formats each record as one line with a JSON object."""
 
     def __init__(self, service: str) -> None:
         super().__init__()
         self._service = service
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line."""
+        """Return the line."""
         line: dict[str, object] = {
             "time": format_utc(datetime.fromtimestamp(record.created, UTC), "milliseconds"),
             "level": record.levelname.lower(),
@@ -67,33 +71,33 @@ class JsonFormatter(_Formatter):
         }
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(line)  # in ASCII: whatever stderr is encoded in, it stays one line and JSON
+        return json.dumps(line)  # in ASCII, so that any encoding of stderr keeps it valid
 
 
 class ReadableFormatter(_Formatter):
-    """`12:30:01 WARNING app.database.pool: … (company_id=1)`."""
+    """Formats records like `12:30:01 WARNING app.database.pool: … (company_id=1)`."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s", "%H:%M:%S")
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line, and the way to an error: ours, not the text that another handler has left here."""
+        """Return the line and the traceback, ignoring the text that another handler has cached."""
         record.exc_text = None
         line = super().format(record)
         record.exc_text = None
-        return "\n    ".join(line.splitlines())  # so no value can look like a line of its own
+        return "\n    ".join(line.splitlines())  # indented, so that no value can imitate a log line
 
-    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's own name
-        """The line, with what it is about."""
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the name is logging's
+        """Return the message followed by request, company and operation."""
         context = " ".join(f"{name}={value}" for name, value in _context().items())
         return super().formatMessage(record) + (f" ({context})" if context else "")
 
 
 def _context() -> dict[str, object]:
-    present = operation_context.current()
+    context = operation_context.current()
     known = {
         "request_id": operation_context.request_id.get(),
-        "company_id": present.company_id if present else None,
-        "operation": present.operation if present else None,
+        "company_id": context.company_id if context else None,
+        "operation": context.operation if context else None,
     }
     return {name: value for name, value in known.items() if value is not None}

@@ -1,4 +1,4 @@
-"""The metrics read back: of this process, or of all workers where they share a directory."""
+"""Current values of the metrics of this process, or of all workers that share a metrics directory."""
 
 import math
 import os
@@ -18,7 +18,7 @@ QUANTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
 
 @dataclass(frozen=True)
 class QueryKindReading:
-    """Statements of one kind: how many, and seconds in all."""
+    """Number and total duration of the statements of one kind."""
 
     count: int
     total_seconds: float
@@ -33,12 +33,12 @@ class QueryReadings:
 
     @property
     def total(self) -> int:
-        """All statements."""
+        """Number of statements of all kinds."""
         return sum(kind.count for kind in self.kinds.values())
 
 
 def registry() -> CollectorRegistry:
-    """What `/metrics` shows, whichever worker answers."""
+    """Return the registry with the metrics of all workers, as `/metrics` shows them."""
     update_pool_gauges()
     if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
         return REGISTRY
@@ -71,7 +71,7 @@ def _is_written(file: Path) -> bool:
 
 
 def read_query_metrics() -> QueryReadings:
-    """What happened to statements since the service started."""
+    """Return counts and durations of the statements since the service started."""
     counts: dict[str, int] = {}
     seconds: dict[str, float] = {}
     cumulative: defaultdict[float, float] = defaultdict(float)
@@ -88,15 +88,15 @@ def read_query_metrics() -> QueryReadings:
                 cumulative[float(sample.labels["le"])] += sample.value
     kinds = {kind: QueryKindReading(counts[kind], seconds.get(kind, 0.0)) for kind in sorted(counts)}
     return QueryReadings(
-        {kind: each for kind, each in kinds.items() if each.count},
+        {kind: reading for kind, reading in kinds.items() if reading.count},
         {label: percentile(cumulative, share) for label, share in QUANTILES.items()},
     )
 
 
 def percentile(cumulative: dict[float, float], quantile: float) -> float | None:
-    """Seconds that `quantile` of the durations stay below, to within a tenth: the middle of a bucket.
+    """Return a percentile in seconds, accurate to 10 % (the middle of a bucket), or None without durations.
 
-    `cumulative` holds how many durations are at most each bound.
+    `cumulative` maps each bucket bound in seconds to the number of durations up to it.
     """
     total = cumulative.get(math.inf, 0)
     if not total:

@@ -1,7 +1,7 @@
-"""Places of workers that share their metrics in files: whoever replaces a worker goes on with its files.
+"""Metric slots: a replacement gunicorn worker reuses the metric files of the worker it replaces.
 
-prometheus_client names each process's files by its id. What a process has counted still counts when it is
-gone, so its files stay, and with every worker that is replaced there is more to read for `/metrics`.
+By default, prometheus_client names the files by process id and keeps them after the process has exited,
+because its counts still count. Then `/metrics` would read more files after each replacement of a worker.
 """
 
 import os
@@ -13,13 +13,13 @@ _slot: str | None = None
 
 
 def use_slot(slot: str) -> None:
-    """Count in the files of `slot` from now on; no other running process may have it."""
+    """Use this slot's metric files. The slot must not be in use by another process."""
     global _slot
     _slot = slot
 
 
 def release_slot(slot: str) -> None:
-    """The process at `slot` is gone: it has no connections any more; what it has counted stays counted."""
+    """Reset the live gauges of a slot whose process has exited; counters are kept."""
     if _is_multiprocess():
         mark_process_dead(slot)  # type: ignore[no-untyped-call] # has no annotations
 
@@ -32,5 +32,5 @@ def _process_identifier() -> str:
     return _slot or str(os.getpid())
 
 
-if _is_multiprocess():  # before the first metric is made, so metrics.py imports this
+if _is_multiprocess():  # must run before the first metric is created, so metrics.py imports this module
     values.ValueClass = values.MultiProcessValue(_process_identifier)  # type: ignore[no-untyped-call] # has no annotations

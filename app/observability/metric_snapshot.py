@@ -1,4 +1,4 @@
-"""All that the status page draws from the metrics, read at one moment."""
+"""Snapshot of the metrics that the status page shows."""
 
 from collections import defaultdict
 from collections.abc import Mapping
@@ -12,10 +12,9 @@ FailureKey = tuple[str, str]  # component and code of a failure
 
 @dataclass(frozen=True)
 class MetricSnapshot:
-    """Queries since the service started, its failures, callers that waited for a connection, and its
-    pool now; of all workers.
+    """Metrics of all workers: queries, failures and pool waits since the service started, and the pool now.
 
-    `buckets` holds how many queries took at most so many seconds.
+    `buckets` maps each bound in seconds to the number of queries that took at most as long.
     """
 
     buckets: Mapping[float, float]
@@ -27,7 +26,7 @@ class MetricSnapshot:
     pool_waiting: int
 
     def since(self, earlier: "MetricSnapshot") -> "MetricSnapshot":
-        """What happened in between, with the pool as it is in this one."""
+        """Return the difference to an earlier snapshot; pool gauges keep their current values."""
         return MetricSnapshot(
             {bound: count - earlier.buckets.get(bound, 0) for bound, count in self.buckets.items()},
             self.queries - earlier.queries,
@@ -43,12 +42,12 @@ class MetricSnapshot:
         )
 
     def percentile(self, quantile: float) -> float | None:
-        """Seconds; None where nothing was asked."""
+        """Return a percentile of the query durations in seconds, or None if there were no queries."""
         return percentile(dict(self.buckets), quantile)
 
 
 def take_snapshot() -> MetricSnapshot:
-    """Read the metrics."""
+    """Read the current metrics of all workers."""
     buckets: defaultdict[float, float] = defaultdict(float)
     failures: dict[FailureKey, float] = {}
     plain: defaultdict[str, float] = defaultdict(float)

@@ -1,7 +1,7 @@
-"""Prometheus metrics of the database, and what the log tells of them every so many queries.
+"""Prometheus metrics, and a summary of the queries in the log after every 1,000 of them.
 
-Programs that serve `prometheus_client`'s registry serve these, too. With several gunicorn workers the
-values lie in files that the workers share, where custom collectors and exemplars do not work.
+Programs that serve the default registry of prometheus_client serve these metrics too. Several gunicorn
+workers share their values in files, which support neither custom collectors nor exemplars.
 """
 
 import logging
@@ -14,67 +14,72 @@ from weakref import WeakSet
 
 from prometheus_client import Counter, Gauge, Histogram
 
-import app.observability.metric_slots  # noqa: F401 - decides where metrics are kept, before there is one
+import app.observability.metric_slots  # noqa: F401 - selects the storage of metrics before the first exists
 
 log = logging.getLogger(__name__)
 
-SLOW_QUERY_SECONDS = 1.0  # seconds
-QUERIES_PER_SUMMARY = 1_000  # queries
-N_PLUS_ONE_THRESHOLD = 10  # of one statement in one unit of work
+SLOW_QUERY_SECONDS = 1.0
+QUERIES_PER_SUMMARY = 1_000
+N_PLUS_ONE_THRESHOLD = 10  # executions of one statement in one unit of work
 
-# A fifth from bound to bound, 10 µs to an hour: the middle of a bucket is at most 9.6 % away from
-# any duration in it.
+# Each bound is 20 % above the previous one, from 10 µs to an hour. So the middle of a bucket differs by at
+# most 9.6 % from any duration in it.
 BUCKET_GROWTH = 1.2
-FIRST_BOUND_SECONDS = 0.00001  # seconds
+FIRST_BOUND_SECONDS = 0.00001
 BUCKET_BOUNDS = tuple(float(f"{FIRST_BOUND_SECONDS * BUCKET_GROWTH**n:.4g}") for n in range(110))
 
 
 class FineHistogram(Histogram):
-    """A histogram of many buckets that finds the right one without trying each."""
+    """A histogram of many buckets that finds the bucket by binary search."""
 
     def observe(self, amount: float, exemplar: dict[str, str] | None = None) -> None:
-        """Count one observation."""
+        """Add one observation. `exemplar` is ignored."""
         self._sum.inc(amount)
         self._buckets[bisect_left(self._upper_bounds, amount)].inc(1)
 
 
 QUERY_SECONDS = FineHistogram(
     "frontdesk_db_query_duration_seconds",
-    "Time until the server had answered a statement, by its kind.",
+    "Time until the server answered a statement, by kind.",
     ["kind"],
     buckets=BUCKET_BOUNDS,
 )
-QUERY_ERRORS = Counter("frontdesk_db_query_errors", "Statements that ended in an error.", ["kind"])
+QUERY_ERRORS = Counter("frontdesk_db_query_errors", "Statements that failed.", ["kind"])
 SLOW_QUERIES = Counter("frontdesk_db_slow_queries", "Statements that took longer than a second.", ["kind"])
 REPEATED_STATEMENTS = Counter(
-    "frontdesk_db_repeated_statements", "Units of work that ran one statement ten times (N+1)."
+    "frontdesk_db_repeated_statements", "Units of work that executed one statement ten times (N+1)."
 )
 POOL_MAX_CONNECTIONS = Gauge(
-    "frontdesk_db_pool_max_connections", "Connections that may be open.", multiprocess_mode="livesum"
+    "frontdesk_db_pool_max_connections", "Maximum number of open connections.", multiprocess_mode="livesum"
 )
 POOL_IN_USE = Gauge(
     "frontdesk_db_pool_in_use_connections",
-    "Connections that somebody works with.",
+    "Connections in use.",
     multiprocess_mode="livesum",
 )
 POOL_WAITING_REQUESTS = Gauge(
     "frontdesk_db_pool_waiting_requests",
-    "Callers that wait for a connection.",
+    "Requests waiting for a pool connection.",
     multiprocess_mode="livesum",
 )
 POOL_WAIT_SECONDS = Histogram(
     "frontdesk_db_pool_wait_seconds",
-    "Time that callers waited who found no idle connection.",
+    "Waiting time of requests that found no idle pool connection.",
     buckets=(0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10),
 )
-POOL_TIMEOUTS = Counter("frontdesk_db_pool_timeouts", "Callers that got no connection in time.")
-POOL_HIGH_EPISODES = Counter("frontdesk_db_pool_high_episodes", "Times that the pool went above 80 %.")
+POOL_TIMEOUTS = Counter(
+    "frontdesk_db_pool_timeouts", "Requests that timed out waiting for a pool connection."
+)
+POOL_HIGH_EPISODES = Counter(
+    "frontdesk_db_pool_high_episodes", "Times that the use of the pool rose above 80 %."
+)
 FAILURES = Counter(
-    "frontdesk_failures", "Failures that were reported, by where and what.", ["component", "code"]
+    "frontdesk_failures", "Reported failures, by component and error code.", ["component", "code"]
 )
 
 
-# Prometheus sees a counter grow only from a value that it has seen: an alert would miss the first failure.
+# Prometheus computes increases from values that it has scraped. Without a zero at the start, an alert would
+# miss the first failure.
 for component in ("data_layer", "whatsapp", "yclients", "web"):
     for code in ("internal", "unavailable", "timeout"):
         FAILURES.labels(component, code)
@@ -83,58 +88,60 @@ for kind in ("SELECT", "INSERT", "UPDATE", "DELETE", "COPY", "OTHER"):
     SLOW_QUERIES.labels(kind)
 TRANSFER_WAITING_KEYS = Gauge(
     "frontdesk_transfer_waiting_keys",
-    "Keys that the standby of a move does not have yet.",
+    "Changed keys that the standby of a transfer has not applied yet.",
     multiprocess_mode="livemostrecent",
 )
 TRANSFER_LAG_SECONDS = Gauge(
     "frontdesk_transfer_lag_seconds",
-    "Age of the oldest of them.",
+    "Age of the oldest changed key that the standby has not applied yet.",
     multiprocess_mode="livemostrecent",
 )
 TRANSFER_REPLAY_SECONDS = Gauge(
     "frontdesk_transfer_replay_seconds",
-    "Time that the relay's last round took.",
+    "Duration of the relay's last apply cycle.",
     multiprocess_mode="livemostrecent",
 )
 TRANSFER_VERIFIED_TIMESTAMP = Gauge(
     "frontdesk_transfer_verified_timestamp_seconds",
-    "When both sides were compared last.",
+    "Time of the last verification of both sides, in seconds since 1970.",
     multiprocess_mode="livemostrecent",
 )
 TRANSFER_VERIFIED_EQUAL = Gauge(
     "frontdesk_transfer_verified_equal",
-    "Whether they were equal (1) or not (0).",
+    "Result of the last verification: 1 equal, 0 different.",
     multiprocess_mode="livemostrecent",
 )
-READS_COMPARED = Counter("frontdesk_transfer_reads_compared", "Reads that were compared with the standby.")
-READS_DIFFERED = Counter("frontdesk_transfer_reads_differed", "Those that differed, checked again.")
+READS_COMPARED = Counter("frontdesk_transfer_reads_compared", "Reads compared with the standby.")
+READS_DIFFERED = Counter(
+    "frontdesk_transfer_reads_differed", "Compared reads whose results still differed when repeated."
+)
 READS_NOT_COMPARED = Counter(
     "frontdesk_transfer_reads_not_compared",
-    "Reads that were to be compared and were not: too many at once, or a side that did not answer.",
+    "Reads selected for comparison but not compared: too many at once, or a side did not respond.",
 )
 
 
 BACKUP_TIMESTAMP = Gauge(
     "frontdesk_backup_timestamp_seconds",
-    "When the newest good backup was taken, in seconds since 1970; 0: there is none.",
+    "Time of the newest good backup, in seconds since 1970; 0 without a backup.",
     multiprocess_mode="livemostrecent",
 )
 BACKUP_DRILL_TIMESTAMP = Gauge(
     "frontdesk_backup_drill_timestamp_seconds",
-    "When a backup was last restored for a try and found good, in seconds since 1970; 0: never.",
+    "Time of the last successful restore drill, in seconds since 1970; 0 without a drill.",
     multiprocess_mode="livemostrecent",
 )
 
 
 class PoolUsage(Protocol):
-    """What the gauges tell of a pool."""
+    """The values of a pool that the gauges report."""
 
     in_use: int
     waiting: int
 
     @property
     def max_size(self) -> int:
-        """Connections at most."""
+        """Maximum number of connections."""
         ...
 
 
@@ -148,26 +155,26 @@ _POOL_GAUGES: dict[Gauge, Callable[[PoolUsage], int]] = {
 
 
 def update_pool_gauges() -> None:
-    """Bring the pools' gauges up to date; every query would pay for it otherwise.
+    """Set the gauges of the pools. Setting them here instead of in each query keeps queries fast.
 
-    Whoever reads the metrics calls it. Workers that share theirs also call it every few seconds, for the
-    one of them that is read.
+    Called before the metrics are read. Workers that share metrics also call it every few seconds, because
+    another worker may serve `/metrics`.
     """
-    for gauge, figure in _POOL_GAUGES.items():
-        gauge.set(sum(figure(pool) for pool in list(open_pools)))
+    for gauge, value in _POOL_GAUGES.items():
+        gauge.set(sum(value(pool) for pool in list(open_pools)))
 
 
-def _set_gauge_function(gauge: Gauge, figure: Callable[[PoolUsage], int]) -> None:
-    """For a program that serves prometheus_client's own registry: it asks when it is read."""
-    gauge.set_function(lambda: sum(figure(pool) for pool in list(open_pools)))
+def _set_gauge_function(gauge: Gauge, value: Callable[[PoolUsage], int]) -> None:
+    """Let the gauge compute its value when a program serves the default registry of prometheus_client."""
+    gauge.set_function(lambda: sum(value(pool) for pool in list(open_pools)))
 
 
-for each in _POOL_GAUGES.items():
-    _set_gauge_function(*each)
+for gauge, value in _POOL_GAUGES.items():
+    _set_gauge_function(gauge, value)
 
 
 class _Queries:
-    """Counts queries; after each SUMMARY_EVERY of this process, tells the log about them."""
+    """Counts queries, and logs a summary after every QUERIES_PER_SUMMARY queries of this process."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -176,7 +183,7 @@ class _Queries:
         self._recent: list[tuple[str, float]] = []
 
     def count(self, kind: str, seconds: float) -> None:
-        """Count one statement; without a lock, for every query comes here."""
+        """Count one statement. It takes no lock, because every query calls it."""
         child = self._children.get(kind)
         if child is None:
             child = self._children[kind] = QUERY_SECONDS.labels(kind)
@@ -188,7 +195,7 @@ class _Queries:
     def _log_summary(self) -> None:
         with self._lock:
             recent = self._recent
-            if len(recent) < QUERIES_PER_SUMMARY:  # another thread was first
+            if len(recent) < QUERIES_PER_SUMMARY:  # another thread has just logged the summary
                 return
             self._recent = []
             self._total += len(recent)

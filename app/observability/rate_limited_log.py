@@ -1,15 +1,15 @@
-"""A warning that can come true a thousand times a second, said a few times a minute."""
+"""Rate limit for warnings that may occur a thousand times per second."""
 
 import logging
 import threading
 import time
 
-WINDOW_SECONDS = 60.0  # seconds
-MAX_LINES_PER_WINDOW = 5  # lines a minute
+WINDOW_SECONDS = 60.0
+MAX_LINES_PER_WINDOW = 5
 
 
 class RateLimitedLog:
-    """Logs a warning AT_MOST times a minute; the next one tells how many were left out."""
+    """Logs at most MAX_LINES_PER_WINDOW warnings per minute; the next one includes the number omitted."""
 
     def __init__(self, log: logging.Logger) -> None:
         self._log = log
@@ -18,7 +18,7 @@ class RateLimitedLog:
         self._suppressed = 0
 
     def warning(self, text: str, *values: object) -> None:
-        """Say it, or count it."""
+        """Log the warning, or count it as omitted."""
         now = time.monotonic()
         with self._lock:
             self._logged_at = [moment for moment in self._logged_at if now - moment < WINDOW_SECONDS]
@@ -26,7 +26,7 @@ class RateLimitedLog:
                 self._suppressed += 1
                 return
             self._logged_at.append(now)
-            left_out, self._suppressed = self._suppressed, 0
-        if left_out:
-            text, values = f"{text} (and %d times more since the last such line)", (*values, left_out)
+            omitted, self._suppressed = self._suppressed, 0
+        if omitted:
+            text, values = f"{text} (and %d times more since the last such line)", (*values, omitted)
         self._log.warning(text, *values)

@@ -89,7 +89,7 @@ def initialise(settings: Settings) -> None:
         )
     except ValueError:  # BadDsn, or an invalid port
         # Bookings must not fail because of an invalid address of the monitoring.
-        log.warning("SENTRY_DSN is not a Sentry address; errors are not reported to Sentry.")
+        log.warning("SENTRY_DSN is not a valid DSN; errors are not reported to Sentry.")
         return
     sentry_sdk.get_global_scope().set_tag("service", settings.service_name)
     is_tracing = settings.sentry_traces_sample_rate > 0

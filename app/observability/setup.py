@@ -1,4 +1,4 @@
-"""What every program does first."""
+"""Start of logging and Sentry, the first step of every program."""
 
 import logging
 
@@ -9,7 +9,7 @@ log = logging.getLogger(__name__)
 
 
 def start_observability(settings: Settings) -> None:
-    """Sentry before anything else, then the log, and in it what the settings leave unsafe."""
+    """Initialise Sentry, configure the log, and log a warning for each unsafe setting."""
     sentry.initialise(settings)
     logs.configure(settings)
     for warning in settings.warnings():

@@ -1,10 +1,10 @@
-"""How bad it is: one scale for all that is watched."""
+"""Severity of a health status, one scale for all checks."""
 
 from enum import IntEnum
 
 
 class Severity(IntEnum):
-    """The greater, the worse."""
+    """Severity; higher is worse."""
 
     HEALTHY = 0
     WARNING = 1

@@ -1,4 +1,4 @@
-"""The last slow queries: of this process, or of all workers where they share a directory."""
+"""The last slow queries of this process, or of all workers that share a metrics directory."""
 
 import fcntl
 import json
@@ -19,7 +19,7 @@ FILE = "slow_queries.json"
 
 @dataclass(frozen=True)
 class SlowQuery:
-    """One statement that took too long: its text without parameters, never a value."""
+    """One slow statement. `text` contains no parameter values."""
 
     text: str
     kind: str
@@ -56,7 +56,7 @@ def record(
 
 
 def recent() -> list[SlowQuery]:
-    """At most KEPT, the newest first."""
+    """Return at most MAX_KEPT slow queries, the newest first."""
     path = _shared()
     kept = list(_own) if path is None else _read(path)
     return kept[::-1]
@@ -75,7 +75,7 @@ def _read(path: Path) -> list[SlowQuery]:
 
 
 def _add(path: Path, query: SlowQuery) -> None:
-    """Replace the file as a whole: a reader sees the old one or the new one, after a kill -9 as well."""
+    """Add a query to the file. The file is replaced atomically, so that a kill -9 cannot damage it."""
     with path.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         kept = [*_read(path), query][-MAX_KEPT:]

@@ -1,10 +1,10 @@
-"""The way to an error, fit for a log."""
+"""Tracebacks without personal data, for the log."""
 
 import traceback
 from types import TracebackType
 
 
 def format_traceback(tb: TracebackType | None) -> str:
-    """A line for each call, without the source: it may quote a phone or a name, in a script say."""
+    """Format a traceback as file:line in function, without source lines (they may contain personal data)."""
     calls = traceback.extract_tb(tb)
     return "\n".join(f"  {call.filename}:{call.lineno} in {call.name}" for call in calls)

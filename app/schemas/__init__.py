@@ -1,1 +1,1 @@
-"""What callers may write: one typed mapping per kind of row, validated by pydantic."""
+"""Schemas of the rows that callers write: one TypedDict per kind of row, validated by pydantic."""

@@ -1,9 +1,9 @@
-"""The rows that callers write. Keys are the column names; a key left out leaves its column alone."""
+"""The kinds of rows that callers write. Keys are column names; a missing key does not change its column."""
 
 from typing import Annotated, Any, Literal, Required
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, StringConstraints, with_config
-from typing_extensions import TypedDict  # typing's own lacks what pydantic needs before 3.12
+from typing_extensions import TypedDict  # pydantic requires it instead of typing's before Python 3.12
 
 from app.schemas.schema import RowSchema, Values
 from app.schemas.types import (
@@ -70,7 +70,7 @@ class ClientRow(_ClientFields, total=False):
 
 @_strict_keys
 class NewClientRow(_ClientFields, total=False):
-    """The client of `create_booking`: found again by phone, perhaps without a YClients id."""
+    """The client of `create_booking`, identified by phone. The YClients id may be unknown."""
 
     yclients_id: Id | None
     phone: Required[Phone]
@@ -104,7 +104,7 @@ class ServiceRow(TypedDict, total=False):
     is_active: bool
     source_changed_at: AwareInstant | None
     deleted_at: AwareInstant | None
-    staff: list[PerformerRow]  # who performs it: rows of `service_staff`
+    staff: list[PerformerRow]  # performers of the service, stored in `service_staff`
 
 
 @_strict_keys
@@ -159,7 +159,7 @@ BookedService = Annotated[BookedServiceRow, BeforeValidator(_service_of_id)]
 
 @_strict_keys
 class BookingRow(TypedDict, total=False):
-    """A booking as YClients has it. `id` is ours, where YClients says that the booking was made here."""
+    """A booking of YClients. `id` is Frontdesk's id, if YClients reports that Frontdesk created it."""
 
     id: Id | None
     yclients_record_id: Required[Id]
@@ -181,7 +181,7 @@ class BookingRow(TypedDict, total=False):
 
 @_strict_keys
 class NewBookingRow(TypedDict, total=False):
-    """The booking of `create_booking`: `ends_at` or `duration` (seconds)."""
+    """The booking of `create_booking`, with either `ends_at` or `duration` (in seconds)."""
 
     staff_id: Required[Id]
     starts_at: Required[AwareInstant]

@@ -1,4 +1,4 @@
-"""Validation of rows: which are good, and which field of the others is wrong, and why."""
+"""Validation of rows, with a reason for each invalid field."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -9,13 +9,13 @@ from pydantic import TypeAdapter, ValidationError
 
 from app.errors import InvalidInputError
 
-# pydantic's own wording speaks to programmers of Python; these speak of the data.
+# Replacements for messages of pydantic that require knowledge of Python.
 _REASONS = {
     "extra_forbidden": "unknown field",
     "missing": "required",
-    "string_pattern_mismatch": "contains characters that are not allowed here (NUL, for one)",
+    "string_pattern_mismatch": "contains characters that are not allowed, such as NUL",
     "string_unicode": "is not valid Unicode",
-    "timezone_aware": "needs a time zone (an aware datetime)",
+    "timezone_aware": "has no time zone (an aware datetime is required)",
     "dict_type": "is not an object with fields",
     "list_type": "is not a list",
     "string_type": "is not text",
@@ -41,7 +41,7 @@ RowKey = tuple[int | str | date, ...]
 
 @dataclass(frozen=True)
 class RejectedRow:
-    """A row that was set aside. `position` counts from 0; `key` is what it gave as its key, if readable."""
+    """A rejected row: its position (from 0), its key if it has a readable one, and the reasons by field."""
 
     position: int
     key: RowKey | None
@@ -49,7 +49,7 @@ class RejectedRow:
 
 
 class RowSchema:
-    """One kind of row: its fields, its key, and a check of the row as a whole."""
+    """Schema of one kind of row: its fields, its key, and a check across fields."""
 
     def __init__(
         self,
@@ -57,7 +57,10 @@ class RowSchema:
         key: tuple[str, ...] = (),
         check: Callable[[Values], Mapping[str, str]] | None = None,
     ) -> None:
-        """`row_type` is a TypedDict that forbids extra keys; `check` names what is wrong between fields."""
+        """Use the fields of `row_type`, a TypedDict that forbids extra keys.
+
+        `check` returns the problems across fields, as reasons by field.
+        """
         self._adapter: TypeAdapter[Values] = TypeAdapter(row_type)
         self._check = check
         self.key = key
@@ -65,9 +68,9 @@ class RowSchema:
         self.fields: frozenset[str] = self.required | row_type.__optional_keys__
 
     def validate(self, row: Any, company_id: int, country: str = "RU") -> Values:
-        """The row with its values converted (ids to int, phones to E.164, times to UTC).
+        """Return the row with converted values (ids as int, phones in E.164, times in UTC).
 
-        A `company_id` in the row must be the given one. Raises InvalidInputError with reasons by field.
+        A `company_id` in the row must equal `company_id`. Raises InvalidInputError with reasons by field.
         """
         if isinstance(row, Mapping) and "company_id" in row:
             if row["company_id"] != company_id:
@@ -77,14 +80,14 @@ class RowSchema:
             values = self._adapter.validate_python(row, context={"country": country})
         except ValidationError as error:
             raise InvalidInputError(fields=reasons_by_field(error)) from None
-        if self._check is not None and (wrong := self._check(values)):
-            raise InvalidInputError(fields=wrong)
+        if self._check is not None and (problems := self._check(values)):
+            raise InvalidInputError(fields=problems)
         return values
 
     def validate_all(self, rows: Iterable[Any], company_id: int, country: str = "RU") -> "Batch":
-        """Tell the good rows, in their order, from the rejected ones.
+        """Validate rows; return the valid ones in their order, and the rejected ones.
 
-        Raises InvalidInputError where `rows` is no iterable of rows at all.
+        Raises InvalidInputError if `rows` is not an iterable of rows.
         """
         if isinstance(rows, (Mapping, str, bytes)) or not isinstance(rows, Iterable):
             raise InvalidInputError(fields={"rows": "must be an iterable of mappings"})
@@ -97,7 +100,7 @@ class RowSchema:
         return batch
 
     def readable_key(self, row: Any) -> RowKey | None:
-        """The row's key where it has one that is fit to be shown."""
+        """Return the key of the row for a report, or None if a part is missing, too long or not simple."""
         if not isinstance(row, Mapping):
             return None
         key = [row.get(name) for name in self.key]
@@ -107,7 +110,7 @@ class RowSchema:
 
 @dataclass
 class Batch:
-    """Rows that `schema` has checked for one company, with the positions that they were given at."""
+    """Validated rows of one company with their positions in the input, and the rejected rows."""
 
     schema: RowSchema
     company_id: int
@@ -116,16 +119,16 @@ class Batch:
     rejected: list[RejectedRow] = field(default_factory=list)
 
     def add(self, position: int, row: Values) -> None:
-        """Add a checked row."""
+        """Add a validated row."""
         self.positions.append(position)
         self.rows.append(row)
 
     def new_empty(self) -> "Batch":
-        """A batch of the same kind without rows."""
+        """Return an empty batch with the same schema and company."""
         return Batch(self.schema, self.company_id)
 
     def split(self) -> "tuple[Batch, Batch]":
-        """The first and the second half of the good rows; each lands or fails by itself."""
+        """Return the first and the second half of the valid rows as two batches."""
         middle = len(self.rows) // 2
         return self._part(slice(None, middle)), self._part(slice(middle, None))
 
@@ -134,10 +137,10 @@ class Batch:
 
 
 def reasons_by_field(error: ValidationError) -> dict[str, str]:
-    """Reasons by field (`services.0.cost`); never with the value itself."""
-    found: dict[str, str] = {}
+    """Return the reasons by field path, such as `services.0.cost`. The reasons do not contain values."""
+    reasons: dict[str, str] = {}
     for detail in error.errors(include_url=False, include_input=False):
         field = ".".join(str(part)[:64] for part in detail["loc"]) or "row"
         message = str(detail.get("ctx", {}).get("error") or detail["msg"])
-        found.setdefault(field, _REASONS.get(detail["type"], message)[:MAX_REASON_CHARS])
-    return found
+        reasons.setdefault(field, _REASONS.get(detail["type"], message)[:MAX_REASON_CHARS])
+    return reasons

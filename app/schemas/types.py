@@ -1,4 +1,4 @@
-"""The kinds of values: identifiers, names, phones, money, times."""
+"""Types of validated values: identifiers, names, phone numbers, money, times."""
 
 import json
 import re
@@ -12,7 +12,7 @@ from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field, Stri
 
 from app.phones import to_e164
 
-# int8range(n, n, '[]') ends at n + 1, which must fit a BIGINT too.
+# The upper bound of int8range(n, n, '[]') is n + 1, which must fit into a BIGINT too.
 MAX_ID = 2**63 - 2
 MAX_INTEGER = 2**31 - 1
 MIN_DATE, DATE_LIMIT = date(1900, 1, 1), date(2200, 1, 1)
@@ -28,9 +28,9 @@ def _not_bool(value: Any) -> Any:
 
 
 def _not_a_number(value: Any) -> Any:
-    # pydantic would count seconds from 1970: a booking of that year out of any stray number.
-    number = isinstance(value, (int, float, Decimal, bytes))
-    if number or (isinstance(value, str) and _NUMBER.fullmatch(value)):
+    # pydantic would interpret any number as seconds since 1970.
+    is_number = isinstance(value, (int, float, Decimal, bytes))
+    if is_number or (isinstance(value, str) and _NUMBER.fullmatch(value)):
         raise ValueError("must be a date or a time, not a number")
     return value
 
@@ -52,7 +52,7 @@ def _within_years(value: date) -> date:
 
 
 def _utc(value: datetime) -> datetime:
-    # Checked first: the first and the last hours that Python knows have no UTC.
+    # Checked before the conversion, which fails near the minimum and maximum datetime.
     if not MIN_DATE.year <= value.year < DATE_LIMIT.year:
         raise ValueError(f"must be between {MIN_DATE.year} and {DATE_LIMIT.year - 1}")
     return value.astimezone(UTC)
@@ -73,13 +73,13 @@ def _country(value: str) -> str:
 
 
 def _storable_json(value: dict[str, Any]) -> dict[str, Any]:
-    """JSONB refuses NUL and lone surrogates; JSON itself has no NaN."""
+    """Return the object. Raises ValueError for NUL and lone surrogates (invalid in JSONB) and for NaN."""
     try:
         text = json.dumps(value, allow_nan=False, ensure_ascii=False)
         text.encode()
     except (TypeError, ValueError, RecursionError):
         raise ValueError("must be JSON without NaN and lone surrogates") from None
-    # A real NUL is dumped as \u0000, with an odd number of backslashes before the u.
+    # A NUL is dumped as \u0000, preceded by an even number of other backslashes.
     if "\\u0000" in text.replace("\\\\", ""):
         raise ValueError("must not contain NUL characters")
     return value
@@ -95,7 +95,7 @@ Integer = Annotated[_Whole, Field(ge=-MAX_INTEGER, le=MAX_INTEGER)]
 Count = Annotated[_Whole, Field(ge=0, le=MAX_INTEGER)]
 PageLimit = Annotated[_Whole, Field(ge=1, le=100_000)]
 NonNegativeInteger = Annotated[_Whole, Field(ge=0, le=MAX_ID)]
-DurationSeconds = Annotated[_Whole, Field(gt=0, le=7 * 24 * 3600)]  # seconds
+DurationSeconds = Annotated[_Whole, Field(gt=0, le=7 * 24 * 3600)]
 Name = Annotated[str, _text(255, minimum=1)]
 ShortText = Annotated[str, _text(255)]
 LongText = Annotated[str, _text(100_000)]

@@ -1,11 +1,11 @@
-"""Values as Baileys writes them: JSON in which binary data has one of three writings.
+"""JSON of Baileys, in which binary data has one of three forms.
 
-    {"type": "Buffer", "data": "AQI="}      BufferJSON; the one that is written here
-    {"type": "Buffer", "data": [1, 2]}      Node's own toJSON, common where values went through JSONB
+    {"type": "Buffer", "data": "AQI="}      BufferJSON, the canonical form
+    {"type": "Buffer", "data": [1, 2]}      Node's toJSON, common in values that were stored as JSONB
     {"0": 1, "1": 2}                        a Uint8Array without a replacer
 
-Baileys reads only the first and the last, and a session stored as the second breaks. So all three are
-read and the first is written. Nothing else is touched: values are opaque.
+Baileys does not read the second form, so a session stored in it is broken. This module reads all three
+forms and writes the first. It changes nothing else, because values are opaque.
 """
 
 import json
@@ -15,30 +15,30 @@ from typing import Any
 
 from app.errors import InvalidInputError
 
-# Baileys nests less than twenty levels. Python itself gives up somewhere below a thousand, in the middle
-# of the work and at a depth that depends on the caller.
+# Values of Baileys have fewer than twenty levels. Python's recursion limit would stop at an unpredictable
+# depth below a thousand.
 MAX_DEPTH = 100
 
 
 def normalise_buffers(value: Any, depth: int = MAX_DEPTH) -> Any:
-    """The value with every buffer in base64; the very same object where there is nothing to change.
+    """Return the value with every buffer in canonical form, or the same object if nothing changes.
 
-    `bytes` count as a buffer too. Raises InvalidInputError where it is nested deeper than `depth`.
+    `bytes` are buffers too. Raises InvalidInputError if the value is nested deeper than `depth`.
     """
     if isinstance(value, dict):
-        found = _buffer(value)
-        if found is not None:
-            return found
-        return _changed(value, value.items(), dict, depth)
+        buffer = _to_canonical_buffer(value)
+        if buffer is not None:
+            return buffer
+        return _normalise_items(value, value.items(), dict, depth)
     if isinstance(value, list):
-        return _changed(value, enumerate(value), list, depth)
+        return _normalise_items(value, enumerate(value), list, depth)
     if isinstance(value, (bytes, bytearray)):
         return _base64(value)
     return value
 
 
 def encode(value: Any) -> bytes:
-    """Compact JSON, with every buffer in base64. Raises InvalidInputError for what JSON does not have."""
+    """Return compact JSON with canonical buffers. Raises InvalidInputError for values that JSON lacks."""
     try:
         return _encoder.encode(normalise_buffers(value)).encode()
     except (TypeError, ValueError):
@@ -46,40 +46,40 @@ def encode(value: Any) -> bytes:
 
 
 def decode(text: bytes) -> Any:
-    """The value of JSON text, with every buffer in base64. Raises InvalidInputError where it is none."""
+    """Parse JSON and make its buffers canonical. Raises InvalidInputError if the text is not JSON."""
     value = parse_json(text)
     return normalise_buffers(value) if _NON_CANONICAL_BUFFER.search(text) else value
 
 
 def parse_json(text: bytes) -> Any:
-    """What JSON text says, as it stands. Raises InvalidInputError; never with a part of the text."""
+    """Parse JSON without changing buffers. Raises InvalidInputError, which does not quote the text."""
     try:
         return _decoder.decode(text.decode())
     except RecursionError:
         raise _too_deep() from None
     except ValueError:
-        raise InvalidInputError("This is not JSON in UTF-8.") from None
+        raise InvalidInputError("The text is not JSON in UTF-8.") from None
 
 
 def _refuse(constant: str) -> Any:
     raise ValueError(constant)
 
 
-# Escapes instead of UTF-8: JavaScript's strings may hold half a surrogate pair.
+# ASCII with escapes instead of UTF-8, because strings of JavaScript may contain half a surrogate pair.
 _encoder = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
 _decoder = json.JSONDecoder(parse_constant=_refuse)
 
-# What is stored here has neither; looking for them is quicker than walking through the value.
+# Canonical JSON does not match. Searching the text is faster than traversing the value.
 _NON_CANONICAL_BUFFER = re.compile(rb'"data"\s*:\s*\[|"0"\s*:')
 
 
-def _changed(value: Any, items: Any, copy: Any, depth: int) -> Any:
-    """The list or object with its items made canonical; itself where none of them changed."""
+def _normalise_items(value: Any, items: Any, copy: Any, depth: int) -> Any:
+    """Return a copy of a list or dict with normalised items, or itself if none of them changes."""
     if depth == 0:
         raise _too_deep()
     result = value
     for key, item in items:
-        if isinstance(item, str):  # most of what there is
+        if isinstance(item, str):  # most items are strings
             continue
         new = normalise_buffers(item, depth - 1)
         if new is not item:
@@ -89,8 +89,8 @@ def _changed(value: Any, items: Any, copy: Any, depth: int) -> Any:
     return result
 
 
-def _buffer(value: dict[str, Any]) -> dict[str, Any] | None:
-    """The canonical writing where the object is a buffer in any writing, or None."""
+def _to_canonical_buffer(value: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the canonical form if the object is a buffer in any form, else None."""
     if len(value) == 2 and value.get("type") == "Buffer":
         data = value.get("data")
         if isinstance(data, str):
@@ -103,11 +103,11 @@ def _buffer(value: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def _from_numbers(numbers: list[Any]) -> dict[str, Any] | None:
-    if not set(map(type, numbers)) <= {int}:  # true is no byte, although Python counts it as 1
+    if not set(map(type, numbers)) <= {int}:  # excludes True, which `bytes` would accept as 1
         return None
     try:
         return _base64(bytes(numbers))
-    except ValueError:  # beyond 0 to 255
+    except ValueError:  # not in the range 0 to 255
         return None
 
 

@@ -1,4 +1,4 @@
-"""Clean-up: delete what expired a grace ago, in small batches, one run at a time."""
+"""Clean-up: delete keys whose expiry and grace period have passed, in small batches, one run at a time."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -14,16 +14,16 @@ from app.observability.failure_reports import report
 from app.repositories import whatsapp_all_companies as overview
 from app.whatsapp.retention import DELETION_GRACE_PERIOD, IDLE_PERIOD, PROTECTED_TYPES, Retention
 
-KEYS_PER_TRANSACTION = 500  # keys a transaction: a worker that writes one of them waits a few milliseconds
-OnProgress = Callable[[int, int], None]  # companies done, companies
+KEYS_PER_TRANSACTION = 500  # a worker that writes one of them waits for a few milliseconds
+OnProgress = Callable[[int, int], None]  # (companies done, companies in total)
 
 
 @dataclass
 class CleanupResult:
-    """Keys by type: how many there were, are due (or were deleted), and are left.
+    """Numbers of keys by type: before, deleted (or due in a dry run), and after.
 
-    `is_skipped`: another run was under way, and this one did nothing. `protected_expired` are expired keys of
-    protected types that the operator did not name.
+    `is_skipped` is True if another run was in progress, so that this one did nothing. `protected_expired`
+    is the number of expired keys of protected types that the operator did not name.
     """
 
     is_dry_run: bool
@@ -34,16 +34,16 @@ class CleanupResult:
     protected_expired: int = 0
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        what = "due" if self.is_dry_run else "deleted"
+        """Return the JSON document of the command."""
+        verb = "due" if self.is_dry_run else "deleted"
         return {
             "ran": not self.is_skipped,
             "dry_run": self.is_dry_run,
             "types": {
-                name: {"before": count, what: self.deleted[name], "after": self.after.get(name, 0)}
+                name: {"before": count, verb: self.deleted[name], "after": self.after.get(name, 0)}
                 for name, count in self.before.items()
             },
-            what: self.deleted.total(),
+            verb: self.deleted.total(),
             "protected_expired": self.protected_expired,
         }
 
@@ -55,17 +55,18 @@ def clean_up(
     dry_run: bool = False,
     on_progress: OnProgress = lambda done, total: None,
 ) -> CleanupResult:
-    """Clean all companies up, or one; a failure is reported and raised as a FrontdeskError.
+    """Delete expired keys of one company or of all.
 
-    `types` are the only ones to look at, and protected ones are looked at only then. What was deleted
-    before a failure stays deleted.
+    `types` limits the clean-up to these key types. Protected types are cleaned up only if named there.
+    Raises FrontdeskError, after reporting it, if the database fails; batches deleted before that stay
+    deleted.
     """
     result = CleanupResult(dry_run)
     try:
-        with connect_directly(settings) as connection, _single_instance(connection, dry_run) as is_alone:
-            if is_alone:
+        with connect_directly(settings) as connection, _single_instance(connection, dry_run) as is_single:
+            if is_single:
                 _run(connection, settings, company_id, frozenset(types), result, on_progress)
-            result.is_skipped = not is_alone
+            result.is_skipped = not is_single
     except DRIVER_ERRORS as error:
         report(error, "cleanup", company_id, component="whatsapp")
         raise to_frontdesk_error(error) from error
@@ -87,9 +88,9 @@ def _run(
     result.before = result.after = _by_type(counted)
     cleaned = [name for name in result.before if retention.is_deletable(name, requested_types)]
     result.protected_expired = sum(
-        each.expired
-        for each in counted
-        if each.key_type in PROTECTED_TYPES - set(cleaned) and retention.has_expiry(each.key_type)
+        count.expired
+        for count in counted
+        if count.key_type in PROTECTED_TYPES - set(cleaned) and retention.has_expiry(count.key_type)
     )
     due = overview.DeletionCriteria(
         by_expiry=[name for name in cleaned if not retention.is_deleted_by_idleness(name)],
@@ -102,42 +103,45 @@ def _run(
         result.after = {name: count - result.deleted[name] for name, count in result.before.items()}
         return
     if "session" in cleaned:
-        sessions = {each.company_id: each.total for each in counted if each.key_type == "session"}
+        sessions = {count.company_id: count.total for count in counted if count.key_type == "session"}
         overview.record_max_sessions(connection, sessions)
-    worth = sorted(
+    affected = sorted(
         {
-            each.company_id
-            for each in counted
-            if each.key_type in due.by_idleness or (each.key_type in due.by_expiry and each.expired)
+            count.company_id
+            for count in counted
+            if count.key_type in due.by_idleness or (count.key_type in due.by_expiry and count.expired)
         }
     )
-    for number, company in enumerate(worth, 1):
+    for number, company in enumerate(affected, 1):
         while batch := overview.delete_batch(connection, due, company, KEYS_PER_TRANSACTION):
             result.deleted.update(batch)
             if len(batch) < KEYS_PER_TRANSACTION:
                 break
-        on_progress(number, len(worth))
+        on_progress(number, len(affected))
     result.after = _by_type(overview.count_keys(connection, company_id))
 
 
 @contextmanager
 def _single_instance(connection: Connection, dry_run: bool) -> Iterator[bool]:
-    """Whether this is the only run; the server frees the lock of a process that dies."""
+    """Hold the clean-up lock during the block; yield False if another run holds it.
+
+    The server releases the lock if the process is killed.
+    """
     if dry_run:
         yield True
         return
     row = connection.execute("SELECT pg_try_advisory_lock(%s)", (AdvisoryLock.WHATSAPP_CLEANUP,)).fetchone()
-    is_alone = bool(row and row[0])
+    is_single = bool(row and row[0])
     try:
-        yield is_alone
+        yield is_single
     finally:
-        # Closing the connection would end the lock, too, but only a moment after.
-        if is_alone and not connection.closed:
+        # Closing the connection releases the lock too, but with a delay.
+        if is_single and not connection.closed:
             connection.execute("SELECT pg_advisory_unlock(%s)", (AdvisoryLock.WHATSAPP_CLEANUP,))
 
 
 def _by_type(counted: Iterable[overview.KeyCount]) -> dict[str, int]:
     counts: Counter[str] = Counter()
-    for each in counted:
-        counts[each.key_type] += each.total
+    for count in counted:
+        counts[count.key_type] += count.total
     return dict(sorted(counts.items()))

@@ -1,42 +1,43 @@
-"""Encryption at rest. The values are private keys: whoever has them can read and write as the salon."""
+"""Encryption at rest. The values are private keys, which allow reading and writing messages of the salon."""
 
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 
 from app.config import Settings
 from app.whatsapp.errors import UnreadableValueError
 
-# Every Fernet token begins with its version (0x80) and the high bytes of a time, in base64. No JSON does.
+# Every Fernet token begins with its version (0x80) and the high bytes of a timestamp, in base64. JSON text
+# never begins like this.
 FERNET_PREFIX = b"gAAAAA"
 
 
 class Cipher:
-    """Encrypts with the first key, decrypts with any. Without keys values are stored as they are.
+    """Encrypts with the first key and decrypts with any key. Without keys, values are stored unencrypted.
 
-    Values that were stored before there was a key stay readable.
+    Unencrypted values stay readable after a key is configured.
     """
 
     def __init__(self, keys: list[str]) -> None:
-        """`keys` as Fernet makes them, the newest first."""
+        """Use these Fernet keys, the newest first."""
         self._newest = Fernet(keys[0]) if keys else None
         self._any = MultiFernet([Fernet(key) for key in keys]) if keys else None
 
     @classmethod
     def from_settings(cls, settings: Settings) -> "Cipher":
-        """With WHATSAPP_ENCRYPTION_KEYS."""
+        """Use the keys of WHATSAPP_ENCRYPTION_KEYS."""
         secret = settings.whatsapp_encryption_keys
         return cls([key.strip() for key in secret.get_secret_value().split(",")] if secret else [])
 
     @property
     def is_disabled(self) -> bool:
-        """Whether values are stored unencrypted, for lack of a key."""
+        """True if no key is configured, so that values are stored unencrypted."""
         return self._newest is None
 
     def encrypt(self, value: bytes) -> bytes:
-        """What is to be stored."""
+        """Return the value as it is stored: encrypted, or unchanged without keys."""
         return self._newest.encrypt(value) if self._newest else value
 
     def decrypt(self, stored: bytes) -> bytes:
-        """The value. Raises UnreadableValueError: a value that cannot be read is not one that is missing."""
+        """Return the decrypted value. Raises UnreadableValueError if no key decrypts it."""
         if not stored.startswith(FERNET_PREFIX):
             return stored
         if self._any is None:
@@ -47,7 +48,7 @@ class Cipher:
             raise UnreadableValueError from None
 
     def is_current(self, stored: bytes) -> bool:
-        """Whether it is stored as `encrypt` would: with the first key, or as it is where there is none."""
+        """Return True if the value is encrypted with the first key, or unencrypted when there is no key."""
         if self._newest is None:
             return not stored.startswith(FERNET_PREFIX)
         try:

@@ -1,14 +1,14 @@
-"""What can go wrong with a session, beyond what can go wrong with any row."""
+"""Errors of WhatsApp sessions, in addition to the errors of all operations."""
 
 from app.errors import ConflictError, FrontdeskError
 
 
 class StaleCredentialsError(ConflictError):
-    """The credentials are not at the version that this change was made from: read them again."""
+    """The credentials have changed since the version that this change is based on: read them again."""
 
 
 class SessionHeldError(ConflictError):
-    """Another worker holds this company's session: two at once break its conversations. Stop one."""
+    """Another worker holds this company's session. Two workers at once break its conversations: stop one."""
 
 
 class UnreadableValueError(FrontdeskError):

@@ -1,4 +1,4 @@
-"""Looking after all sessions: their health now, what is remembered of it, and who is told."""
+"""Check of all WhatsApp sessions, which also records episodes of critical sessions and reports new ones."""
 
 from contextlib import closing
 from datetime import UTC, datetime
@@ -15,22 +15,22 @@ from app.whatsapp.health import SalonHealth, Thresholds, WhatsAppHealth, assess_
 from app.whatsapp.retention import Retention
 from app.whatsapp.session_store import KeyTypeStatistics
 
-STATEMENT_TIMEOUT_MS = 10_000  # milliseconds for a statement; probes wait less
+STATEMENT_TIMEOUT_MS = 10_000  # probes stop waiting earlier
 
 
 def check_health(database: AnyDatabase, settings: Settings, company_id: int | None = None) -> WhatsAppHealth:
-    """Look at all salons (or one), over a connection of its own; report each that has turned critical.
+    """Check the sessions of all salons, or of one, and report each that has become critical.
 
-    Raises psycopg's errors.
+    Uses a connection outside the pool. Raises the errors of psycopg.
     """
 
     def attempt(live: Database) -> WhatsAppHealth:
         with closing(live.connect_outside_pool(STATEMENT_TIMEOUT_MS)) as connection:
-            seen = _read_health(connection, settings, company_id)
-            if not server_activity.is_read_only(connection):  # what cannot be noted can still be seen
-                _record_max_sessions(connection, seen)
-                _report_critical(connection, seen)
-        return seen
+            health = _read_health(connection, settings, company_id)
+            if not server_activity.is_read_only(connection):  # a read-only database cannot record episodes
+                _record_max_sessions(connection, health)
+                _report_critical(connection, health)
+        return health
 
     return database.run_on_live(attempt)
 
@@ -51,27 +51,27 @@ def _read_health(connection: Connection, settings: Settings, company_id: int | N
         now,
         limits,
         {
-            known.company_id: assess_session(
-                known, keys.get(known.company_id, {}), last.get(known.company_id), limits, now
+            state.company_id: assess_session(
+                state, keys.get(state.company_id, {}), last.get(state.company_id), limits, now
             )
-            for known in overview.read_session_states(connection, company_id)
+            for state in overview.read_session_states(connection, company_id)
         },
     )
 
 
 def _record_max_sessions(connection: Connection, health: WhatsAppHealth) -> None:
-    """Later, "fewer sessions" is only a warning where there were enough of them."""
-    enough = health.thresholds.min_sessions
+    """Store the highest session count per company, against which later counts are compared."""
+    min_sessions = health.thresholds.min_sessions
     most = {
         salon.company_id: salon.sessions
         for salon in health.salons.values()
-        if salon.state.most_sessions < enough <= salon.sessions
+        if salon.state.most_sessions < min_sessions <= salon.sessions
     }
     overview.record_max_sessions(connection, most)
 
 
 def _report_critical(connection: Connection, health: WhatsAppHealth) -> None:
-    """One message for each episode, whichever process notices it first."""
+    """Send one message per critical episode, even if several processes detect it."""
 
     def is_critical(salon: SalonHealth) -> bool:
         return salon.is_paired and salon.level is Severity.CRITICAL
@@ -87,9 +87,9 @@ def _report_critical(connection: Connection, health: WhatsAppHealth) -> None:
             f"The WhatsApp session of company {company_id} is critical: {', '.join(reasons)}",
             company_id=company_id,
         )
-    over = [
+    recovered = [
         salon.company_id
         for salon in health.salons.values()
         if salon.state.critical_since is not None and not is_critical(salon)
     ]
-    overview.clear_critical(connection, over)
+    overview.clear_critical(connection, recovered)

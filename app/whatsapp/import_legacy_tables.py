@@ -1,4 +1,4 @@
-"""Sessions in the first system's tables: JSONB, and a company id that is text."""
+"""Sessions in the tables of the legacy system, which has JSONB values and company ids as text."""
 
 from collections.abc import Iterator
 
@@ -11,17 +11,18 @@ from app.errors import ConfigurationError, InvalidInputError, UnavailableError
 from app.whatsapp import baileys_json
 from app.whatsapp.import_folder import ImportedSession
 
-# One salon's rows, whatever the writing of its number: '0962302', ' 962302'.
+# Matches all spellings of one company id, such as '0962302' and ' 962302'.
 _FROM_COMPANY = " FROM {} WHERE trim(company_id::text) ~ '^0*{}$'"
 
 
 def read_tables(settings: Settings, company_id: int | None = None) -> Iterator[tuple[int, ImportedSession]]:
-    """Each company of LEGACY_DATABASE_URL that has credentials, and its session; or one company's.
+    """Yield (company id, session) for each company with credentials in LEGACY_DATABASE_URL, or for one.
 
-    Raises ConfigurationError, UnavailableError, InvalidInputError where there are no such tables.
+    Raises ConfigurationError without LEGACY_DATABASE_URL, UnavailableError if the database does not respond,
+    and InvalidInputError if it has no such tables or invalid credentials.
     """
     if settings.legacy_database_url is None:
-        raise ConfigurationError("LEGACY_DATABASE_URL: is required, to read the first system's tables")
+        raise ConfigurationError("LEGACY_DATABASE_URL: is required to read the tables of the legacy system")
     try:
         with psycopg.connect(
             settings.legacy_database_url.get_secret_value(),
@@ -36,7 +37,7 @@ def read_tables(settings: Settings, company_id: int | None = None) -> Iterator[t
     except psycopg.OperationalError as error:
         raise UnavailableError(f"Cannot read LEGACY_DATABASE_URL: {error}") from None
     except (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn):
-        raise InvalidInputError("LEGACY_DATABASE_URL has no tables of the first system's sessions.") from None
+        raise InvalidInputError("LEGACY_DATABASE_URL has no session tables of the legacy system.") from None
 
 
 def _companies(connection: Connection) -> list[int]:
@@ -51,12 +52,12 @@ def _read(connection: Connection, company: int) -> ImportedSession | None:
     table = sql.SQL("SELECT creds::text" + _FROM_COMPANY).format(
         sql.Identifier("whatsapp_auth"), sql.SQL(str(company))
     )
-    found = connection.execute(table).fetchall()
-    if not found:
+    rows = connection.execute(table).fetchall()
+    if not rows:
         return None
-    if len(found) > 1:
-        raise InvalidInputError(f"Company {company} has {len(found)} rows of credentials there.")
-    creds = baileys_json.decode(found[0][0].encode())
+    if len(rows) > 1:
+        raise InvalidInputError(f"Company {company} has {len(rows)} rows of credentials in whatsapp_auth.")
+    creds = baileys_json.decode(rows[0][0].encode())
     if not isinstance(creds, dict):
         raise InvalidInputError(f"The credentials of company {company} are not an object with fields.")
     session = ImportedSession(creds)

@@ -1,4 +1,4 @@
-"""Encrypting what is stored with the newest key. Run again after an interruption, it goes on."""
+"""Re-encryption of stored values with the newest key. After an interruption, another run continues."""
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -14,12 +14,12 @@ from app.whatsapp.errors import UnreadableValueError
 
 VALUES_PER_TRANSACTION = 500
 ENCRYPTED_COLUMNS = (("whatsapp_auth", "creds"), ("whatsapp_keys", "value"))
-OnProgress = Callable[[int], None]  # values looked at
+OnProgress = Callable[[int], None]  # (values processed since the last call)
 
 
 @dataclass
 class Rotation:
-    """Values: encrypted anew, with the newest key already, changed meanwhile, and not readable at all."""
+    """Numbers of values: re-encrypted, already current, changed concurrently, and unreadable."""
 
     rotated: int = 0
     current: int = 0
@@ -27,26 +27,26 @@ class Rotation:
     unreadable: int = 0
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return the JSON document of the command."""
         return asdict(self)
 
 
 def rotate_keys(
     settings: Settings, dry_run: bool = False, on_progress: OnProgress = lambda done: None
 ) -> Rotation:
-    """Encrypt every value with the first of WHATSAPP_ENCRYPTION_KEYS, plain ones too.
+    """Encrypt every stored value, including unencrypted ones, with the first WHATSAPP_ENCRYPTION_KEYS key.
 
-    What it has done is done: a value that the first key reads is not touched again. A value that a
-    worker writes meanwhile is left to that worker. Raises ConfigurationError, FrontdeskError.
+    Values that are already encrypted with the first key, or that a worker changes concurrently, are not
+    written. Raises ConfigurationError without keys, and FrontdeskError if the database fails.
     """
-    vault = Cipher.from_settings(settings)
-    if vault.is_disabled:
-        raise ConfigurationError("WHATSAPP_ENCRYPTION_KEYS: is required, with the new key in front")
+    cipher = Cipher.from_settings(settings)
+    if cipher.is_disabled:
+        raise ConfigurationError("WHATSAPP_ENCRYPTION_KEYS: is required, with the new key first")
     result = Rotation()
     try:
         with connect_directly(settings) as connection:
             for table, column in ENCRYPTED_COLUMNS:
-                _rotate(connection, vault, table, column, dry_run, result, on_progress)
+                _rotate(connection, cipher, table, column, dry_run, result, on_progress)
     except DRIVER_ERRORS as error:
         raise to_frontdesk_error(error) from error
     return result
@@ -66,7 +66,7 @@ def _rotate(
         "SELECT company_id, id, {column} FROM {table} WHERE (company_id, id) > (%s, %s)"
         " ORDER BY company_id, id LIMIT %s"
     ).format(**names)
-    # Not updated_at: nobody has written the key.
+    # updated_at does not change, because health reports it as the worker's last write.
     change = sql.SQL(
         "UPDATE {table} AS t SET {column} = n.new FROM unnest(%s::bigint[], %s::bigint[], %s::bytea[],"
         " %s::bytea[]) AS n (company_id, id, old, new)"
@@ -85,8 +85,8 @@ def _rotate(
             except UnreadableValueError:
                 result.unreadable += 1
         if changes:
-            columns = [list(each) for each in zip(*changes, strict=True)]
-            done = len(changes) if dry_run else connection.execute(change, columns).rowcount
-            result.rotated += done
-            result.changed += len(changes) - done
+            columns = [list(values) for values in zip(*changes, strict=True)]
+            rotated = len(changes) if dry_run else connection.execute(change, columns).rowcount
+            result.rotated += rotated
+            result.changed += len(changes) - rotated
         on_progress(len(rows))

@@ -1,4 +1,4 @@
-"""One company's session: what Baileys calls an authentication state, and who holds it."""
+"""WhatsApp session of one company (the authentication state of Baileys) and the lease on it."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -29,7 +29,7 @@ validate_owner = ArgumentValidator(KeyText)
 
 @dataclass(frozen=True)
 class Credentials:
-    """What identifies a salon's device. `version` is what the next change has to name."""
+    """Credentials of a salon's device. The next change must name `version`."""
 
     creds: dict[str, Any] = field(repr=False)
     version: int
@@ -37,7 +37,7 @@ class Credentials:
 
 @dataclass(frozen=True)
 class Lease:
-    """That `owner` holds the session. `taken_from` held it until now, and may not know yet."""
+    """Lease of the worker `owner` on the session. `taken_from` is the worker that held it before, if any."""
 
     owner: str
     seconds: int
@@ -46,7 +46,7 @@ class Lease:
 
 @dataclass(frozen=True)
 class KeyTypeStatistics:
-    """Keys of one type. Only types that expire by the present retention have expired ones."""
+    """Numbers of keys of one type. `expired` is 0 for types that do not expire by the current retention."""
 
     total: int
     expired: int
@@ -54,7 +54,7 @@ class KeyTypeStatistics:
 
 @dataclass(frozen=True)
 class SessionStatistics:
-    """How much there is of a session."""
+    """Contents of a session: keys by type, and the time of the last write."""
 
     has_credentials: bool
     keys: Mapping[str, KeyTypeStatistics]
@@ -62,27 +62,27 @@ class SessionStatistics:
 
     @property
     def total(self) -> int:
-        return sum(each.total for each in self.keys.values())
+        return sum(statistics.total for statistics in self.keys.values())
 
     @property
     def expired(self) -> int:
-        return sum(each.expired for each in self.keys.values())
+        return sum(statistics.expired for statistics in self.keys.values())
 
 
 @dataclass(frozen=True)
 class DeletedCounts:
-    """How many rows are gone."""
+    """Numbers of deleted rows."""
 
     credentials: int
     keys: int
 
 
 class SessionStore(Operations):
-    """The operations of a worker. Values are JSON, opaque, with their buffers in base64.
+    """Operations for a WhatsApp worker. Values are opaque JSON with buffers in base64.
 
-    What cannot be read is an error and never a key that is missing: a worker that takes an outage for
-    missing credentials starts a new session. So is a company that is not known. `owner` names the worker
-    that writes; without it the write takes no part in the lease.
+    An unreadable value, an outage and an unknown company are errors, never missing keys, because a worker
+    without credentials starts a new session. `owner` names the worker that writes; a write without owner
+    ignores the lease.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class SessionStore(Operations):
 
     @operation(WhatsAppAuth, "whatsapp")
     def get_creds(self) -> Credentials | None:
-        """The credentials, or None where the salon was never paired, or logged out."""
+        """Return the credentials, or None if the salon is not paired."""
         row = self._read_only_repositories.whatsapp_auth.find_one()
         if row is None:
             return self._empty_result(None)
@@ -102,9 +102,9 @@ class SessionStore(Operations):
 
     @operation(WhatsAppAuth, "whatsapp")
     def set_creds(self, creds: Mapping[str, Any], version: int | None, owner: str | None = None) -> int:
-        """Write credentials made from `version` (None: the first ones); return the new version.
+        """Store credentials that are based on `version` (None for the first ones); return the new version.
 
-        Fails with a StaleCredentialsError where the stored ones are not of that version.
+        Fails with StaleCredentialsError if the stored credentials have another version.
         """
         if not isinstance(creds, Mapping):
             raise InvalidInputError(fields={"creds": "is not an object with fields"})
@@ -122,28 +122,28 @@ class SessionStore(Operations):
 
     @operation(WhatsAppKey, "whatsapp")
     def get_keys(self, key_type: str, ids: Iterable[str]) -> dict[str, Any]:
-        """Values by id, in one statement; ids that are not there are absent."""
+        """Return the values by id, read in one statement. Missing ids are absent."""
         if isinstance(ids, (str, bytes, Mapping)) or not isinstance(ids, Iterable):
             raise InvalidInputError(fields={"ids": "is not a list"})
-        wanted = [_validate_name("ids", each) for each in ids]
-        found = self._read_only_repositories.whatsapp_keys.values(_validate_name("type", key_type), wanted)
-        unlock = self._cipher.decrypt
+        wanted = [_validate_name("ids", key_id) for key_id in ids]
+        stored = self._read_only_repositories.whatsapp_keys.values(_validate_name("type", key_type), wanted)
+        decrypt = self._cipher.decrypt
         return {
-            key: baileys_json.decode(unlock(value)) for key, value in found.items()
+            key: baileys_json.decode(decrypt(value)) for key, value in stored.items()
         } or self._empty_result({})
 
     @operation(WhatsAppKey, "whatsapp")
     def set_keys(self, data: Mapping[str, Mapping[str, Any]], owner: str | None = None) -> None:
-        """Write keys of all types in one transaction, all or nothing: `{type: {id: value}}`.
+        """Store keys `{type: {id: value}}` of any types in one transaction.
 
-        None deletes, and deleting what is not there is no error.
+        The value None deletes a key. Deleting a missing key is not an error.
         """
-        rows, gone = self._rows(data)
+        rows, deleted = self._rows(data)
 
         def work(uow: UnitOfWork) -> None:
-            if any(key_type == "session" for key_type, _ in gone):
+            if any(key_type == "session" for key_type, _ in deleted):
                 WhatsAppLeases(uow.session, self.company_id).record_max_sessions()
-            uow.whatsapp_keys.write(rows, gone)
+            uow.whatsapp_keys.write(rows, deleted)
             if not rows:
                 self._require_company(uow)
 
@@ -151,7 +151,7 @@ class SessionStore(Operations):
 
     @operation(WhatsAppKey, "whatsapp")
     def statistics(self) -> SessionStatistics:
-        """Counts by type, and when a key was written last."""
+        """Return the numbers of keys by type and the time of the last write."""
         counted = self._read_only_repositories.whatsapp_keys.count_by_type()
         return SessionStatistics(
             has_credentials=self._read_only_repositories.whatsapp_auth.find_one() is not None,
@@ -164,22 +164,22 @@ class SessionStore(Operations):
 
     @operation(WhatsAppAuth, "whatsapp")
     def delete_session(self) -> DeletedCounts:
-        """Log out: delete credentials, keys and what is remembered of them."""
+        """Log out: delete credentials, keys and the stored state of the session."""
 
         def work(uow: UnitOfWork) -> DeletedCounts:
             self._require_company(uow)
-            here = {"company_id": self.company_id}
-            keys = uow.whatsapp_keys.delete(**here)
+            keys = uow.whatsapp_keys.delete(company_id=self.company_id)
             WhatsAppLeases(uow.session, self.company_id).delete()
-            return DeletedCounts(uow.whatsapp_auth.delete(**here), keys)
+            return DeletedCounts(uow.whatsapp_auth.delete(company_id=self.company_id), keys)
 
         return self._transact(work)
 
     @operation(WhatsAppState, "whatsapp")
     def take_lease(self, owner: str) -> Lease:
-        """Take the session for the worker `owner`, as WhatsApp does: the newest connection wins.
+        """Give the lease to the worker `owner`. As in WhatsApp, the newest connection wins.
 
-        The worker that held it gets a SessionHeldError for its next write, and health tells of it.
+        The next write of the worker that held the lease fails with SessionHeldError, and health reports the
+        conflict.
         """
         owner = validate_owner("owner", owner)
         before = self._transact(
@@ -189,7 +189,7 @@ class SessionStore(Operations):
 
     @operation(WhatsAppState, "whatsapp")
     def release_lease(self, owner: str) -> None:
-        """Let the session go, where it is `owner` who holds it."""
+        """Release the lease if the worker `owner` holds it."""
         owner = validate_owner("owner", owner)
         self._transact(lambda uow: WhatsAppLeases(uow.session, self.company_id).release_lease(owner))
 
@@ -197,13 +197,13 @@ class SessionStore(Operations):
     def import_session(
         self, creds: Mapping[str, Any], data: Mapping[str, Mapping[str, Any]], dry_run: bool = False
     ) -> None:
-        """Write a whole session from elsewhere; a company that has one already keeps it (a conflict)."""
+        """Store a complete session. Fails with StaleCredentialsError if the company already has one."""
         stored = self._cipher.encrypt(baileys_json.encode(dict(creds)))
         rows, _ = self._rows(data)
 
         def work(uow: UnitOfWork) -> None:
             if not uow.whatsapp_auth.insert_first(stored):
-                raise StaleCredentialsError("This company has a session already: forget it first.")
+                raise StaleCredentialsError("This company already has a session: forget it first.")
             uow.whatsapp_keys.write(rows, ())
             if dry_run:
                 uow.session.rollback()
@@ -211,25 +211,25 @@ class SessionStore(Operations):
         self._transact(work)
 
     def _rows(self, data: Any) -> tuple[list[StoredKey], list[tuple[str, str]]]:
-        """What is to be written, in the order of its keys, and what is to be deleted."""
-        if not isinstance(data, Mapping) or not all(isinstance(each, Mapping) for each in data.values()):
+        """Return the keys to store and the keys to delete, each in the order of type and id."""
+        if not isinstance(data, Mapping) or not all(isinstance(keys, Mapping) for keys in data.values()):
             raise InvalidInputError(fields={"data": "is not like {type: {id: value}}"})
         now = datetime.now(UTC)
         rows: list[StoredKey] = []
-        gone: list[tuple[str, str]] = []
-        for key_type in sorted(_validate_name("type", each) for each in data):
+        deleted: list[tuple[str, str]] = []
+        for key_type in sorted(_validate_name("type", name) for name in data):
             expires_at = self._retention.expires_at(key_type, now)
             values = data[key_type]
-            for key_id in sorted(_validate_name("id", each) for each in values):
+            for key_id in sorted(_validate_name("id", name) for name in values):
                 if values[key_id] is None:
-                    gone.append((key_type, key_id))
+                    deleted.append((key_type, key_id))
                 else:
                     value = self._cipher.encrypt(baileys_json.encode(values[key_id]))
                     rows.append((key_type, key_id, value, expires_at))
-        return rows, gone
+        return rows, deleted
 
     def _write_with_lease(self, function: Callable[[UnitOfWork], T], owner: str | None) -> T:
-        """Run a write for the worker that holds the session."""
+        """Run a write for the worker `owner`. Raises SessionHeldError if another worker holds the lease."""
         if owner is None:
             return self._transact(function)
         owner = validate_owner("owner", owner)
@@ -246,7 +246,7 @@ class SessionStore(Operations):
             raise
 
     def _empty_result(self, answer: T) -> T:
-        """`answer` for a company that has nothing stored; UnknownCompanyError for one that cannot have."""
+        """Return `answer` if the company exists. Raises UnknownCompanyError if it does not."""
         if self._read_only_repositories.companies.get() is None:
             raise UnknownCompanyError
         return answer
@@ -258,7 +258,7 @@ class SessionStore(Operations):
 
 
 def _validate_name(field_name: str, name: Any) -> str:
-    """A type or an id. The error does not show it: ids hold phones."""
+    """Validate a key type or id. The error does not contain it, because ids contain phone numbers."""
     if isinstance(name, str) and 1 <= len(name) <= MAX_NAME_CHARS and "\0" not in name:
         try:
             name.encode()

@@ -1,1 +1,1 @@
-"""What YClients sends: payloads to rows, files of payloads into the database."""
+"""Integration with YClients: API client, mapping of payloads, import, sync and webhook."""

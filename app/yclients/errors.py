@@ -1,31 +1,31 @@
-"""What can go wrong with YClients, in words that say what to do. No token and no payload is in them."""
+"""Errors of the YClients integration. Messages say what to do, and contain no token and no payload."""
 
 from app.errors import ConfigurationError, ConflictError, FrontdeskError
 
 
 class YClientsError(FrontdeskError):
-    """YClients did not answer as it should."""
+    """YClients sent an invalid response."""
 
     code = "unavailable"
 
     def __init__(self, message: str | None = None) -> None:
-        """Without a message the class says what is wrong, in one line."""
+        """Use the docstring of the class as the message if none is given."""
         super().__init__(message or " ".join((type(self).__doc__ or "").split()))
 
 
 class TransientError(YClientsError):
-    """YClients cannot be reached or is out of order; the sync can be started again later."""
+    """YClients is unreachable or has an internal error. Start the sync again later."""
 
     retryable = True
 
     def __init__(self, message: str | None = None, retry_after: float | None = None) -> None:
-        """`retry_after`: for how many seconds YClients asks to be left alone."""
+        """`retry_after` is the number of seconds that YClients asks to wait, if it does."""
         self.retry_after = retry_after
         super().__init__(message)
 
 
 class RefusedError(YClientsError):
-    """YClients refuses the request; asking again will not help."""
+    """YClients refuses the request. A retry will not help."""
 
 
 class UnauthorizedError(RefusedError):
@@ -33,24 +33,23 @@ class UnauthorizedError(RefusedError):
 
 
 class PaymentRequiredError(RefusedError):
-    """YClients wants to be paid first (402): the salon's licence or its API access has run out."""
+    """YClients requires a payment (402): the salon's licence or its API access has expired."""
 
 
 class ForbiddenError(RefusedError):
-    """The user of YCLIENTS_USER_TOKEN may not read this (403): give that user the right in the salon's
-    YClients settings, and see that the salon has connected the integration."""
+    """The user of YCLIENTS_USER_TOKEN has no permission to read this (403). Grant it in the YClients settings
+    of the salon, and check that the salon has connected the integration."""
 
 
 class YClientsNotFoundError(RefusedError):
-    """YClients knows no such salon, or nothing at this address (404): check the company id and
-    YCLIENTS_BASE_URL."""
+    """The salon or the URL does not exist in YClients (404): check the company id and YCLIENTS_BASE_URL."""
 
 
 class TokensMissingError(ConfigurationError):
-    """The sync needs YCLIENTS_PARTNER_TOKEN and YCLIENTS_USER_TOKEN: printable characters, no blanks."""
+    """The sync requires YCLIENTS_PARTNER_TOKEN and YCLIENTS_USER_TOKEN, in ASCII and without spaces."""
 
 
 class SyncRunningError(ConflictError):
-    """A sync of this company is running already; see `frontdesk sync status`."""
+    """A sync of the company is already running: see `frontdesk sync status`."""
 
     retryable = True

@@ -1,4 +1,4 @@
-"""Payloads of one company on their way in: mapped, validated, merged. Files, sync and webhook share it."""
+"""Ingest of one company's payloads: mapping, validation and merge, for files, sync and webhook."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -20,9 +20,9 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class RowProblem:
-    """What was wrong with a row: it was rejected, or stored without what could not be read of it.
+    """A rejected row, or a row that was stored without its invalid fields.
 
-    `reasons` by field never quote a value.
+    `reasons` by field do not contain values.
     """
 
     position: int
@@ -32,10 +32,10 @@ class RowProblem:
 
 
 class Ingest:
-    """The way into one company. A dry run does everything and rolls it back."""
+    """Ingest into one company. A dry run merges rows and rolls each transaction back."""
 
     def __init__(self, desk: Frontdesk, company_id: int, dry_run: bool = False) -> None:
-        """Raises FrontdeskError where the database cannot be asked about the company."""
+        """Read the company. Raises FrontdeskError if the database fails."""
         self._uow_factory = _DryRunUnitOfWorkFactory(desk.database) if dry_run else desk.uow_factory
         self.company_id = company_id
         try:
@@ -47,17 +47,20 @@ class Ingest:
         self.made_company = False
 
     def context(self, staff_id: int | None = None) -> MappingContext:
-        """How payloads are read now; a company's own payload may change it."""
+        """Return the context for mapping. Ingest of the company's own payload may change its time zone."""
         return MappingContext(self.company_id, self._tenant.timezone, staff_id)
 
     def new_batch(self, kind: EntityKind) -> Batch:
-        """An empty chunk."""
+        """Return an empty batch for rows of this kind."""
         return Batch(kind.schema, self.company_id)
 
     def add_payload(
         self, kind: EntityKind, batch: Batch, position: int, payload: Any, context: MappingContext
     ) -> RowProblem | None:
-        """Map a payload and validate it: it is added to the batch, or set aside."""
+        """Map and validate a payload, and add it to the batch unless it is rejected.
+
+        Returns the problem of a rejected row or of a row with dropped fields, else None.
+        """
         if not isinstance(payload, Mapping):
             return self.add_row(kind, batch, position, payload)
         mapped = kind.map_payload(payload, context)
@@ -71,18 +74,24 @@ class Ingest:
         row: Any,
         warnings: Mapping[str, str] | None = None,
     ) -> RowProblem | None:
-        """Validate a row: it is added to the batch, or set aside."""
-        found = dict(warnings or {})
+        """Validate a row, and add it to the batch unless it is rejected.
+
+        Returns the problem of a rejected row or of a row with dropped fields, else None.
+        """
+        problems = dict(warnings or {})
         try:
             values, reasons = kind.validate(row, self.company_id, self._tenant.country)
         except InvalidInputError as error:
-            return RowProblem(position, kind.schema.readable_key(row), True, found | error.fields)
+            return RowProblem(position, kind.schema.readable_key(row), True, problems | error.fields)
         batch.add(position, values)
-        found |= reasons
-        return RowProblem(position, kind.schema.readable_key(values), False, found) if found else None
+        problems |= reasons
+        return RowProblem(position, kind.schema.readable_key(values), False, problems) if problems else None
 
     def merge_chunk(self, kind: EntityKind, batch: Batch) -> UpsertReport:
-        """Merge a chunk; rows that the database refuses are in the report. Raises what is no row's fault."""
+        """Merge a batch and report the rows that the database refuses.
+
+        Raises FrontdeskError for errors that no row causes.
+        """
         if not batch.rows:
             return UpsertReport()
         if kind is not COMPANY:
@@ -97,7 +106,7 @@ class Ingest:
         return self._uow_factory.transact(self.company_id, function)
 
     def ensure_company(self) -> None:
-        """Nothing can be stored for a company that is not known; it gets default settings."""
+        """Create the company with default settings if it is unknown, because other rows reference it."""
         if self.is_known:
             return
         self.made_company = self.is_known = True
@@ -107,10 +116,10 @@ class Ingest:
             self.transact(lambda uow: uow.companies.upsert(_default_company(self.company_id)))
 
     def _reload_tenant(self, company: Values) -> None:
-        """Read what comes now by the country and the time zone that have just arrived."""
-        ours = {"country": self._tenant.country, "timezone": self._tenant.timezone.key}
+        """Use the country and time zone of the stored company for the following payloads."""
+        current = {"country": self._tenant.country, "timezone": self._tenant.timezone.key}
         self._tenant = tenant_of(
-            self.company_id, Company(**{name: company.get(name, ours[name]) for name in ours})
+            self.company_id, Company(**{name: company.get(name, current[name]) for name in current})
         )
         if isinstance(self._uow_factory, _DryRunUnitOfWorkFactory):
             self._uow_factory.makes_company = self._uow_factory.makes_company or not self.is_known
@@ -120,9 +129,10 @@ class Ingest:
 
 
 class _DryRunUnitOfWorkFactory(UnitOfWorkFactory):
-    """Units of work that do all their work and then roll it back.
+    """Factory of units of work that are rolled back at their end.
 
-    With `makes_company` each begins with the company, which the one before has rolled back too.
+    With `makes_company`, each unit of work first inserts the company, because the previous one rolled it
+    back.
     """
 
     makes_company = False
@@ -131,9 +141,9 @@ class _DryRunUnitOfWorkFactory(UnitOfWorkFactory):
         def rolled_back(uow: UnitOfWork) -> T:
             if self.makes_company:
                 uow.companies.upsert(_default_company(company_id))
-            done = function(uow)
+            result = function(uow)
             uow.session.rollback()
-            return done
+            return result
 
         return super().transact(company_id, rolled_back)
 

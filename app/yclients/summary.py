@@ -5,12 +5,12 @@ from typing import Any
 
 from app.repositories.batch_dedup import UpsertReport
 
-MAX_KEPT = 100  # findings that the summary itself remembers, of however many
+MAX_KEPT = 100  # problems that a summary contains; the others are only counted
 
 
 @dataclass
 class KindSummary:
-    """What became of the rows of one kind; the counts, but for `warnings`, add up to `rows`."""
+    """Numbers of rows of one kind by outcome. All except `warnings` add up to `rows`."""
 
     rows: int = 0
     inserted: int = 0
@@ -23,7 +23,7 @@ class KindSummary:
     seconds: float = 0.0
 
     def add(self, report: UpsertReport) -> None:
-        """Add what became of a chunk of good rows."""
+        """Add the counts of a merged batch."""
         self.rows += report.total
         self.inserted += report.inserted
         self.updated += report.updated
@@ -32,6 +32,6 @@ class KindSummary:
         self.superseded += report.superseded
 
     def as_dict(self) -> dict[str, Any]:
-        """The counts as JSON has them."""
+        """Return the counts for the JSON document, with the rate in rows per second."""
         rate = round(self.rows / self.seconds) if self.seconds else None
         return {**vars(self), "seconds": round(self.seconds, 3), "rows_per_second": rate}

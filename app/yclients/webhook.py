@@ -1,4 +1,4 @@
-"""What YClients tells us by itself: one row made, changed or deleted, at any time and in any order."""
+"""Webhook events of YClients: one row was created, changed or deleted. Events arrive in any order."""
 
 import logging
 from collections.abc import Mapping
@@ -35,18 +35,18 @@ KINDS_BY_RESOURCE = {
     "client": CLIENTS,
     "record": BOOKINGS,
 }
-ONE_MICROSECOND = timedelta(microseconds=1)  # what a timestamp of PostgreSQL can tell apart
+ONE_MICROSECOND = timedelta(microseconds=1)  # the resolution of timestamps in PostgreSQL
 STATUSES = ("create", "update", "delete")
 
 
 class EventOutcome(Enum):
-    """What became of an event."""
+    """Outcome of an event."""
 
     INSERTED = "inserted"
     UPDATED = "updated"
     UNCHANGED = "unchanged"
-    STALE = "stale"  # older than what is stored
-    REJECTED = "rejected"  # no usable row
+    STALE = "stale"  # older than the stored row
+    REJECTED = "rejected"  # invalid row
     UNKNOWN_RESOURCE = "unknown_resource"
     UNKNOWN_STATUS = "unknown_status"
     UNKNOWN_COMPANY = "unknown_company"
@@ -54,7 +54,7 @@ class EventOutcome(Enum):
 
 @dataclass(frozen=True)
 class WebhookEvent:
-    """One notice: `resource` and `status` as they were sent, `data` the row as it is now, perhaps."""
+    """One event. `data` is the current row, if YClients sends it."""
 
     company_id: int
     resource: str
@@ -64,7 +64,7 @@ class WebhookEvent:
 
     @classmethod
     def parse(cls, document: Any) -> "WebhookEvent":
-        """Read `{company_id, resource, resource_id, status, data}`. Raises InvalidInputError."""
+        """Parse `{company_id, resource, resource_id, status, data}`. Raises InvalidInputError."""
         if not isinstance(document, Mapping):
             raise InvalidInputError("The body must be an object.")
         company_id, resource = integer(document.get("company_id")), document.get("resource")
@@ -86,9 +86,9 @@ class WebhookEvent:
 
 
 def handle_event(desk: Frontdesk, event: WebhookEvent) -> EventOutcome:
-    """Store what the event tells; the same event again changes nothing, an older one neither.
+    """Store the row of an event. A repeated or older event changes nothing.
 
-    Raises InvalidInputError for an id that is none, and FrontdeskError.
+    Raises InvalidInputError if an id is invalid, and FrontdeskError if the database fails.
     """
     kind = KINDS_BY_RESOURCE.get(event.resource)
     if kind is None:
@@ -96,30 +96,30 @@ def handle_event(desk: Frontdesk, event: WebhookEvent) -> EventOutcome:
     if event.status not in STATUSES:
         return EventOutcome.UNKNOWN_STATUS
     row_id = event.row_id
-    intake = Ingest(desk, event.company_id)
-    if not intake.is_known:
+    ingest = Ingest(desk, event.company_id)
+    if not ingest.is_known:
         return EventOutcome.UNKNOWN_COMPANY
     payload = event.data if isinstance(event.data, Mapping) else {}
     if kind is COMPANY and row_id != event.company_id:
         return EventOutcome.REJECTED
     if integer(payload.get("id")) not in (None, row_id):
         return EventOutcome.REJECTED
-    mapped = kind.map_payload({**payload, "id": row_id}, intake.context())
+    mapped = kind.map_payload({**payload, "id": row_id}, ingest.context())
     if event.status == "delete":
-        deleted = intake.transact(lambda uow: _deleted_row(uow, kind, row_id, mapped.row))
+        deleted = ingest.transact(lambda uow: _deleted_row(uow, kind, row_id, mapped.row))
         if deleted is None:
             return EventOutcome.UNCHANGED
-        return _store(intake, kind, deleted, {})
-    return _store(intake, kind, {"deleted_at": None, **mapped.row}, mapped.warnings)
+        return _store(ingest, kind, deleted, {})
+    return _store(ingest, kind, {"deleted_at": None, **mapped.row}, mapped.warnings)
 
 
 def _store(ingest: Ingest, kind: EntityKind, row: Values, warnings: Mapping[str, str]) -> EventOutcome:
     batch = ingest.new_batch(kind)
-    fault = ingest.add_row(kind, batch, 0, row, warnings)
-    if fault is not None:
-        how = "rejected" if fault.is_rejected else "stored in part"
-        reasons = "; ".join(f"{field}: {reason}" for field, reason in fault.reasons.items())
-        log.warning("Webhook of company %s, %s %s: %s", ingest.company_id, kind, how, reasons)
+    problem = ingest.add_row(kind, batch, 0, row, warnings)
+    if problem is not None:
+        effect = "rejected" if problem.is_rejected else "stored in part"
+        reasons = "; ".join(f"{field}: {reason}" for field, reason in problem.reasons.items())
+        log.warning("Webhook of company %s, %s %s: %s", ingest.company_id, kind, effect, reasons)
     report = ingest.merge_chunk(kind, batch)
     for outcome in (EventOutcome.INSERTED, EventOutcome.UPDATED, EventOutcome.UNCHANGED, EventOutcome.STALE):
         if getattr(report, outcome.value):
@@ -128,25 +128,25 @@ def _store(ingest: Ingest, kind: EntityKind, row: Values, warnings: Mapping[str,
 
 
 def _deleted_row(uow: UnitOfWork, kind: EntityKind, row_id: int, row: Values) -> Values | None:
-    """The row as deleted; None where it is so already.
+    """Return the row marked as deleted, or None if the stored row already is.
 
-    The event may bring no row, so ours lends what a row must have. A row that is not here yet is stored as
-    deleted, so that an older event that comes later does not bring it to life.
+    If the event contains no row, required fields are taken from the stored row. An unknown row is stored as
+    deleted, so that an older event that arrives later does not restore it.
     """
-    stored = _stored(uow, kind, row_id)
+    stored = _find_stored(uow, kind, row_id)
     if stored is not None and stored.deleted_at is not None:
         return None
     if stored is not None:
         row = {**row, **{name: getattr(stored, name) for name in kind.schema.required}}
-    # A moment after the last change, which may have the same time and come again. By our clock, where
-    # YClients does not say when that was.
+    # One microsecond later than the last change, because an event of that change has the same time and may
+    # be repeated. Without the time of the last change, the current time is used.
     changed_at = row.get("source_changed_at")
     moment = changed_at + ONE_MICROSECOND if isinstance(changed_at, datetime) else datetime.now(UTC)
     cancelled = {"status": "cancelled"} if kind is BOOKINGS else {}
     return {**row, **cancelled, "source_changed_at": moment, "deleted_at": moment}
 
 
-def _stored(uow: Repositories, kind: EntityKind, row_id: int) -> Any:
+def _find_stored(uow: Repositories, kind: EntityKind, row_id: int) -> Any:
     repository = kind.select_repository(uow)
     key = dict.fromkeys(kind.schema.key, row_id)
     return repository.find_one(**key)

@@ -109,7 +109,7 @@ def test_a_second_concurrent_sync_of_a_company_is_refused(
         second = sync(database_url)
         assert second.wait() == 3
         assert second.output.splitlines()[-1] == (
-            "Error: A sync of this company is running already; see `frontdesk sync status`."
+            "Error: A sync of the company is already running: see `frontdesk sync status`."
         )
         wait_until(lambda: bool(statuses(frontdesk, database_url)))
         assert statuses(frontdesk, database_url)[0]["state"] == "running"

@@ -19,7 +19,7 @@ def test_a_unit_of_work_with_a_failed_statement_says_that_nothing_was_kept(
     desk: Frontdesk, salon: DataLayer
 ) -> None:
     with (
-        pytest.raises(FrontdeskError, match="nothing was kept"),
+        pytest.raises(FrontdeskError, match="nothing was stored"),
         desk.unit_of_work(salon.company_id) as uow,
     ):
         write_then_fail(uow)
@@ -27,7 +27,7 @@ def test_a_unit_of_work_with_a_failed_statement_says_that_nothing_was_kept(
 
 
 def test_a_transaction_handed_over_as_a_function_says_so_too(desk: Frontdesk, salon: DataLayer) -> None:
-    with pytest.raises(FrontdeskError, match="nothing was kept"):
+    with pytest.raises(FrontdeskError, match="nothing was stored"):
         desk.transact(salon.company_id, write_then_fail)
 
 

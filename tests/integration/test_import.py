@@ -150,7 +150,7 @@ class TestCompanies:
     def test_a_company_payload_of_another_one_is_refused_before_anything_is_written(
         self, desk: Frontdesk, company_id: int, sample: list[Path]
     ) -> None:
-        with pytest.raises(InvalidInputError, match=f"is about company {company_id}, not about company"):
+        with pytest.raises(InvalidInputError, match=f"is a payload of company {company_id}, not of company"):
             import_files(desk, company_id + 10**9, sample)
         assert desk.company(company_id + 10**9).get_company().unwrap() is None
 
@@ -322,7 +322,7 @@ class TestRuns:
         paths = [clients_file([client(1)]), *(tmp_path / name for name in names)]
         with pytest.raises(InvalidInputError) as caught:
             import_files(desk, company_id, paths)
-        for reason in ("is empty", "is not JSON", "--staff", "--kind", "does not exist", "is no file"):
+        for reason in ("is empty", "is not JSON", "--staff", "--kind", "does not exist", "is not a file"):
             assert reason in caught.value.message
         assert "\n" not in caught.value.message
         assert desk.company(company_id).get_company().unwrap() is None

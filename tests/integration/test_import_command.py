@@ -115,7 +115,7 @@ def test_the_kind_and_whose_schedule_it_is_may_be_given(
         (b'{"success": false, "data": null, "meta": {"message": "No rights"}}', "No rights"),
         (
             b'{"data": {"id": 5, "title": "Salon", "timezone": "UTC"}}',
-            "is about company 5, not about company",
+            "is a payload of company 5, not of company",
         ),
     ],
 )

@@ -238,7 +238,7 @@ class TestADeletionUpstream:
         summary = synced.sync(**options)
         assert not summary.has_changes
         assert len(summary.notes) == 5  # nobody on the staff has no schedules either
-        assert all("nothing is taken for deleted" in note for note in summary.notes)
+        assert all("nothing is marked as deleted" in note for note in summary.notes)
 
     def test_of_more_than_half_is_believed_only_in_a_full_sync(self, synced: Upstream) -> None:
         for number in range(150):

@@ -79,7 +79,7 @@ class TestRefusals:
         [
             (401, UnauthorizedError, "YCLIENTS_USER_TOKEN"),
             (402, PaymentRequiredError, "licence"),
-            (403, ForbiddenError, "right"),
+            (403, ForbiddenError, "permission"),
             (404, YClientsNotFoundError, "company id"),
             (422, RefusedError, "Произошла ошибка"),
             (400, RefusedError, "400"),
@@ -113,7 +113,7 @@ class TestRefusals:
 
         with answering(redirect) as address:
             client = client_of(with_yclients_settings(upstream.desk.settings, address))
-            with pytest.raises(YClientsError, match="another address"):
+            with pytest.raises(YClientsError, match="another URL"):
                 client.company(1)
         assert len(elsewhere) == 1
 

@@ -170,7 +170,7 @@ class TestOneAtATime:
     ) -> None:
         with (
             hold_sync_lock(upstream.desk.settings, upstream.company_id),
-            pytest.raises(SyncRunningError, match="running already"),
+            pytest.raises(SyncRunningError, match="already running"),
         ):
             upstream.sync()
         assert upstream.fake.request_log == []

@@ -192,7 +192,7 @@ def test_a_phone_that_cannot_be_read_is_named_by_its_place(
     monkeypatch.setenv("TEST_PHONES", "+79990000001,12345")
     result = frontdesk("stats")
     assert result.exit_code == 2
-    assert "TEST_PHONES: phone 2 cannot be read" in result.stderr
+    assert "TEST_PHONES: phone number 2 is invalid" in result.stderr
     assert "12345" not in result.stderr
 
 

@@ -254,7 +254,7 @@ class TestHealth:
         store.set_keys({"session": {str(number): 1 for number in range(20)}}).unwrap()
         store.set_keys({"session": {str(number): None for number in range(15)}}).unwrap()
         (finding,) = check_health(desk.database, own).salons[SALON].problems
-        assert finding.reason == "5 sessions where there were 20"
+        assert finding.reason == "5 sessions, down from 20"
 
     def test_a_salon_that_logged_out_is_no_trouble(self, own: Settings, desk: Frontdesk) -> None:
         for company in (SALON, OTHER):
@@ -317,7 +317,7 @@ class TestImport:
         assert store.get_keys("sender-key", ["1@g.us::79680000001::0"]).unwrap() != {}
         assert store.get_keys("app-state-sync-key", ["AA/B"]).unwrap() != {}
         again = frontdesk(*arguments)
-        assert (again.exit_code, "has a session already" in again.output) == (1, True)
+        assert (again.exit_code, "already has a session" in again.output) == (1, True)
 
     def test_a_value_that_cannot_be_read_is_left_out_and_told_without_its_phone(
         self, own: Settings, desk: Frontdesk, folder: Path
@@ -357,7 +357,7 @@ class TestImport:
         done = frontdesk("import", "--legacy", "--json")
         errors = {each["company_id"]: each["error"] for each in json.loads(done.output)["sessions"]}
         assert errors[1] is None
-        assert "not known" in errors[77]
+        assert "unknown" in errors[77]
         creds = desk.company(SALON).whatsapp.get_creds().unwrap()
         assert creds is not None
         assert creds.creds == {"k": {"type": "Buffer", "data": "AQ=="}}

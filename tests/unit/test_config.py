@@ -137,7 +137,7 @@ def test_the_settings_of_a_move_that_contradict_each_other_are_refused_with_the_
         ("TRANSFER_CAPTURE", "off"),
         ("TRANSFER_COMPARE_READS", "0.01"),
     ):
-        with pytest.raises(ConfigurationError, match=rf"\n{name}: needs LEGACY_DATABASE_URL"):
+        with pytest.raises(ConfigurationError, match=rf"\n{name}: requires LEGACY_DATABASE_URL"):
             load(**{name: value})
         os.environ.pop(name)
     legacy = {"LEGACY_DATABASE_URL": URL.replace("salon", "old"), "DATABASE_URL": URL}
@@ -228,5 +228,5 @@ def test_a_number_that_nothing_can_count_with_is_refused(load: Any, name: str) -
 
 
 def test_a_token_that_cannot_be_sent_is_refused(load: Any) -> None:
-    with pytest.raises(ConfigurationError, match="HEALTH_TOKEN: is blank"):
+    with pytest.raises(ConfigurationError, match="HEALTH_TOKEN: is empty"):
         load(HEALTH_TOKEN="  ")

@@ -91,7 +91,7 @@ def test_an_answer_without_rows_is_no_error(write: Any, content: str) -> None:
         (b'{"id": 1, }', "is not JSON"),
         (b"{7: 1}", "is not JSON"),
         (b'[{"id": 1 "name": 2}]', "is not JSON"),
-        (b"123", "bare value"),
+        (b"123", "not a row"),
         (b'{"success": true, "data": "abc"}', "no rows in its data"),
         (b'{"success": true, "data": [{"id": 1', "truncated"),
         (b"[" * 1_000_000, "nested too deeply"),
@@ -109,7 +109,7 @@ def test_what_holds_no_rows_says_why(write: Any, content: bytes, reason: str) ->
 def test_a_refusal_is_told_in_the_words_of_yclients(write: Any) -> None:
     refusal = {"success": False, "data": None, "meta": {"message": "Не авторизован\x1b[31m\n" + "!" * 999}}
     _, error = broken(write(json.dumps(refusal)))
-    assert "YClients answered with an error: Не авторизован [31m !!" in error.message
+    assert "is an error response of YClients: Не авторизован [31m !!" in error.message
     assert len(error.message) < 400
 
 
@@ -167,7 +167,7 @@ def test_lines_may_begin_with_a_broken_one(write: Any) -> None:
 
 def test_what_is_no_file_is_said(tmp_path: Path) -> None:
     for path, reason in (
-        (tmp_path, "is no file"),
+        (tmp_path, "is not a file"),
         (tmp_path / "missing.json", "does not exist"),
         (tmp_path / ("x" * 5000), "cannot be opened"),
         (tmp_path / "a\0b", "a b: does not exist"),

@@ -131,7 +131,7 @@ class TestHealthLevels:
             ({"expired": 250}, Severity.CRITICAL, "250 expired keys"),
             ({"total": 120, "expired": 60}, Severity.HEALTHY, None),
             ({"total": 120, "expired": 61}, Severity.WARNING, "61 of 120 keys are expired"),
-            ({"sessions": 9}, Severity.WARNING, "9 sessions where there were 50"),
+            ({"sessions": 9}, Severity.WARNING, "9 sessions, down from 50"),
             ({"sessions": 10}, Severity.HEALTHY, None),
             ({"sessions": 9, "most_sessions": 9}, Severity.HEALTHY, None),
             ({"hours": 23.9}, Severity.HEALTHY, None),

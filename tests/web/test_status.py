@@ -151,7 +151,7 @@ def test_a_session_with_a_problem_is_listed_with_its_remedy(client: FlaskClient,
     )
     page = show(client)
     assert "Needs attention" in page
-    assert f"WhatsApp of company {COMPANY}: critical. See that the worker runs" in page
+    assert f"WhatsApp of company {COMPANY}: critical. Check that the worker runs" in page
     assert "0 of 1 salons healthy" in page
     assert "no key written for 60 hours" in page
 

@@ -1,4 +1,4 @@
-"""YClients' REST API: one request at a time, within its limits, again where that can help."""
+"""Client of the YClients REST API, with rate limit, retries and timeouts."""
 
 import json
 import logging
@@ -24,7 +24,7 @@ from app.yclients.errors import TokensMissingError, TransientError, YClientsErro
 
 log = logging.getLogger(__name__)
 
-CLIENTS_PER_PAGE = 200  # what YClients allows at most
+CLIENTS_PER_PAGE = 200  # the maximum of YClients
 RECORDS_PER_PAGE = 300
 CLIENT_FIELDS = (
     "id",
@@ -42,17 +42,15 @@ CLIENT_FIELDS = (
     "visits",
     "last_change_date",
 )
-RESPONSE_TIMEOUT_SECONDS = 60.0  # seconds for one whole answer
+RESPONSE_TIMEOUT_SECONDS = 60.0  # for one complete response
 MAX_REQUEST_ATTEMPTS = 6
-MAX_BACKOFF_SECONDS = 30.0  # seconds between two attempts
-MAX_RETRY_AFTER_SECONDS = (
-    120.0  # seconds that YClients may ask for; for longer the sync is better started again
-)
-MAX_RESPONSE_BYTES = 64 * 1024 * 1024  # bytes
+MAX_BACKOFF_SECONDS = 30.0  # between two attempts
+MAX_RETRY_AFTER_SECONDS = 120.0  # if YClients asks to wait longer, the sync ends with an error
+MAX_RESPONSE_BYTES = 64 * 1024 * 1024
 
 
 class YClientsClient:
-    """The API with both tokens. Safe to share between threads; leaving the `with` block ends their waits."""
+    """Client with both tokens. Threads may share it; leaving the `with` block ends their waits."""
 
     def __init__(
         self,
@@ -61,12 +59,16 @@ class YClientsClient:
         initial_backoff: float = 1.0,
         response_timeout: float = RESPONSE_TIMEOUT_SECONDS,
     ) -> None:
-        """`initial_backoff`: seconds before the second attempt, doubled for each one after it;
-        `response_timeout`: seconds
-        for one answer. Raises ConfigurationError."""
+        """Use the tokens and URL of the settings. Raises ConfigurationError if they are missing or invalid.
+
+        `initial_backoff` is the delay before the second attempt in seconds; it doubles with each attempt.
+        `response_timeout` is the maximum duration of one response in seconds.
+        """
         base_url = api_url(settings)
         if settings.is_production and base_url.scheme != "https":
-            raise ConfigurationError("YCLIENTS_BASE_URL: production sends its tokens over https only.")
+            raise ConfigurationError(
+                "YCLIENTS_BASE_URL: must be an https URL in production, because requests contain tokens."
+            )
         self._limiter = limiter
         self._response_timeout = response_timeout
         self._counting = threading.Lock()
@@ -81,7 +83,7 @@ class YClientsClient:
                 "Accept": "application/vnd.yclients.v2+json",
             },
             timeout=httpx.Timeout(min(response_timeout, 30.0), connect=min(response_timeout, 10.0)),
-            # The tokens go nowhere else: a redirect is an error.
+            # A redirect is an error, so that the tokens are not sent to another server.
             follow_redirects=False,
         )
         self._retrying = Retrying(
@@ -102,55 +104,61 @@ class YClientsClient:
         self._stopped.set()
         self._http.close()
 
-    # What is asked for
+    # Resources
 
     def company(self, company_id: int) -> ApiResponse:
-        """The salon: one row."""
+        """Return the salon as one row."""
         return self._get(f"company/{company_id}")
 
     def service_categories(self, company_id: int) -> ApiResponse:
-        """All categories of the price list."""
+        """Return all categories of the price list."""
         return self._get(f"company/{company_id}/service_categories/")
 
     def services(self, company_id: int) -> ApiResponse:
-        """The whole price list."""
+        """Return the complete price list."""
         return self._get(f"company/{company_id}/services/")
 
     def staff(self, company_id: int) -> ApiResponse:
-        """Everyone who works there."""
+        """Return all members of staff."""
         return self._get(f"company/{company_id}/staff/")
 
     def clients(self, company_id: int, page: int) -> ApiResponse:
-        """One page of all clients, counted from 1, in the order of their ids."""
-        wanted = {
+        """Return one page (from 1) of all clients in the order of their ids."""
+        body = {
             "page": page,
             "page_size": CLIENTS_PER_PAGE,
             "fields": CLIENT_FIELDS,
             "order_by": "id",
             "order_by_direction": "ASC",
         }
-        return self._request("POST", f"company/{company_id}/clients/search", body=wanted)
+        return self._request("POST", f"company/{company_id}/clients/search", body=body)
 
     def records(self, company_id: int, page: int, changed_after: datetime | None) -> ApiResponse:
-        """One page of bookings, counted from 1, deleted ones too; those changed since then, or all."""
-        wanted: dict[str, Any] = {"page": page, "count": RECORDS_PER_PAGE, "with_deleted": 1}
+        """Return one page (from 1) of the bookings that changed after `changed_after`, or of all (None).
+
+        Deleted bookings are included.
+        """
+        parameters: dict[str, Any] = {"page": page, "count": RECORDS_PER_PAGE, "with_deleted": 1}
         if changed_after is not None:
-            wanted["changed_after"] = changed_after.strftime("%Y-%m-%dT%H:%M:%S%z")
-        return self._get(f"records/{company_id}", wanted)
+            parameters["changed_after"] = changed_after.strftime("%Y-%m-%dT%H:%M:%S%z")
+        return self._get(f"records/{company_id}", parameters)
 
     def schedule(self, company_id: int, staff_id: int, first: date, last: date) -> ApiResponse:
-        """One member of staff's days from `first` to `last`, both included."""
+        """Return the schedule of a member of staff from `first` to `last`, both inclusive."""
         return self._get(f"schedule/{company_id}/{staff_id}/{first.isoformat()}/{last.isoformat()}")
 
-    # How it is asked
+    # Requests
 
-    def _get(self, path: str, wanted: Mapping[str, Any] | None = None) -> ApiResponse:
-        return self._request("GET", path, wanted)
+    def _get(self, path: str, parameters: Mapping[str, Any] | None = None) -> ApiResponse:
+        return self._request("GET", path, parameters)
 
     def _request(
         self, method: str, path: str, parameters: Mapping[str, Any] | None = None, body: Any = None
     ) -> ApiResponse:
-        """Ask until there is an answer. Raises YClientsError; every request here only reads."""
+        """Send a request, retrying after transient errors. Raises YClientsError.
+
+        Retries are safe, because all requests only read.
+        """
         content = None if body is None else json.dumps(body)
         headers = {} if body is None else {"Content-Type": "application/json"}
         request = self._http.build_request(
@@ -164,7 +172,7 @@ class YClientsClient:
             try:
                 return parse_response(*self._exchange(request))
             except TransientError as error:
-                # Every process hears of it, so that none runs into the same refusal.
+                # The pause applies to all processes, because the limit does.
                 if error.retry_after is not None and error.retry_after <= MAX_RETRY_AFTER_SECONDS:
                     self._limiter.pause(error.retry_after)
                 raise
@@ -172,7 +180,7 @@ class YClientsClient:
         return self._retrying(attempt)
 
     def _exchange(self, request: httpx.Request) -> tuple[int, bytes, float | None]:
-        """Send it; return the status, the body and the seconds of Retry-After."""
+        """Send a request; return status, body and the seconds of Retry-After."""
         deadline = time.monotonic() + self._response_timeout
         content = bytearray()
         try:
@@ -182,14 +190,14 @@ class YClientsClient:
                     content += chunk
                     if time.monotonic() > deadline:
                         raise TransientError(
-                            f"YClients took more than {self._response_timeout:.0f} s for an answer."
+                            f"YClients took more than {self._response_timeout:.0f} s for a response."
                         )
                     if len(content) > MAX_RESPONSE_BYTES:
-                        raise YClientsError("YClients sends an answer that is too large to be one.")
+                        raise YClientsError("YClients sends a response that is too large.")
             finally:
                 response.close()
         except httpx.TimeoutException:
-            raise TransientError("YClients does not answer (time-out).") from None
+            raise TransientError("YClients does not respond (timeout).") from None
         except httpx.RequestError as error:
             raise _unreachable(error) from None
         return response.status_code, bytes(content), _retry_after(response.headers)
@@ -200,7 +208,7 @@ class YClientsClient:
 
 
 def api_url(settings: Settings) -> httpx.URL:
-    """Where the API is. Raises ConfigurationError."""
+    """Return the URL of the API. Raises ConfigurationError if it is invalid."""
     try:
         return httpx.URL(settings.yclients_base_url)
     except httpx.InvalidURL:
@@ -208,23 +216,25 @@ def api_url(settings: Settings) -> httpx.URL:
 
 
 class _Backoff(wait_base):
-    """What YClients asks for, or longer after each failure, at random so that processes part."""
+    """Wait for the time that YClients asks for, or exponentially longer, with random jitter."""
 
     def __init__(self, first: float) -> None:
-        self._longer = wait_exponential(multiplier=first, max=MAX_BACKOFF_SECONDS) + wait_random(0, first)
+        self._exponential = wait_exponential(multiplier=first, max=MAX_BACKOFF_SECONDS) + wait_random(
+            0, first
+        )
 
     def __call__(self, retry_state: RetryCallState) -> float:
         error = retry_state.outcome.exception() if retry_state.outcome else None
-        asked_for = error.retry_after if isinstance(error, TransientError) else None
-        if asked_for is not None and asked_for > MAX_RETRY_AFTER_SECONDS:
+        retry_after = error.retry_after if isinstance(error, TransientError) else None
+        if retry_after is not None and retry_after > MAX_RETRY_AFTER_SECONDS:
             raise TransientError(
-                f"YClients asks to be left alone for {asked_for:.0f} s; start the sync again after that."
+                f"YClients asks to wait for {retry_after:.0f} s: start the sync again after that."
             ) from None
-        return max(asked_for or 0.0, self._longer(retry_state))
+        return max(retry_after or 0.0, self._exponential(retry_state))
 
 
 def _token(secret: SecretStr | None) -> str:
-    """The token; one that no header can hold would end in an error that shows it."""
+    """Return the token. Raises TokensMissingError if it is invalid in a header; httpx would show it."""
     token = secret.get_secret_value().strip() if secret else ""
     if not token or not token.isascii() or not token.isprintable() or " " in token:
         raise TokensMissingError
@@ -235,17 +245,17 @@ def _unreachable(error: httpx.RequestError) -> YClientsError:
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, ssl.SSLCertVerificationError):
-            return YClientsError("The certificate of YClients' address is not valid; nothing was sent.")
+            return YClientsError("The TLS certificate of the YClients server is invalid; nothing was sent.")
         cause = cause.__cause__ or cause.__context__
     return TransientError(f"YClients cannot be reached ({type(error).__name__}).")
 
 
 def _retry_after(headers: httpx.Headers) -> float | None:
-    """Seconds, from a number of them or from a date."""
-    written = headers.get("Retry-After", "").strip()
-    if written.isdecimal():
-        return float(written[:10])
+    """Return the seconds of a Retry-After header, which contains a number of seconds or a date."""
+    value = headers.get("Retry-After", "").strip()
+    if value.isdecimal():
+        return float(value[:10])
     try:
-        return max(0.0, (parsedate_to_datetime(written) - datetime.now(UTC)).total_seconds())
-    except (ValueError, TypeError):  # absent, or no date with a time zone
+        return max(0.0, (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds())
+    except (ValueError, TypeError):  # missing, or not a date with a time zone
         return None

@@ -1,4 +1,4 @@
-"""Reading lists that others change while they are read, page by page and a few pages ahead."""
+"""Reading of paged lists that may change meanwhile, with several concurrent requests."""
 
 import itertools
 from collections import deque
@@ -9,17 +9,15 @@ from typing import Any, TypeVar
 from app.yclients.api.responses import ApiResponse
 from app.yclients.mapping.values import integer
 
-MAX_CONCURRENT_REQUESTS = (
-    4  # requests under way at once: an answer may take a second, and 3.3 may be sent in that time
-)
-PASSES = 2  # readings of a list that others changed meanwhile
+MAX_CONCURRENT_REQUESTS = 4  # a response may take a second, and the rate limit allows 3.3 requests per second
+PASSES = 2  # attempts to read a list that changes meanwhile
 
 A = TypeVar("A")
 T = TypeVar("T")
 
 
 def map_in_order(executor: Executor, function: Callable[[A], T], arguments: Iterable[A]) -> Iterator[T]:
-    """`map` with a few calls ahead of the one whose result is waited for."""
+    """Yield the results like `map`, with up to MAX_CONCURRENT_REQUESTS calls in progress."""
     pending: deque[Future[T]] = deque()
     try:
         for argument in arguments:
@@ -34,15 +32,16 @@ def map_in_order(executor: Executor, function: Callable[[A], T], arguments: Iter
 
 
 class PagedList:
-    """All rows of a list that comes in pages.
+    """All rows of a paged list.
 
-    While it is read, rows may be added (one comes twice) or removed (one slips over to a page that has
-    been read already). YClients counts the rows, so what slipped away is noticed, and the list is read once
-    more. `is_complete` tells in the end whether every row was seen; `seen_ids` are the ids of all.
+    A row that is added meanwhile shifts another one to the next page, where it is read again. A row that is
+    removed shifts another one to a page that has already been read. The total count of YClients reveals this,
+    and the list is read once more. After iteration, `is_complete` is True if every row was read, and
+    `seen_ids` contains the ids of the rows.
     """
 
     def __init__(self, executor: Executor, fetch: Callable[[int], ApiResponse], page_size: int) -> None:
-        """`fetch` takes the number of a page, from 1."""
+        """Read pages with `fetch`, which takes the number of a page, from 1."""
         self._executor = executor
         self._fetch = fetch
         self._page_size = page_size
@@ -51,7 +50,7 @@ class PagedList:
         self.is_complete = False
 
     def __iter__(self) -> Iterator[list[Any]]:
-        """Page after page; the same row may come again."""
+        """Yield the rows of each page. A row may occur more than once."""
         for _ in range(PASSES):
             yield from self._read_once()
             if self.is_complete:
@@ -62,34 +61,35 @@ class PagedList:
         without_id = 0
         shrank = False
         self.total = None
-        for answer in self._answers():
-            if answer.total is not None:
-                shrank = shrank or (self.total is not None and answer.total < self.total)
-                self.total = answer.total
-            found = [payload_id(row) for row in answer.rows]
-            new = {each for each in found if each is not None} - ids
+        for page in self._pages():
+            if page.total is not None:
+                shrank = shrank or (self.total is not None and page.total < self.total)
+                self.total = page.total
+            page_ids = [payload_id(row) for row in page.rows]
+            new = {row_id for row_id in page_ids if row_id is not None} - ids
             ids |= new
-            without_id += found.count(None)
-            if answer.rows:
-                yield answer.rows
-            # The last page is short *and* completes the count: a count can be wrong, and pages can be shorter
-            # than asked for. Where one of both is missing, a page with nothing new ends the list.
+            without_id += page_ids.count(None)
+            if page.rows:
+                yield page.rows
+            # The list ends with a short page that also completes the total. Neither alone is sufficient,
+            # because totals can be wrong and pages shorter than requested. A page without new rows ends it
+            # too.
             is_all = self.total is not None and len(ids) + without_id >= self.total
-            if not new or (is_all and len(answer.rows) < self._page_size):
+            if not new or (is_all and len(page.rows) < self._page_size):
                 break
         self.seen_ids |= ids
         self.is_complete = (self.total is None or is_all) and not shrank
 
-    def _answers(self) -> Iterator[ApiResponse]:
-        """The pages without end; as many as the first one promises are asked for ahead."""
+    def _pages(self) -> Iterator[ApiResponse]:
+        """Yield pages without end. Pages up to the total of the first page are requested concurrently."""
         first = self._fetch(1)
         yield first
-        promised = -(-(first.total or 0) // len(first.rows)) if first.rows else 1
-        yield from map_in_order(self._executor, self._fetch, range(2, promised + 1))
-        yield from map(self._fetch, itertools.count(max(promised, 1) + 1))
+        expected = -(-(first.total or 0) // len(first.rows)) if first.rows else 1
+        yield from map_in_order(self._executor, self._fetch, range(2, expected + 1))
+        yield from map(self._fetch, itertools.count(max(expected, 1) + 1))
 
 
 def payload_id(row: Any) -> int | None:
-    """The YClients id of a payload, where it has one that can be read."""
-    found = integer(row.get("id")) if isinstance(row, dict) else None
-    return found if isinstance(found, int) else None
+    """Return the YClients id of a payload, or None if it is missing or invalid."""
+    row_id = integer(row.get("id")) if isinstance(row, dict) else None
+    return row_id if isinstance(row_id, int) else None

@@ -1,4 +1,4 @@
-"""The limits of an API, kept in the database: they hold for the address that all processes share."""
+"""Rate limits of an API, enforced across processes through the database."""
 
 import threading
 from dataclasses import dataclass
@@ -12,22 +12,22 @@ from app.errors import DRIVER_ERRORS, to_frontdesk_error
 
 @dataclass(frozen=True)
 class RateLimit:
-    """At most `count` requests in any period of so many seconds."""
+    """At most `count` requests in any period of `seconds`."""
 
     count: int
     seconds: float
 
 
-# YClients allows 5 requests a second and 200 a minute. What is sent on time arrives a little earlier or
-# later than the others, more so on a busy machine, so a part of each period is left free. That costs a long
-# sync nothing: the minute decides how long it takes.
+# YClients allows 5 requests per second and 200 per minute. Delays on the way vary, so the periods here are
+# longer. The longer second does not slow down a long sync, because the limit per minute decides its duration.
 YCLIENTS_LIMITS = (RateLimit(5, 1.4), RateLimit(200, 61.0))
 
-# A reservation this far ahead was not made by requests that wait: the server's clock was set back, or
-# another server has taken over.
+# A reservation this far in the future shows that the server's clock was set back, or that another server has
+# taken over.
 MAX_RESERVATION_AHEAD = "5 minutes"
 
-# Nobody waits for the disk: what a crash of the server forgets is the last fraction of a second.
+# Commits are asynchronous: a crash of the server loses only the reservations of the last fraction of a
+# second.
 _RESERVE_SQL = """
     INSERT INTO request_budgets AS b (api, granted)
     SELECT %(api)s, ARRAY[clock_timestamp()] FROM set_config('synchronous_commit', 'off', true)
@@ -45,19 +45,19 @@ _PAUSE = """
 
 
 class RateLimiter:
-    """Turns for requests to one API, in the order in which they are asked for.
+    """Reservations of times at which requests to one API may be sent, in the order of the calls.
 
-    Each turn is one statement that notes when the request may be sent, by the server's clock. Nothing is
-    held while the caller waits for it, so a process that is killed blocks nobody.
+    Each reservation is one statement that stores the time, by the server's clock. No lock is held while the
+    caller waits for it, so a killed process does not block others.
     """
 
     def __init__(
         self, database: AnyDatabase, api: str, limits: tuple[RateLimit, ...] = YCLIENTS_LIMITS
     ) -> None:
-        """`api` is the host and port whose limits these are."""
+        """Limit the requests to `api`, a host with port."""
         self._database = database
         self._api = api
-        self._one_at_a_time = threading.Lock()  # threads that wait for a page leave the pool to others
+        self._one_at_a_time = threading.Lock()  # so that waiting threads use only one connection of the pool
         ends = [
             sql.SQL("b.granted[{}] + make_interval(secs => {})").format(
                 sql.Literal(limit.count), sql.Literal(limit.seconds)
@@ -71,22 +71,22 @@ class RateLimiter:
         )
 
     def reserve(self) -> float:
-        """Reserve the next turn; return the seconds until it comes. Raises FrontdeskError."""
+        """Reserve the time of the next request; return the seconds until then. Raises FrontdeskError."""
 
-        def take(database: Database) -> tuple[float] | None:
+        def insert(database: Database) -> tuple[float] | None:
             with database.autocommit() as connection:
                 return connection.execute(self._reserve_sql, {"api": self._api}).fetchone()
 
         try:
             with self._one_at_a_time:
-                turn = self._database.run_on_live(take)
+                row = self._database.run_on_live(insert)
         except DRIVER_ERRORS as error:
             raise to_frontdesk_error(error) from error
-        assert turn is not None, "an upsert without a condition returns its row"  # noqa: S101
-        return max(0.0, float(turn[0]))
+        assert row is not None, "an upsert without a condition returns its row"  # noqa: S101
+        return max(0.0, float(row[0]))
 
     def pause(self, seconds: float) -> None:
-        """Let no process send anything for so long: the API has asked for it. Raises FrontdeskError."""
+        """Pause the requests of all processes for `seconds`. Raises FrontdeskError."""
 
         def pause(database: Database) -> None:
             with database.autocommit() as connection:
@@ -99,9 +99,9 @@ class RateLimiter:
 
 
 def estimate_seconds(requests: int, limits: tuple[RateLimit, ...] = YCLIENTS_LIMITS) -> float:
-    """Seconds until the last of so many requests may be sent, when nobody else sends any."""
-    turns: list[float] = []
+    """Return the seconds until the last of `requests` may be sent, without requests of other processes."""
+    times: list[float] = []
     for number in range(requests):
-        ends = [turns[number - each.count] + each.seconds for each in limits if number >= each.count]
-        turns.append(max(ends, default=0.0))
-    return turns[-1] if turns else 0.0
+        ends = [times[number - limit.count] + limit.seconds for limit in limits if number >= limit.count]
+        times.append(max(ends, default=0.0))
+    return times[-1] if times else 0.0

@@ -1,4 +1,4 @@
-"""YClients' envelope: what a status and a body mean."""
+"""Parsing of responses of YClients: HTTP status and JSON envelope."""
 
 import json
 from collections.abc import Mapping
@@ -22,27 +22,27 @@ _ERRORS_BY_STATUS = {
     403: ForbiddenError,
     404: YClientsNotFoundError,
 }
-_RETRYABLE_STATUSES = (408, 425)  # beside everything from 500 on
+_RETRYABLE_STATUSES = (408, 425)  # in addition to all from 500 on
 MAX_MESSAGE_CHARS = 200
 
 
 @dataclass(frozen=True)
 class ApiResponse:
-    """The rows of one answer, and how many there are in all where YClients says so."""
+    """The rows of one response, and the total number of rows if YClients reports it."""
 
     rows: list[Any]
     total: int | None = None
 
 
 def parse_response(status: int, content: bytes, retry_after: float | None = None) -> ApiResponse:
-    """Open the envelope. Raises TransientError where another attempt may help, else YClientsError."""
+    """Return the rows of a response. Raises TransientError if a retry may help, else YClientsError."""
     if status == 429:
-        raise TransientError("YClients says that requests come too fast (429).", retry_after)
+        raise TransientError("YClients rejects the request because of its rate limit (429).", retry_after)
     if status >= 500 or status in _RETRYABLE_STATUSES:
-        raise TransientError(f"YClients is out of order ({status}).", retry_after)
+        raise TransientError(f"YClients has an internal error ({status}).", retry_after)
     if 300 <= status < 400:
         raise YClientsError(
-            f"YClients sends us to another address ({status}), and the tokens go to no other:"
+            f"YClients redirects to another URL ({status}), to which the tokens are not sent:"
             " check YCLIENTS_BASE_URL."
         )
     if status in _ERRORS_BY_STATUS:
@@ -59,24 +59,24 @@ def _decode(content: bytes) -> Any:
     try:
         return json.loads(content)
     except (ValueError, RecursionError):
-        # Broken off on the way, most likely.
-        raise TransientError(f"YClients' answer is not JSON ({len(content)} bytes).") from None
+        # The response was probably truncated.
+        raise TransientError(f"The response of YClients is not JSON ({len(content)} bytes).") from None
 
 
 def _rows(data: Any) -> list[Any]:
-    """A list as it is, an object as the one row that it is; PHP writes an empty list as `{}` too."""
+    """Return the rows: a list, or one object. An empty object is an empty list of PHP."""
     if isinstance(data, list):
         return data
     if isinstance(data, Mapping):
         return [data] if data else []
     if data is None:
         return []
-    raise YClientsError("YClients' answer has no rows where they should be.")
+    raise YClientsError("The response of YClients contains no rows.")
 
 
 def _error_message(envelope: Any) -> str:
-    """YClients' own message; our requests hold no person's data that it could repeat."""
+    """Return the message of YClients. Requests contain no personal data that it could repeat."""
     meta = envelope.get("meta") if isinstance(envelope, Mapping) else None
     message = meta.get("message") if isinstance(meta, Mapping) else None
-    words = " ".join(message.split())[:MAX_MESSAGE_CHARS] if isinstance(message, str) else ""
-    return f": {words}" if words else "."
+    text = " ".join(message.split())[:MAX_MESSAGE_CHARS] if isinstance(message, str) else ""
+    return f": {text}" if text else "."

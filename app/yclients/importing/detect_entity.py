@@ -1,4 +1,4 @@
-"""Which kind of rows a file holds: by the keys of its first rows, and failing that by its name."""
+"""Detection of the kind of rows in a file, by the keys of its first rows and by its name."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -8,35 +8,39 @@ from typing import Any
 
 from app.yclients.mapping.entities import CLIENTS, COMPANY, KINDS, SCHEDULES, SERVICE_CATEGORIES, EntityKind
 
-# Columns of ours that no payload has.
+# Columns of Frontdesk that no payload has.
 FRONTDESK_COLUMNS = frozenset({"yclients_id", "yclients_record_id", "intervals"})
-# `schedule_83169.json`, `schedule-83169-2026-11.json`; but not the 2026 of `schedule-2026-11.json`.
+# Finds 83169 in `schedule_83169.json` and `schedule-83169-2026-11.json`, but nothing in
+# `schedule-2026-11.json`.
 _STAFF_ID = re.compile(r"(?:schedule|staff)s?\D*?(?!20\d\d[-_.]\d\d(?!\d))(\d+)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class DetectedEntity:
-    """What rows these are: of which kind, and whether they are rows of ours already or payloads."""
+    """The kind of rows, and whether they have the columns of Frontdesk or are payloads of YClients."""
 
     kind: EntityKind
     has_frontdesk_columns: bool
 
 
 def detect_entity(rows: Sequence[Any], path: Path, kind: EntityKind | None = None) -> DetectedEntity | None:
-    """The shape of a file that begins with `rows`; None where it cannot be told. A given `kind` stands."""
+    """Return the kind of a file that begins with `rows`, or None if it is unclear.
+
+    `kind`, if given, is not detected but used.
+    """
     for row in rows:
         if isinstance(row, Mapping) and row:
-            is_ours = _has_frontdesk_columns(row)
-            found = kind or (_kind_of_row(row, path) if is_ours else _kind_of_payload(row, path))
-            if found is not None:
-                return DetectedEntity(found, is_ours)
+            has_columns = _has_frontdesk_columns(row)
+            detected = kind or (_kind_of_row(row, path) if has_columns else _kind_of_payload(row, path))
+            if detected is not None:
+                return DetectedEntity(detected, has_columns)
     return None
 
 
 def staff_id_from_filename(path: Path) -> int | None:
-    """Whose schedule a file holds, by its name."""
-    found = _STAFF_ID.search(path.stem)
-    return int(found[1]) if found else None
+    """Return the id of the member of staff in the name of a schedule file, or None."""
+    match = _STAFF_ID.search(path.stem)
+    return int(match[1]) if match else None
 
 
 def _has_frontdesk_columns(row: Mapping[str, Any]) -> bool:
@@ -61,15 +65,18 @@ def _kind_of_row(row: Mapping[str, Any], path: Path) -> EntityKind | None:
 
 
 def _best(score: Callable[[EntityKind], int], path: Path) -> EntityKind | None:
-    """The kind with the highest score; among equals the one that the file is named after."""
+    """Return the kind with the highest score. Among equals, the file name decides; if it cannot, None."""
     highest = max(map(score, KINDS))
     best = [kind for kind in KINDS if score(kind) == highest > 0]
-    hinted = _kind_from_filename(path)
-    return best[0] if len(best) == 1 else hinted if hinted in best else None
+    named = _kind_from_filename(path)
+    return best[0] if len(best) == 1 else named if named in best else None
 
 
 def _kind_from_filename(path: Path) -> EntityKind | None:
-    """The kind in the file's name; `staff_schedules` and `service_categories` name two, and mean one."""
+    """Return the kind in the file name, or None.
+
+    In `staff_schedules` and `service_categories`, the first match in this order is the intended one.
+    """
     name = path.stem.lower()
-    hinted = [kind for kind in (SCHEDULES, *KINDS) if kind.filename_hint in name]
-    return hinted[0] if hinted else None
+    named = [kind for kind in (SCHEDULES, *KINDS) if kind.filename_hint in name]
+    return named[0] if named else None

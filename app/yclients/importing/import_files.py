@@ -1,4 +1,4 @@
-"""The import of files into one company: recognised, mapped, validated, and merged chunk by chunk."""
+"""Import of files into one company: detection of the kind, mapping, validation and merge in chunks."""
 
 import time
 from collections import Counter
@@ -18,9 +18,9 @@ from app.yclients.mapping.entities import EntityKind
 from app.yclients.mapping.fields import MappingContext
 from app.yclients.summary import MAX_KEPT, KindSummary
 
-ROWS_PER_TRANSACTION = 5_000  # rows of one transaction
+ROWS_PER_TRANSACTION = 5_000
 
-OnProgress = Callable[[str, int, int], None]
+OnProgress = Callable[[str, int, int], None]  # (kind, bytes read, bytes in total)
 OnProblem = Callable[[ImportProblem], None]
 
 
@@ -34,18 +34,17 @@ def import_files(
     dry_run: bool = False,
     on_problem: OnProblem | None = None,
 ) -> ImportSummary:
-    """Import files of YClients payloads, or of rows of ours, into one company.
+    """Import files of YClients payloads, or of rows with Frontdesk's columns, into one company.
 
-    Their order does not matter: what others refer to comes first. Each chunk of rows is a transaction,
-    so what an interrupted import has stored stays, and the same import again goes on from there.
-    `kind` and `staff_id` (whose schedule) stand where the files themselves do not say. `on_progress` is
-    told the kind that is being read, and how many bytes of all have been; `on_problem` hears of every
-    rejected row and warning, of which the summary keeps the first. A dry run merges every chunk and
+    The order of the files does not matter: referenced kinds are imported first. Each chunk of rows is one
+    transaction, so an interrupted import keeps what it has stored, and a repeated import continues. `kind`
+    and `staff_id` (of a schedule) are used for files that do not contain them. `on_problem` is called for
+    each rejected row and warning; the summary contains only the first ones. A dry run merges each chunk and
     rolls it back.
 
-    Raises InvalidInputError before anything is written where a file cannot be used at all: not there,
-    empty, no JSON, of unknown kind, of another company. A file that breaks off later has its rows up to
-    there stored, and is named in the summary. Raises FrontdeskError where the database is at fault.
+    Raises InvalidInputError before anything is written if a file is missing, empty, not JSON, of unknown
+    kind or of another company. If an error occurs later in a file, its rows up to there are stored, and the
+    summary names the file. Raises FrontdeskError if the database fails.
     """
     sources = open_source_files([Path(path) for path in paths], company_id, kind, staff_id)
     run = _Run(desk, company_id, dry_run, on_problem)
@@ -60,25 +59,25 @@ def import_files(
 
 
 class _Run:
-    """One import under way."""
+    """One import."""
 
     def __init__(self, desk: Frontdesk, company_id: int, dry_run: bool, on_problem: OnProblem | None) -> None:
         self._ingest = Ingest(desk, company_id, dry_run)
-        self._on_problem = on_problem or (lambda finding: None)
-        self._found: Counter[bool] = Counter()
+        self._on_problem = on_problem or (lambda problem: None)
+        self._problem_counts: Counter[bool] = Counter()
         self.summary = ImportSummary(company_id, dry_run)
 
     def import_file(self, source: SourceFile) -> Iterator[int]:
-        """Import one file; after each chunk, and at the end, say how many of its bytes are done."""
+        """Import one file; yield the number of bytes read after each chunk and at the end."""
         summary = self.summary.kinds.setdefault(str(source.kind), KindSummary())
         started = time.perf_counter()
         batch = self._ingest.new_batch(source.kind)
         context = self._ingest.context(source.staff_id)
         try:
             for position, row in enumerate(source.reader):
-                fault = self._add_row(source, context, position, row, batch)
-                if fault is not None:
-                    self._record_problem(source, fault)
+                problem = self._add_row(source, context, position, row, batch)
+                if problem is not None:
+                    self._record_problem(source, problem)
                 if position % ROWS_PER_TRANSACTION == ROWS_PER_TRANSACTION - 1:
                     self._merge_chunk(source, batch)
                     batch = self._ingest.new_batch(source.kind)
@@ -93,7 +92,7 @@ class _Run:
     def _add_row(
         self, source: SourceFile, context: MappingContext, position: int, row: Any, batch: Batch
     ) -> RowProblem | None:
-        """Map and validate a row: add it to the batch, or set it aside."""
+        """Map and validate a row, and add it to the batch unless it is rejected."""
         if isinstance(row, InvalidLine):
             return RowProblem(position, None, True, {"row": row.reason})
         if source.has_frontdesk_columns:
@@ -101,21 +100,21 @@ class _Run:
         return self._ingest.add_payload(source.kind, batch, position, row, context)
 
     def _merge_chunk(self, source: SourceFile, batch: Batch) -> None:
-        """Merge a chunk of good rows."""
+        """Merge a batch of valid rows."""
         try:
             report = self._ingest.merge_chunk(source.kind, batch)
         except FrontdeskError as error:
             path = to_printable_line(str(source.reader.path))
-            where = f"{path}, rows {batch.positions[0]} to {batch.positions[-1]}"
-            again = "What came before is stored; the same import again goes on from there."
-            raise type(error)(f"{where}: {error.message} {again}") from error
+            rows = f"{path}, rows {batch.positions[0]} to {batch.positions[-1]}"
+            remedy = "All earlier rows are stored; run the same import again to continue."
+            raise type(error)(f"{rows}: {error.message} {remedy}") from error
         refused, report.rejected = report.rejected, []
         for row in refused:
             self._record_problem(source, RowProblem(row.position, row.key, True, row.errors))
         self.summary.kinds[str(source.kind)].add(report)
 
     def _record_problem(self, source: SourceFile, problem: RowProblem) -> None:
-        finding = ImportProblem(
+        import_problem = ImportProblem(
             source.reader.path,
             str(source.kind),
             problem.position,
@@ -129,7 +128,7 @@ class _Run:
             counts.rejected += 1
         else:
             counts.warnings += 1
-        self._found[problem.is_rejected] += 1
-        if self._found[problem.is_rejected] <= MAX_KEPT:
-            self.summary.problems.append(finding)
-        self._on_problem(finding)
+        self._problem_counts[problem.is_rejected] += 1
+        if self._problem_counts[problem.is_rejected] <= MAX_KEPT:
+            self.summary.problems.append(import_problem)
+        self._on_problem(import_problem)

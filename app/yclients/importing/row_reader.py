@@ -1,6 +1,7 @@
-"""Files of rows, read as a stream: what the API answered, a bare list, or one JSON object a line."""
+"""Stream of the rows of a file: an API response, a list, or one JSON object per line."""
 
 import json
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -15,7 +16,7 @@ _MAX_MESSAGE_CHARS = 200
 
 
 class BrokenFileError(InvalidInputError):
-    """A file that cannot be read, or not to its end: `reason` says why; the rows before that are good."""
+    """A file cannot be read completely, for the given `reason`. Rows before the error are valid."""
 
     def __init__(self, path: Path, reason: str) -> None:
         self.path = path
@@ -24,28 +25,31 @@ class BrokenFileError(InvalidInputError):
 
 
 class InvalidLine:
-    """A line that is no JSON; the rows around it are not concerned."""
+    """Placeholder for a line that is not JSON. Other lines are not affected."""
 
     reason = "is not JSON"
 
 
 class RowReader:
-    """The rows of one file, in their order; `bytes_read` of `size` bytes so far."""
+    """The rows of one file in their order. `bytes_read` of `size` bytes have been read."""
 
     def __init__(self, path: Path) -> None:
-        """Raises BrokenFileError where there is no such file."""
+        """Raises BrokenFileError if the file is missing or cannot be opened."""
         self.path = path
         self.bytes_read = 0
         self._rows_read = 0
         try:
-            if not path.is_file():
-                raise BrokenFileError(path, "is no file" if path.exists() else "does not exist")
-            self.size = path.stat().st_size
-        except OSError as error:  # a name that is too long, a folder that may not be read
+            status = path.stat()
+        except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: the name contains NUL
+            raise BrokenFileError(path, "does not exist") from None
+        except OSError as error:  # the name is too long, or the folder is not accessible
             raise BrokenFileError(path, f"cannot be opened ({error.strerror})") from None
+        if not stat.S_ISREG(status.st_mode):
+            raise BrokenFileError(path, "is not a file")
+        self.size = status.st_size
 
     def __iter__(self) -> Iterator[Any]:
-        """Raises BrokenFileError where the file stops being what it was, with the place."""
+        """Yield the rows. Raises BrokenFileError with the position of an error."""
         self.bytes_read = self._rows_read = 0
         try:
             with self.path.open("rb") as file:
@@ -59,7 +63,7 @@ class RowReader:
         self.bytes_read = self.size
 
     def _is_ndjson(self, file: BinaryIO) -> bool:
-        """Told by the first line: an object of its own that is not the API's envelope."""
+        """Return True if the first line is a JSON object that is not an envelope of the API."""
         start = file.tell()
         first = b""
         while not first.strip():
@@ -76,7 +80,7 @@ class RowReader:
         while line := file.readline(MAX_VALUE_LENGTH + 1):
             if len(line) > MAX_VALUE_LENGTH:
                 raise self._broken(
-                    f"holds a line of more than {MAX_VALUE_LENGTH // 2**20} MB", self.bytes_read
+                    f"contains a line of more than {MAX_VALUE_LENGTH // 2**20} MB", self.bytes_read
                 )
             self.bytes_read = file.tell()
             if line.strip():
@@ -92,12 +96,12 @@ class RowReader:
             raise self._broken(str(error), stream.position) from None
 
     def _broken(self, reason: str, position: int) -> BrokenFileError:
-        where = f"after {self._rows_read:,} rows, at byte {position:,} of {self.size:,}"
-        return BrokenFileError(self.path, f"{reason} ({where})")
+        location = f"after {self._rows_read:,} rows, at byte {position:,} of {self.size:,}"
+        return BrokenFileError(self.path, f"{reason} ({location})")
 
 
 def _rows(stream: JsonStream) -> Iterator[Any]:
-    """The rows of all values at the top: pages of answers may follow each other in one file."""
+    """Yield the rows of all top-level values. A file may contain several responses, one after another."""
     while begin := stream.peek():
         if begin == "{":
             yield from _rows_of_object(stream)
@@ -105,11 +109,11 @@ def _rows(stream: JsonStream) -> Iterator[Any]:
             yield from _rows_of_list(stream)
         else:
             stream.value()
-            raise JsonError("holds a bare value, and no rows")
+            raise JsonError("contains a value that is not a row")
 
 
 def _rows_of_object(stream: JsonStream) -> Iterator[Any]:
-    """The rows of an envelope, handed out as they are read; an object that is none is a row itself."""
+    """Yield the rows of an envelope while reading it. An object that is not an envelope is a row itself."""
     envelope: dict[str, Any] = {}
     has_data = False
     begin = stream.expect("{")
@@ -127,12 +131,12 @@ def _rows_of_object(stream: JsonStream) -> Iterator[Any]:
             envelope[key] = stream.value()
         begin = stream.expect(",}")
     if boolean(envelope.get("success")) is False:
-        raise JsonError(f"YClients answered with an error: {_message(envelope)}")
+        raise JsonError(f"is an error response of YClients: {_message(envelope)}")
     data = envelope.get("data")
     if isinstance(data, dict):
         yield data
     elif data is not None:
-        raise JsonError("holds no rows in its data")
+        raise JsonError("contains no rows in its data")
     elif not has_data and {"success", "data"}.isdisjoint(envelope):
         yield envelope
 

@@ -1,4 +1,4 @@
-"""The files of an import: all of them looked at before the first row of any is written."""
+"""Files of an import. All files are checked before the first row is written."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,14 +11,15 @@ from app.yclients.importing.row_reader import BrokenFileError, RowReader
 from app.yclients.mapping.entities import COMPANY, KINDS, SCHEDULES, EntityKind
 from app.yclients.mapping.values import integer
 
-SAMPLE_ROWS = 20  # first rows of a file, by which its kind is recognised
+SAMPLE_ROWS = 20  # number of rows that are read to detect the kind of a file
 
 
 @dataclass(frozen=True)
 class SourceFile:
-    """A file whose kind is known. `has_frontdesk_columns`: its rows have our columns; else they are payloads.
+    """A file whose kind is known.
 
-    `staff_id` is whose schedule it holds.
+    `has_frontdesk_columns` is False if its rows are payloads of YClients. `staff_id` is the member of staff
+    of a schedule.
     """
 
     reader: RowReader
@@ -30,9 +31,9 @@ class SourceFile:
 def open_source_files(
     paths: Sequence[Path], company_id: int, kind: EntityKind | None, staff_id: int | None
 ) -> list[SourceFile]:
-    """The files in the order of their import, those without any rows left out.
+    """Return the files that have rows, in the order of their import.
 
-    Raises InvalidInputError that names each file which cannot be used, and why.
+    Raises InvalidInputError with the name of each unusable file and the reason.
     """
     sources: list[SourceFile] = []
     problems: list[str] = []
@@ -50,24 +51,24 @@ def _open(path: Path, company_id: int, kind: EntityKind | None, staff_id: int | 
     reader = RowReader(path)
     first = _first_rows(reader)
     if not first:
-        return  # an answer without rows
-    shape = detect_entity(first, path, kind)
-    if shape is None:
+        return  # a response without rows
+    detected = detect_entity(first, path, kind)
+    if detected is None:
         names = ", ".join(known.name for known in KINDS)
-        raise BrokenFileError(path, f"what its rows are cannot be told; say it with --kind ({names})")
+        raise BrokenFileError(path, f"the kind of its rows is unclear; name it with --kind ({names})")
     objects = [row for row in first if isinstance(row, dict)]
-    if shape.kind is COMPANY:
-        _refuse_another_company(objects, shape.has_frontdesk_columns, company_id, path)
-    whose = staff_id if staff_id is not None else staff_id_from_filename(path)
-    if shape.kind is SCHEDULES and whose is None and not any("staff_id" in row for row in objects):
+    if detected.kind is COMPANY:
+        _refuse_another_company(objects, detected.has_frontdesk_columns, company_id, path)
+    staff = staff_id if staff_id is not None else staff_id_from_filename(path)
+    if detected.kind is SCHEDULES and staff is None and not any("staff_id" in row for row in objects):
         raise BrokenFileError(
-            path, "whose schedule it is cannot be told; say it with --staff, or name it schedule_ID"
+            path, "the schedule names no member of staff; use --staff, or name the file schedule_ID"
         )
-    yield SourceFile(reader, shape.kind, shape.has_frontdesk_columns, whose)
+    yield SourceFile(reader, detected.kind, detected.has_frontdesk_columns, staff)
 
 
 def _first_rows(reader: RowReader) -> list[Any]:
-    """Raises BrokenFileError where the file breaks off before any row."""
+    """Return up to SAMPLE_ROWS rows. Raises BrokenFileError if an error occurs before the first row."""
     first: list[Any] = []
     try:
         for row in reader:
@@ -87,4 +88,4 @@ def _refuse_another_company(
         given = integer(row.get("company_id", company_id) if has_frontdesk_columns else row.get("id"))
         if given != company_id:
             name = f"company {given}" if isinstance(given, int) else "a company without a usable id"
-            raise BrokenFileError(path, f"is about {name}, not about company {company_id}")
+            raise BrokenFileError(path, f"is a payload of {name}, not of company {company_id}")

@@ -1,4 +1,4 @@
-"""What an import did: counts by kind, and what was wrong with which row of which file."""
+"""Summary of an import: counts by kind, and problems by file and row."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,9 +13,9 @@ from app.yclients.summary import KindSummary
 
 @dataclass(frozen=True)
 class ImportProblem:
-    """A rejected row, or a warning: a row that was stored without what could not be read of it.
+    """A rejected row, or a warning about a row that was stored without its invalid fields.
 
-    `position` counts the rows of the file from 0; `reasons` by field never quote a value.
+    `position` is the index of the row in the file, from 0. `reasons` by field do not contain values.
     """
 
     path: Path
@@ -30,7 +30,7 @@ class ImportProblem:
         return "rejected" if self.is_rejected else "warning"
 
     def as_dict(self) -> dict[str, Any]:
-        """The finding as JSON has it."""
+        """Return the JSON object of the problem."""
         return {
             "file": to_printable_line(str(self.path)),
             "kind": self.kind,
@@ -48,27 +48,27 @@ class ImportProblem:
 
 @dataclass
 class ImportSummary:
-    """The outcome of one import."""
+    """Summary of one import."""
 
     company_id: int
     is_dry_run: bool = False
-    made_company: bool = False  # not known before, made with default settings
+    made_company: bool = False  # the company was unknown and was created with default settings
     kinds: dict[str, KindSummary] = field(default_factory=dict)
-    broken: list[BrokenFileError] = field(default_factory=list)  # files not read to their end
-    problems: list[ImportProblem] = field(default_factory=list)  # the first of them
+    broken: list[BrokenFileError] = field(default_factory=list)  # files that were not read completely
+    problems: list[ImportProblem] = field(default_factory=list)  # at most MAX_KEPT of each outcome
 
     @property
     def has_changes(self) -> bool:
-        """Whether any row was written (or would be, in a dry run)."""
+        """True if any row was written, or would be written without dry run."""
         return self.made_company or any(kind.inserted or kind.updated for kind in self.kinds.values())
 
     @property
     def succeeded(self) -> bool:
-        """Whether every row of every file is stored."""
+        """True if every row of every file is stored."""
         return not self.broken and not any(kind.rejected for kind in self.kinds.values())
 
     def as_dict(self) -> dict[str, Any]:
-        """The summary as JSON has it."""
+        """Return the JSON document of the command."""
         return {
             "company_id": self.company_id,
             "dry_run": self.is_dry_run,
@@ -78,5 +78,5 @@ class ImportSummary:
             "broken_files": [
                 {"file": to_printable_line(str(error.path)), "reason": error.reason} for error in self.broken
             ],
-            "findings": [finding.as_dict() for finding in self.problems],
+            "findings": [problem.as_dict() for problem in self.problems],
         }

@@ -1,1 +1,1 @@
-"""Mapping of YClients payloads to rows."""
+"""Mapping of YClients payloads to rows with Frontdesk's columns."""

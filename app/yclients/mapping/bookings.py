@@ -1,4 +1,4 @@
-"""YClients' records to bookings of ours."""
+"""Mapping of YClients records to bookings."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
@@ -27,12 +27,12 @@ from app.yclients.mapping.values import (
     text,
 )
 
-DEFAULT_DURATION_SECONDS = 3600  # seconds; what a booking takes where YClients does not say
+DEFAULT_DURATION_SECONDS = 3600  # of a booking without a valid duration
 UNKNOWN_DELETION_TIME = datetime(2000, 1, 1, tzinfo=UTC)
 
 
 def booking(payload: Payload, context: MappingContext) -> MappedRow:
-    """A record; `api_id` may be the id of a booking that was made here."""
+    """Map a record. `api_id` is Frontdesk's id if Frontdesk created the booking."""
     row = mirrored_row(
         payload,
         context,
@@ -45,32 +45,32 @@ def booking(payload: Payload, context: MappingContext) -> MappedRow:
     mapped = MappedRow(row)
     if "staff_id" in payload or "staff" in payload:
         row["staff_id"] = reference(payload.get("staff_id")) or _id_within(payload.get("staff"))
-    # Any other program may have put its own kind of id here, so what is not one of ours is no fault.
-    ours = integer(payload.get("api_id"))
-    if isinstance(ours, int) and 1 <= ours <= MAX_ID:
-        row["id"] = ours
-    _client_of(payload, row)
-    _services_of(payload, row)
-    _times_of(payload, context, mapped)
-    _deletion_of(payload, context, mapped)
+    # Other programs may store ids of their own in this field, so an unusable id is not a problem.
+    frontdesk_id = integer(payload.get("api_id"))
+    if isinstance(frontdesk_id, int) and 1 <= frontdesk_id <= MAX_ID:
+        row["id"] = frontdesk_id
+    _map_client(payload, row)
+    _map_services(payload, row)
+    _map_times(payload, context, mapped)
+    _map_deletion(payload, context, mapped)
     return mapped
 
 
-def _client_of(payload: Payload, row: Values) -> None:
+def _map_client(payload: Payload, row: Values) -> None:
     if "client" not in payload:
         return
-    who = payload["client"]
-    if isinstance(who, Mapping) or is_empty(who):
-        who = who or {}
-        row["client_id"] = reference(who.get("id"))
-        row["client_phone"] = text(who.get("phone"))
-        row["client_name"] = text(who.get("name"))
+    client = payload["client"]
+    if isinstance(client, Mapping) or is_empty(client):
+        client = client or {}
+        row["client_id"] = reference(client.get("id"))
+        row["client_phone"] = text(client.get("phone"))
+        row["client_name"] = text(client.get("name"))
     else:
-        row["client_id"] = reference(who)
+        row["client_id"] = reference(client)
 
 
-def _services_of(payload: Payload, row: Values) -> None:
-    """The booked services; the price of the booking is the sum of what they cost."""
+def _map_services(payload: Payload, row: Values) -> None:
+    """Map the booked services. The price of the booking is the sum of their costs."""
     if "services" not in payload:
         return
     fields = {
@@ -82,48 +82,51 @@ def _services_of(payload: Payload, row: Values) -> None:
     row["services"] = booked = item_rows(payload["services"], fields)
     if not isinstance(booked, list):
         return
-    for line, given in zip(booked, payload["services"] or (), strict=False):
-        if isinstance(line, dict):
-            line["cost"] = _cost(given)
-    costs = [line["cost"] for line in booked if isinstance(line, dict)]
-    readable = [cost for cost in costs if isinstance(cost, Decimal) and cost >= 0]
-    row["price"] = sum(readable, Decimal(0)) if readable else None
+    for service_row, item in zip(booked, payload["services"] or (), strict=False):
+        if isinstance(service_row, dict):
+            service_row["cost"] = _cost(item)
+    costs = [service_row["cost"] for service_row in booked if isinstance(service_row, dict)]
+    valid = [cost for cost in costs if isinstance(cost, Decimal) and cost >= 0]
+    row["price"] = sum(valid, Decimal(0)) if valid else None
 
 
-def _cost(given: Payload) -> Any:
-    """`cost` is the price as booked, after the discount; the others stand in where it is missing."""
+def _cost(item: Payload) -> Any:
+    """Return `cost`, the booked price after discount, or the first valid one of the similar fields."""
     unreadable = None
     for name in ("cost", "cost_to_pay", "manual_cost", "first_cost"):
-        cost = amount(given.get(name))
+        cost = amount(item.get(name))
         if isinstance(cost, Decimal):
             return cost
         unreadable = unreadable or cost
     return unreadable
 
 
-def _times_of(payload: Payload, context: MappingContext, mapped: MappedRow) -> None:
-    """`datetime` has an offset and is the truth; `date` is the salon's local time."""
+def _map_times(payload: Payload, context: MappingContext, mapped: MappedRow) -> None:
+    """Map start and end. `datetime` has an offset and is preferred; `date` is the salon's local time."""
     starts_at = instant(payload.get("datetime"), context.zone)
     if starts_at is None or starts_at is UNREADABLE:
         if starts_at is UNREADABLE:
             mapped.warnings["starts_at"] = "datetime is not a time; taken from date"
         starts_at = instant(payload.get("date"), context.zone)
     if starts_at is None:
-        return  # required, which validation says
+        return  # validation reports the missing field
     lengths = [integer(payload.get(name)) for name in ("seance_length", "length")]
     length = next(filter(is_duration, lengths), DEFAULT_DURATION_SECONDS)
-    if not any(map(is_duration, lengths)) and any(given not in (None, 0) for given in lengths):
-        mapped.warnings["ends_at"] = "the length is not one in seconds; an hour is assumed"
+    if not any(map(is_duration, lengths)) and any(value not in (None, 0) for value in lengths):
+        mapped.warnings["ends_at"] = "the length is not a number of seconds; an hour is assumed"
     mapped.row["starts_at"] = mapped.row["ends_at"] = starts_at
     if isinstance(starts_at, datetime):
         try:
             mapped.row["ends_at"] = starts_at + timedelta(seconds=length)
-        except OverflowError:  # the last hours of the year 9999; validation refuses them
+        except OverflowError:  # in the last hours of the year 9999, which validation refuses
             mapped.row["ends_at"] = UNREADABLE
 
 
-def _deletion_of(payload: Payload, context: MappingContext, mapped: MappedRow) -> None:
-    """A deleted record is cancelled, since its last change: not since now, or each import would differ."""
+def _map_deletion(payload: Payload, context: MappingContext, mapped: MappedRow) -> None:
+    """Map a deleted record to a cancelled booking that was deleted at its last change.
+
+    With the current time instead, each import would change the row.
+    """
     deleted = boolean(payload.get("deleted"))
     if deleted is UNREADABLE:
         mapped.warnings["deleted_at"] = "deleted is not a boolean; taken as not deleted"

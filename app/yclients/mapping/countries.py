@@ -1,11 +1,11 @@
-"""Localized names of countries, as YClients sends them, to ISO 3166 codes."""
+"""Conversion of localised country names, which YClients sends, to ISO 3166 codes."""
 
 from functools import cache
 
 import phonenumbers
 from babel import Locale
 
-# The languages of YClients' own interface, and of the countries where its salons are.
+# The languages of the YClients interface and of the countries of its salons.
 LANGUAGES: tuple[str, ...] = (
     "ru",
     "en",
@@ -25,7 +25,7 @@ LANGUAGES: tuple[str, ...] = (
     "pl",
 )
 LANGUAGES += ("de", "es", "fr", "pt", "it", "cs", "bg", "hu", "el", "sr", "tr", "he", "ar", "th", "vi")
-# Names in use that the Unicode registry does not list.
+# Common names that the Unicode registry does not contain.
 ALIASES = {
     "российская федерация": "RU",
     "russian federation": "RU",
@@ -42,7 +42,7 @@ ALIASES = {
 
 
 def country_code(name: str) -> str | None:
-    """The ISO 3166 alpha-2 code of a country named in one of YClients' languages, or None."""
+    """Return the ISO 3166 alpha-2 code of a country name in one of LANGUAGES, or None if it is unknown."""
     if name.strip().upper() in phonenumbers.SUPPORTED_REGIONS:
         return name.strip().upper()
     return _codes_by_name().get(_normalise_name(name))

@@ -1,4 +1,4 @@
-"""The kinds of rows that an import knows, and how each is recognised, mapped, validated and stored."""
+"""Kinds of rows, with the detection, mapping, schema and repository of each."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from app.yclients.mapping.fields import MappedRow, MappingContext, Payload
 class EntityKind:
     """One kind of row.
 
-    `distinctive_keys` are keys that only this kind of payload has, `filename_hint` is a part of the names
+    `distinctive_keys` are keys that only payloads of this kind have. `filename_hint` is a part of the names
     of its files.
     """
 
@@ -36,7 +36,7 @@ class EntityKind:
         return self.name
 
     def validate(self, row: Any, company_id: int, country: str) -> tuple[Values, dict[str, str]]:
-        """The validated row, and the reasons for what was left out of it (`app.schemas.lenient`)."""
+        """Return the validated row and the reasons of dropped fields (see `app.schemas.lenient`)."""
         values, reasons = validate_lenient(self.schema, row, company_id, country)
         if self is COMPANY and reasons:
             sent, _ = validate_lenient(_COMPANY_AS_SENT, row, company_id)
@@ -67,7 +67,7 @@ SERVICE_CATEGORIES = EntityKind(
     rows.SERVICE_CATEGORY,
     payloads.service_category,
     lambda repositories: repositories.service_categories,
-    frozenset(),  # id, title and weight, which services have too
+    frozenset(),  # services have the same keys: id, title and weight
     "categor",
 )
 SERVICES = EntityKind(
@@ -111,6 +111,6 @@ BOOKINGS = EntityKind(
     "booking",
 )
 
-# In the order in which they are imported: what others refer to comes first.
+# In the order of their import: a kind comes after the kinds that it references.
 KINDS = (COMPANY, SERVICE_CATEGORIES, SERVICES, STAFF, CLIENTS, SCHEDULES, BOOKINGS)
 KINDS_BY_NAME = {kind.name: kind for kind in KINDS}

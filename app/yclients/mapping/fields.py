@@ -1,4 +1,4 @@
-"""What all mappings share: the context, the result, and reading a payload by a table of fields."""
+"""Code shared by the mappings: context, result, and mapping of a payload by a table of fields."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -9,10 +9,12 @@ from app.schemas.schema import Values
 from app.yclients.mapping.values import UNREADABLE, instant, integer, is_empty, items
 
 Payload = Mapping[str, Any]
-Fields = Mapping[str, tuple[str, Callable[[Any], Any]]]  # by our column: the payload's key, and its reader
+Fields = Mapping[
+    str, tuple[str, Callable[[Any], Any]]
+]  # by column: the key in the payload, and the converter
 
-# Columns that are never NULL: where YClients says nothing, they are left out, for their default to stand or
-# for validation to say that they are required.
+# Columns that are never NULL. Without a value they are omitted, so that their default is used or validation
+# reports that they are required.
 _NOT_NULL_COLUMNS = frozenset(
     {
         *(
@@ -37,12 +39,12 @@ _NOT_NULL_COLUMNS = frozenset(
         ),
     }
 )
-_MAX_DURATION_SECONDS = 7 * 24 * 3600  # seconds
+_MAX_DURATION_SECONDS = 7 * 24 * 3600
 
 
 @dataclass(frozen=True)
 class MappingContext:
-    """Whose payloads these are; `staff_id` is whose schedule, which the payload itself does not say."""
+    """Company and time zone of payloads. `staff_id` is for schedules, whose payloads do not contain it."""
 
     company_id: int
     zone: ZoneInfo
@@ -51,14 +53,17 @@ class MappingContext:
 
 @dataclass
 class MappedRow:
-    """A row for validation, and by column what of the payload could not be read."""
+    """A row for validation, and warnings about unreadable values by column."""
 
     row: Values
     warnings: dict[str, str] = field(default_factory=dict)
 
 
 def mirrored_row(payload: Payload, context: MappingContext, fields: Fields) -> Values:
-    """A row with what all mirrored rows have: it is alive, and may say when it changed and whose it is."""
+    """Return a row with the fields, and the columns that all mirrored rows have.
+
+    These are `company_id` and `source_changed_at`, if the payload has them, and `deleted_at` (None).
+    """
     row = plain_row(payload, {"company_id": ("company_id", integer), **fields})
     if "last_change_date" in payload:
         row["source_changed_at"] = instant(payload["last_change_date"], context.zone)
@@ -66,26 +71,26 @@ def mirrored_row(payload: Payload, context: MappingContext, fields: Fields) -> V
 
 
 def plain_row(payload: Payload, fields: Fields) -> Values:
-    """The columns whose keys the payload has."""
-    row = {column: read(payload[key]) for column, (key, read) in fields.items() if key in payload}
+    """Return a row with the columns whose keys the payload contains."""
+    row = {column: convert(payload[key]) for column, (key, convert) in fields.items() if key in payload}
     return {
         column: value for column, value in row.items() if value is not None or column not in _NOT_NULL_COLUMNS
     }
 
 
 def item_rows(value: Any, fields: Fields) -> Any:
-    """A row for each item of a list; UNREADABLE for what is no list."""
-    found = items(value)
-    if not isinstance(found, list):
-        return found
-    return [plain_row(item, fields) if isinstance(item, Mapping) else UNREADABLE for item in found]
+    """Return a row for each item of a list, or UNREADABLE if the value is not a list."""
+    values = items(value)
+    if not isinstance(values, list):
+        return values
+    return [plain_row(item, fields) if isinstance(item, Mapping) else UNREADABLE for item in values]
 
 
 def first_key(payload: Payload, *names: str) -> str:
-    """The first of these keys that says something."""
+    """Return the first of these keys whose value is not empty, or the first key."""
     return next((name for name in names if not is_empty(payload.get(name))), names[0])
 
 
 def is_duration(value: Any) -> TypeGuard[int]:
-    """Whether this is a length in seconds that a service or a booking may have."""
+    """Return True if the value is a valid duration of a service or booking in seconds."""
     return isinstance(value, int) and 0 < value <= _MAX_DURATION_SECONDS

@@ -1,7 +1,8 @@
-"""YClients' payloads to rows of ours; bookings have a file of their own.
+"""Mapping of YClients payloads to rows. bookings.py contains the mapping of bookings.
 
-A mapping reads only the keys that are there (the API returns the fields that were asked for; a key left
-out leaves its column alone), and never raises: what it cannot read fails validation, field by field.
+The API returns only requested fields, so a mapping converts only existing keys; a missing key does not change
+its column. A mapping does not raise exceptions: unreadable values become UNREADABLE, which validation
+reports.
 """
 
 from collections.abc import Mapping
@@ -34,7 +35,7 @@ from app.yclients.mapping.values import (
 
 
 def company(payload: Payload, context: MappingContext) -> MappedRow:
-    """The country becomes its ISO code where its name is known."""
+    """Map a company. The name of its country becomes an ISO code if it is known."""
     row = plain_row(
         payload,
         {
@@ -46,18 +47,18 @@ def company(payload: Payload, context: MappingContext) -> MappedRow:
             "address": ("address", text),
         },
     )
-    row.setdefault("company_id", UNREADABLE)  # whose it is must be said
+    row.setdefault("company_id", UNREADABLE)  # required, unlike in other payloads
     return MappedRow(row)
 
 
 def service_category(payload: Payload, context: MappingContext) -> MappedRow:
-    """A group of the price list."""
+    """Map a category of the price list."""
     fields = {"yclients_id": ("id", integer), "title": ("title", text), "weight": ("weight", integer)}
     return MappedRow(mirrored_row(payload, context, fields))
 
 
 def service(payload: Payload, context: MappingContext) -> MappedRow:
-    """Without a duration of its own, a service takes as long as its slowest performer."""
+    """Map a service. Without a duration, it has the longest duration of its performers."""
     row = mirrored_row(
         payload,
         context,
@@ -83,7 +84,7 @@ def service(payload: Payload, context: MappingContext) -> MappedRow:
 
 
 def staff_member(payload: Payload, context: MappingContext) -> MappedRow:
-    """`fired` and `hidden` become their opposites, `is_active` and `is_bookable`."""
+    """Map a member of staff. `fired` and `hidden` are inverted to `is_active` and `is_bookable`."""
     return MappedRow(
         mirrored_row(
             payload,
@@ -103,7 +104,7 @@ def staff_member(payload: Payload, context: MappingContext) -> MappedRow:
 
 
 def client(payload: Payload, context: MappingContext) -> MappedRow:
-    """A client; `spent` (in older answers `sold`) is the total spent."""
+    """Map a client. The total spent is `spent`, or `sold` in older responses."""
     row = mirrored_row(
         payload,
         context,
@@ -127,7 +128,7 @@ def client(payload: Payload, context: MappingContext) -> MappedRow:
 
 
 def schedule(payload: Payload, context: MappingContext) -> MappedRow:
-    """One date of a schedule; its member of staff is the context's, unless the payload names one."""
+    """Map one date of a schedule. The member of staff is taken from the payload, else from the context."""
     row = plain_row(
         payload,
         {
@@ -164,5 +165,5 @@ def _intervals(value: Any) -> Any:
 def _interval(slot: Payload) -> Any:
     start, end = time_of_day(slot.get("from")), time_of_day(slot.get("to"), midnight="24:00")
     if isinstance(start, str) and isinstance(end, str) and start >= end:
-        return UNREADABLE  # costs this one interval, where validation would refuse the whole day's
+        return UNREADABLE  # drops this interval only; validation would refuse all intervals of the day
     return {"from": start, "to": end}

@@ -1,7 +1,7 @@
-"""Readers of dirty values. None of them raises: what cannot be read becomes UNREADABLE.
+"""Converters of values in payloads. They do not raise exceptions.
 
-Empty strings and the like mean nothing: None. No schema accepts UNREADABLE, so validation names the
-field, and its reason cannot quote the value.
+An empty value becomes None, and an unreadable one UNREADABLE. No schema accepts UNREADABLE, so validation
+reports the field, with a reason that cannot contain the value.
 """
 
 import math
@@ -20,21 +20,21 @@ _BOOLEANS = {"0": False, "1": True, "false": False, "true": True}
 
 
 def is_empty(value: Any) -> bool:
-    """Whether YClients says nothing by it: null, blanks, `{}` or `[]`."""
+    """Return True for null, blank text, `{}` and `[]`."""
     if isinstance(value, str):
         return not value.strip()
     return value is None or value in ({}, [])
 
 
 def text(value: Any) -> Any:
-    """Text as it is (numbers become text where the row is validated)."""
+    """Return text unchanged. Validation converts numbers to text."""
     if is_empty(value):
         return None
     return UNREADABLE if isinstance(value, bool) else value
 
 
 def integer(value: Any) -> Any:
-    """`83169`, `"83169"`, `83169.0`."""
+    """Convert `83169`, `"83169"` or `83169.0` to an integer."""
     if type(value) is int:
         return value
     if is_empty(value):
@@ -47,29 +47,32 @@ def integer(value: Any) -> Any:
 
 
 def reference(value: Any) -> Any:
-    """The id of something else; 0 stands for none."""
+    """Convert the id of a referenced row; 0 means none and becomes None."""
     return integer(value) or None
 
 
 def amount(value: Any) -> Any:
-    """Money, percent or rating, to two places: `1300`, `"1300.00"`, `"1 300,50"`."""
+    """Convert money, a percentage or a rating to a Decimal with two places.
+
+    Accepts `1300`, `"1300.00"` and `"1 300,50"`.
+    """
     if type(value) is int:
         return Decimal(value)
     if is_empty(value):
         return None
     if not isinstance(value, (float, str)):
         return UNREADABLE
-    written = re.sub(r"\s", "", str(value)).replace(",", ".")
-    if not _AMOUNT.fullmatch(written):
+    digits = re.sub(r"\s", "", str(value)).replace(",", ".")
+    if not _AMOUNT.fullmatch(digits):
         return UNREADABLE
     try:
-        return Decimal(written).quantize(CENT, ROUND_HALF_UP)
-    except InvalidOperation:  # more digits than a Decimal has
+        return Decimal(digits).quantize(CENT, ROUND_HALF_UP)
+    except InvalidOperation:  # more digits than a Decimal can have
         return UNREADABLE
 
 
 def boolean(value: Any) -> Any:
-    """`true`, 1, `"1"`."""
+    """Convert `true`, 1, `"1"` and their opposites to a bool."""
     if is_empty(value):
         return None
     if isinstance(value, (bool, int, str)):
@@ -78,13 +81,13 @@ def boolean(value: Any) -> Any:
 
 
 def inverted_boolean(value: Any) -> Any:
-    """A boolean with its meaning inverted."""
-    read = boolean(value)
-    return not read if isinstance(read, bool) else read
+    """Convert a boolean and invert it."""
+    converted = boolean(value)
+    return not converted if isinstance(converted, bool) else converted
 
 
 def calendar_date(value: Any) -> Any:
-    """A date, alone or in front of a time."""
+    """Convert text that begins with an ISO date to a date."""
     if is_empty(value):
         return None
     try:
@@ -94,33 +97,33 @@ def calendar_date(value: Any) -> Any:
 
 
 def birth_date(value: Any) -> Any:
-    """A date; 1970-01-01 is how YClients writes an unknown one."""
-    read = calendar_date(value)
-    return None if read == date(1970, 1, 1) else read
+    """Convert a date of birth. YClients writes an unknown one as 1970-01-01, which becomes None."""
+    converted = calendar_date(value)
+    return None if converted == date(1970, 1, 1) else converted
 
 
 def instant(value: Any, zone: ZoneInfo) -> Any:
-    """A time in UTC; one without an offset is the salon's local time."""
+    """Convert an ISO time to UTC. A time without offset is local time in `zone`."""
     if is_empty(value):
         return None
     try:
-        read = datetime.fromisoformat(value.strip())
-        return (read if read.tzinfo else read.replace(tzinfo=zone)).astimezone(UTC)
-    except (AttributeError, ValueError, OverflowError):  # the first and last hours have no UTC
+        converted = datetime.fromisoformat(value.strip())
+        return (converted if converted.tzinfo else converted.replace(tzinfo=zone)).astimezone(UTC)
+    except (AttributeError, ValueError, OverflowError):  # overflows near the minimum and maximum datetime
         return UNREADABLE
 
 
 def time_of_day(value: Any, midnight: str = "00:00") -> Any:
-    """A time of day as `HH:MM`; `midnight` is what 00:00 is called here."""
-    found = _CLOCK.fullmatch(value.strip()) if isinstance(value, str) else None
-    if found is None:
+    """Convert a time of day to `HH:MM`. 00:00 becomes `midnight` ("24:00" for the end of an interval)."""
+    match = _CLOCK.fullmatch(value.strip()) if isinstance(value, str) else None
+    if match is None:
         return UNREADABLE
-    read = f"{int(found[1]):02}:{found[2]}"
-    return midnight if read == "00:00" else read
+    converted = f"{int(match[1]):02}:{match[2]}"
+    return midnight if converted == "00:00" else converted
 
 
 def items(value: Any) -> Any:
-    """A list; PHP writes an empty one as `{}`."""
+    """Return a list. An empty value, such as `{}` from PHP, becomes an empty list."""
     if is_empty(value):
         return []
     return value if isinstance(value, list) else UNREADABLE

@@ -1,1 +1,1 @@
-"""Sync of a company from the YClients API."""
+"""Sync of a company with the YClients API."""

@@ -1,4 +1,4 @@
-"""Lock that allows one sync of a company at a time, on all machines: a session lock in the database."""
+"""Lock that allows one sync per company at a time, across machines."""
 
 from collections.abc import Collection, Iterator
 from contextlib import closing, contextmanager, suppress
@@ -20,15 +20,15 @@ _RUNNING_COMPANIES_SQL = f"""
           AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
           AND (classid::bigint << 32) | objid::bigint = {_LOCK_KEY_SQL % {"company_id": "wanted.company_id"}}
     )
-"""  # noqa: S608 - the key names a column, no value
+"""  # noqa: S608 - the key contains a column name, not a value
 
 
 @contextmanager
 def hold_sync_lock(settings: Settings, company_id: int) -> Iterator[None]:
-    """Hold the lock of the company's sync. Raises SyncRunningError if another session holds it.
+    """Hold the sync lock of a company during the block. Raises SyncRunningError if another session holds it.
 
-    The lock has a separate connection, not through a pooler, which could share the session with other
-    clients. A process that is killed loses the connection, and the lock with it.
+    The lock belongs to a direct connection, because a pooler would share the session with other clients. If
+    the process is killed, the server closes the connection and releases the lock.
     """
     try:
         connection = connect_directly(settings)
@@ -46,20 +46,20 @@ def hold_sync_lock(settings: Settings, company_id: int) -> Iterator[None]:
         try:
             yield
         finally:
-            # The server detects a closed connection with a delay, and the next sync may start sooner.
-            with suppress(psycopg.Error):  # the connection is lost, and the lock with it
+            # Closing the connection releases the lock too, but with a delay.
+            with suppress(psycopg.Error):  # a lost connection has released the lock
                 connection.execute(f"SELECT pg_advisory_unlock({_LOCK_KEY_SQL})", {"company_id": company_id})
 
 
 def is_sync_running(uow: UnitOfWork) -> bool:
-    """Return True if a process syncs the company now."""
+    """Return True if a process is syncing the company of the unit of work."""
     connection = uow.session.connection()
     parameters = {"company_ids": [uow.tenant.company_id]}
     return connection.exec_driver_sql(_RUNNING_COMPANIES_SQL, parameters).scalar() is not None
 
 
 def find_running_companies(connection: Connection, company_ids: Collection[int]) -> set[int]:
-    """Return those of these companies that a process syncs now."""
+    """Return the ids of the companies that a process is syncing."""
     if not company_ids:
         return set()
     rows = connection.execute(_RUNNING_COMPANIES_SQL, {"company_ids": [*company_ids]}).fetchall()

@@ -1,4 +1,4 @@
-"""The sync: what YClients has, brought into one company page by page, within the API's limits."""
+"""Sync of one company: read all kinds of rows from YClients and merge them page by page."""
 
 import time
 from collections.abc import Callable, Collection, Iterable
@@ -39,14 +39,14 @@ from app.yclients.syncing.run_record import RunRecord
 from app.yclients.syncing.summary import SyncedKind, SyncSummary
 
 SCHEDULE_DAYS = 30  # from today on
-# A complete list that lacks more than half of what was there (and more than a few rows) is broken more
-# likely than true.
+# If a complete list lacks more than half of the stored rows, and more than this number, an error of YClients
+# is more likely than so many deletions.
 MIN_DELETIONS = 10
 
 
 @dataclass(frozen=True)
 class SyncProgress:
-    """How far the rows of one kind are; `total` is None where YClients does not say."""
+    """Number of merged rows of one kind. `total` is None if YClients does not report it."""
 
     kind: str
     done: int
@@ -67,37 +67,37 @@ def sync(
     on_progress: OnProgress | None = None,
     client: YClientsClient | None = None,
 ) -> SyncSummary:
-    """Bring one company up to date with YClients.
+    """Sync one company with YClients and return the summary.
 
-    Of bookings, those changed since the last complete run are read; all of them with `full` or for the
-    first time, those changed since `since` (aware) where it is given. `only` names kinds. What YClients
-    lists in full (all but bookings) is compared, and what the list lacks is marked as deleted. Every page
-    is a transaction, so a run that was killed leaves nothing half done, and the next one ends with the
-    same data. A dry run reads everything, merges it and rolls it back. `client` is used and closed.
+    Bookings are read if they changed since the last complete run, or since `since` (an aware datetime); all
+    are read with `full` and in the first run. `only` limits the sync to these kinds. All kinds except
+    bookings are read completely, and stored rows that are missing in YClients are marked as deleted. Each
+    page is one transaction, so after a kill the next run continues. A dry run merges each page and rolls it
+    back. `client` is used instead of a new client, and closed.
 
-    Raises SyncRunningError where a sync of the company is running, InvalidInputError and
-    ConfigurationError for what is wrong from the start, another FrontdeskError (YClientsError, say) where
-    the run failed: it is recorded then, and reported to Sentry.
+    Raises SyncRunningError if a sync of the company is running, InvalidInputError or ConfigurationError for
+    invalid arguments or settings, and another FrontdeskError, such as YClientsError, if the run failed. A
+    failed run is recorded and reported to Sentry.
     """
     company_id = validate_company_id(company_id)
-    kinds = _wanted(only)
+    kinds = _select_kinds(only)
     if full and since is not None:
-        raise InvalidInputError("Give either full or since.")
+        raise InvalidInputError("Use either full or since, not both.")
     if since is not None:
         since = validate_instant("since", since)
     settings = desk.settings
     if client is None:
         client = YClientsClient(settings, RateLimiter(desk.database, api_url(settings).netloc.decode()))
-    # The client is left first: it wakes the threads that wait for their turn.
+    # The client is closed first, which wakes the threads that wait for the rate limit.
     lock = hold_sync_lock(desk.database.live().settings, company_id)
     with lock, ThreadPoolExecutor(MAX_CONCURRENT_REQUESTS) as executor, client:
         mode = "full" if full else "since" if since else "incremental"
         summary = SyncSummary(company_id, mode, dry_run, changed_after=since)
-        intake = Ingest(desk, company_id, dry_run)
-        return _Sync(client, executor, intake, summary, kinds, on_progress or (lambda _: None)).run()
+        ingest = Ingest(desk, company_id, dry_run)
+        return _Sync(client, executor, ingest, summary, kinds, on_progress or (lambda _: None)).run()
 
 
-def _wanted(only: Collection[str] | None) -> list[EntityKind]:
+def _select_kinds(only: Collection[str] | None) -> list[EntityKind]:
     unknown = sorted(set(only or ()) - set(KINDS_BY_NAME))
     if unknown or (only is not None and not only):
         raise InvalidInputError(fields={"only": f"must be some of {', '.join(KINDS_BY_NAME)}"})
@@ -105,7 +105,7 @@ def _wanted(only: Collection[str] | None) -> list[EntityKind]:
 
 
 class _Sync:
-    """One run under way."""
+    """One run of the sync."""
 
     def __init__(
         self,
@@ -122,7 +122,7 @@ class _Sync:
         self._company_id = ingest.company_id
         self._kinds = kinds
         if not ingest.is_known and COMPANY not in kinds:
-            self._kinds = [COMPANY, *kinds]  # nothing can be stored without it
+            self._kinds = [COMPANY, *kinds]  # all other rows reference the company
         self._on_progress = on_progress
         self._began = time.perf_counter()
         self._staff_ids: list[int] | None = None
@@ -131,7 +131,7 @@ class _Sync:
         self._record = RunRecord(ingest, summary)
 
     def run(self) -> SyncSummary:
-        """Do it all; whatever stops it is recorded."""
+        """Run the sync and record its end or its failure."""
         readers: dict[EntityKind, Callable[[], None]] = {
             COMPANY: partial(self._sync_list, COMPANY, self._client.company),
             SERVICE_CATEGORIES: partial(self._sync_list, SERVICE_CATEGORIES, self._client.service_categories),
@@ -156,7 +156,7 @@ class _Sync:
             self._measure()
             self._record.fail(names, FrontdeskError("The sync was stopped by hand."), code="interrupted")
             raise
-        except Exception as error:  # whatever it was, the record must say that the run failed; it goes on up
+        except Exception as error:  # recorded as the failure of the run, and raised again
             failure = to_frontdesk_error(error)
             report(error, "sync", self._company_id, component="yclients")
             self._measure()
@@ -169,24 +169,24 @@ class _Sync:
     # Reading
 
     def _sync_list(self, kind: EntityKind, fetch: Callable[[int], ApiResponse]) -> None:
-        """What comes in one answer."""
-        answer = fetch(self._company_id)
-        batch = self._merge_chunk(kind, answer.rows, len(answer.rows))
+        """Sync a kind whose rows are in one response."""
+        response = fetch(self._company_id)
+        batch = self._merge_chunk(kind, response.rows, len(response.rows))
         if kind is STAFF:
             self._staff_ids = [row["yclients_id"] for row in batch.rows if row.get("is_active", True)]
         if kind is not COMPANY:
-            is_complete = answer.total is None or len(answer.rows) >= answer.total
-            self._mark_missing_deleted(kind, {(payload_id(row),) for row in answer.rows}, is_complete)
+            is_complete = response.total is None or len(response.rows) >= response.total
+            self._mark_missing_deleted(kind, {(payload_id(row),) for row in response.rows}, is_complete)
 
     def _sync_clients(self) -> None:
         fetch = partial(self._client.clients, self._company_id)
         listing = PagedList(self._executor, fetch, CLIENTS_PER_PAGE)
         for rows in listing:
             self._merge_chunk(CLIENTS, rows, listing.total)
-        self._mark_missing_deleted(CLIENTS, {(each,) for each in listing.seen_ids}, listing.is_complete)
+        self._mark_missing_deleted(CLIENTS, {(row_id,) for row_id in listing.seen_ids}, listing.is_complete)
 
     def _sync_bookings(self) -> None:
-        """Deleted ones come with a mark, so there is nothing to compare."""
+        """Sync bookings. YClients marks deleted bookings, so missing ones are not searched."""
         zone = self._ingest.context().zone
         since = self.summary.changed_after and self.summary.changed_after.astimezone(zone)
         fetch = partial(self._client.records, self._company_id, changed_after=since)
@@ -195,7 +195,7 @@ class _Sync:
             self._merge_chunk(BOOKINGS, rows, listing.total)
         self._bookings_are_complete = listing.is_complete
         if not listing.is_complete:
-            self._note(BOOKINGS, "the list changed while it was read; the next run reads the same again")
+            self._note(BOOKINGS, "the list changed while it was read; the next run reads it again")
 
     def _sync_schedules(self) -> None:
         first = datetime.now(self._ingest.context().zone).date()
@@ -210,22 +210,24 @@ class _Sync:
         def fetch(staff_id: int) -> ApiResponse | None:
             try:
                 return self._client.schedule(self._company_id, staff_id, first, last)
-            except YClientsNotFoundError:  # fired or deleted a moment ago
+            except YClientsNotFoundError:  # deleted since the list of staff was read
                 return None
 
         seen: set[Any] = set()
-        everyone_answered = True
+        is_complete = True
         days = (last - first).days + 1
-        for staff_id, answer in zip(team, map_in_order(self._executor, fetch, team), strict=True):
-            if answer is None:
-                self._note(SCHEDULES, f"YClients has none for staff member {staff_id}; ours are kept")
-                everyone_answered = False
+        for staff_id, response in zip(team, map_in_order(self._executor, fetch, team), strict=True):
+            if response is None:
+                self._note(
+                    SCHEDULES, f"YClients has none for staff member {staff_id}; the stored ones are kept"
+                )
+                is_complete = False
                 continue
-            self._merge_chunk(SCHEDULES, answer.rows, len(team) * days, staff_id)
+            self._merge_chunk(SCHEDULES, response.rows, len(team) * days, staff_id)
             seen |= {
-                (staff_id, calendar_date(row.get("date"))) for row in answer.rows if isinstance(row, dict)
+                (staff_id, calendar_date(row.get("date"))) for row in response.rows if isinstance(row, dict)
             }
-        if everyone_answered:  # those who left the team have no days any more
+        if is_complete:  # also marks the schedules of former staff
             self._mark_missing_deleted(SCHEDULES, seen, True, date__gte=first, date__lte=last)
 
     # Storing
@@ -233,14 +235,14 @@ class _Sync:
     def _merge_chunk(
         self, kind: EntityKind, rows: Iterable[Any], total: int | None, staff_id: int | None = None
     ) -> Batch:
-        """Store a page in a transaction of its own."""
+        """Merge a page in one transaction; return the valid rows."""
         counts = self.summary.kinds[kind.name]
         context = self._ingest.context(staff_id)
         batch = self._ingest.new_batch(kind)
         for position, row in enumerate(rows, counts.rows):
-            fault = self._ingest.add_payload(kind, batch, position, row, context)
-            if fault is not None:
-                self.summary.add_problem(kind.name, fault)
+            problem = self._ingest.add_payload(kind, batch, position, row, context)
+            if problem is not None:
+                self.summary.add_problem(kind.name, problem)
         report = self._ingest.merge_chunk(kind, batch)
         refused, report.rejected = report.rejected, []
         for row in refused:
@@ -252,17 +254,17 @@ class _Sync:
     def _mark_missing_deleted(
         self, kind: EntityKind, seen: set[Any], is_complete: bool, **within: Any
     ) -> None:
-        """Mark as deleted what a complete list lacks; what came after the run began is left alone."""
+        """Mark stored rows as deleted that a complete list lacks, unless they changed since the run began."""
         if not is_complete:
-            self._note(kind, "the list changed while it was read; nothing is taken for deleted")
+            self._note(kind, "the list changed while it was read; nothing is marked as deleted")
             return
 
         def mark(uow: UnitOfWork) -> int | None:
             repository = kind.select_repository(uow)
             assert isinstance(repository, MirroredRepository)  # noqa: S101 - all but company and bookings
-            known = repository.find_ids_by_key(self._record.started_at, **within)
-            missing = [ours for key, ours in known.items() if key not in seen]
-            if missing and not self._is_believable(len(seen), len(missing), len(known)):
+            stored = repository.find_ids_by_key(self._record.started_at, **within)
+            missing = [row_id for key, row_id in stored.items() if key not in seen]
+            if missing and not self._is_plausible(len(seen), len(missing), len(stored)):
                 return None
             return repository.mark_deleted(missing, self._record.started_at)
 
@@ -270,17 +272,17 @@ class _Sync:
         if marked is None:
             self._note(
                 kind,
-                "YClients lists none any more; nothing is taken for deleted"
+                "YClients returns an empty list; nothing is marked as deleted"
                 if not seen
-                else "YClients' list lacks more than half of ours; nothing is taken for deleted."
-                " If it is right, sync with --full",
+                else "the list of YClients lacks more than half of the stored rows;"
+                " nothing is marked as deleted. If the list is right, sync with --full",
             )
         self.summary.kinds[kind.name].deleted = marked or 0
 
-    def _is_believable(self, seen: int, missing: int, known: int) -> bool:
+    def _is_plausible(self, seen: int, missing: int, stored: int) -> bool:
         if not seen:
             return False
-        return self.summary.mode == "full" or missing <= max(MIN_DELETIONS, known // 2)
+        return self.summary.mode == "full" or missing <= max(MIN_DELETIONS, stored // 2)
 
     # Ending
 

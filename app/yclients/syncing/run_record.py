@@ -1,4 +1,4 @@
-"""How a run of the sync is recorded: its begin, its end, and where the next one goes on."""
+"""Record of a sync run in the database: start, end, and the position for the next run."""
 
 import logging
 from datetime import datetime, timedelta
@@ -14,24 +14,24 @@ from app.yclients.syncing.summary import SyncSummary
 
 log = logging.getLogger(__name__)
 
-# What changed while the last run was reading, or by a clock that is behind ours, comes again.
+# Changes of this period before the last run are read again, because YClients' clock may be behind.
 OVERLAP = timedelta(minutes=15)
 
 
 class RunRecord:
-    """The row of one run; a dry run has none. Make it under the lock of the company's sync."""
+    """Record of one run. A dry run is not recorded. Create it while holding the company's sync lock."""
 
     def __init__(self, ingest: Ingest, summary: SyncSummary) -> None:
-        """Decide what the run goes on from: `summary.changed_after`. Raises FrontdeskError."""
+        """Set `summary.changed_after` from the last complete run. Raises FrontdeskError."""
         self._ingest = ingest
         self._summary = summary
         self._run_id: int | None = None
-        self.started_at, self._complete_until = ingest.transact(_read_sync_position)  # by the server's clock
+        self.started_at, self._complete_until = ingest.transact(_read_sync_position)  # server time
         if summary.mode == "incremental" and self._complete_until is not None:
             summary.changed_after = self._complete_until - OVERLAP
 
     def start(self, kinds: list[str]) -> None:
-        """Record that the run is under way, as soon as there is a company to record it for."""
+        """Record the start of the run, unless it is recorded or the company is still unknown."""
         if self._run_id is not None or self._summary.is_dry_run or not self._ingest.is_known:
             return
         summary, started_at = self._summary, self.started_at
@@ -42,7 +42,7 @@ class RunRecord:
         )
 
     def succeed(self, bookings_are_complete: bool) -> None:
-        """Record the end of a run that did its work. Raises FrontdeskError."""
+        """Record the end of a successful run. Raises FrontdeskError."""
         until, since = self._complete_until, self._summary.changed_after
         has_gap = self._summary.mode == "since" and until is not None and since is not None and since > until
         notes = " ".join(self._summary.notes)
@@ -53,15 +53,15 @@ class RunRecord:
         )
 
     def fail(self, kinds: list[str], failure: FrontdeskError, code: str | None = None) -> None:
-        """Record what stopped the run."""
+        """Record the failure of the run."""
         if self._run_id is None and isinstance(failure, YClientsNotFoundError):
-            return  # nobody knows such a salon: none is made to record it for
+            return  # an unknown salon is not created just to record the failure
         try:
             self._ingest.ensure_company()
             self.start(kinds)
             self._end(error_code=code or failure.code, error_message=failure.message)
         except FrontdeskError as error:
-            # The failure itself is raised; the next run finds this one unfinished.
+            # The caller raises the original failure. Status reports this run as interrupted.
             log.warning("The end of the sync could not be recorded: %s", error.message)
 
     def _end(
@@ -82,6 +82,6 @@ class RunRecord:
 
 
 def _read_sync_position(uow: UnitOfWork) -> tuple[datetime, datetime | None]:
-    """The server's time, and until when everything changed upstream is here."""
+    """Return the server time, and the time up to which all changes of YClients are stored."""
     now: datetime = uow.session.scalars(select(func.now())).one()
     return now, SyncRunLog(uow.session, uow.tenant.company_id).complete_until()

@@ -1,4 +1,4 @@
-"""How the syncs stand: the last runs of one company or of all, for operators."""
+"""Status of syncs: the last runs of one company or of all, for operators."""
 
 from dataclasses import dataclass
 from enum import Enum
@@ -13,17 +13,17 @@ from app.repositories.server_activity import LastSyncRun, read_last_sync_runs
 from app.repositories.sync_runs import SyncRunLog
 from app.yclients.syncing.lock import find_running_companies, is_sync_running
 
-MAX_LISTED = 10  # runs of each company
+MAX_LISTED = 10  # runs per company
 
 
 class SyncState(Enum):
-    """What became of a run."""
+    """State of a run."""
 
     DONE = "done"
-    INCOMPLETE = "incomplete"  # done, but not all that YClients has is here
+    INCOMPLETE = "incomplete"  # done, but some rows of YClients are missing
     FAILED = "failed"
     RUNNING = "running"
-    INTERRUPTED = "interrupted"  # stopped by hand, or its process was killed
+    INTERRUPTED = "interrupted"  # stopped by a user, or the process was killed
 
     @property
     def is_healthy(self) -> bool:
@@ -39,12 +39,12 @@ class SyncRunStatus:
 
     @property
     def written(self) -> int:
-        """Rows inserted, changed or marked as deleted."""
+        """Number of rows inserted, updated or marked as deleted."""
         names = ("inserted", "updated", "deleted")
         return sum(counts.get(name, 0) for counts in self.run.counts.values() for name in names)
 
     def as_dict(self) -> dict[str, Any]:
-        """The run as JSON has it."""
+        """Return the JSON object of the run."""
         run = self.run
         names = (
             "company_id",
@@ -68,13 +68,13 @@ class SyncRunStatus:
 def sync_status(
     desk: Frontdesk, company_id: int | None = None, limit: int = MAX_LISTED
 ) -> dict[int, list[SyncRunStatus]]:
-    """The last runs by company, the newest first. Raises FrontdeskError."""
+    """Return the last runs by company, the newest first. Raises FrontdeskError."""
     companies = [company_id] if company_id is not None else _companies(desk)
-    return {each: desk.transact(each, lambda uow: _runs(uow, limit)) for each in companies}
+    return {company: desk.transact(company, lambda uow: _runs(uow, limit)) for company in companies}
 
 
 def _companies(desk: Frontdesk) -> list[int]:
-    """Whose syncs there are: an operator looks at the installation, not at a tenant's rows."""
+    """Return the companies with sync runs, across tenants, for operators only."""
     statement = "SELECT DISTINCT company_id FROM sync_runs ORDER BY company_id"
     try:
         return [row[0] for row in desk.database.read(lambda c: c.execute(statement).fetchall())]
@@ -84,21 +84,19 @@ def _companies(desk: Frontdesk) -> list[int]:
 
 def _runs(uow: UnitOfWork, limit: int) -> list[SyncRunStatus]:
     runs = SyncRunLog(uow.session, uow.tenant.company_id).latest(limit)
-    under_way = any(run.finished_at is None for run in runs) and is_sync_running(uow)
-    return [SyncRunStatus(run, _state(run, under_way)) for run in runs]
+    is_running = any(run.finished_at is None for run in runs) and is_sync_running(uow)
+    return [SyncRunStatus(run, _state(run, is_running)) for run in runs]
 
 
 def last_syncs(connection: Connection) -> list[tuple[LastSyncRun, SyncState]]:
-    """The newest run of every company and its state, in two statements. Raises psycopg's errors."""
+    """Return the newest run of every company with its state. Raises the errors of psycopg."""
     runs = read_last_sync_runs(connection)
-    under_way = find_running_companies(
-        connection, [run.company_id for run in runs if run.finished_at is None]
-    )
-    return [(run, _state(run, run.company_id in under_way)) for run in runs]
+    running = find_running_companies(connection, [run.company_id for run in runs if run.finished_at is None])
+    return [(run, _state(run, run.company_id in running)) for run in runs]
 
 
-def _state(run: SyncRun | LastSyncRun, under_way: bool) -> SyncState:
+def _state(run: SyncRun | LastSyncRun, is_running: bool) -> SyncState:
     if run.finished_at is None:
-        return SyncState.RUNNING if under_way else SyncState.INTERRUPTED
-    known = {None: SyncState.DONE, "incomplete": SyncState.INCOMPLETE, "interrupted": SyncState.INTERRUPTED}
-    return known.get(run.error_code, SyncState.FAILED)
+        return SyncState.RUNNING if is_running else SyncState.INTERRUPTED
+    states = {None: SyncState.DONE, "incomplete": SyncState.INCOMPLETE, "interrupted": SyncState.INTERRUPTED}
+    return states.get(run.error_code, SyncState.FAILED)

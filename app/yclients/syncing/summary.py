@@ -1,4 +1,4 @@
-"""What a sync did: counts by kind, what was wrong with which row, and what to know beside."""
+"""Summary of a sync: counts by kind, problems of rows, and notes."""
 
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -10,14 +10,14 @@ from app.yclients.summary import MAX_KEPT, KindSummary
 
 @dataclass
 class SyncedKind(KindSummary):
-    """What became of the rows of one kind. `deleted`: ours that YClients' complete list lacks, now marked."""
+    """Counts of one kind. `deleted` is the number of rows that were marked as deleted."""
 
     deleted: int = 0
 
 
 @dataclass
 class SyncSummary:
-    """The outcome of one sync; `changed_after`: of bookings, only those changed since then were read."""
+    """Summary of one sync. Only bookings that changed after `changed_after` were read, or all (None)."""
 
     company_id: int
     mode: str
@@ -27,25 +27,23 @@ class SyncSummary:
     requests: int = 0
     seconds: float = 0.0
     kinds: dict[str, SyncedKind] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)  # what is not as it should be, for people
-    problems: list[tuple[str, RowProblem]] = field(
-        default_factory=list
-    )  # the first of them, each with its kind
+    notes: list[str] = field(default_factory=list)  # incomplete results, as sentences for the operator
+    problems: list[tuple[str, RowProblem]] = field(default_factory=list)  # (kind, problem), at most MAX_KEPT
 
     @property
     def has_changes(self) -> bool:
-        """Whether any row was written (or would be, in a dry run)."""
+        """True if any row was written, or would be written without dry run."""
         return self.made_company or any(
             kind.inserted or kind.updated or kind.deleted for kind in self.kinds.values()
         )
 
     @property
     def succeeded(self) -> bool:
-        """Whether all that YClients has is here."""
+        """True if all rows of YClients are stored."""
         return not self.notes and not any(kind.rejected for kind in self.kinds.values())
 
     def add_problem(self, kind: str, problem: RowProblem) -> None:
-        """Count a fault, and keep it if it is one of the first."""
+        """Count a problem, and keep it if it is one of the first MAX_KEPT."""
         counts = self.kinds[kind]
         if problem.is_rejected:
             counts.rows += 1
@@ -56,7 +54,7 @@ class SyncSummary:
             self.problems.append((kind, problem))
 
     def as_dict(self) -> dict[str, Any]:
-        """The summary as JSON has it."""
+        """Return the JSON document of the command."""
         return {
             "company_id": self.company_id,
             "mode": self.mode,
@@ -71,10 +69,10 @@ class SyncSummary:
             "faults": [
                 {
                     "kind": kind,
-                    "key": list(fault.key) if fault.key else None,
-                    "outcome": "rejected" if fault.is_rejected else "warning",
-                    "errors": dict(fault.reasons),
+                    "key": list(problem.key) if problem.key else None,
+                    "outcome": "rejected" if problem.is_rejected else "warning",
+                    "errors": dict(problem.reasons),
                 }
-                for kind, fault in self.problems
+                for kind, problem in self.problems
             ],
         }

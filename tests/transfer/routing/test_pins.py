@@ -97,7 +97,7 @@ def test_comparing_reads_requires_a_standby(move: FakeTransfer, monkeypatch: pyt
     monkeypatch.setenv("DATABASE_URL", move.primary)
     refused = CliRunner().invoke(main, ["demo", "traffic", "--compare-reads", "0.5"])
     assert refused.exit_code == 2
-    assert "TRANSFER_COMPARE_READS: needs LEGACY_DATABASE_URL" in refused.stderr
+    assert "TRANSFER_COMPARE_READS: requires LEGACY_DATABASE_URL" in refused.stderr
 
 
 def test_the_doctor_reports_the_live_side_and_a_process_pinned_to_the_other_side(
