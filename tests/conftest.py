@@ -31,6 +31,8 @@ from tests.watching import LogRecorder, SentryRecorder, find_personal_data, outp
 SERVER_URL_VARIABLE = "FRONTDESK_TEST_SERVER_URL"
 RUN_ID_VARIABLE = "FRONTDESK_TEST_RUN"
 
+MAX_ID_CHARS = 60
+
 hypothesis_settings.register_profile(
     "tests",
     deadline=None,  # examples use the database, so their durations vary widely
@@ -62,6 +64,13 @@ def pytest_configure(config: pytest.Config) -> None:
     else:
         _server = Server()
         os.environ[SERVER_URL_VARIABLE] = _server.url
+
+
+def pytest_make_parametrize_id(val: object) -> str | None:
+    """Shorten long texts in the names of tests. Each worker sends all names to the controller."""
+    if isinstance(val, str | bytes) and len(val) > MAX_ID_CHARS:
+        return f"{ascii(val[:MAX_ID_CHARS])} and more, {len(val)} in all"
+    return None
 
 
 def pytest_collection_finish() -> None:
