@@ -69,13 +69,14 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_make_parametrize_id(val: object) -> str | None:
     """Shorten long texts in the names of tests. Each worker sends all names to the controller."""
     if isinstance(val, str | bytes) and len(val) > MAX_ID_CHARS:
-        return f"{ascii(val[:MAX_ID_CHARS])} and more, {len(val)} in all"
+        return f"{val[:MAX_ID_CHARS]!a} and more, {len(val)} in all"
     return None
 
 
 def pytest_collection_finish() -> None:
-    """Exclude the collected tests from garbage collection, because they exist until the end of the run."""
+    """Spend less time in garbage collection. The collected tests exist until the end of the run."""
     gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

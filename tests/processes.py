@@ -15,6 +15,7 @@ import psutil
 
 from tests.watching import outputs
 
+TLS = httpx.create_ssl_context()  # shared, because each context loads all CA certificates
 WAIT_TIMEOUT_SECONDS = 180.0  # so long that a busy machine causes no failure
 BIN = Path(sys.executable).parent
 
@@ -101,7 +102,7 @@ def free_port() -> int:
 
 def get(port: int, path: str) -> httpx.Response:
     """Send a GET request to a local server over a new connection."""
-    return httpx.get(f"http://127.0.0.1:{port}{path}", timeout=10, trust_env=False)
+    return httpx.get(f"http://127.0.0.1:{port}{path}", timeout=10, trust_env=False, verify=TLS)
 
 
 def is_serving(port: int) -> bool:

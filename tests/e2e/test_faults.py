@@ -23,7 +23,7 @@ from app import Frontdesk, Settings
 from app.config import PROJECT_ROOT
 from app.migrations import runner
 from tests.e2e.load import COMPANY_ID, Load, under_load
-from tests.processes import BIN, Process, free_port, get, is_serving, running_process, wait_until
+from tests.processes import BIN, TLS, Process, free_port, get, is_serving, running_process, wait_until
 from tests.servers import Server
 from tests.threads import at_once
 
@@ -182,7 +182,8 @@ def test_an_exhausted_pool_is_reported_and_recovers(server: Server, serve: Start
 def set_key(service: Service, number: int) -> httpx.Response:
     """Write one session key through the service."""
     address = f"{service.address}/whatsapp/{COMPANY_ID}/keys/set"
-    return httpx.post(address, json={"session": {f"burst-{number}.0": {}}}, timeout=30, trust_env=False)
+    body = {"session": {f"burst-{number}.0": {}}}
+    return httpx.post(address, json=body, timeout=30, trust_env=False, verify=TLS)
 
 
 def test_a_burst_of_more_requests_than_threads_is_served_while_requests_complete(serve: Starter) -> None:
