@@ -27,6 +27,7 @@ from app.config.settings import EMBEDDED_DATA_DIRECTORY, Settings
 from app.errors import FrontdeskError
 
 DATABASE_NAME = "frontdesk"
+WRITE_TIMEOUT_SECONDS = 5.0  # wait for a server to write the pid file that it has created
 TRANSITION_TIMEOUT_SECONDS = 60.0  # wait for a server that another process is starting or stopping
 
 
@@ -158,13 +159,16 @@ def _wait_for_transition(pid_file: Path) -> None:
     Without this, the wheel takes any process with the pid in the file for the server. After a restart of the
     machine or container another program often has that pid.
     """
-    deadline = time.monotonic() + TRANSITION_TIMEOUT_SECONDS
-    while time.monotonic() < deadline:
+    started = time.monotonic()
+    while (elapsed := time.monotonic() - started) < TRANSITION_TIMEOUT_SECONDS:
         try:
             lines = pid_file.read_text().splitlines()
         except FileNotFoundError:
             return
         pid = lines[0].strip() if lines else ""
+        if not pid and elapsed < WRITE_TIMEOUT_SECONDS:
+            time.sleep(0.1)
+            continue
         if not pid.isdecimal() or not _is_running(int(pid), "postgres"):
             pid_file.unlink(missing_ok=True)
             return

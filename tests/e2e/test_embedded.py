@@ -111,6 +111,27 @@ def test_start_waits_for_a_server_that_exceeds_the_timeout_of_the_wheel(data: Pa
     assert server(data) is None
 
 
+# The server has created its pid file but has not written it yet.
+EMPTY_PID_FILE = TOO_SLOW.replace(
+    "    raise subprocess",
+    """    while "ready" not in pid_file.read_text():
+        time.sleep(0.01)
+    content = pid_file.read_text()
+    pid_file.write_text("")
+    threading.Timer(0.5, pid_file.write_text, [content]).start()
+    raise subprocess""",
+).replace("import subprocess, time", "import subprocess, threading, time")
+
+
+def test_start_does_not_delete_a_pid_file_that_the_server_is_writing(data: Path) -> None:
+    assert (
+        python(
+            EMPTY_PID_FILE + f"{START}; assert (Path(sys.argv[1]) / 'postgres/postmaster.pid').exists()", data
+        )
+        == 0
+    )
+
+
 def test_start_rejects_a_path_with_a_space(tmp_path: Path) -> None:
     with pytest.raises(EmbeddedServerError, match="space or a special character"):
         embedded_server.start(tmp_path / "my salon")

@@ -26,7 +26,8 @@ from tests.transfer.moving import rows
 from tests.transfer.writers import KINDS
 from tests.transfer.writing import running_writers
 
-pytestmark = pytest.mark.xdist_group("network")  # these tests share one pair of servers
+# These tests share one pair of servers, and each takes up to a minute.
+pytestmark = [pytest.mark.xdist_group("network"), pytest.mark.full]
 
 THERE_AND_BACK: tuple[SideName, ...] = ("primary", "legacy")
 STATEMENTS = (
@@ -99,10 +100,7 @@ def compare(sides: Sides) -> None:
     assert verify(sides).divergences == []
 
 
-@pytest.mark.parametrize(
-    ("seed", "rounds"),
-    [(0, 1), *(pytest.param(seed, 3, marks=pytest.mark.full) for seed in range(1, 7))],
-)
+@pytest.mark.parametrize(("seed", "rounds"), [(0, 1), *((seed, 3) for seed in range(1, 7))])
 def test_no_write_is_lost_on_an_unreliable_network(
     distant: RemoteSides, tmp_path: Path, seed: int, rounds: int
 ) -> None:
