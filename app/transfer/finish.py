@@ -1,10 +1,8 @@
 """The `finish` command: remove the transfer's triggers and control schema from both sides."""
 
 from collections.abc import Callable
-from typing import Any
 
-import psycopg
-
+from app.database.connection import Connection
 from app.errors import ConflictError, UnavailableError
 from app.transfer.protocol import change_capture, control_schema
 from app.transfer.protocol.endpoints import APPLICATION_NAME, Side, SideName, Sides
@@ -42,7 +40,7 @@ def finish(
             write to legacy.
         UnavailableError: A side cannot be reached.
     """
-    reachable: list[tuple[Side, psycopg.Connection[Any]]] = []
+    reachable: list[tuple[Side, Connection]] = []
     try:
         for side in sides:
             try:
@@ -60,7 +58,7 @@ def finish(
             connection.close()
 
 
-def _require_finishable(connections: dict[SideName, psycopg.Connection[Any]]) -> None:
+def _require_finishable(connections: dict[SideName, Connection]) -> None:
     rows = read_side_rows(connections)
     stage = stage_of(rows["legacy"], rows["primary"])
     if stage in (Stage.CLOSING, Stage.HANDED_OVER, Stage.BROKEN):
@@ -84,7 +82,7 @@ def _require_finishable(connections: dict[SideName, psycopg.Connection[Any]]) ->
         )
 
 
-def _remove(side: Side, connection: psycopg.Connection[Any], dry_run: bool, on_step: OnStep) -> None:
+def _remove(side: Side, connection: Connection, dry_run: bool, on_step: OnStep) -> None:
     if not control_schema.has_leftovers(connection):
         on_step(f"{side.name}: nothing to remove")
         return

@@ -2,10 +2,8 @@
 
 from collections.abc import Callable, Collection, Sequence
 from contextlib import closing
-from typing import Any
 
-import psycopg
-
+from app.database.connection import Connection
 from app.errors import ConflictError
 from app.transfer.planning import plan
 from app.transfer.planning.plan import Plan
@@ -74,9 +72,7 @@ def _require_ready(transfer_plan: Plan) -> None:
     )
 
 
-def _set_up(
-    side: Side, connection: psycopg.Connection[Any], tables: Sequence[TableInfo], on_step: OnStep
-) -> None:
+def _set_up(side: Side, connection: Connection, tables: Sequence[TableInfo], on_step: OnStep) -> None:
     on_step(f"{side.name}: schema {SCHEMA}")
     run_exclusive_step(connection, lambda: control_schema.create(connection, list(tables)))
     connection.execute(

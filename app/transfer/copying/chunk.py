@@ -3,18 +3,16 @@
 from dataclasses import dataclass
 from itertools import groupby
 from operator import itemgetter
-from typing import Any
 
 import psycopg
 from psycopg import sql
 
+from app.database.connection import Connection
 from app.errors import ConflictError
 from app.transfer.protocol.endpoints import Side
 from app.transfer.protocol.tables import SCHEMA, TableInfo
 from app.transfer.relay.apply_cycle import bypass_fence, pipe_copy
 from app.transfer.relay.user_triggers import triggers_disabled
-
-Connection = psycopg.Connection[Any]
 
 # Errors caused by rows on primary that an earlier run copied in another state, and by missing parent rows.
 ROW_CONFLICT_ERRORS = (

@@ -11,12 +11,12 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import ExitStack, closing
 from threading import Condition
-from typing import Any
 
 import psycopg
 from psycopg import sql
 
 from app.database.advisory_locks import AdvisoryLock
+from app.database.connection import Connection
 from app.errors import ConflictError, InvalidInputError, UnavailableError
 from app.transfer.copying.chunk import Chunk, copy_chunk
 from app.transfer.copying.progress import CopyReport, begin_table, finish_table, read_progress
@@ -26,7 +26,6 @@ from app.transfer.protocol.tables import TableInfo, transfer_tables
 
 DEFAULT_JOBS = 2  # connections on each side
 
-Connection = psycopg.Connection[Any]
 OnCopyProgress = Callable[[CopyReport], object]
 
 

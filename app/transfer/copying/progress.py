@@ -4,16 +4,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import psycopg
 from psycopg import sql
 
+from app.database.connection import Connection
 from app.transfer.copying.chunk import Chunk
 from app.transfer.protocol.tables import SCHEMA, TableInfo
 
 # Blocks of a chunk: about 4 MB or 30,000 rows. Tables with much TOAST data get chunks of fewer blocks.
 CHUNK_BLOCKS = 512
 
-Connection = psycopg.Connection[Any]
 
 _FILE = """
     SELECT pg_relation_filenode(oid), pg_relation_size(oid) / current_setting('block_size')::int,

@@ -1,11 +1,9 @@
 """Transactions that currently write on a side: the holders of the fence's advisory lock."""
 
 from time import monotonic, sleep
-from typing import Any
-
-import psycopg
 
 from app.database.advisory_locks import AdvisoryLock
+from app.database.connection import Connection
 
 WRITER_POLL_SECONDS = 0.05
 
@@ -21,7 +19,7 @@ _ACTIVITY = """
 """
 
 
-def wait_for_long_writers(connection: psycopg.Connection[Any], timeout: float) -> bool:
+def wait_for_long_writers(connection: Connection, timeout: float) -> bool:
     """Wait until no writing transaction is older than WRITER_POLL_SECONDS, for at most `timeout` seconds.
 
     Closing the side then waits for short transactions only, and so do the writers queued behind it.
@@ -38,7 +36,7 @@ def wait_for_long_writers(connection: psycopg.Connection[Any], timeout: float) -
     return not present
 
 
-def describe(connection: psycopg.Connection[Any]) -> str:
+def describe(connection: Connection) -> str:
     """List up to five writing transactions with process id, application and age, without statement texts."""
     pids = [pid for pid, _ in _holders(connection)]
     if not pids:
@@ -51,6 +49,6 @@ def describe(connection: psycopg.Connection[Any]) -> str:
     )
 
 
-def _holders(connection: psycopg.Connection[Any]) -> set[tuple[int | None, str]]:
+def _holders(connection: Connection) -> set[tuple[int | None, str]]:
     rows = connection.execute(_HOLDERS, {"lock": AdvisoryLock.TRANSFER_FENCE})
     return {(pid, transaction) for pid, transaction in rows}

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import psycopg
 
+from app.database.connection import Connection
 from app.errors import ConflictError, DeadlineError, UnavailableError, to_frontdesk_error
 from app.transfer.cutover import active_writers, preflight
 from app.transfer.cutover.latency import Latency
@@ -262,7 +263,7 @@ class _LiveSideChange:
             connection.deadline = None
         return cycle, attempt, answers
 
-    def _wait_until_quiet(self, connection: psycopg.Connection[Any]) -> None:
+    def _wait_until_quiet(self, connection: Connection) -> None:
         """Wait until no long transaction writes and few changes are pending.
 
         Returns after QUIET_TIMEOUT_SECONDS in any case.
@@ -364,7 +365,7 @@ class _LiveSideChange:
                 f" is lost.{self._latency.long_pause_hint(self._max_pause)}"
             ) from error
 
-    def _call_with_retries(self, name: SideName, call: Callable[[psycopg.Connection[Any]], Any]) -> Any:
+    def _call_with_retries(self, name: SideName, call: Callable[[Connection], Any]) -> Any:
         """Call a step on that side, and retry it for RETRY_FOR_SECONDS while the side cannot be reached.
 
         Returns the step's result. Raises UnavailableError when the time is over.

@@ -3,9 +3,9 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from time import monotonic
-from typing import Any, Self
+from typing import Self
 
-import psycopg
+from app.database.connection import Connection
 
 # Sequential round trips to a server.
 PAUSE_ROUND_TRIPS = 5  # in a write pause: close and query; fetch; apply; hand over; open
@@ -25,7 +25,7 @@ class Latency:
     round_trip: float
 
     @classmethod
-    def measure(cls, connections: Iterable[psycopg.Connection[Any]]) -> Self:
+    def measure(cls, connections: Iterable[Connection]) -> Self:
         """Measure the round-trip time of each connection, and return the highest."""
         return cls(max(min(_measure_round_trip(each) for _ in range(MEASUREMENTS)) for each in connections))
 
@@ -67,7 +67,7 @@ class Latency:
         )
 
 
-def _measure_round_trip(connection: psycopg.Connection[Any]) -> float:
+def _measure_round_trip(connection: Connection) -> float:
     began = monotonic()
     connection.execute("SELECT")
     return monotonic() - began

@@ -1,11 +1,9 @@
 """Preconditions of a cutover or rollback, checked before writes are paused."""
 
 from collections.abc import Iterable, Iterator
-from typing import Any
-
-import psycopg
 
 from app.database.alembic_revision import read_revision
+from app.database.connection import Connection
 from app.errors import ConflictError
 from app.transfer.protocol import change_capture
 from app.transfer.protocol.endpoints import SideName, require_different_databases
@@ -33,9 +31,7 @@ def check(link: SessionPair, source: SideName) -> None:
 
 def _find_problems(link: SessionPair, source: SideName) -> Iterator[str]:
     target = other_side(source)
-    sessions: dict[SideName, psycopg.Connection[Any]] = {
-        name: link.session(name) for name in (source, target)
-    }
+    sessions: dict[SideName, Connection] = {name: link.session(name) for name in (source, target)}
     require_different_databases(sessions["legacy"], sessions["primary"])
     for name, session in sessions.items():
         unguarded = change_capture.tables_without_triggers(session)
@@ -71,7 +67,7 @@ def _find_problems(link: SessionPair, source: SideName) -> Iterator[str]:
         )
 
 
-def _last_verification(sessions: Iterable[psycopg.Connection[Any]]) -> bool | None:
+def _last_verification(sessions: Iterable[Connection]) -> bool | None:
     query = f"SELECT at, equal FROM {SCHEMA}.verifications ORDER BY at DESC LIMIT 1"
     rows = [row for session in sessions if (row := session.execute(query).fetchone())]
     return max(rows)[1] if rows else None

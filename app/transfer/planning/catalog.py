@@ -7,9 +7,7 @@ return the same text for the same object.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from psycopg import Connection
-from psycopg.rows import TupleRow
-
+from app.database.connection import Connection
 from app.transfer.protocol.tables import BENCH_SCHEMA, SCHEMA
 
 # The transfer's own schemas, which are not compared.
@@ -177,7 +175,7 @@ _FILTER = """
 
 
 def read(
-    connection: Connection[TupleRow], moved: Sequence[str], *, texts_comparable: bool
+    connection: Connection, moved: Sequence[str], *, texts_comparable: bool
 ) -> dict[tuple[str, str], CatalogObject]:
     """Read the objects of one side.
 

@@ -6,10 +6,10 @@ from contextlib import closing
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import psycopg
 from psycopg import sql
 
 from app.config import Settings
+from app.database.connection import Connection
 from app.errors import InvalidInputError
 from app.transfer.planning import catalog, schema_diff, server_checks
 from app.transfer.planning.findings import BOTH, LEGACY, PRIMARY, Exclusions, PlanFinding
@@ -118,8 +118,8 @@ def make_plan(
 
 
 def make_plan_on_sessions(
-    legacy: psycopg.Connection[Any],
-    primary: psycopg.Connection[Any],
+    legacy: Connection,
+    primary: Connection,
     settings: Settings | None,
     include: Collection[str] = (),
     leave_out: Collection[str] = (),
@@ -179,7 +179,7 @@ def make_plan_on_sessions(
     )
 
 
-def _left_out_before(legacy: psycopg.Connection[Any]) -> list[str]:
+def _left_out_before(legacy: Connection) -> list[str]:
     row = legacy.execute(
         f"SELECT detail->'left_out' FROM {SCHEMA}.journal WHERE step = 'start' ORDER BY id DESC LIMIT 1"
     ).fetchone()
@@ -207,7 +207,7 @@ def _undecided(
     return findings
 
 
-def _summary(connection: psycopg.Connection[Any], name: str) -> SideSummary:
+def _summary(connection: Connection, name: str) -> SideSummary:
     row = connection.execute(
         "SELECT current_setting('server_version'), current_database(), current_user,"
         " pg_database_size(current_database())"
@@ -217,7 +217,7 @@ def _summary(connection: psycopg.Connection[Any], name: str) -> SideSummary:
     return SideSummary(name, version.split()[0], database, role, size)
 
 
-def _sizes(legacy: psycopg.Connection[Any], tables: Sequence[TableInfo]) -> list[TableSize]:
+def _sizes(legacy: Connection, tables: Sequence[TableInfo]) -> list[TableSize]:
     counted = {
         name: sizes for name, *sizes in legacy.execute(_SIZES, {"tables": [table.name for table in tables]})
     }
@@ -232,7 +232,7 @@ def _sizes(legacy: psycopg.Connection[Any], tables: Sequence[TableInfo]) -> list
     ]
 
 
-def _read_rate(legacy: psycopg.Connection[Any], table: TableInfo) -> float | None:
+def _read_rate(legacy: Connection, table: TableInfo) -> float | None:
     """Measure the rate at which legacy sends the first blocks of a table.
 
     Returns bytes per second, or None if the table has too little data (10 kB or less) to measure.

@@ -8,6 +8,7 @@ import psycopg
 from app.config import Settings
 from app.database import connection_budget
 from app.database.alembic_revision import read_revision
+from app.database.connection import Connection
 from app.transfer.planning.findings import LEGACY, PRIMARY, Exclusions, PlanFinding
 from app.transfer.protocol.tables import ALEMBIC_TABLE, SCHEMA, TableInfo
 
@@ -17,7 +18,6 @@ NEEDED_CONNECTIONS = 4
 LONG_TRANSACTION_SECONDS = 60  # older transactions are reported, because `start` waits for those with writes
 OLDEST_SERVER = 150_000  # PostgreSQL 15, the oldest tested version, as in `server_version_num`
 
-Connection = psycopg.Connection[Any]
 
 _DATABASE = """
     SELECT has_database_privilege(current_database(), 'CREATE'),

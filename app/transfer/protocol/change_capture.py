@@ -4,12 +4,10 @@ The fence rejects writes on a side that is not open. Capture adds the keys of ch
 in the transaction that changes the rows. This holds for the writes of every program.
 """
 
-from typing import Any
-
-import psycopg
 from psycopg import sql
 
 from app.database.advisory_locks import AdvisoryLock
+from app.database.connection import Connection
 from app.transfer.protocol.tables import SCHEMA, TableInfo
 
 FENCED_SQLSTATE = "FD001"  # raised by the fence; app/errors.py maps it to FencedError
@@ -140,7 +138,7 @@ _TRANSFER_TRIGGERS = """
 """
 
 
-def lock_setup(connection: psycopg.Connection[Any]) -> None:
+def lock_setup(connection: Connection) -> None:
     """Serialise set-up on this side until the transaction ends.
 
     Concurrent CREATE ... IF NOT EXISTS and CREATE OR REPLACE statements can fail otherwise.
@@ -148,13 +146,13 @@ def lock_setup(connection: psycopg.Connection[Any]) -> None:
     connection.execute("SELECT pg_catalog.pg_advisory_xact_lock(%s)", (AdvisoryLock.TRANSFER_SETUP,))
 
 
-def create_functions(connection: psycopg.Connection[Any]) -> None:
+def create_functions(connection: Connection) -> None:
     """Create the fence functions that all tables share, in the caller's transaction."""
     connection.execute(_ENTER)
     connection.execute(_FENCE)
 
 
-def add_triggers(connection: psycopg.Connection[Any], table: TableInfo) -> None:
+def add_triggers(connection: Connection, table: TableInfo) -> None:
     """Create the fence and capture triggers of one table, in a transaction of their own.
 
     All statements are one message, so a lost connection leaves no table locked.
@@ -199,20 +197,20 @@ def add_triggers(connection: psycopg.Connection[Any], table: TableInfo) -> None:
     )
 
 
-def tables_without_triggers(connection: psycopg.Connection[Any]) -> list[str]:
+def tables_without_triggers(connection: Connection) -> list[str]:
     """Return the names of the transferred tables that lack an enabled fence or capture trigger."""
     names = [TRIGGER_PREFIX + name for name in TRIGGERS]
     return [name for (name,) in connection.execute(_TABLES_WITHOUT_TRIGGERS, {"names": names})]
 
 
-def tables_with_triggers(connection: psycopg.Connection[Any]) -> list[tuple[str, str, list[str]]]:
+def tables_with_triggers(connection: Connection) -> list[tuple[str, str, list[str]]]:
     """Return (schema, table, trigger names) of each table that has any of the transfer's triggers."""
     return connection.execute(
         _TRANSFER_TRIGGERS, {"names": [TRIGGER_PREFIX + name for name in TRIGGERS]}
     ).fetchall()
 
 
-def drop_triggers(connection: psycopg.Connection[Any]) -> None:
+def drop_triggers(connection: Connection) -> None:
     """Drop the transfer's triggers, with one message and one transaction per table.
 
     Raises:

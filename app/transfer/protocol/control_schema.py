@@ -3,10 +3,9 @@
 The protocol's whole state is one row on each side, in the table `side`.
 """
 
-from typing import Any
-
 import psycopg
 
+from app.database.connection import Connection
 from app.transfer.protocol import change_capture, fencing
 from app.transfer.protocol.tables import SCHEMA, TableInfo
 
@@ -86,7 +85,7 @@ GRANT SELECT ON {SCHEMA}.side TO PUBLIC;
 _TABLES = ("side", "marks", "moved", "copied", "stretches", "relay", "journal", "verifications")
 
 
-def is_set_up(connection: psycopg.Connection[Any]) -> bool:
+def is_set_up(connection: Connection) -> bool:
     """Return True if this side has a `side` row, so that a transfer has been set up here."""
     row = connection.execute("SELECT pg_catalog.to_regclass(%s) IS NOT NULL", (f"{SCHEMA}.side",)).fetchone()
     if row != (True,):
@@ -97,13 +96,13 @@ def is_set_up(connection: psycopg.Connection[Any]) -> bool:
         return False
 
 
-def has_leftovers(connection: psycopg.Connection[Any]) -> bool:
+def has_leftovers(connection: Connection) -> bool:
     """Return True if this side has the control schema or any trigger of a transfer."""
     row = connection.execute("SELECT pg_catalog.to_regnamespace(%s) IS NOT NULL", (SCHEMA,)).fetchone()
     return row == (True,) or bool(change_capture.tables_with_triggers(connection))
 
 
-def create(connection: psycopg.Connection[Any], tables: list[TableInfo]) -> None:
+def create(connection: Connection, tables: list[TableInfo]) -> None:
     """Create the control schema on this side and record the tables to transfer; keep what exists."""
     with connection.transaction():
         change_capture.lock_setup(connection)
@@ -118,7 +117,7 @@ def create(connection: psycopg.Connection[Any], tables: list[TableInfo]) -> None
             )
 
 
-def drop(connection: psycopg.Connection[Any]) -> None:
+def drop(connection: Connection) -> None:
     """Drop the control schema. Fails, and changes nothing, if the schema holds tables of other programs."""
     with connection.transaction():
         functions = connection.execute(

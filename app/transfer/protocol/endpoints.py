@@ -13,7 +13,7 @@ from psycopg.waiting import READY_NONE
 from app.config import Settings
 from app.database import embedded_server
 from app.database.checksum import use_canonical_form
-from app.database.connection import KEEPALIVES, SERVER_KEEPALIVES, DeadlineConnection
+from app.database.connection import KEEPALIVES, SERVER_KEEPALIVES, Connection, DeadlineConnection
 from app.errors import (
     ClientDeadlineExceeded,
     ConfigurationError,
@@ -242,7 +242,7 @@ def _is_permanent_failure(error: psycopg.OperationalError) -> bool:
     return error.sqlstate is not None and error.sqlstate[:2] in ("28", "3D")
 
 
-def require_different_databases(legacy: psycopg.Connection[Any], primary: psycopg.Connection[Any]) -> None:
+def require_different_databases(legacy: Connection, primary: Connection) -> None:
     """Raise ConfigurationError if both URLs lead to the same database."""
     identity = (
         "SELECT pg_catalog.pg_postmaster_start_time(), pg_catalog.current_database(),"

@@ -1,12 +1,12 @@
 """Exclusive locks on tables with concurrent writers, in attempts so short that writers are not blocked."""
 
 from collections.abc import Callable
-from typing import Any
 
 import psycopg
 
 from app.database import autovacuum_locks
 from app.database.advisory_locks import AdvisoryLock
+from app.database.connection import Connection
 from app.database.lock_retries import lock_error, with_lock_retries
 from app.errors import ConflictError
 
@@ -15,7 +15,7 @@ LOCK_ATTEMPTS = 60
 MAX_RETRY_PAUSE_SECONDS = 1.0
 
 
-def run_exclusive_step(connection: psycopg.Connection[Any], step: Callable[[], object]) -> None:
+def run_exclusive_step(connection: Connection, step: Callable[[], object]) -> None:
     """Run a step that needs an exclusive lock, in up to LOCK_ATTEMPTS short attempts.
 
     The session's `lock_timeout` should be LOCK_TIMEOUT. Autovacuum workers that hold locks are cancelled
@@ -51,7 +51,7 @@ _LOCK_HOLDERS = f"""
 """
 
 
-def _describe_lock_holders(connection: psycopg.Connection[Any]) -> str:
+def _describe_lock_holders(connection: Connection) -> str:
     """Describe the transactions that hold the locks: process id, application and age of each."""
     rows = connection.execute(_LOCK_HOLDERS).fetchall()
     if not rows:

@@ -16,9 +16,8 @@ rows alone.
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import psycopg
-
 from app.database.advisory_locks import AdvisoryLock
+from app.database.connection import Connection
 from app.errors import FrontdeskError
 from app.transfer.protocol.endpoints import SideName
 from app.transfer.protocol.pipeline import Statement, execute_batch
@@ -136,7 +135,7 @@ class SideRow:
     attempt: int
 
 
-def create_functions(connection: psycopg.Connection[Any]) -> None:
+def create_functions(connection: Connection) -> None:
     """Create the functions of the protocol's steps, in the caller's transaction."""
     connection.execute(_FUNCTIONS)
 
@@ -162,13 +161,13 @@ def parse_side_row(answer: list[Any]) -> SideRow:
     return SideRow(*answer[0])
 
 
-def read_side_row(connection: psycopg.Connection[Any]) -> SideRow:
+def read_side_row(connection: Connection) -> SideRow:
     """Read the row of this side."""
     return parse_side_row(connection.execute(side_row_query()).fetchall())
 
 
 def close(
-    connection: psycopg.Connection[Any],
+    connection: Connection,
     epoch: int,
     lock_timeout: float,
     pause: float,
@@ -196,7 +195,7 @@ def close(
     return int(attempt), answers
 
 
-def reopen(connection: psycopg.Connection[Any], epoch: int, attempt: int, *before: Statement) -> bool:
+def reopen(connection: Connection, epoch: int, attempt: int, *before: Statement) -> bool:
     """Cancel the closing with this attempt number, so that the side is open.
 
     `before`: statements that the same message runs first. Returns False if another command has taken over the
@@ -205,7 +204,7 @@ def reopen(connection: psycopg.Connection[Any], epoch: int, attempt: int, *befor
     return bool(_run_function(connection, *before, _call("reopen", epoch, attempt)))
 
 
-def hand_over(connection: psycopg.Connection[Any], epoch: int, attempt: int, *before: Statement) -> None:
+def hand_over(connection: Connection, epoch: int, attempt: int, *before: Statement) -> None:
     """Make a side that is closing at `epoch` a standby at `epoch + 1`. This step is irrevocable.
 
     `before`: statements that the same message runs first.
@@ -222,7 +221,7 @@ def hand_over(connection: psycopg.Connection[Any], epoch: int, attempt: int, *be
         raise TakenOverError
 
 
-def open_(connection: psycopg.Connection[Any], other: SideRow) -> bool:
+def open_(connection: Connection, other: SideRow) -> bool:
     """Open this standby at the epoch of the `other` side, which has handed over.
 
     `other`: the row of the other side, a standby one epoch ahead. Returns False if this side is open already.
@@ -233,12 +232,12 @@ def open_(connection: psycopg.Connection[Any], other: SideRow) -> bool:
     return bool(_run_function(connection, _call("open", other.epoch - 1)))
 
 
-def rehearse_close(connection: psycopg.Connection[Any], epoch: int, lock_timeout: float) -> None:
+def rehearse_close(connection: Connection, epoch: int, lock_timeout: float) -> None:
     """Close the side and roll back at once, for a dry run. Raises psycopg's errors."""
     _run_function(connection, _call("try_close", epoch, max(1, round(lock_timeout * 1000))))
 
 
-def rehearse_row_update(connection: psycopg.Connection[Any]) -> None:
+def rehearse_row_update(connection: Connection) -> None:
     """Update the side's row without a change and roll back, for a dry run. Raises psycopg's errors."""
     _run_function(connection, _call("try_row"))
 
@@ -247,7 +246,7 @@ def _call(function: str, *arguments: int) -> str:
     return f"SELECT {SCHEMA}.{function}({', '.join(map(str, arguments))})"
 
 
-def _run_function(connection: psycopg.Connection[Any], *statements: Statement) -> Any:
+def _run_function(connection: Connection, *statements: Statement) -> Any:
     """Run the statements in one message; return the result of the last, a function call."""
     [(answer,)] = execute_batch(connection, *statements)[-1]
     return answer

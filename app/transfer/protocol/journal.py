@@ -1,14 +1,12 @@
 """The journal of a transfer: its completed steps with their times, in a table on each side."""
 
-from typing import Any
-
-import psycopg
 from psycopg.types.json import Jsonb
 
+from app.database.connection import Connection
 from app.transfer.protocol.tables import SCHEMA
 
 
-def record(connection: psycopg.Connection[Any], step: str, **detail: object) -> None:
+def record(connection: Connection, step: str, **detail: object) -> None:
     """Add an entry to this side's journal.
 
     `detail` holds names, counts and seconds, and no personal data. Example:

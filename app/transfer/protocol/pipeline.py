@@ -2,13 +2,14 @@
 
 from typing import Any
 
-import psycopg
 from psycopg import sql
+
+from app.database.connection import Connection
 
 Statement = str | sql.SQL | sql.Composed
 
 
-def execute_batch(connection: psycopg.Connection[Any], *statements: Statement) -> list[Any]:
+def execute_batch(connection: Connection, *statements: Statement) -> list[Any]:
     """Run several statements in one message; return, per statement, its rows or the row count of a write.
 
     The server starts only after it has received the whole message, so a lost connection leaves no part

@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Any
 
 import psycopg
 
+from app.database.connection import Connection
 from app.transfer.protocol import control_schema, fencing
 from app.transfer.protocol.endpoints import SideName
 from app.transfer.protocol.fencing import SideRow
@@ -52,7 +52,7 @@ def stage_of(legacy: SideRow | None, primary: SideRow | None) -> Stage:
     return Stage.BROKEN
 
 
-def read_side_rows(connections: Mapping[SideName, psycopg.Connection[Any]]) -> dict[SideName, SideRow | None]:
+def read_side_rows(connections: Mapping[SideName, Connection]) -> dict[SideName, SideRow | None]:
     """Return the `side` row of each side, or None for a side without one.
 
     The rows are not read at the same moment. Rows that contradict each other because a switch happened in
@@ -65,7 +65,7 @@ def read_side_rows(connections: Mapping[SideName, psycopg.Connection[Any]]) -> d
     return rows
 
 
-def _read_side_row(connection: psycopg.Connection[Any]) -> SideRow | None:
+def _read_side_row(connection: Connection) -> SideRow | None:
     try:
         return fencing.read_side_row(connection) if control_schema.is_set_up(connection) else None
     except psycopg.errors.UndefinedTable:  # `finish` has dropped it since the first query

@@ -5,8 +5,7 @@ from datetime import datetime
 from time import monotonic
 from typing import Any
 
-import psycopg
-
+from app.database.connection import Connection
 from app.errors import UnavailableError
 from app.transfer.protocol import change_capture
 from app.transfer.protocol.endpoints import SideName, Sides
@@ -52,7 +51,7 @@ def read_status(sides: Sides, timeout: float = 30.0) -> Status:
     """
     status = Status()
     deadline = monotonic() + timeout
-    connections: dict[SideName, psycopg.Connection[Any]] = {}
+    connections: dict[SideName, Connection] = {}
     try:
         for side in sides:
             try:
@@ -67,7 +66,7 @@ def read_status(sides: Sides, timeout: float = 30.0) -> Status:
     return status
 
 
-def _read(status: Status, connections: dict[SideName, psycopg.Connection[Any]]) -> None:
+def _read(status: Status, connections: dict[SideName, Connection]) -> None:
     status.sides.update(read_side_rows(connections))
     if len(connections) == 2:
         status.stage = stage_of(status.sides["legacy"], status.sides["primary"])
@@ -97,7 +96,7 @@ def _live_side(status: Status) -> SideName | None:
     return is_open[0] if len(is_open) == 1 else None
 
 
-def _read_source(status: Status, connection: psycopg.Connection[Any]) -> None:
+def _read_source(status: Status, connection: Connection) -> None:
     status.marks, status.lag = read_backlog(connection)
     row = connection.execute(f"SELECT finished_at, seconds FROM {SCHEMA}.relay").fetchone()
     status.last_round, status.replay_seconds = row if row else (None, None)
@@ -112,7 +111,7 @@ def _read_source(status: Status, connection: psycopg.Connection[Any]) -> None:
     _read_verification(status, connection)
 
 
-def _read_standby(status: Status, connection: psycopg.Connection[Any], row: SideRow) -> None:
+def _read_standby(status: Status, connection: Connection, row: SideRow) -> None:
     if row.name == "primary":
         status.copied = len(copied_tables(connection))
     waiting, _ = read_backlog(connection)
@@ -124,7 +123,7 @@ def _read_standby(status: Status, connection: psycopg.Connection[Any], row: Side
     _read_verification(status, connection)
 
 
-def _read_verification(status: Status, connection: psycopg.Connection[Any]) -> None:
+def _read_verification(status: Status, connection: Connection) -> None:
     last = connection.execute(
         f"SELECT at, equal FROM {SCHEMA}.verifications ORDER BY at DESC LIMIT 1"
     ).fetchone()
@@ -132,7 +131,7 @@ def _read_verification(status: Status, connection: psycopg.Connection[Any]) -> N
         status.verified_at, status.verified_equal = last
 
 
-def read_backlog(connection: psycopg.Connection[Any]) -> tuple[int, float]:
+def read_backlog(connection: Connection) -> tuple[int, float]:
     """Return the number of keys in this side's change log, and the age of the oldest in seconds."""
     row = connection.execute(
         "SELECT count(*), coalesce(extract(epoch FROM clock_timestamp() - min(at)), 0)::float8"
@@ -141,7 +140,7 @@ def read_backlog(connection: psycopg.Connection[Any]) -> tuple[int, float]:
     return (row[0], max(0.0, row[1])) if row else (0, 0.0)
 
 
-def copied_tables(connection: psycopg.Connection[Any]) -> list[str]:
+def copied_tables(connection: Connection) -> list[str]:
     """Return the names of the tables that have been copied to this side completely."""
     rows = connection.execute(
         f"SELECT table_name FROM {SCHEMA}.copied WHERE finished_at IS NOT NULL ORDER BY table_name"

@@ -2,11 +2,10 @@
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from typing import Any
 
-import psycopg
 from psycopg import sql
 
+from app.database.connection import Connection
 from app.errors import InvalidInputError
 from app.models import Base
 
@@ -149,7 +148,7 @@ def quote_columns(columns: Iterable[str], alias: str | None = None) -> sql.Compo
     return sql.SQL(", ").join(sql.Identifier(alias, c) if alias else sql.Identifier(c) for c in columns)
 
 
-def read_tables(connection: psycopg.Connection[Any]) -> list[TableInfo]:
+def read_tables(connection: Connection) -> list[TableInfo]:
     """Return the tables of the database, sorted by name.
 
     Temporary tables and tables of the system, of extensions and of the transfer itself are excluded.
@@ -205,7 +204,7 @@ def sort_parents_first(tables: Iterable[TableInfo]) -> list[TableInfo]:
     return ordered
 
 
-def transfer_tables(connection: psycopg.Connection[Any]) -> list[TableInfo]:
+def transfer_tables(connection: Connection) -> list[TableInfo]:
     """Return this side's definition of the tables that `start` recorded, parents before children.
 
     Raises InvalidInputError if a recorded table does not exist here.

@@ -16,6 +16,7 @@ import psycopg
 from psycopg import sql
 
 from app.database.advisory_locks import AdvisoryLock
+from app.database.connection import Connection
 from app.errors import ConflictError, FrontdeskError
 from app.transfer.protocol import fencing
 from app.transfer.protocol.pipeline import Statement, execute_batch
@@ -36,7 +37,6 @@ from app.transfer.relay.user_triggers import disable_and_enable_statements, enab
 
 INTRANS, INERROR = psycopg.pq.TransactionStatus.INTRANS, psycopg.pq.TransactionStatus.INERROR
 
-Connection = psycopg.Connection[Any]
 
 # Allow the current transaction to write on the standby without adding entries to the standby's change log.
 _BYPASS_FENCE = (

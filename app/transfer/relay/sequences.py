@@ -1,11 +1,10 @@
 """Sequences: the relay does not replay them, so a cutover advances the standby's before it opens the side."""
 
 from collections.abc import Iterable
-from typing import Any
 
-import psycopg
 from psycopg import sql
 
+from app.database.connection import Connection
 from app.transfer.protocol.pipeline import Statement
 
 _SEQUENCES = """
@@ -20,7 +19,7 @@ SequenceInfo = tuple[str, str, int]  # schema, name, increment
 SequencePosition = tuple[int, int, bool]  # index in the list of sequences, last_value, is_called
 
 
-def find(connection: psycopg.Connection[Any], schemas: list[str]) -> list[SequenceInfo]:
+def find(connection: Connection, schemas: list[str]) -> list[SequenceInfo]:
     """Return the permanent sequences of the schemas, ordered by schema and name."""
     return connection.execute(_SEQUENCES, {"schemas": schemas}).fetchall()
 

@@ -2,11 +2,10 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
-import psycopg
 from psycopg import sql
 
+from app.database.connection import Connection
 from app.transfer.protocol.change_capture import TRIGGER_PREFIX
 from app.transfer.protocol.pipeline import Statement, execute_batch
 from app.transfer.protocol.tables import TableInfo
@@ -30,7 +29,7 @@ def enabled_triggers_query(tables: Sequence[TableInfo]) -> sql.Composed:
     return sql.SQL(_ENABLED).format(prefix=sql.Literal(TRIGGER_PREFIX), tables=sql.Literal(names))
 
 
-def find_user_triggers(connection: psycopg.Connection[Any], tables: Sequence[TableInfo]) -> list[UserTrigger]:
+def find_user_triggers(connection: Connection, tables: Sequence[TableInfo]) -> list[UserTrigger]:
     """Return the enabled user triggers of the tables."""
     return connection.execute(enabled_triggers_query(tables)).fetchall()
 
@@ -52,7 +51,7 @@ def disable_and_enable_statements(
 
 
 @contextmanager
-def triggers_disabled(connection: psycopg.Connection[Any], tables: Sequence[TableInfo]) -> Iterator[None]:
+def triggers_disabled(connection: Connection, tables: Sequence[TableInfo]) -> Iterator[None]:
     """Disable the user triggers of the tables inside the caller's transaction. Raises psycopg errors."""
     off, on = disable_and_enable_statements(find_user_triggers(connection, tables), tables)
     execute_batch(connection, *off)

@@ -13,13 +13,13 @@ import psycopg
 from psycopg import sql
 
 from app.database.checksum import row_hash_sql
+from app.database.connection import Connection
 from app.transfer.protocol.tables import SCHEMA, TableInfo
 
 BUCKET_KEYS = 1_000
 MAX_UNINDEXED_BUCKETS = 64  # if no index supports the key order, every bucket needs a scan of the table
 QUERIES_IN_FLIGHT = 50  # pipelined queries per connection; together they wait for one round trip
 
-Connection = psycopg.Connection[Any]
 PrimaryKey = tuple[str, ...]  # values as text, in the order of the key columns
 
 _COLLATED = """

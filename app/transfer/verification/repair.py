@@ -4,8 +4,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import psycopg
-
 from app.errors import ConflictError
 from app.transfer.protocol import journal
 from app.transfer.protocol.endpoints import SideName, Sides
@@ -16,7 +14,6 @@ from app.transfer.verification.verify import Divergence, OnVerifyProgress, Verif
 
 APPLY_ATTEMPTS = 5
 
-Connection = psycopg.Connection[Any]
 LogEntry = tuple[str, list[str]]  # table and key
 
 

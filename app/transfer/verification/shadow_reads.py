@@ -21,7 +21,8 @@ from typing import Any, LiteralString
 import psycopg
 
 from app.config import Settings
-from app.database.database import Connection, Database
+from app.database.connection import Connection
+from app.database.database import Database
 from app.database.live_database import LiveDatabase
 from app.database.query import PoolReader, Query
 from app.database.side_state import SideName

@@ -13,9 +13,9 @@ from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import psycopg
 from psycopg.types.json import Jsonb
 
+from app.database.connection import Connection
 from app.errors import InvalidInputError
 from app.transfer.protocol import control_schema
 from app.transfer.protocol.endpoints import SideName, Sides
@@ -44,8 +44,6 @@ RECHECK_INTERVAL_SECONDS = 0.05
 SETTLE_TIMEOUT_SECONDS = 15.0  # for candidates that keep changing or are pending in the change log
 RECHECK_BATCH_KEYS = 5_000  # candidates in one query
 MAX_RECORDED_ROWS = 100  # divergences whose columns are determined, and that the verification record lists
-
-Connection = psycopg.Connection[Any]
 
 
 @dataclass(frozen=True)
