@@ -36,10 +36,10 @@ run: $(RUNTIME) ## database, migrations, sample salon and health API; Ctrl-C sto
 	@$(BIN)/frontdesk up $(ARGS)
 
 test: $(DEVELOPMENT) ## the tests, on an embedded PostgreSQL or on TEST_DATABASE_URL
-	@$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not full" $(ARGS)
+	@$(BIN)/python -m pytest -n 4 --dist loadgroup -m "not full" $(ARGS)
 
 test-full: $(DEVELOPMENT) ## the tests with those of sizes and repetitions that need longer, and test-clock
-	@$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
+	@$(BIN)/python -m pytest -n 4 --dist loadgroup $(ARGS)
 	@$(BIN)/python .ci/test_with_shifted_clock.py $(ARGS)
 
 test-clock: $(DEVELOPMENT) ## the tests on other dates: in 400 days, before a year's end and the like

@@ -20,7 +20,7 @@ from typing import NoReturn
 from zoneinfo import ZoneInfo
 
 SOURCE = Path(__file__).with_name("shifted_clock.c")
-PYTEST = [sys.executable, "-m", "pytest", "-n", "2", "--dist", "loadgroup", "-m", "not full"]
+PYTEST = [sys.executable, "-m", "pytest", "-n", "4", "--dist", "loadgroup", "-m", "not full"]
 LEAD = timedelta(days=3)  # from the shifted date to the end of the month or year, or to the clock change
 ZONE = "Europe/Berlin"  # of the tests' processes; its clock changes count
 

@@ -25,8 +25,7 @@ class Recorder:
     """Recorder of statements as an SQL script, with session options and transactions."""
 
     def __init__(self) -> None:
-        options = runner.CONNECTION_OPTIONS.removeprefix("-c ").split(" -c ")
-        self.lines = [f"SET {name} = '{value}'" for name, value in (option.split("=") for option in options)]
+        self.lines = [f"SET {name} = '{value}'" for name, value in runner.SESSION_SETTINGS.items()]
         self.open = False
 
     def __call__(self, _: int, statement: str, connection: Any) -> None:
