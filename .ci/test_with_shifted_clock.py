@@ -82,7 +82,7 @@ def shifted(shift: timedelta) -> Iterator[dict[str, str]]:
     if compiler is None or sys.platform != "linux":
         fail("Linux and a C compiler are needed: apt install gcc libc6-dev")
     with tempfile.TemporaryDirectory(prefix="clock") as folder:
-        Path(folder).chmod(0o755)  # as root, PostgreSQL runs as another user
+        Path(folder).chmod(0o755)  # if this process is root, PostgreSQL runs as another user
         library = Path(folder) / "shifted_clock.so"
         define = f"-DSHIFT={shift // timedelta(seconds=1)}L"
         subprocess.run([compiler, "-O2", "-shared", "-fPIC", define, "-o", library, SOURCE], check=True)

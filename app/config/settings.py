@@ -95,7 +95,7 @@ class Settings(BaseSettings):
     yclients_partner_token: SecretStr | None = None
     yclients_user_token: SecretStr | None = None
     yclients_webhook_secret: SecretStr | None = None
-    test_phones: Annotated[tuple[str, ...], NoDecode] = Field((), repr=False)  # E.164 once validated
+    test_phones: Annotated[tuple[str, ...], NoDecode] = Field((), repr=False)  # in E.164 after validation
 
     @classmethod
     def settings_customise_sources(
@@ -149,7 +149,7 @@ class Settings(BaseSettings):
         for entry in value.split(","):
             match = re.fullmatch(r"\s*([\w-]+)\s*=\s*(?:(\d{1,4})|never)\s*", entry)
             if match is None:
-                raise PydanticCustomError("days", "is not like device-list=30,tctoken=never (in days)")
+                raise PydanticCustomError("days", "must be like device-list=30,tctoken=never (in days)")
             days[match[1]] = int(match[2]) if match[2] else None
         return days
 
@@ -205,7 +205,7 @@ class Settings(BaseSettings):
     def load(cls, **overrides: Any) -> Self:
         """Read the settings from the environment. `overrides` take precedence.
 
-        Raises ConfigurationError with the names of all wrong variables, but without their values.
+        Raises ConfigurationError, which lists all invalid variables but not their values.
         """
         environment = os.environ.get("ENVIRONMENT") or "development"
         secrets = os.environ.get("SECRETS_DIR") or None
@@ -235,7 +235,7 @@ class Settings(BaseSettings):
         unsafe = [
             UnsafeSetting(
                 name.upper(),
-                "the database is on another host, and its certificate is not checked",
+                "the database is on another host, and its certificate is not verified",
                 "Add sslmode=verify-full (and sslrootcert=system, or the provider's certificate) to the URL.",
             )
             for name in ("database_url", "direct_database_url", "legacy_database_url")
@@ -284,7 +284,7 @@ def _cross_field_problems(given: dict[str, Any]) -> list[tuple[str, str]]:
         if not given.get("database_url"):
             problems.append(("database_url", "is required in production"))
         if not given.get("sentry_dsn") and not _is_off(given.get("sentry_enabled", True)):
-            problems.append(("sentry_dsn", "is required in production, or SENTRY_ENABLED=false on purpose"))
+            problems.append(("sentry_dsn", "is required in production unless SENTRY_ENABLED=false"))
     problems += _transfer_problems(given)
     if given.get("postgres_pooler") and not given.get("direct_database_url"):
         problems.append(("direct_database_url", "is required with POSTGRES_POOLER, for migrations and locks"))
@@ -292,7 +292,7 @@ def _cross_field_problems(given: dict[str, Any]) -> list[tuple[str, str]]:
         try:
             wrong = int(given.get(low, _default(low))) > int(given.get(high, _default(high)))
         except (TypeError, ValueError):
-            continue  # the check of the field reports that it is not a number
+            continue  # the validation of the field reports that it is not a number
         if wrong:
             problems.append((low, f"is greater than {high.upper()}"))
     return problems
@@ -315,9 +315,7 @@ def _transfer_problems(given: dict[str, Any]) -> list[tuple[str, str]]:
         reason = "cannot be used with TRANSFER_PIN: a pinned process does not read from the other side"
         problems.append(("transfer_compare_reads", reason))
     if compares and is_uncaptured:
-        reason = (
-            "cannot be used with TRANSFER_CAPTURE=off: the standby does not follow, so reads would differ"
-        )
+        reason = "cannot be used with TRANSFER_CAPTURE=off: the standby receives no changes, so reads differ"
         problems.append(("transfer_compare_reads", reason))
     return problems
 

@@ -28,9 +28,7 @@ def cancel_autovacuum(connection: Connection) -> None:
     A manual VACUUM and an autovacuum that prevents wraparound continue. Errors are ignored.
     """
     for (table,) in connection.execute(_VACUUMED_TABLES).fetchall():
-        with (
-            suppress(psycopg.Error),
-            connection.transaction(),
-        ):  # the DDL that follows reports a lock conflict
+        # The DDL that follows reports a lock conflict.
+        with suppress(psycopg.Error), connection.transaction():
             connection.execute(f"SET LOCAL lock_timeout = {LOCK_TIMEOUT_MS}")
             connection.execute(f"LOCK TABLE {table} IN SHARE UPDATE EXCLUSIVE MODE")

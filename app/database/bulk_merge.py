@@ -50,8 +50,7 @@ class OverwritePolicy(Enum):
 
 @dataclass(frozen=True)
 class MergeTarget:
-    """Target of a merge: the model of the table, its conflict key without `company_id`, its overwrite
-    policy."""
+    """Target of a merge: the table's model, its conflict key without `company_id`, its overwrite policy."""
 
     model: type[Base]
     key: tuple[str, ...]
@@ -65,12 +64,10 @@ class MergeTarget:
 
 @dataclass(frozen=True)
 class DerivedColumn:
-    """A column that is computed from several others, some of which the incoming rows lack
-    (`missing_columns`).
+    """A column that is computed from several others; the incoming rows lack some of them (`missing_columns`).
 
     The merge writes the new value to a stored row only if all `missing_columns` of that row are NULL. The
-    caller
-    must recompute the column of the other rows (`MergeResult.underived_ids`).
+    caller must recompute the column of the other rows (`MergeResult.underived_ids`).
     """
 
     column: str
@@ -83,8 +80,7 @@ class MergeResult:
 
     `underived_ids`: ids of the rows whose derived column the caller must recompute. With `want_ids`,
     `written_ids` are the ids of the inserted and updated rows, and `ids_by_key` maps the key of every row
-    that
-    is not stale to its id. Without `want_ids`, both are empty.
+    that is not stale to its id. Without `want_ids`, both are empty.
     """
 
     inserted: int = 0
@@ -295,9 +291,8 @@ class _Statements:
             condition=condition,
             columns=sql.SQL(", ").join(map(sql.Identifier, self._columns)),
             selected=sql.SQL(", ").join(sql.Identifier("s", c) for c in self._columns),
-            # Ids follow the order of the keys, and of two writers of the same new rows one waits for the
-            # other
-            # instead of both deadlocking.
+            # Rows are inserted in the order of their keys. If two writers insert the same rows, one waits for
+            # the other, instead of a deadlock.
             in_order=sql.SQL("ORDER BY {}" if key else "").format(
                 sql.SQL(", ").join(sql.Identifier("s", c) for c in key)
             ),
@@ -318,11 +313,13 @@ class _Statements:
         return sql.SQL(", ").join(assignments)
 
     def count_stale(self, source: sql.Composable) -> sql.Composed:
+        """Return the query for the number of stale rows."""
         return sql.SQL(
             "SELECT count(*) FROM {source} JOIN {table} AS t ON {same_key} WHERE NOT {fresh}"
         ).format(source=source, table=self._table, same_key=self._same_key(), fresh=self._may_overwrite("s"))
 
     def current(self, source: sql.Composable) -> sql.Composed:
+        """Return the query for id and key of each row that is not stale."""
         return sql.SQL(
             "SELECT t.id, {key} FROM {source} JOIN {table} AS t ON {same_key} WHERE {fresh}"
         ).format(

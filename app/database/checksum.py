@@ -67,10 +67,9 @@ def row_hash_sql(columns: Sequence[str], *alias: str) -> str:
 def table_hash_sql(schema: str, table: str, columns: Sequence[str]) -> str:
     """Return the query for a table's number of rows and its checksum (hex).
 
-    The query sorts the hashes of the rows, hashes them in buckets of BUCKET_ROWS, and returns the SHA-256
-    of the
-    bucket hashes. The checksum therefore depends on neither a key nor a collation, and duplicate rows count.
-    Rows of inheriting tables and partitions are not included; check those tables separately.
+    The query sorts the hashes of the rows, hashes them in buckets of BUCKET_ROWS, and returns the SHA-256 of
+    the bucket hashes. The checksum therefore depends on neither a key nor a collation, and duplicate rows
+    count. Rows of inheriting tables and partitions are not included; check those tables separately.
     """
     return _TABLE_HASH.format(
         row_hash=sql.SQL(row_hash_sql(columns)),

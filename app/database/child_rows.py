@@ -1,5 +1,4 @@
-"""Replacement of child rows: the caller gives all children of a parent row, and only differences are
-written."""
+"""Replacement of child rows: the caller passes all children of a parent row; only differences are written."""
 
 from collections.abc import Sequence
 from typing import Any

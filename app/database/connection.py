@@ -1,5 +1,4 @@
-"""Connections to PostgreSQL: session settings, and a client-side deadline for a server that does not
-respond."""
+"""Connections to PostgreSQL: session settings, and a client-side timeout for unresponsive servers."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,9 +21,9 @@ Connection = psycopg.Connection[Any]
 # statements contain, and from a database in SQL_ASCII psycopg would return bytes instead of text.
 CLIENT_ENCODING = "UTF8"
 
-# Detect a network that drops packets within half a minute; TCP alone waits for hours. The server needs the
-# same
-# settings: it keeps the locks, the transaction and the connection of a lost client until it detects the loss.
+# With these settings, a network that drops packets is detected within half a minute instead of hours. The
+# server needs the same settings: until it detects the loss of a client, it keeps the client's connection,
+# transaction and locks.
 KEEPALIVES = {
     "keepalives_idle": 10,
     "keepalives_interval": 5,

@@ -35,8 +35,7 @@ _LIMITS = """
 
 @dataclass(frozen=True)
 class ConnectionBudget:
-    """Numbers of connections. `limit` is the lowest of the limits of the server, the database and the
-    role."""
+    """Numbers of connections. `limit` is the lowest limit of the server, the database and the role."""
 
     services: int
     workers: int
@@ -79,9 +78,8 @@ def measure(connection: Connection, settings: Settings, workers: int = 1) -> Con
     max_connections, reserved, of_database, of_role, own_sessions, others = row
     limits = [max_connections - reserved, *(limit for limit in (of_database, of_role) if limit >= 0)]
     promised = settings.service_count * workers * settings.postgres_max_connections
-    # Sessions with this role and database belong to Frontdesk's services, up to the number that those may
-    # open;
-    # the excess belongs to other programs.
+    # Sessions with this role and database are Frontdesk's, up to the number that its services may open. The
+    # excess belongs to other programs.
     return ConnectionBudget(
         services=settings.service_count,
         workers=workers,
@@ -94,8 +92,7 @@ def measure(connection: Connection, settings: Settings, workers: int = 1) -> Con
 
 
 def log_budget(database: AnyDatabase, workers: int = 1) -> None:
-    """Log the connection budget at start: as a warning if the server has too few connections for all
-    services."""
+    """Log the connection budget; as a warning if the server has too few connections for all services."""
     if database.settings.postgres_pooler:
         return  # the pooler owns the connections to the server; `frontdesk doctor` checks those
     try:
@@ -104,10 +101,7 @@ def log_budget(database: AnyDatabase, workers: int = 1) -> None:
     except psycopg.Error as error:
         log.warning("The connection budget was not checked: %s", error.sqlstate or "no connection")
         return
-    except (
-        UnavailableError,
-        FencedError,
-    ) as error:  # during a transfer no side can be queried at this moment
+    except (UnavailableError, FencedError) as error:  # during a cutover, or without a server
         log.warning("The connection budget was not checked: %s", error.message)
         return
     log.log(logging.INFO if budget.fits else logging.WARNING, "Connection budget: %s", budget)

@@ -32,12 +32,10 @@ __all__ = ["Connection", "Database"]
 class Database:
     """One database and this process's connections to it.
 
-    Defaults of the pool (requirement M9): 3 connections, of which 1 is kept open when idle; 10 s to wait
-    for a
-    connection; 30 s until an idle connection is closed; 1 h of life. psycopg_pool supports each of these
+    Defaults of the pool (requirement M9): 3 connections, of which 1 is kept open when idle; 10 s to wait for
+    a connection; 30 s until an idle connection is closed; 1 h of life. psycopg_pool supports each of these
     settings and keeps statistics. SQLAlchemy's engine uses NullPool and takes its connections from the
-    psycopg
-    pool, so one process never holds more than POSTGRES_MAX_CONNECTIONS.
+    psycopg pool, so one process never holds more than POSTGRES_MAX_CONNECTIONS.
     """
 
     def __init__(self, settings: Settings, url: str) -> None:
@@ -54,9 +52,8 @@ class Database:
             # SQLAlchemy would otherwise query the oid of hstore on every new connection.
             use_native_hstore=False,
         )
-        # A child process needs its own pool: threads do not survive a fork, and two processes must not
-        # share a
-        # socket.
+        # A child process needs its own pool: threads do not survive a fork, and two processes must not share
+        # a socket.
         replace_pool = weakref.WeakMethod(self._replace_pool)
         os.register_at_fork(after_in_child=lambda: (method := replace_pool()) and method())
 
@@ -215,8 +212,8 @@ class Database:
         """Open a connection that does not belong to the pool; the caller closes it.
 
         For checks that must also work while the pool is exhausted. `timeout_ms`: milliseconds for each
-        operation
-        on the connection (for connecting, libpq allows at least two seconds). Raises psycopg's errors.
+        operation on the connection (for connecting, libpq allows at least two seconds). Raises psycopg's
+        errors.
         """
         settings = self.settings
         if timeout_ms is not None:

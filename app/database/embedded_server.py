@@ -56,7 +56,7 @@ def resolve_migration_url(settings: Settings) -> str:
 
 
 def start(data: Path) -> str:
-    """Start the server in `data`/postgres, or use the one that runs there already; return its libpq URL.
+    """Start the server in `data`/postgres, or use the server that runs there already; return its libpq URL.
 
     The server stops when the last process that uses it ends. After a `kill -9`, the next start recovers the
     data. Raises EmbeddedServerError if the server does not start or the path contains special characters.
@@ -98,8 +98,7 @@ def temporary_server() -> Iterator[str]:
     """Run a separate server for the duration of the `with` block; stop it and delete its data afterwards.
 
     The data are deleted after a `kill -9` of this process, too. Yields the libpq URL of the server's
-    maintenance
-    database. Raises EmbeddedServerError if the server does not start.
+    maintenance database. Raises EmbeddedServerError if the server does not start.
     """
     data = Path(tempfile.mkdtemp(prefix="frontdesk"))
     data.chmod(0o711)  # if this process is root, the server runs as another user
@@ -186,7 +185,7 @@ def _start(server: Any, cluster: Path) -> None:
         server.start()
     except subprocess.TimeoutExpired:
         _wait_for_transition(cluster / "postmaster.pid")
-        server.start()  # the wheel uses a server that runs already
+        server.start()  # attaches to the server if it runs
 
 
 # The sessions of a killed server keep its shared memory for a moment, during which no server can start.
@@ -214,8 +213,7 @@ def _is_running(pid: int, name: str | None = None) -> bool:
 
 
 def _remove_dead_pids(handle_file: Path) -> None:
-    """Remove killed processes from the wheel's list; otherwise no process would be the last and stop the
-    server."""
+    """Remove killed processes from the wheel's list: the server stops only when the list becomes empty."""
     try:
         pids = json.loads(handle_file.read_text())
     except FileNotFoundError:

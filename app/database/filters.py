@@ -22,10 +22,8 @@ def conditions(model: type[Base], filters: Mapping[str, Any]) -> list[ColumnElem
     """Return the SQL conditions of filters named `column` or `column__operator`; rows must meet all of them.
 
     Operators: `eq` (the default; None means IS NULL), `ne` (IS DISTINCT FROM, so NULL differs from any
-    value),
-    `gt`, `gte`, `lt`, `lte`, `like`, `ilike`, `in` (an iterable; an empty one matches no row) and `null`
-    (True
-    means IS NULL, False IS NOT NULL).
+    value), `gt`, `gte`, `lt`, `lte`, `like`, `ilike`, `in` (an iterable; an empty one matches no row) and
+    `null` (True means IS NULL, False IS NOT NULL).
 
     Raises InvalidInputError for an unknown column or operator, or a value that the operator does not accept.
     """
@@ -70,4 +68,6 @@ def _condition(model: type[Base], name: str, value: Any) -> ColumnElement[bool]:
             return column == any_(literal(list(value), ARRAY(column.type)))
         case "null" if isinstance(value, bool):
             return column.is_(None) if value else column.is_not(None)
-    raise InvalidInputError(fields={name: f"needs one of {', '.join(OPERATORS)} and a value that fits it"})
+    raise InvalidInputError(
+        fields={name: f"must have a valid operator ({', '.join(OPERATORS)}) and a value of the right type"}
+    )

@@ -47,8 +47,7 @@ class LaggingSequence:
 
 
 def invalid_constraints(connection: Connection) -> list[tuple[str, str]]:
-    """Return table and name of each constraint that is NOT VALID: existing rows were never checked against
-    it."""
+    """Return table and name of each constraint that is NOT VALID: existing rows may violate it."""
     return connection.execute(_CONSTRAINTS).fetchall()
 
 

@@ -37,19 +37,16 @@ REFRESH_INTERVAL_SECONDS = 0.5  # reads use a new live side within one second
 # A process that was idle for longer than this may have missed a whole transfer, including its end.
 RECHECK_BOTH_AFTER_SECONDS = 60.0
 OPEN_TIMEOUT_SECONDS = 10.0  # how long a refused write waits until a side accepts writes
-# Pauses between two queries for the live side while a write waits; each pause is twice as long as the one
-# before.
+# While a write waits, pauses between two queries for the live side. Each pause is twice the previous one.
 FIRST_RETRY_PAUSE_SECONDS, MAX_RETRY_PAUSE_SECONDS = 0.005, 0.1
 
 
 class LiveDatabase:
     """A `Database` that delegates to the live side of two databases.
 
-    It refreshes its knowledge of the live side when an operation begins, at most twice a second. As long
-    as the
-    live side's state is `open`, it queries that side only, so the other side may be slow or down. Only the
-    live
-    side's pool has connections.
+    It refreshes its knowledge of the live side when an operation begins, at most twice a second. As long as
+    the live side's state is `open`, it queries that side only, so the other side may be slow or down. Only
+    the live side's pool has connections.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -61,8 +58,7 @@ class LiveDatabase:
         self._live_name: SideName | None = None
         self._live_state: ObservedSide | None = None  # the live side's last known state
         self._reset()
-        # A child process needs a new lock: if another thread held this one during the fork, it would stay
-        # locked.
+        # A child process needs a new lock: a lock that another thread holds during the fork stays locked.
         reset = weakref.WeakMethod(self._reset)
         os.register_at_fork(after_in_child=lambda: (method := reset()) and method())
 
@@ -104,15 +100,13 @@ class LiveDatabase:
 
         `attempt` may run several times and must undo its work when it raises. It runs again after a
         FencedError, and after a NoConnectionError if the live database has changed. It does not run again
-        after
-        any other error, in particular not if the response to a COMMIT was lost. Raises FrontdeskError or what
-        `attempt` raises.
+        after any other error, in particular not if the response to a COMMIT was lost. Raises FrontdeskError
+        or what `attempt` raises.
         """
         return self._run_on_live(attempt, (NoConnectionError,))
 
     def read(self, function: Callable[[Connection], T]) -> T:
-        """Run a read-only function like `Database.read`; run it again if the live side changed or was
-        lost."""
+        """Run a read-only function like `Database.read`; repeat it if the live side changed or was lost."""
         return self._run_on_live(lambda database: database.read(function), (UnavailableError,))
 
     def _run_on_live(
@@ -171,8 +165,7 @@ class LiveDatabase:
             pause = min(2 * pause, MAX_RETRY_PAUSE_SECONDS)
 
     def _refresh(self, since: float) -> Database:
-        """Refresh the live side unless another thread has refreshed it after `since`; return the live
-        database."""
+        """Refresh the live side unless another thread did so after `since`; return the live database."""
         with self._lock:
             is_current = self._refreshed_at > since and not isinstance(self._failure, FencedError)
             if not is_current or (self._live_name is not None and self._sides[self._live_name].is_fenced):
@@ -259,9 +252,8 @@ class LiveDatabase:
     def connect_outside_pool(self, timeout_ms: int | None = None) -> Connection:
         """Open a connection to the live side that does not belong to the pool; the caller closes it.
 
-        Also works while the pool is exhausted. Raises psycopg's errors, and FrontdeskError if the live
-        side has
-        never been determined.
+        Also works while the pool is exhausted. Raises psycopg's errors, and FrontdeskError if the live side
+        has never been determined.
         """
         known = None if self._live_name is None else self._sides[self._live_name]
         if known is not None and known.is_exhausted:

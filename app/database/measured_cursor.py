@@ -23,7 +23,7 @@ from app.observability.rate_limited_log import RateLimitedLog
 
 log = logging.getLogger(__name__)
 
-# Longer statements differ with their number of rows, so their kind is not cached.
+# The kind of longer statements is not cached: their text differs with the number of rows.
 MAX_STATEMENT_CHARS = 2_000
 MAX_CACHED_KINDS = 1_000  # statements; more than the service has
 
@@ -83,8 +83,7 @@ class MeasuredCursor(psycopg.Cursor[Any]):
     def copy(
         self, statement: Any, params: Params | None = None, *, writer: Writer | None = None
     ) -> Iterator[Copy]:
-        """Run a COPY. Its measured time includes the time that the caller needs to produce or consume the
-        rows."""
+        """Run a COPY. The measured time includes the caller's time to produce or consume the rows."""
         if isinstance(statement, Composable):
             statement = statement.as_bytes(self)
         began = perf_counter()
@@ -148,8 +147,7 @@ _repetition_log = RateLimitedLog(log)
 
 
 def _log_repetition(query: str | bytes, context: operation_context.OperationContext) -> None:
-    """Log an N+1 problem: a statement that runs once per row, although one statement for all rows is
-    possible."""
+    """Log an N+1 problem: a statement runs once per row instead of once for all rows."""
     metrics.REPEATED_STATEMENTS.inc()
     _repetition_log.warning(
         "N+1: the same statement for the %dth time in one unit of work (company %s), at %s: %s",

@@ -27,8 +27,7 @@ class Query(Generic[M]):
 
     @cached_property
     def compiled(self) -> tuple[str, dict[str, Any]]:
-        """Return the SQL text with psycopg's placeholders (`%(name)s`), and the parameters bound in the
-        statement."""
+        """Return the SQL text with `%(name)s` placeholders, and the parameters bound in the statement."""
         compiled = self.statement.compile(dialect=DIALECT, compile_kwargs={"render_postcompile": True})
         return str(compiled), dict(compiled.params)
 
@@ -49,8 +48,7 @@ class QueryReader(Protocol):
         ...
 
     def rows(self, text: LiteralString, **parameters: Any) -> Sequence[Sequence[Any]]:
-        """Return all rows of a SELECT given as text with `%(name)s` placeholders, for results that are not
-        records."""
+        """Return all rows of a SELECT given as text with `%(name)s` placeholders."""
         ...
 
 

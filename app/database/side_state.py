@@ -90,10 +90,8 @@ def determine_live_side(legacy: ObservedSide, primary: ObservedSide) -> SideName
     """Return the live side, given the states of both.
 
     Raises FencedError while neither side is live (some milliseconds during a cutover), UnavailableError if
-    the
-    answer depends on a side that cannot be reached, and ConfigurationError if both databases hold
-    companies and
-    no transfer records which one is live.
+    the answer depends on a side that cannot be reached, and ConfigurationError if both databases hold
+    companies and no transfer records which one is live.
     """
     open_sides: list[tuple[int, SideName]] = []
     if legacy.state is SideState.OPEN:

@@ -1,1 +1,1 @@
-"""Sentry and, in time, metrics and logging."""
+"""Logs, metrics, Sentry reports and slow queries, for every Frontdesk program."""

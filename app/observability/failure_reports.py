@@ -45,7 +45,7 @@ def report(
     return failure
 
 
-_REPORTED_ATTRIBUTE = "_frontdesk_told"
+_REPORTED_ATTRIBUTE = "_frontdesk_reported"
 
 
 def _is_reported(error: BaseException) -> bool:

@@ -50,8 +50,8 @@ def registry() -> CollectorRegistry:
 class _SharedFiles(Collector):
     """The metric files of all workers, except empty ones.
 
-    A worker that starts opens its file first and sizes it next. In between, and for good if the worker is
-    killed in between, the file is empty, and MultiProcessCollector fails on it.
+    A starting worker creates an empty file and then sets its size. If the worker is killed between the two
+    steps, the file stays empty. MultiProcessCollector fails on empty files.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -66,7 +66,7 @@ class _SharedFiles(Collector):
 def _is_written(file: Path) -> bool:
     try:
         return file.stat().st_size > 0
-    except FileNotFoundError:  # the files of an ended worker's live gauges are deleted
+    except FileNotFoundError:  # when a worker has exited, the files of its live gauges are deleted
         return False
 
 

@@ -1,7 +1,8 @@
 """Metric slots: a replacement gunicorn worker reuses the metric files of the worker it replaces.
 
-By default, prometheus_client names the files by process id and keeps them after the process has exited,
-because its counts still count. Then `/metrics` would read more files after each replacement of a worker.
+By default, prometheus_client names the files by process id. It keeps them after the process has exited,
+because counters must not lose their values. The number of files that `/metrics` reads would therefore grow
+with each replacement of a worker.
 """
 
 import os

@@ -40,22 +40,21 @@ class FineHistogram(Histogram):
 
 QUERY_SECONDS = FineHistogram(
     "frontdesk_db_query_duration_seconds",
-    "Time until the server answered a statement, by kind.",
+    "Duration of statements until the server responded, by kind (SELECT, INSERT, ...).",
     ["kind"],
     buckets=BUCKET_BOUNDS,
 )
 QUERY_ERRORS = Counter("frontdesk_db_query_errors", "Statements that failed.", ["kind"])
 SLOW_QUERIES = Counter("frontdesk_db_slow_queries", "Statements that took longer than a second.", ["kind"])
 REPEATED_STATEMENTS = Counter(
-    "frontdesk_db_repeated_statements", "Units of work that executed one statement ten times (N+1)."
+    "frontdesk_db_repeated_statements",
+    "Units of work that executed the same statement ten times or more (N+1).",
 )
 POOL_MAX_CONNECTIONS = Gauge(
-    "frontdesk_db_pool_max_connections", "Maximum number of open connections.", multiprocess_mode="livesum"
+    "frontdesk_db_pool_max_connections", "Maximum number of pool connections.", multiprocess_mode="livesum"
 )
 POOL_IN_USE = Gauge(
-    "frontdesk_db_pool_in_use_connections",
-    "Connections in use.",
-    multiprocess_mode="livesum",
+    "frontdesk_db_pool_in_use_connections", "Pool connections in use.", multiprocess_mode="livesum"
 )
 POOL_WAITING_REQUESTS = Gauge(
     "frontdesk_db_pool_waiting_requests",
@@ -71,15 +70,15 @@ POOL_TIMEOUTS = Counter(
     "frontdesk_db_pool_timeouts", "Requests that timed out waiting for a pool connection."
 )
 POOL_HIGH_EPISODES = Counter(
-    "frontdesk_db_pool_high_episodes", "Times that the use of the pool rose above 80 %."
+    "frontdesk_db_pool_high_episodes", "Number of times that pool usage rose above 80 %."
 )
 FAILURES = Counter(
     "frontdesk_failures", "Reported failures, by component and error code.", ["component", "code"]
 )
 
 
-# Prometheus computes increases from values that it has scraped. Without a zero at the start, an alert would
-# miss the first failure.
+# Prometheus computes an increase from two scraped values. Without an initial zero, alerts would miss the
+# first failure.
 for component in ("data_layer", "whatsapp", "yclients", "web"):
     for code in ("internal", "unavailable", "timeout"):
         FAILURES.labels(component, code)
@@ -111,13 +110,15 @@ TRANSFER_VERIFIED_EQUAL = Gauge(
     "Result of the last verification: 1 equal, 0 different.",
     multiprocess_mode="livemostrecent",
 )
-READS_COMPARED = Counter("frontdesk_transfer_reads_compared", "Reads compared with the standby.")
+READS_COMPARED = Counter(
+    "frontdesk_transfer_reads_compared", "Reads whose results were compared with the standby's."
+)
 READS_DIFFERED = Counter(
     "frontdesk_transfer_reads_differed", "Compared reads whose results still differed when repeated."
 )
 READS_NOT_COMPARED = Counter(
     "frontdesk_transfer_reads_not_compared",
-    "Reads selected for comparison but not compared: too many at once, or a side did not respond.",
+    "Reads selected for comparison but not compared: too many at once, or one database did not respond.",
 )
 
 

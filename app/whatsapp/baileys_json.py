@@ -42,7 +42,9 @@ def encode(value: Any) -> bytes:
     try:
         return _encoder.encode(normalise_buffers(value)).encode()
     except (TypeError, ValueError):
-        raise InvalidInputError("A value is not JSON (NaN, infinity, or no JSON type).") from None
+        raise InvalidInputError(
+            "A value cannot be stored as JSON: it is NaN, infinite, or of a type that JSON lacks."
+        ) from None
 
 
 def decode(text: bytes) -> Any:

@@ -110,7 +110,7 @@ def _find_problems(salon: SalonHealth, limits: Thresholds, now: datetime) -> Ite
     if state.paired_at is None:
         advice = "Pair the salon's phone with its worker"
         if salon.keys:
-            advice += f", or `frontdesk whatsapp forget --company {company_id}` if it is gone"
+            advice += f", or delete its keys with `frontdesk whatsapp forget --company {company_id}`"
         yield SessionProblem(Severity.CRITICAL, "no credentials", f"{advice}.")
     if expired >= limits.expired_critical:
         yield SessionProblem(Severity.CRITICAL, f"{expired} expired keys", clean)

@@ -203,7 +203,9 @@ class SessionStore(Operations):
 
         def work(uow: UnitOfWork) -> None:
             if not uow.whatsapp_auth.insert_first(stored):
-                raise StaleCredentialsError("This company already has a session: forget it first.")
+                raise StaleCredentialsError(
+                    "This company already has a session. Delete it first: `frontdesk whatsapp forget`."
+                )
             uow.whatsapp_keys.write(rows, ())
             if dry_run:
                 uow.session.rollback()
