@@ -48,10 +48,11 @@ test-clock: $(DEVELOPMENT) ## the tests on other dates: in 400 days, before a ye
 bench: $(DEVELOPMENT) ## the benchmarks, as one table
 	@$(BIN)/python -m benchmarks $(ARGS)
 
-lint: $(DEVELOPMENT) ## ruff and mypy
+lint: $(DEVELOPMENT) ## ruff, mypy and the check of the language of texts
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+	@$(BIN)/python .ci/check_language.py
 
 format: $(DEVELOPMENT) ## let ruff put the code in order
 	@$(BIN)/ruff check --fix .

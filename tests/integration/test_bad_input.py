@@ -1,4 +1,4 @@
-"""Whatever an operation is given, it answers with a Result that says `invalid`, and never with the value."""
+"""Operations reject invalid arguments with a Result `invalid` that does not contain the value."""
 
 import inspect
 from collections.abc import Callable, Iterator

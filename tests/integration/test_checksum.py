@@ -12,7 +12,7 @@ from app.database.checksum import row_hash_sql, table_hash_sql, use_canonical_fo
 
 COLUMNS = ("a", "b")
 
-# What the same value may be written as, by types whose text depends on the session.
+# Different texts of the same value, for types whose text depends on session settings.
 VALUES = [
     "TIMESTAMPTZ '2026-11-20 12:00:00.123456+03'",
     "DATE '2026-02-01'",

@@ -1,4 +1,4 @@
-"""What callers see when the database is killed, frozen, busy or silent, and how the service recovers."""
+"""Errors and recovery when the database is killed, frozen, busy or silent."""
 
 import threading
 import time
@@ -41,7 +41,7 @@ def server() -> Iterator[Server]:
 
 @pytest.fixture
 def open_desk(server: Server) -> Callable[..., Any]:
-    """Opens the service on the breakable server, with short timeouts (milliseconds) unless told otherwise."""
+    """Opens the service on the breakable server, with short timeouts (milliseconds) by default."""
 
     @contextmanager
     def open_desk(**timeouts: int) -> Iterator[Frontdesk]:

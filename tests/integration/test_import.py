@@ -25,7 +25,7 @@ COUNTED = ("inserted", "updated", "unchanged", "stale", "superseded", "rejected"
 
 @pytest.fixture
 def sample(tmp_path: Path, company_id: int) -> list[Path]:
-    """The sample salon's files, of a company that nobody else uses."""
+    """Files of the sample salon for a company that no other test uses."""
     paths = write_sample(tmp_path, TODAY)
     for path in paths:
         text = path.read_text("utf-8").replace(f'"company_id": {COMPANY_ID}', f'"company_id": {company_id}')

@@ -17,7 +17,7 @@ from app.yclients.importing.row_reader import RowReader
 def command(
     worker_database_url: str, company_id: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> Any:
-    """Runs `frontdesk import` for a company that nobody else uses, in a folder of its own."""
+    """Runs `frontdesk import` in a temporary folder, for a company that no other test uses."""
     monkeypatch.setenv("DATABASE_URL", worker_database_url)
     monkeypatch.chdir(tmp_path)
 

@@ -31,7 +31,7 @@ class TestNotFound:
     @pytest.mark.parametrize(
         ("name", "arguments", "answer"),
         [
-            ("get_dialog_context", ["nobody"], None),
+            ("get_dialog_context", ["unknown"], None),
             ("get_client_by_phone", ["+79686484488"], None),
             ("get_client_by_id", [1], None),
             ("get_clients_by_ids", [[1, 2]], [None, None]),

@@ -16,9 +16,9 @@ from tests.factories.client import ClientRow
 
 @pytest.fixture
 def strict_salon(database_url: str) -> Iterator[DataLayer]:
-    """A salon in a database that refuses what validation lets pass: clients called Nobody or Broken."""
+    """A salon in a database that refuses what validation lets pass: clients named Refused or Broken."""
     with psycopg.connect(database_url) as connection:
-        connection.execute("ALTER TABLE clients ADD CONSTRAINT no_nobody CHECK (name <> 'Nobody')")
+        connection.execute("ALTER TABLE clients ADD CONSTRAINT no_nobody CHECK (name <> 'Refused')")
         connection.execute(
             """
             CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
@@ -37,7 +37,7 @@ def rows_with(bad: dict[int, dict[str, Any]], count: int) -> list[dict[str, Any]
 
 
 def test_what_the_database_refuses_comes_back_and_the_rest_lands(strict_salon: DataLayer) -> None:
-    bad = {3: {"name": "Nobody"}, 700: {"name": "Broken"}, 701: {"name": "Nobody"}, 999: {"name": "Broken"}}
+    bad = {3: {"name": "Refused"}, 700: {"name": "Broken"}, 701: {"name": "Refused"}, 999: {"name": "Broken"}}
     report = strict_salon.upsert_clients(rows_with(bad, 1000)).unwrap()
     assert (report.inserted, report.total) == (996, 1000)
     assert [(r.position, r.key) for r in report.rejected] == [(n, (n + 1,)) for n in bad]
@@ -47,7 +47,7 @@ def test_what_the_database_refuses_comes_back_and_the_rest_lands(strict_salon: D
 
 
 def test_reasons_name_the_constraint_and_never_a_value(strict_salon: DataLayer) -> None:
-    rows = rows_with({0: {"name": "Nobody", "surname": "Secretova"}}, 2)
+    rows = rows_with({0: {"name": "Refused", "surname": "Secretova"}}, 2)
     report = strict_salon.upsert_clients(rows).unwrap()
     assert "no_nobody" in report.rejected[0].errors["row"]
     assert "Secretova" not in repr(report.rejected)
@@ -55,7 +55,7 @@ def test_reasons_name_the_constraint_and_never_a_value(strict_salon: DataLayer) 
 
 def test_refused_and_invalid_rows_come_back_in_the_order_they_were_given(strict_salon: DataLayer) -> None:
     bad: dict[int, dict[str, Any]] = {
-        1: {"name": "Nobody"},
+        1: {"name": "Refused"},
         2: {"yclients_id": 0},
         5: {"phone": "nonsense"},
         9: {"name": "Broken"},
@@ -71,7 +71,7 @@ def test_a_refused_row_costs_a_logarithm_of_transactions(
     begun = []
     enter = UnitOfWork.__enter__
     monkeypatch.setattr(UnitOfWork, "__enter__", lambda self: (begun.append(1), enter(self))[1])
-    rows = rows_with({random.randrange(4096): {"name": "Nobody"}}, 4096)
+    rows = rows_with({random.randrange(4096): {"name": "Refused"}}, 4096)
     assert len(strict_salon.upsert_clients(rows).unwrap().rejected) == 1
     assert 12 < len(begun) <= 1 + 2 * 12
 

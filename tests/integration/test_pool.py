@@ -1,4 +1,4 @@
-"""The pool: every setting has its effect, nothing is lost, and its use is told."""
+"""The pool: every setting has an effect, connections are not lost, and metrics report its use."""
 
 import contextvars
 import logging
@@ -84,7 +84,7 @@ def test_keeps_the_minimum_and_closes_the_rest_when_idle(
     with open_desk(postgres_idle_timeout=300) as desk:
         with ExitStack() as stack:
             taken(desk, 3, stack)
-            wait_until(lambda: len(sessions()) == 3)  # those closed just now linger on a busy machine
+            wait_until(lambda: len(sessions()) == 3)  # closed sessions may remain for a moment
         wait_until(lambda: len(sessions()) == 1)
         time.sleep(0.7)
         assert len(sessions()) == 1
@@ -211,7 +211,7 @@ def test_whoever_waits_is_counted_while_waiting(open_desk: Opener) -> None:
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # with threads, from Python 3.12 on
 def test_a_child_process_has_a_pool_of_its_own(open_desk: Opener, sessions: Callable[[], list[int]]) -> None:
-    """Whatever forks after the pool was opened: the child begins anew, the parent keeps what it has."""
+    """After a fork, the child opens new connections, and the parent keeps its connections."""
     with open_desk() as desk:
         desk.company(1).upsert_company({"title": "Salon"}).unwrap()
         before = sessions()
@@ -226,7 +226,7 @@ def test_a_child_process_has_a_pool_of_its_own(open_desk: Opener, sessions: Call
 
 
 def test_a_unit_of_work_may_end_in_another_context(open_desk: Opener) -> None:
-    """As web frameworks do that run the two halves of a generator in threads."""
+    """Some web frameworks run the two halves of a generator in different threads."""
     with open_desk() as desk:
         desk.company(1).upsert_company({"title": "Salon"}).unwrap()
         uow = desk.unit_of_work(1)

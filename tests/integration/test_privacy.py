@@ -36,7 +36,7 @@ BOOKING = {
     "client_name": NAME,
     "comment": f"{NAME} {EMAIL}",
 }
-# What an operation's parameter gets, by its name; by operation where one name means several things.
+# Arguments of operations by parameter, or by operation and parameter if a name has several meanings.
 ARGUMENTS: dict[str, Any] = {
     "phone": PHONE,
     "user_id": f"{PHONE[1:]}@s.whatsapp.net",
@@ -189,7 +189,7 @@ def test_a_request_that_fails_is_one_event_with_no_person_in_it(
 ) -> None:
     app = create_app(desk)
 
-    @app.post("/fail/<who>")
+    @app.post("/fail/<name>")
     def fail(who: str) -> str:
         desk.transact(own_company.company_id, lambda uow: uow.clients.count())
         return who
@@ -217,7 +217,7 @@ def test_the_whatsapp_worker_s_request_that_fails_is_one_event_with_no_person_in
 ) -> None:
     client = create_app(desk).test_client()
     body = ARGUMENTS["set_keys.data"]
-    answer = client.post(f"/whatsapp/{own_company.company_id}/keys/set?who={PHONE}", json=body)
+    answer = client.post(f"/whatsapp/{own_company.company_id}/keys/set?phone={PHONE}", json=body)
     assert answer.status_code in (500, 503)
     assert len(sent.events) == 1
     no_mark()
@@ -254,7 +254,7 @@ def test_a_command_that_fails_is_one_event_and_one_line_with_no_person_in_them(
 def test_a_crash_of_the_program_itself_leaves_no_mark(
     sent: SentryRecorder, no_mark: Callable[[], None]
 ) -> None:
-    """What the SDK captures by itself, without a boundary of ours."""
+    """Events that the SDK captures by itself, outside Frontdesk's error boundary."""
 
     def crash(phone: str) -> None:
         raise ValueError(f"{phone} of {NAME}")

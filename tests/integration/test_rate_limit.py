@@ -36,7 +36,7 @@ def desk(database_url: str) -> Iterator[Frontdesk]:
 
 
 class Turn(NamedTuple):
-    """When somebody may send: the server says so at a moment that lies between asking and hearing it."""
+    """Bounds of the time at which a request may be sent, because the server computes it during the call."""
 
     earliest: float
     latest: float
@@ -49,7 +49,7 @@ def turn(limiter: RateLimiter) -> Turn:
 
 
 def turns(desk: Frontdesk, count: int, *limits: RateLimit) -> list[Turn]:
-    """The turns of one who asks for so many, one after the other."""
+    """Reserve several times, one after the other, and return them."""
     limiter = RateLimiter(desk.database, API, limits)
     return [turn(limiter) for _ in range(count)]
 
@@ -60,7 +60,7 @@ def between(first: Turn, after: Turn) -> tuple[float, float]:
 
 
 def in_order(given: list[Turn]) -> list[Turn]:
-    """The first turn, the second and so on, whoever had it."""
+    """Sort the reserved times of all threads."""
     return list(map(Turn, sorted(each.earliest for each in given), sorted(each.latest for each in given)))
 
 
@@ -143,7 +143,7 @@ def test_the_time_needed_is_told_before() -> None:
 
 
 def ask(settings: Settings, company_id: int, requests: int) -> None:
-    """What one process does: it asks as fast as it may."""
+    """Send requests as fast as the limiter allows; runs in a separate process."""
     with (
         Frontdesk(settings) as desk,
         YClientsClient(settings, RateLimiter(desk.database, settings.yclients_base_url)) as client,

@@ -1,4 +1,4 @@
-"""Every statement is measured, whichever way it takes; slow and repeated ones are told without a value."""
+"""All statements are measured, and slow and repeated statements are reported without values."""
 
 import json
 import logging
@@ -123,7 +123,7 @@ def test_a_slow_query_is_kept_with_all_that_explains_it(
 
 def test_a_slow_operation_is_named(salon: DataLayer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metrics, "SLOW_QUERY_SECONDS", 0.0)
-    salon.search_clients_by_name("nobody").unwrap()
+    salon.search_clients_by_name("unknown").unwrap()
     assert slow_queries.recent()[0].operation == "search_clients_by_name"
 
 

@@ -1,4 +1,4 @@
-"""What a sync brings in, leaves alone, and takes for deleted."""
+"""Rows that a sync stores, keeps, and marks as deleted."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -209,7 +209,7 @@ class TestADeletionUpstream:
             "services": 1,
             "staff": 1,
             "service_categories": 1,
-            "schedules": SCHEDULE_DAYS + 1,  # of who left
+            "schedules": SCHEDULE_DAYS + 1,  # of the former member of staff
         }
         client = synced.data_layer.get_client_by_id(FIRST_CLIENT + 7).unwrap()
         assert client is not None
@@ -237,7 +237,7 @@ class TestADeletionUpstream:
             synced.fake.faults.append(Fault("empty", path, times=9))
         summary = synced.sync(**options)
         assert not summary.has_changes
-        assert len(summary.notes) == 5  # nobody on the staff has no schedules either
+        assert len(summary.notes) == 5  # without staff, there are no schedules either
         assert all("nothing is marked as deleted" in note for note in summary.notes)
 
     def test_of_more_than_half_is_believed_only_in_a_full_sync(self, synced: Upstream) -> None:

@@ -1,4 +1,4 @@
-"""What the client makes of YClients' moods, and what it never gives away."""
+"""Reactions of the client to faults of YClients, and data that it must not reveal."""
 
 import logging
 import socket
@@ -120,7 +120,7 @@ class TestRefusals:
 
 class TestDisorder:
     @pytest.mark.parametrize(
-        "mood",
+        "fault",
         [
             Fault("status", status=500, times=3),
             Fault("status", status=503, times=3),
@@ -128,10 +128,10 @@ class TestDisorder:
             Fault("garbage", times=3),
             Fault("cut", times=3),
         ],
-        ids=lambda mood: f"{mood.kind}-{mood.status}",
+        ids=lambda fault: f"{fault.kind}-{fault.status}",
     )
-    def test_that_passes_is_sat_out(self, upstream: Upstream, client: YClientsClient, mood: Fault) -> None:
-        upstream.fake.faults.append(mood)
+    def test_that_passes_is_sat_out(self, upstream: Upstream, client: YClientsClient, fault: Fault) -> None:
+        upstream.fake.faults.append(fault)
         assert len(client.staff(upstream.company_id).rows) == SMALL.staff
         assert client.request_count == 4
 
@@ -266,13 +266,13 @@ class TestSecrets:
         assert received == []
 
     @pytest.mark.parametrize(
-        "mood", [None, Fault("status", status=500, times=9), Fault("status", status=401)]
+        "fault", [None, Fault("status", status=500, times=9), Fault("status", status=401)]
     )
     def test_no_token_is_in_a_log_an_error_or_a_repr(
-        self, client_of: ClientOf, upstream: Upstream, caplog: pytest.LogCaptureFixture, mood: Fault | None
+        self, client_of: ClientOf, upstream: Upstream, caplog: pytest.LogCaptureFixture, fault: Fault | None
     ) -> None:
-        if mood is not None:
-            upstream.fake.faults.append(mood)
+        if fault is not None:
+            upstream.fake.faults.append(fault)
         caplog.set_level(logging.DEBUG)
         settings = Settings(
             **upstream.desk.settings.model_dump(exclude_unset=True) | {"yclients_user_token": SECRET}
@@ -299,26 +299,26 @@ def sending(answer: bytes) -> Handler:
 @contextmanager
 def answering(*handlers: Handler, tls: ssl.SSLContext | None = None) -> Iterator[str]:
     """A server that gives each connection to the next handler, and then closes it."""
-    with socket.create_server(("127.0.0.1", 0)) as door:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def serve() -> None:
             for handler in handlers:
                 try:
-                    connection, _ = door.accept()
+                    connection, _ = listener.accept()
                     with tls.wrap_socket(connection, server_side=True) if tls else connection as each:
                         handler(each)
-                except OSError:  # the client has left, or the door is closed
+                except OSError:  # the client has disconnected, or the listener is closed
                     continue
 
         thread = threading.Thread(target=serve)
         thread.start()
-        yield f"http://127.0.0.1:{door.getsockname()[1]}/api"
-        door.shutdown(socket.SHUT_RDWR)
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}/api"
+        listener.shutdown(socket.SHUT_RDWR)
     thread.join()
 
 
 def self_signed(folder: Path) -> ssl.SSLContext:
-    """The certificate of a stranger who says that this machine is his."""
+    """A certificate for this machine that no trusted authority has signed."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
     now = datetime.now(UTC)

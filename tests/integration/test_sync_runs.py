@@ -30,7 +30,7 @@ def upstream(settings: Settings, company_id: int) -> Iterator[Upstream]:
 
 @pytest.fixture
 def captured(monkeypatch: pytest.MonkeyPatch) -> list[BaseException]:
-    """What was sent to Sentry."""
+    """The events that were sent to Sentry."""
     errors: list[BaseException] = []
     monkeypatch.setattr(sentry, "capture_exception", lambda error, **tags: errors.append(error))
     return errors
@@ -61,18 +61,18 @@ class TestARunIsRecorded:
         assert last.as_dict()["error"] is None
 
     @pytest.mark.parametrize(
-        ("mood", "kind"),
+        ("fault", "kind"),
         [(Fault("status", status=403), ForbiddenError), (Fault("status", status=401), UnauthorizedError)],
     )
     def test_with_what_stopped_it_also_when_the_company_was_not_known(
-        self, upstream: Upstream, captured: list[BaseException], mood: Fault, kind: type[Exception]
+        self, upstream: Upstream, captured: list[BaseException], fault: Fault, kind: type[Exception]
     ) -> None:
-        upstream.fake.faults.append(mood)
+        upstream.fake.faults.append(fault)
         with pytest.raises(kind):
             upstream.sync()
         (status,) = status_of(upstream)
         assert (status.state, status.run.error_code) == (SyncState.FAILED, "unavailable")
-        assert str(mood.status) in (status.run.error_message or "")
+        assert str(fault.status) in (status.run.error_message or "")
         assert [type(error) for error in captured] == [kind]
 
     def test_with_the_rows_that_had_landed_before_it_was_stopped(
@@ -225,7 +225,7 @@ class TestWhileOthersWrite:
     def test_what_comes_in_by_itself_during_a_run_is_not_taken_for_deleted(
         self, settings: Settings, company_id: int
     ) -> None:
-        """A client made at YClients after the list was read, and told by the webhook."""
+        """A client that is created in YClients after the list was read, and reported by the webhook."""
         with upstream_of(settings, FakeSalon(company_id, RowCounts(300, 2, 2, 1, 10))) as upstream:
             upstream.sync()
             told: list[int] = []

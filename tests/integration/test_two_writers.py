@@ -20,9 +20,9 @@ BAD: list[Row] = [{"name": " "}, {"phone": "x"}, {"yclients_id": 0}, {"name": "a
 
 @st.composite
 def writes(draw: st.DrawFn) -> tuple[list[tuple[Row, bool]], ...]:
-    """What is stored before, and what each of two writers brings: rows, and whether each is good.
+    """Stored rows, and the rows of two concurrent writers, each marked as valid or invalid.
 
-    No two rows have the same time, so what is stored in the end does not depend on who comes first.
+    No two rows have the same time, so the stored rows do not depend on the order of the writers.
     """
     sizes = [draw(st.integers(0, 8)) for _ in range(3)]
     times = iter(draw(st.permutations(range(sum(sizes)))))

@@ -161,7 +161,7 @@ class TestCleanUp:
 class TestHealth:
     @pytest.fixture(autouse=True)
     def messages(self, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-        """What Sentry was told."""
+        """The messages that were sent to Sentry."""
         messages: list[str] = []
         monkeypatch.setattr(sentry, "capture_message", lambda text, **tags: messages.append(text))
         return messages

@@ -1,4 +1,4 @@
-"""What the dashboard, the alert rules and the page name exists, and what exists is named."""
+"""Dashboard, alert rules and the page of operations name all existing metrics and no others."""
 
 import json
 import re
@@ -18,7 +18,7 @@ NAME = re.compile(r"\bfrontdesk_[a-z_]+\b")
 
 
 def existing() -> set[str]:
-    """Every series of ours that a query may name."""
+    """Return the names of all time series of Frontdesk."""
     suffixes = {"counter": ("_total",), "gauge": ("",), "histogram": ("_bucket", "_count", "_sum")}
     return {
         f"{metric.name}{suffix}"

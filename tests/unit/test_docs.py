@@ -106,7 +106,7 @@ def test_every_link_between_pages_leads_somewhere(page: Path) -> None:
 
 
 def commands_of_units() -> list[str]:
-    """What systemd is to run of ours, as words after `frontdesk`."""
+    """Return the arguments of `frontdesk` in the systemd units."""
     units = "\n".join(unit.read_text() for unit in sorted((ROOT / "docs/systemd").iterdir()))
     return re.findall(r"^ExecStart=\S*/frontdesk (.*)$", units, re.MULTILINE)
 

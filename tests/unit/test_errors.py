@@ -1,4 +1,4 @@
-"""What a driver raises becomes one of ours, by SQLSTATE, and never with a value."""
+"""Errors of the driver become FrontdeskErrors by SQLSTATE, without values."""
 
 from collections.abc import Iterator
 
@@ -39,7 +39,7 @@ def raised(sqlstate: str) -> psycopg.Error:
 def test_every_error_has_a_known_code_and_says_what_happened(kind: type[FrontdeskError]) -> None:
     assert kind.code in CODES
     assert len(kind().message) > 10
-    assert str(kind("as told")) == kind("as told").message == "as told"
+    assert str(kind("as given")) == kind("as given").message == "as given"
 
 
 def test_every_code_of_the_contract_is_in_use() -> None:

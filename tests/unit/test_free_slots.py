@@ -1,4 +1,4 @@
-"""Free times against a model that looks at every quarter of an hour of the day."""
+"""Free slots compared with a model that checks every quarter of an hour of the day."""
 
 from datetime import UTC, date, datetime, timedelta
 from zoneinfo import ZoneInfo
@@ -70,7 +70,7 @@ def working_days(draw: st.DrawFn) -> tuple[str, date, list[dict[str, str]], list
 
 
 def is_skipped_or_repeated(day: date, wall: str, zone: ZoneInfo) -> bool:
-    """Whether the clocks show this time not at all, or twice."""
+    """Return True if this local time does not exist or exists twice on this day."""
     if wall == "24:00":
         return False
     local = datetime.combine(day, datetime.strptime(wall, "%H:%M").time(), zone)  # noqa: DTZ007 - a wall clock

@@ -11,7 +11,7 @@ import pytest
 APP = Path(__file__).parents[2] / "app"
 
 # For each package, chains of its files and subpackages. Each name imports only names after a later `>`,
-# never one that stands beside it. `__init__` is the package's own file: unless a chain names it, it may
+# never a name beside it. `__init__` is the package's own file: unless a chain names it, it may
 # import every file of its package.
 CHAINS = {
     "app": (

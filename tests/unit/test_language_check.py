@@ -41,9 +41,8 @@ def test_a_phrase_is_found_in_a_document(tmp_path: Path) -> None:
 
 
 def test_identifiers_and_paths_are_no_text(tmp_path: Path) -> None:
-    assert (
-        check(tmp_path / "module.py", "def tell(nobody):\n    return nobody.told\n") == []
-    )  # check-language: data
+    module = "def tell(nobody):\n    return nobody.told\n"  # check-language: data
+    assert check(tmp_path / "module.py", module) == []
     assert check(tmp_path / "page.md", "Run `who`, see docs/what.md.\n") == []  # check-language: data
 
 

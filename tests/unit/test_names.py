@@ -44,7 +44,7 @@ def test_no_class_name_occurs_twice() -> None:
 
 
 def test_a_package_tree_has_no_module_name_twice() -> None:
-    """`routes` and `summary` are told apart by their package, which says routes or summary of what."""
+    """The modules `routes` and `summary` may exist twice, because their packages name the subject."""
     places = defaultdict(list)
     for path in FILES:
         tree = path.relative_to(APP).parts[0]

@@ -90,7 +90,7 @@ def test_a_row_added_in_front_comes_twice_and_nothing_is_missed() -> None:
 def test_a_row_that_slipped_to_a_page_already_read_is_found_in_a_second_reading() -> None:
     upstream = Upstream(35, {3: lambda ids: ids.remove(0)})
     listing, ids = read(upstream, OneAtATime())
-    assert 20 in ids  # the one that slipped from the third page to the second
+    assert 20 in ids  # the row that moved from the third page to the second
     assert listing.is_complete
     assert listing.seen_ids == {*range(35)}
 

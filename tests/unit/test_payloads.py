@@ -1,4 +1,4 @@
-"""What YClients sends becomes rows of ours: one golden example of each kind, then the odd ones."""
+"""Mapping of payloads to rows: one complete example of each kind, then special cases."""
 
 from datetime import UTC, date, datetime
 from decimal import Decimal

@@ -1,4 +1,4 @@
-"""Whatever YClients sends: a row or a reason, never an error, and nothing of the value in the reason."""
+"""Any payload becomes a row or a reason, without an exception, and reasons do not contain values."""
 
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -21,7 +21,7 @@ KEYS = [
     *("price_min", "rating", "seance_length", "services", "slots", "specialization", "spent", "staff"),
     *("staff_id", "surname", "timezone", "title", "to", "visit_attendance", "visits", "weight"),
 ]
-# What makes a row of each kind, beside which anything may stand.
+# Required fields of each kind; all other fields may have any value.
 SOUND: dict[str, dict[str, Any]] = {
     "company": {"id": COMPANY_ID, "title": "Салон"},
     "service_categories": {"id": 1, "title": "Волосы"},

@@ -1,4 +1,4 @@
-"""The kind of a file is told by its first rows, failing that by its name."""
+"""The kind of a file is detected by its first rows, and otherwise by its name."""
 
 from pathlib import Path
 from typing import Any

@@ -124,7 +124,7 @@ class TestFieldsThatBelongTogether:
     def test_prices_are_in_order(self) -> None:
         row = factories.ServiceRow(price_min=100, price_max=50)
         assert errors_of(rows.SERVICE, row) == {"price_max": "is less than price_min"}
-        rows.SERVICE.validate({**row, "price_max": 0}, COMPANY)  # YClients' way to say that there is none
+        rows.SERVICE.validate({**row, "price_max": 0}, COMPANY)  # YClients writes a missing maximum as 0
 
     @pytest.mark.parametrize(
         "interval",

@@ -35,7 +35,7 @@ FILLED, EMPTY, FOREIGN, UNREACHABLE = (
         (STANDBY, OPEN, "primary"),
         (UNREACHABLE, OPEN, "primary"),
         (STANDBY, CLOSING, "primary"),
-        # who is no standby is where writes may have gone, even if it cannot be asked
+        # writes may have gone to a side that is not a standby, even if it does not respond
         (UNREACHABLE, STANDBY, "legacy"),
         (STANDBY, UNREACHABLE, "primary"),
         # after one, or while its traces are removed
@@ -57,7 +57,7 @@ def test_the_live_side_is_known_from_what_both_say(
         (STANDBY, STANDBY, FencedError),
         (FILLED, FILLED, ConfigurationError),
         (UNREACHABLE, UNREACHABLE, UnavailableError),
-        # before a move or after one: it cannot be told, and a guess would lose writes
+        # before or after a transfer: it is unclear, and a guess would lose writes
         (FILLED, UNREACHABLE, UnavailableError),
         (UNREACHABLE, FILLED, UnavailableError),
     ],

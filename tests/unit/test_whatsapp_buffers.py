@@ -107,7 +107,7 @@ def test_bytes_come_in_their_own_order_and_empty_ones_too(
     data = bytes(number % 256 for number in range(length))
     value = writing(data)
     if isinstance(value, dict):
-        value = dict(sorted(value.items(), reverse=True))  # as other stores reorder them
+        value = dict(sorted(value.items(), reverse=True))  # other stores reorder keys
     assert normalise_buffers({"deep": [value]}) == {"deep": [base64(data)]}
 
 

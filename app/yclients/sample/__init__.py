@@ -19,7 +19,7 @@ _CHANCE_OF_A_VISIT = 0.5
 
 def write_sample(folder: Path, today: date) -> list[Path]:
     """Write the salon's files into `folder` and name them; schedules and bookings lie around `today`."""
-    random = Random(COMPANY_ID)  # noqa: S311 - the same salon for everyone, and no secret
+    random = Random(COMPANY_ID)  # noqa: S311 - the salon is always the same and not secret
     answers = {path.stem: json.loads(path.read_text("utf-8")) for path in sorted(_FILES.glob("*.json"))}
     days = [today + timedelta(days=n) for n in range(-DAYS_BACK, DAYS_AHEAD + 1)]
     working: dict[int, list[date]] = {}

@@ -46,7 +46,7 @@ MIN_DELETIONS = 10
 
 @dataclass(frozen=True)
 class SyncProgress:
-    """Number of merged rows of one kind. `total` is None if YClients does not report it."""
+    """Number of merged rows of one kind. YClients may not report a total (None)."""
 
     kind: str
     done: int
