@@ -1,4 +1,4 @@
-"""The environment is validated as a whole, and no secret is shown."""
+"""Settings: all variables are validated together, and no error message contains a secret."""
 
 import os
 import re
@@ -17,7 +17,7 @@ URL = "postgresql://me:Trillian@db.example:5432/salon?sslmode=verify-full"
 
 @pytest.fixture
 def load(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
-    """Loads settings from these variables alone."""
+    """Return a function that loads settings from the given variables only."""
     monkeypatch.chdir(tmp_path)
     for name in (*Settings.model_fields, "secrets_dir"):
         monkeypatch.delenv(name.upper(), raising=False)
@@ -30,7 +30,7 @@ def load(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     return load
 
 
-def test_the_defaults_are_those_of_a_development_run(load: Any) -> None:
+def test_the_defaults_are_for_development(load: Any) -> None:
     settings = load()
     assert settings.environment == "development"
     assert (settings.postgres_min_connections, settings.postgres_max_connections) == (1, 3)
@@ -40,7 +40,7 @@ def test_the_defaults_are_those_of_a_development_run(load: Any) -> None:
     assert (settings.service_count, settings.sentry_traces_sample_rate) == (7, 0.1)
 
 
-def test_every_problem_is_named_at_once_and_no_value(load: Any) -> None:
+def test_one_error_names_every_invalid_variable_and_no_value(load: Any) -> None:
     with pytest.raises(ConfigurationError) as error:
         load(
             ENVIRONMENT="production",
@@ -77,7 +77,7 @@ def test_every_problem_is_named_at_once_and_no_value(load: Any) -> None:
         "postgresql://db/x?nonsense=1",
     ],
 )
-def test_what_is_no_postgresql_url_is_refused_in_production(load: Any, url: str) -> None:
+def test_an_invalid_database_url_is_refused_in_production(load: Any, url: str) -> None:
     with pytest.raises(ConfigurationError, match=r"\nDATABASE_URL: ") as error:
         load(ENVIRONMENT="production", SENTRY_ENABLED="false", DATABASE_URL=url)
     assert "lian" not in error.value.message
@@ -92,13 +92,13 @@ def test_a_postgresql_url_is_accepted(load: Any, url: str) -> None:
     ).startswith("postgres")
 
 
-def test_sentry_may_be_off_in_production_only_on_purpose(load: Any) -> None:
+def test_production_requires_a_sentry_dsn_unless_sentry_is_disabled(load: Any) -> None:
     assert load(ENVIRONMENT="production", DATABASE_URL=URL, SENTRY_ENABLED="false").is_production
     with pytest.raises(ConfigurationError, match="SENTRY_DSN"):
         load(SENTRY_ENABLED="true")
 
 
-def test_no_secret_is_shown(load: Any) -> None:
+def test_repr_and_dump_of_the_settings_hide_secrets(load: Any) -> None:
     settings = load(DATABASE_URL=URL, HEALTH_TOKEN="Trillian", YCLIENTS_USER_TOKEN="Trillian")
     assert "Trillian" not in repr(settings) + str(settings) + repr(settings.model_dump())
     assert "Trillian" in embedded_server.resolve_database_url(settings)
@@ -111,14 +111,14 @@ def test_an_env_file_is_read_in_development_only(load: Any, tmp_path: Path) -> N
     assert load(ENVIRONMENT="development", SERVICE_NAME="variable").service_name == "variable"
 
 
-def test_secrets_may_come_from_files(load: Any, tmp_path: Path) -> None:
+def test_secrets_are_read_from_files(load: Any, tmp_path: Path) -> None:
     (tmp_path / "database_url").write_text(URL)
     assert embedded_server.resolve_database_url(load(SECRETS_DIR=str(tmp_path))) == URL
     with pytest.raises(ConfigurationError, match="SECRETS_DIR"):
         load(SECRETS_DIR=str(tmp_path / "missing"))
 
 
-def test_more_idle_connections_than_connections_are_refused(load: Any) -> None:
+def test_a_minimum_of_connections_above_the_maximum_is_refused(load: Any) -> None:
     with pytest.raises(ConfigurationError, match="POSTGRES_MIN_CONNECTIONS"):
         load(POSTGRES_MIN_CONNECTIONS="4")
 
@@ -126,12 +126,12 @@ def test_more_idle_connections_than_connections_are_refused(load: Any) -> None:
 @pytest.mark.parametrize(
     "name", [name for name in Settings.model_fields if name.endswith(("timeout", "lifetime"))]
 )
-def test_a_time_that_postgresql_cannot_count_is_refused(load: Any, name: str) -> None:
+def test_a_timeout_beyond_the_range_of_postgresql_is_refused(load: Any, name: str) -> None:
     with pytest.raises(ConfigurationError, match=name.upper()):
         load(**{name.upper(): str(2**31)})
 
 
-def test_the_settings_of_a_move_that_contradict_each_other_are_refused_with_the_reason(load: Any) -> None:
+def test_contradictory_transfer_settings_are_refused_with_the_reason(load: Any) -> None:
     for name, value in (
         ("TRANSFER_PIN", "legacy"),
         ("TRANSFER_CAPTURE", "off"),
@@ -149,24 +149,24 @@ def test_the_settings_of_a_move_that_contradict_each_other_are_refused_with_the_
             load(TRANSFER_PIN=value)
 
 
-def test_a_database_cannot_be_moved_to_itself(load: Any) -> None:
-    other_writing = URL.replace(":5432", "").replace("postgresql://me", "postgresql+psycopg://you")
+def test_both_sides_of_a_transfer_must_be_different_databases(load: Any) -> None:
+    other_spelling = URL.replace(":5432", "").replace("postgresql://me", "postgresql+psycopg://you")
     with pytest.raises(ConfigurationError, match="LEGACY_DATABASE_URL: is the same database"):
-        load(DATABASE_URL=URL, LEGACY_DATABASE_URL=other_writing)
+        load(DATABASE_URL=URL, LEGACY_DATABASE_URL=other_spelling)
 
 
-def test_nothing_but_the_configuration_reads_the_environment() -> None:
+def test_only_the_settings_module_reads_environment_variables() -> None:
     app = Path(__file__).parents[2] / "app"
     readers = {
         str(path.relative_to(app))
         for path in app.rglob("*.py")
-        # prometheus_client has a variable of its own, which it reads itself.
+        # PROMETHEUS_MULTIPROC_DIR belongs to prometheus_client.
         if re.search(r"os\.environ|getenv", re.sub(r".*PROMETHEUS_MULTIPROC_DIR.*", "", path.read_text()))
     }
     assert readers == {"config/settings.py"}
 
 
-def test_a_service_made_from_a_wrong_environment_names_the_problem(load: Any) -> None:
+def test_from_env_names_an_invalid_variable(load: Any) -> None:
     os.environ["SERVICE_COUNT"] = "0"
     try:
         with pytest.raises(ConfigurationError, match="SERVICE_COUNT"):
@@ -175,20 +175,23 @@ def test_a_service_made_from_a_wrong_environment_names_the_problem(load: Any) ->
         del os.environ["SERVICE_COUNT"]
 
 
-def _make(path: Path, how: bytes | str) -> None:
-    if isinstance(how, bytes):
-        path.write_bytes(how)
-    elif how == "directory":
+def _make(path: Path, content: bytes | str) -> None:
+    """Create a file with this content (bytes), a directory ("directory"), or a link to this path (text)."""
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content == "directory":
         path.mkdir()
     else:
-        path.symlink_to(how)
+        path.symlink_to(content)
 
 
 @pytest.mark.parametrize(
-    "how", [b"", b" \r\n", b"Trillian\xff", b"Trillian\nx", b"Tr\0x", "directory", "/nowhere"]
+    "content", [b"", b" \r\n", b"Trillian\xff", b"Trillian\nx", b"Tr\0x", "directory", "/nowhere"]
 )
-def test_a_file_that_holds_no_secret_is_named(load: Any, tmp_path: Path, how: bytes | str) -> None:
-    _make(tmp_path / "health_token", how)
+def test_a_file_without_a_valid_secret_is_reported_by_its_setting(
+    load: Any, tmp_path: Path, content: bytes | str
+) -> None:
+    _make(tmp_path / "health_token", content)
     _make(tmp_path / "postgres_max_connections", b"Trillian")
     with pytest.raises(ConfigurationError) as error:
         load(SECRETS_DIR=str(tmp_path))
@@ -197,7 +200,9 @@ def test_a_file_that_holds_no_secret_is_named(load: Any, tmp_path: Path, how: by
     assert "Tr" not in error.value.message
 
 
-def test_a_secret_may_be_a_link_and_end_in_any_line_end(load: Any, tmp_path: Path) -> None:
+def test_a_secret_file_may_be_a_link_with_a_byte_order_mark_and_any_line_end(
+    load: Any, tmp_path: Path
+) -> None:
     (tmp_path / "secrets").mkdir()
     (tmp_path / "elsewhere").write_bytes(b"\xef\xbb\xbfTrillian\r\n")
     (tmp_path / "secrets" / "health_token").symlink_to(tmp_path / "elsewhere")
@@ -213,7 +218,7 @@ def test_a_secret_may_be_a_link_and_end_in_any_line_end(load: Any, tmp_path: Pat
         "postgresql://me:Trillian@db/x?sslmode=Trillian",
     ],
 )
-def test_an_address_that_would_show_its_password_or_cannot_work_is_refused(load: Any, url: str) -> None:
+def test_a_database_url_that_exposes_its_password_or_cannot_work_is_refused(load: Any, url: str) -> None:
     with pytest.raises(ConfigurationError, match="DATABASE_URL: ") as error:
         load(DATABASE_URL=url)
     assert "lian" not in error.value.message
@@ -222,11 +227,11 @@ def test_an_address_that_would_show_its_password_or_cannot_work_is_refused(load:
 @pytest.mark.parametrize(
     "name", ["WHATSAPP_SILENT_CRITICAL", "BACKUP_MAX_HOURS", "BACKUP_DRILL_MAX_DAYS", "SERVICE_COUNT"]
 )
-def test_a_number_that_nothing_can_count_with_is_refused(load: Any, name: str) -> None:
+def test_a_number_beyond_the_valid_range_is_refused(load: Any, name: str) -> None:
     with pytest.raises(ConfigurationError, match=name):
         load(**{name: "99999999999999999999"})
 
 
-def test_a_token_that_cannot_be_sent_is_refused(load: Any) -> None:
+def test_a_blank_token_is_refused(load: Any) -> None:
     with pytest.raises(ConfigurationError, match="HEALTH_TOKEN: is empty"):
         load(HEALTH_TOKEN="  ")

@@ -1,4 +1,4 @@
-"""Dashboard, alert rules and the page of operations name all existing metrics and no others."""
+"""Dashboard, alert rules and documentation use existing metrics, and every metric is documented."""
 
 import json
 import re
@@ -8,7 +8,7 @@ import pytest
 import yaml
 from prometheus_client import REGISTRY
 
-import app.web  # noqa: F401 - with it every metric is there
+import app.web  # noqa: F401 - registers all metrics
 
 ROOT = Path(__file__).parents[2]
 DASHBOARD = ROOT / "docs/grafana/frontdesk.json"
@@ -18,7 +18,7 @@ NAME = re.compile(r"\bfrontdesk_[a-z_]+\b")
 
 
 def existing() -> set[str]:
-    """Return the names of all time series of Frontdesk."""
+    """Return the names of all Frontdesk series, as queries use them."""
     suffixes = {"counter": ("_total",), "gauge": ("",), "histogram": ("_bucket", "_count", "_sum")}
     return {
         f"{metric.name}{suffix}"
@@ -30,13 +30,13 @@ def existing() -> set[str]:
 
 
 @pytest.mark.parametrize("file", [DASHBOARD, RULES], ids=lambda file: file.name)
-def test_every_metric_that_is_asked_for_exists(file: Path) -> None:
+def test_queries_use_only_existing_metrics(file: Path) -> None:
     named = set(NAME.findall(file.read_text()))
     assert len(named) > 5
     assert named <= existing()
 
 
-def test_every_metric_is_on_the_page_and_no_other_is() -> None:
+def test_the_page_documents_every_metric_and_no_other() -> None:
     table = PAGE.read_text().partition("## Metrics")[2].partition("\n## ")[0]
     documented = {
         name
@@ -47,7 +47,7 @@ def test_every_metric_is_on_the_page_and_no_other_is() -> None:
     assert documented == families
 
 
-def test_every_alert_can_be_read_and_has_a_severity_and_a_sentence() -> None:
+def test_every_alert_rule_has_a_severity_and_a_summary() -> None:
     (group,) = yaml.safe_load(RULES.read_text())["groups"]
     assert set(group) == {"name", "rules"}
     assert len(group["rules"]) > 5
@@ -60,8 +60,8 @@ def test_every_alert_can_be_read_and_has_a_severity_and_a_sentence() -> None:
         assert rule["expr"].count("(") == rule["expr"].count(")")
 
 
-def test_what_an_alert_counts_is_there_before_the_first_time() -> None:
-    """Prometheus sees a counter grow only from a value that it has seen."""
+def test_counters_of_alerts_exist_before_the_first_event() -> None:
+    """Prometheus detects an increase only if it has scraped an earlier value."""
     series = {
         (sample.name, *sample.labels.values()) for metric in REGISTRY.collect() for sample in metric.samples
     }
@@ -70,7 +70,7 @@ def test_what_an_alert_counts_is_there_before_the_first_time() -> None:
     assert ("frontdesk_db_slow_queries_total", "SELECT") in series
 
 
-def test_the_dashboard_has_panels_that_all_ask_something() -> None:
+def test_every_panel_of_the_dashboard_has_a_title_and_a_query() -> None:
     dashboard = json.loads(DASHBOARD.read_text())
     assert len(dashboard["panels"]) > 8
     for panel in dashboard["panels"]:

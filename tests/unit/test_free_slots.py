@@ -1,4 +1,4 @@
-"""Free slots compared with a model that checks every quarter of an hour of the day."""
+"""Free slots compared with a model that checks every quarter of an hour of a day."""
 
 from datetime import UTC, date, datetime, timedelta
 from zoneinfo import ZoneInfo
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from app.data_layer.free_slots import TimeRange, free_starts, local_day
 
 QUARTER = timedelta(minutes=15)
-# Zone, and a day on which its clocks change (none where they never do).
+# Time zones, each with a day on which its clocks change, or with any day if they never change.
 ZONES = [
     ("Europe/Moscow", date(2026, 12, 1)),
     ("America/New_York", date(2027, 3, 14)),
@@ -36,12 +36,12 @@ ZONES = [
         ("Asia/Beirut", date(2027, 3, 28), 23),
     ],
 )
-def test_a_local_day_has_the_hours_that_the_clocks_give_it(zone: str, day: date, hours: float) -> None:
+def test_a_local_day_is_shorter_or_longer_when_the_clocks_change(zone: str, day: date, hours: float) -> None:
     start, end = local_day(day, ZoneInfo(zone))
     assert end - start == timedelta(hours=hours)
 
 
-def test_a_salons_day_is_not_a_utc_day() -> None:
+def test_a_salons_day_begins_at_local_midnight() -> None:
     start, _ = local_day(date(2026, 12, 1), ZoneInfo("Asia/Kathmandu"))
     assert start == datetime(2026, 11, 30, 18, 15, tzinfo=UTC)
 
@@ -52,7 +52,7 @@ def clock(quarters: int) -> str:
 
 @st.composite
 def working_days(draw: st.DrawFn) -> tuple[str, date, list[dict[str, str]], list[TimeRange]]:
-    """A zone, a day in it, working intervals, and taken times of any length around the day."""
+    """Draw a time zone, a day, working intervals, and taken times of any length on or near that day."""
     zone, day = draw(st.sampled_from(ZONES))
     bounds = draw(st.lists(st.integers(0, 96), max_size=6, unique=True).map(sorted))
     intervals = [
@@ -70,7 +70,7 @@ def working_days(draw: st.DrawFn) -> tuple[str, date, list[dict[str, str]], list
 
 
 def is_skipped_or_repeated(day: date, wall: str, zone: ZoneInfo) -> bool:
-    """Return True if this local time does not exist or exists twice on this day."""
+    """Return True if the wall clock of the zone never shows this time on the day, or shows it twice."""
     if wall == "24:00":
         return False
     local = datetime.combine(day, datetime.strptime(wall, "%H:%M").time(), zone)  # noqa: DTZ007 - a wall clock
@@ -79,7 +79,7 @@ def is_skipped_or_repeated(day: date, wall: str, zone: ZoneInfo) -> bool:
 
 @settings(max_examples=300)
 @given(working_days(), st.integers(1, 12))
-def test_a_start_is_free_when_the_wall_clock_is_in_the_interval_and_nobody_else_is(
+def test_free_starts_lie_in_working_intervals_and_overlap_no_taken_time(
     case: tuple[str, date, list[dict[str, str]], list[TimeRange]], quarters: int
 ) -> None:
     zone_name, day, intervals, taken = case
@@ -106,7 +106,7 @@ def test_a_start_is_free_when_the_wall_clock_is_in_the_interval_and_nobody_else_
     assert free_starts(day, zone, intervals, taken, duration, QUARTER) == expected
 
 
-def test_intervals_that_touch_are_one() -> None:
+def test_adjacent_intervals_are_joined() -> None:
     intervals = [{"from": "12:00", "to": "14:00"}, {"from": "10:00", "to": "12:00"}]
     starts = free_starts(
         date(2026, 12, 1), ZoneInfo("UTC"), intervals, [], timedelta(hours=3), timedelta(hours=1)
@@ -114,7 +114,7 @@ def test_intervals_that_touch_are_one() -> None:
     assert [start.hour for start in starts] == [10, 11]
 
 
-def test_starts_lie_on_the_steps_of_each_interval() -> None:
+def test_steps_count_from_the_start_of_each_interval() -> None:
     intervals = [{"from": "10:10", "to": "11:00"}]
     starts = free_starts(
         date(2026, 12, 1), ZoneInfo("UTC"), intervals, [], timedelta(minutes=20), timedelta(minutes=20)

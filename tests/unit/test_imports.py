@@ -1,4 +1,4 @@
-"""Imports point one way: from the edges of the program to its core, package by package, without cycles."""
+"""Imports follow the layers of the application: in one direction, without cycles."""
 
 import ast
 from collections.abc import Iterator
@@ -10,9 +10,9 @@ import pytest
 
 APP = Path(__file__).parents[2] / "app"
 
-# For each package, chains of its files and subpackages. Each name imports only names after a later `>`,
-# never a name beside it. `__init__` is the package's own file: unless a chain names it, it may
-# import every file of its package.
+# The layers of each package, as chains of its files and subpackages. A name may import the names after a
+# later `>`, but not the names of its own layer. `__init__` is the package's own file: unless a chain contains
+# it, it may import every file of its package.
 CHAINS = {
     "app": (
         "demo > cli > __init__ > web > yclients > frontdesk > whatsapp adoption > data_layer"
@@ -39,12 +39,12 @@ PACKAGES = sorted({module.rpartition(".")[0] for module in MODULES})
 
 
 def file_of(name: str) -> str | None:
-    """The module of the file that holds `name`, a module or a package; None if it is neither."""
+    """Return the module that defines `name` (a module or package), or None if it is neither."""
     return next((each for each in (name, f"{name}.__init__") if each in MODULES), None)
 
 
 def imports(module: str) -> Iterator[str]:
-    """The modules of the application that a module imports, at its top or inside a function."""
+    """Yield the modules of the application that a module imports, at module level or in functions."""
     for node in ast.walk(ast.parse(MODULES[module].read_text())):
         if isinstance(node, ast.ImportFrom):
             assert not node.level, f"{module} has a relative import"
@@ -61,7 +61,7 @@ IMPORTS = {module: set(imports(module)) for module in MODULES}
 
 
 def beside(module: str, package: str) -> tuple[str, set[str]]:
-    """Return the name of the module in the package, a file or subpackage, and the names that it imports."""
+    """Return the module's file or subpackage in the package, and the others there that it imports."""
     depth = len(package.split("."))
     name = module.split(".")[depth]
     imported = {each.split(".")[depth] for each in IMPORTS[module] if each.startswith(f"{package}.")}
@@ -69,7 +69,7 @@ def beside(module: str, package: str) -> tuple[str, set[str]]:
 
 
 def neighbours(package: str) -> dict[str, set[str]]:
-    """Return, for each name in the package, the names beside it that it imports."""
+    """Return, for each file or subpackage of the package, the others that it imports."""
     graph: dict[str, set[str]] = {}
     for module in MODULES:
         if module.startswith(f"{package}."):
@@ -79,7 +79,7 @@ def neighbours(package: str) -> dict[str, set[str]]:
 
 
 def allowed(package: str) -> dict[str, set[str]]:
-    """By name in the package, the names beside it that the chains let it import."""
+    """Return, for each file or subpackage of the package, the others that the chains allow it to import."""
     known = neighbours(package)
     steps = [chain.split(" > ") for chain in CHAINS[package]]
     named = {name for chain in steps for step in chain for name in step.split()}
@@ -100,7 +100,7 @@ ALLOWED = {package: allowed(package) for package in CHAINS}
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_imports_point_from_the_edges_to_the_core(module: str) -> None:
+def test_a_module_imports_only_lower_layers(module: str) -> None:
     for package in CHAINS:
         if module.startswith(f"{package}."):
             name, imported = beside(module, package)
@@ -108,16 +108,16 @@ def test_imports_point_from_the_edges_to_the_core(module: str) -> None:
             assert not refused, f"{package}.{name} must not import {sorted(refused)}"
 
 
-def test_every_part_of_the_application_has_its_place_in_the_direction() -> None:
+def test_the_chain_contains_every_part_of_the_application() -> None:
     assert set(neighbours("app")) == {name for step in CHAINS["app"][0].split(" > ") for name in step.split()}
 
 
-def test_files_import_each_other_without_a_cycle() -> None:
+def test_files_have_no_import_cycle() -> None:
     refuse_cycle(IMPORTS)
 
 
 @pytest.mark.parametrize("package", PACKAGES)
-def test_packages_import_each_other_without_a_cycle(package: str) -> None:
+def test_packages_have_no_import_cycle(package: str) -> None:
     refuse_cycle(neighbours(package))
 
 
@@ -125,9 +125,9 @@ def refuse_cycle(graph: dict[str, set[str]]) -> None:
     try:
         TopologicalSorter({name: imported - {name} for name, imported in graph.items()}).prepare()
     except CycleError as error:
-        pytest.fail(f"A cycle of imports: {' -> '.join(error.args[1])}")
+        pytest.fail(f"Import cycle: {' -> '.join(error.args[1])}")
 
 
-def test_the_folder_of_migrations_is_no_package() -> None:
-    """An `__init__.py` there would shadow the installed alembic."""
+def test_the_folder_of_migrations_is_not_a_package() -> None:
+    """With an `__init__.py`, the folder would hide the installed package alembic."""
     assert not (APP.parent / "alembic" / "__init__.py").exists()

@@ -1,4 +1,4 @@
-"""`.ci/check_language.py`: phrases that plain technical English avoids."""
+"""`.ci/check_language.py` finds phrases that plain technical English avoids."""
 
 import subprocess
 import sys
@@ -40,16 +40,16 @@ def test_a_phrase_is_found_in_a_document(tmp_path: Path) -> None:
     assert ":3: 'tells'" in line
 
 
-def test_identifiers_and_paths_are_no_text(tmp_path: Path) -> None:
-    module = "def tell(nobody):\n    return nobody.told\n"  # check-language: data
-    assert check(tmp_path / "module.py", module) == []
+def test_identifiers_and_paths_are_not_checked(tmp_path: Path) -> None:
+    code = "def tell(nobody):\n    return nobody.told\n"  # check-language: data
+    assert check(tmp_path / "module.py", code) == []
     assert check(tmp_path / "page.md", "Run `who`, see docs/what.md.\n") == []  # check-language: data
 
 
-def test_what_and_such_are_refused_at_the_start_of_a_text_only(tmp_path: Path) -> None:
+def test_what_is_found_only_at_the_start_of_a_text(tmp_path: Path) -> None:
     assert check(tmp_path / "module.py", '"""Return what the server sent."""\n') == []
 
 
-def test_a_text_of_several_lines_is_found_on_its_own_line(tmp_path: Path) -> None:
+def test_a_finding_in_a_long_text_has_its_own_line_number(tmp_path: Path) -> None:
     (line,) = check(tmp_path / "module.py", '"""First.\n\nThe second tells.\n"""\n')  # check-language: data
     assert ":3: 'tells'" in line

@@ -1,4 +1,4 @@
-"""Log lines: JSON for machines, one line for people, a person in neither."""
+"""Log lines: JSON in production, readable text elsewhere, and personal data in neither."""
 
 import io
 import json
@@ -15,8 +15,8 @@ from app.observability import log_redaction, logs, operation_context
 
 
 @contextmanager
-def a_program() -> Iterator[io.StringIO]:
-    """Its stderr, and the root logger as a program finds it."""
+def unconfigured_logging() -> Iterator[io.StringIO]:
+    """Yield a buffer that replaces stderr; the root logger has no handlers, as when a program starts."""
     stream, stderr = io.StringIO(), sys.stderr
     root = logging.getLogger()
     handlers = root.handlers[:]
@@ -38,8 +38,8 @@ def lines(stream: io.StringIO) -> list[Any]:
     return [json.loads(line) for line in stream.getvalue().splitlines()]
 
 
-def test_production_writes_one_json_object_a_line() -> None:
-    with a_program() as stream:
+def test_production_writes_one_json_object_per_line() -> None:
+    with unconfigured_logging() as stream:
         logs.configure(production())
         request = operation_context.request_id.set("abc")
         begun = operation_context.begin(962302, "get_client_by_id")
@@ -62,8 +62,8 @@ def test_production_writes_one_json_object_a_line() -> None:
         assert line["time"].endswith("Z")
 
 
-def test_elsewhere_a_line_can_be_read() -> None:
-    with a_program() as stream:
+def test_development_writes_readable_lines() -> None:
+    with unconfigured_logging() as stream:
         logs.configure(Settings(environment="development"))
         begun = operation_context.begin(1)
         logging.getLogger("app.x").info("hello")
@@ -72,8 +72,8 @@ def test_elsewhere_a_line_can_be_read() -> None:
 
 
 @pytest.mark.parametrize("environment", ["production", "development"])
-def test_an_error_is_told_by_its_kind_and_the_way_to_it_alone(environment: str) -> None:
-    with a_program() as stream:
+def test_an_error_is_logged_with_class_and_traceback_but_without_its_text(environment: str) -> None:
+    with unconfigured_logging() as stream:
         logs.configure(production() if environment == "production" else Settings(environment="development"))
         try:
             int("Anna")
@@ -84,8 +84,8 @@ def test_an_error_is_told_by_its_kind_and_the_way_to_it_alone(environment: str) 
         assert "test_logs.py" in stream.getvalue()
 
 
-def test_a_program_that_has_set_up_logging_keeps_its_own() -> None:
-    with a_program():
+def test_handlers_that_the_program_has_configured_are_kept() -> None:
+    with unconfigured_logging():
         own = logging.NullHandler()
         other = logging.StreamHandler(io.StringIO())
         logging.getLogger().handlers[:] = [own, other]
@@ -93,15 +93,15 @@ def test_a_program_that_has_set_up_logging_keeps_its_own() -> None:
         assert logging.getLogger().handlers == [own, other]
 
 
-def test_a_command_writes_nothing_but_what_it_says() -> None:
-    with a_program() as stream:
+def test_a_command_writes_no_log_lines_to_stderr() -> None:
+    with unconfigured_logging() as stream:
         logs.disable_last_resort_handler()
-        logging.getLogger("app.x").error("not for the person at the terminal")
+        logging.getLogger("app.x").error("not for the terminal")
         assert stream.getvalue() == ""
 
 
-def test_addresses_that_people_asked_for_are_not_logged() -> None:
-    with a_program() as stream:
+def test_query_strings_and_webhook_secrets_are_not_logged() -> None:
+    with unconfigured_logging() as stream:
         logs.configure(production())
         logging.getLogger("httpx").info("GET https://api.example/clients?phone=+79681234567")
         logging.getLogger("app.x").info("GET /webhooks/yclients/s3cret HTTP/1.1")
@@ -120,7 +120,7 @@ def test_addresses_that_people_asked_for_are_not_logged() -> None:
         '10.0.0.1 - - "GET /health/whatsapp?name=Anna HTTP/1.1" 200 5 "https://x/?q=Anna" "curl"',
     ],
 )
-def test_gunicorn_does_not_quote_what_a_client_sent(line: str) -> None:
+def test_gunicorn_lines_do_not_quote_client_input(line: str) -> None:
     record = logging.LogRecord("gunicorn.error", logging.WARNING, "", 0, line, (), None)
     assert log_redaction.request_redaction_filter(record)
     assert "Anna" not in record.getMessage()
@@ -128,8 +128,8 @@ def test_gunicorn_does_not_quote_what_a_client_sent(line: str) -> None:
 
 
 @pytest.mark.parametrize("environment", ["production", "development"])
-def test_a_value_cannot_look_like_a_line_of_its_own(environment: str) -> None:
-    with a_program() as stream:
+def test_a_value_cannot_forge_a_log_line(environment: str) -> None:
+    with unconfigured_logging() as stream:
         logs.configure(production() if environment == "production" else Settings(environment="development"))
         logging.getLogger("app.x").warning("%s", "\n12:00:00 INFO forged\r12\u2028x\u0085y")
         first, *others = stream.getvalue().splitlines()
@@ -138,8 +138,8 @@ def test_a_value_cannot_look_like_a_line_of_its_own(environment: str) -> None:
         assert all(line.startswith("    ") for line in others)
 
 
-def test_a_line_is_json_whatever_stderr_can_write() -> None:
-    with a_program() as stream:
+def test_a_line_is_valid_json_even_if_stderr_supports_only_ascii() -> None:
+    with unconfigured_logging() as stream:
         narrow = io.TextIOWrapper(io.BytesIO(), "ascii", "backslashreplace")
         sys.stderr = narrow
         logs.configure(production())

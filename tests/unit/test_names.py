@@ -10,7 +10,7 @@ import pytest
 APP = Path(__file__).parents[2] / "app"
 FILES = sorted(APP.rglob("*.py"))
 UNITS = ("_SECONDS", "_MS", "_MINUTES", "_HOURS", "_DAYS", "_PERCENT", "_ROUND_TRIPS", "_MAJOR")
-# Words for a duration: a number of this name needs its unit.
+# Words for durations: the name of a number with such a word must end with its unit.
 DURATIONS = ("TIMEOUT", "DELAY", "INTERVAL", "PERIOD", "DURATION", "GRACE", "DEADLINE", "PAUSE")
 
 
@@ -43,8 +43,8 @@ def test_no_class_name_occurs_twice() -> None:
     assert {name: found for name, found in places.items() if len(found) > 1} == {}
 
 
-def test_a_package_tree_has_no_module_name_twice() -> None:
-    """The modules `routes` and `summary` may exist twice, because their packages name the subject."""
+def test_no_module_name_occurs_twice_in_a_package_tree() -> None:
+    """`routes` and `summary` are allowed twice: the name of their package distinguishes them."""
     places = defaultdict(list)
     for path in FILES:
         tree = path.relative_to(APP).parts[0]
@@ -67,4 +67,6 @@ def test_a_number_that_is_a_duration_names_its_unit(path: Path) -> None:
     for name, value in constants(path):
         if isinstance(value, int | float) and not isinstance(value, bool):
             words = name.strip("_").split("_")
-            assert not set(words) & set(DURATIONS) or name.endswith(UNITS), f"{name} = {value}: which unit?"
+            assert not set(words) & set(DURATIONS) or name.endswith(UNITS), (
+                f"{name} = {value}: the name must end with its unit"
+            )

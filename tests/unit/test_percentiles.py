@@ -1,4 +1,4 @@
-"""Percentiles from the histogram are within a tenth of the exact ones."""
+"""Percentiles from the histogram are accurate to 10 %."""
 
 import math
 from bisect import bisect_left
@@ -23,22 +23,22 @@ def cumulative(durations: list[float]) -> dict[float, float]:
 
 
 @given(DURATIONS, st.sampled_from([0.5, 0.95, 0.99]))
-def test_a_percentile_is_within_a_tenth_of_the_exact_one(durations: list[float], share: float) -> None:
+def test_a_percentile_is_accurate_to_ten_percent(durations: list[float], share: float) -> None:
     exact = sorted(durations)[math.ceil(share * len(durations)) - 1]
     found = percentile(cumulative(durations), share)
     assert found is not None
     assert abs(found - exact) <= 0.1 * exact
 
 
-def test_there_is_none_before_the_first_query() -> None:
+def test_a_percentile_is_none_before_the_first_query() -> None:
     assert percentile({}, 0.5) is None
     assert percentile(cumulative([]), 0.5) is None
 
 
-def test_what_is_off_the_scale_is_shown_as_its_end() -> None:
+def test_a_duration_beyond_the_last_bound_counts_as_the_last_bound() -> None:
     assert percentile(cumulative([100_000.0]), 0.5) == BUCKET_BOUNDS[-1]
 
 
-def test_the_scale_reaches_from_ten_microseconds_to_an_hour() -> None:
+def test_the_bounds_range_from_ten_microseconds_to_an_hour() -> None:
     assert BUCKET_BOUNDS[0] == 0.00001
     assert BUCKET_BOUNDS[-1] >= 3600

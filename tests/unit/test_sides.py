@@ -1,4 +1,4 @@
-"""Which of two databases is live, from what both say."""
+"""Determination of the live side from the states of both databases."""
 
 import itertools
 
@@ -19,14 +19,14 @@ FILLED, EMPTY, FOREIGN, UNREACHABLE = (
 @pytest.mark.parametrize(
     ("legacy", "primary", "expected"),
     [
-        # before a move
+        # before a transfer
         (FILLED, EMPTY, "legacy"),
         (EMPTY, EMPTY, "legacy"),
         (FILLED, FOREIGN, "legacy"),
-        # tables that another program has made are not moved from
+        # the tables of another program cannot be transferred
         (FOREIGN, FILLED, "primary"),
         (FOREIGN, EMPTY, "primary"),
-        # in one
+        # during a transfer
         (OPEN, STANDBY, "legacy"),
         (OPEN, EMPTY, "legacy"),
         (OPEN, UNREACHABLE, "legacy"),
@@ -35,19 +35,17 @@ FILLED, EMPTY, FOREIGN, UNREACHABLE = (
         (STANDBY, OPEN, "primary"),
         (UNREACHABLE, OPEN, "primary"),
         (STANDBY, CLOSING, "primary"),
-        # writes may have gone to a side that is not a standby, even if it does not respond
+        # the side beside a standby may have accepted writes, so it is live even if it is unreachable
         (UNREACHABLE, STANDBY, "legacy"),
         (STANDBY, UNREACHABLE, "primary"),
-        # after one, or while its traces are removed
+        # after a transfer, or while `finish` removes its schema
         (STANDBY, FILLED, "primary"),
         (FILLED, OPEN, "primary"),
         (EMPTY, FILLED, "primary"),
         (FILLED, STANDBY, "legacy"),
     ],
 )
-def test_the_live_side_is_known_from_what_both_say(
-    legacy: SideState, primary: SideState, expected: str
-) -> None:
+def test_the_live_side_follows_from_both_states(legacy: SideState, primary: SideState, expected: str) -> None:
     assert determine_live_side(ObservedSide(legacy, 1), ObservedSide(primary, 1)) == expected
 
 
@@ -57,23 +55,25 @@ def test_the_live_side_is_known_from_what_both_say(
         (STANDBY, STANDBY, FencedError),
         (FILLED, FILLED, ConfigurationError),
         (UNREACHABLE, UNREACHABLE, UnavailableError),
-        # before or after a transfer: it is unclear, and a guess would lose writes
+        # before or after a transfer, the unreachable side may be live, and a wrong guess would lose writes
         (FILLED, UNREACHABLE, UnavailableError),
         (UNREACHABLE, FILLED, UnavailableError),
     ],
 )
-def test_nothing_is_guessed(legacy: SideState, primary: SideState, error: type[FrontdeskError]) -> None:
+def test_an_unknown_live_side_is_an_error(
+    legacy: SideState, primary: SideState, error: type[FrontdeskError]
+) -> None:
     with pytest.raises(error):
         determine_live_side(ObservedSide(legacy), ObservedSide(primary))
 
 
-def test_of_two_that_say_open_the_later_epoch_counts() -> None:
+def test_of_two_open_sides_the_higher_epoch_is_live() -> None:
     assert determine_live_side(ObservedSide(OPEN, 3), ObservedSide(OPEN, 2)) == "legacy"
     assert determine_live_side(ObservedSide(OPEN, 1), ObservedSide(OPEN, 2)) == "primary"
 
 
 @pytest.mark.parametrize(("legacy", "primary"), list(itertools.product(SideState, SideState)))
-def test_a_standby_is_never_chosen(legacy: SideState, primary: SideState) -> None:
+def test_a_standby_is_never_live(legacy: SideState, primary: SideState) -> None:
     states = {"legacy": legacy, "primary": primary}
     try:
         name = determine_live_side(ObservedSide(legacy, 1), ObservedSide(primary, 1))

@@ -1,4 +1,4 @@
-"""Buffers: every writing in, base64 out, everything else untouched at any depth."""
+"""Buffers: all forms are read, base64 is written, and other values are unchanged at any depth."""
 
 import json
 from base64 import b64encode
@@ -17,14 +17,14 @@ def base64(data: bytes) -> dict[str, Any]:
     return {"type": "Buffer", "data": b64encode(data).decode()}
 
 
-WRITINGS: list[Callable[[bytes], Any]] = [
+FORMS: list[Callable[[bytes], Any]] = [
     base64,
     lambda data: {"type": "Buffer", "data": list(data)},
     lambda data: {str(index): byte for index, byte in enumerate(data)} if data else base64(data),
     bytes,
 ]
 
-texts = st.text(st.characters(exclude_categories=()), max_size=5)  # half surrogate pairs, too
+texts = st.text(st.characters(exclude_categories=()), max_size=5)  # including unpaired surrogates
 scalars = st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False) | texts
 finite = scalars.filter(lambda value: value not in (float("inf"), float("-inf")))
 buffers = st.binary(max_size=40)
@@ -37,32 +37,30 @@ def trees(leaves: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
     )
 
 
-def written(tree: Any, writing: Callable[[bytes], Any]) -> Any:
-    """The tree as one of the old stores would have it."""
+def in_form(tree: Any, form: Callable[[bytes], Any]) -> Any:
+    """Return a copy of the tree in which every buffer has this form."""
     if isinstance(tree, bytes):
-        return writing(tree)
+        return form(tree)
     if isinstance(tree, dict):
-        return {name: written(value, writing) for name, value in tree.items()}
-    return [written(value, writing) for value in tree] if isinstance(tree, list) else tree
+        return {name: in_form(value, form) for name, value in tree.items()}
+    return [in_form(value, form) for value in tree] if isinstance(tree, list) else tree
 
 
-@given(trees(finite | buffers), st.sampled_from(WRITINGS))
-def test_what_baileys_wrote_is_what_baileys_reads_whatever_the_writing(
-    tree: Any, writing: Callable[[bytes], Any]
-) -> None:
-    assert decode(encode(written(tree, writing))) == written(tree, base64)
+@given(trees(finite | buffers), st.sampled_from(FORMS))
+def test_buffers_of_every_form_are_stored_in_base64(tree: Any, form: Callable[[bytes], Any]) -> None:
+    assert decode(encode(in_form(tree, form))) == in_form(tree, base64)
 
 
 @given(trees(finite))
-def test_a_value_without_buffers_stays_the_very_same_object(tree: Any) -> None:
+def test_a_value_without_buffers_is_returned_as_the_same_object(tree: Any) -> None:
     before = json.dumps(tree)
     assert normalise_buffers(tree) is tree
     assert json.dumps(tree) == before
 
 
 @given(trees(finite | buffers))
-def test_the_given_value_is_not_changed(tree: Any) -> None:
-    value = written(tree, WRITINGS[1])
+def test_the_argument_is_not_modified(tree: Any) -> None:
+    value = in_form(tree, FORMS[1])
     before = json.dumps(value)
     normalise_buffers(value)
     assert json.dumps(value) == before
@@ -94,24 +92,22 @@ def test_the_given_value_is_not_changed(tree: Any) -> None:
     ],
     ids=repr,
 )
-def test_what_only_looks_like_a_buffer_is_left_alone(value: Any) -> None:
+def test_a_value_that_only_resembles_a_buffer_is_unchanged(value: Any) -> None:
     assert normalise_buffers(value) is value
     assert decode(encode(value)) == value
 
 
 @pytest.mark.parametrize("length", [0, 1, 11, 300])
-@pytest.mark.parametrize("writing", WRITINGS)
-def test_bytes_come_in_their_own_order_and_empty_ones_too(
-    writing: Callable[[bytes], Any], length: int
-) -> None:
+@pytest.mark.parametrize("form", FORMS)
+def test_bytes_keep_their_order_if_a_store_reorders_keys(form: Callable[[bytes], Any], length: int) -> None:
     data = bytes(number % 256 for number in range(length))
-    value = writing(data)
+    value = form(data)
     if isinstance(value, dict):
-        value = dict(sorted(value.items(), reverse=True))  # other stores reorder keys
+        value = dict(sorted(value.items(), reverse=True))  # JSONB may reorder keys
     assert normalise_buffers({"deep": [value]}) == {"deep": [base64(data)]}
 
 
-def test_nesting_has_a_limit_far_beyond_what_baileys_writes() -> None:
+def test_the_depth_of_nesting_is_limited() -> None:
     value: Any = 1
     for _ in range(MAX_DEPTH):
         value = [value]
@@ -121,12 +117,12 @@ def test_nesting_has_a_limit_far_beyond_what_baileys_writes() -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), {"a": float("inf")}, {"a": object()}, {("a",): 1}, {1, 2}])
-def test_what_json_does_not_have_is_refused(value: Any) -> None:
+def test_a_value_that_json_lacks_is_refused(value: Any) -> None:
     with pytest.raises(InvalidInputError):
         encode(value)
 
 
-def test_an_error_does_not_show_the_value() -> None:
+def test_an_error_does_not_contain_the_value() -> None:
     with pytest.raises(InvalidInputError) as refused:
         decode(b'{"secret": tru')
     assert "secret" not in refused.value.message

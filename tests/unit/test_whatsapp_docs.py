@@ -16,7 +16,7 @@ PAGE = (ROOT / "docs/whatsapp.md").read_text()
 ADAPTER = ROOT / "app/whatsapp/baileys/useFrontdeskAuthState.mjs"
 
 
-def test_every_operation_is_documented_with_its_signature_and_no_other_is() -> None:
+def test_the_page_documents_every_operation_with_its_signature_and_no_other() -> None:
     table = PAGE.partition("| operation |")[2].partition("\n\n")[0]
     documented = re.findall(r"`(\w+\(.*?\))`", table)
     operations = []
@@ -29,7 +29,7 @@ def test_every_operation_is_documented_with_its_signature_and_no_other_is() -> N
 
 
 @pytest.mark.parametrize(("column", "profile"), [(1, "safe"), (2, "classic")])
-def test_the_table_of_retention_is_that_of_the_code(column: int, profile: str) -> None:
+def test_the_retention_table_equals_the_code(column: int, profile: str) -> None:
     retention = Retention.from_settings(
         Settings(database_url="postgresql://localhost/none", whatsapp_retention=profile)
     )
@@ -42,7 +42,7 @@ def test_the_table_of_retention_is_that_of_the_code(column: int, profile: str) -
             assert row[column] == ("never" if days is None else f"{days} days"), key_type
 
 
-def test_numbers_on_the_page_are_those_of_the_code() -> None:
+def test_durations_on_the_page_equal_those_of_the_code() -> None:
     assert (DELETION_GRACE_PERIOD.days, IDLE_PERIOD.days, LEASE_DURATION.seconds) == (7, 180, 60)
     assert "a week later" in PAGE
     assert "180 days without use" in PAGE
@@ -54,5 +54,5 @@ def test_every_command_on_the_page_exists() -> None:
     assert named == set(whatsapp_commands.commands)
 
 
-def test_the_adapter_stays_small() -> None:
+def test_the_adapter_has_fewer_than_a_hundred_lines() -> None:
     assert len(ADAPTER.read_text().splitlines()) < 100

@@ -1,4 +1,4 @@
-"""Retention by type, encryption, health levels, file names: all that needs no database."""
+"""WhatsApp rules that need no database: retention, encryption, health levels, names of key files."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -29,11 +29,11 @@ class TestRetention:
     @pytest.mark.parametrize(
         ("key_type", "days"),
         [
-            *((name, None) for name in (*NEVER, "sender-key", "a type of tomorrow")),
+            *((name, None) for name in (*NEVER, "sender-key", "unknown-type")),
             *(("tctoken", 28), ("device-list", 14), ("sender-key-memory", 14)),
         ],
     )
-    def test_safe_is_the_default(self, key_type: str, days: int | None) -> None:
+    def test_the_default_profile_is_safe(self, key_type: str, days: int | None) -> None:
         retention = Retention.from_settings(settings())
         expected = None if days is None else NOW + timedelta(days=days)
         assert retention.expires_at(key_type, NOW) == expected
@@ -49,10 +49,12 @@ class TestRetention:
             ("x", 14),
         ],
     )
-    def test_classic_is_the_first_systems(self, key_type: str, days: int) -> None:
+    def test_the_classic_profile_has_the_durations_of_the_legacy_system(
+        self, key_type: str, days: int
+    ) -> None:
         assert Retention.from_settings(settings(whatsapp_retention="classic")).days(key_type) == days
 
-    def test_single_types_have_settings_of_their_own(self) -> None:
+    def test_a_setting_overrides_single_types(self) -> None:
         retention = Retention.from_settings(
             settings(whatsapp_retention_days="device-list=30, tctoken = never,x=1")
         )
@@ -64,12 +66,12 @@ class TestRetention:
         ]
 
     @pytest.mark.parametrize("table", ["device-list", "device-list=", "a=-1", "a=1 b=2", "a=soon", "=1", ","])
-    def test_a_table_that_cannot_be_read_is_refused_by_name(self, table: str) -> None:
+    def test_an_invalid_override_is_refused_with_the_name_of_the_setting(self, table: str) -> None:
         with pytest.raises(ValidationError, match="whatsapp_retention_days"):
             settings(whatsapp_retention_days=table)
 
     @pytest.mark.parametrize("profile", ["safe", "classic"])
-    def test_protected_types_are_cleaned_only_when_they_are_named(self, profile: Any) -> None:
+    def test_protected_types_are_deleted_only_if_requested(self, profile: Any) -> None:
         retention = Retention.from_settings(settings(whatsapp_retention=profile))
         for key_type in (*NEVER, "sender-key"):
             assert not retention.is_deletable(key_type, frozenset())
@@ -79,7 +81,7 @@ class TestRetention:
 
 
 class TestEncryption:
-    def test_the_first_key_encrypts_and_all_decrypt(self) -> None:
+    def test_the_first_key_encrypts_and_all_keys_decrypt(self) -> None:
         old, new = Fernet.generate_key().decode(), Fernet.generate_key().decode()
         stored = Cipher([old]).encrypt(b"{}")
         assert stored != b"{}"
@@ -91,13 +93,13 @@ class TestEncryption:
         with pytest.raises(UnreadableValueError):
             Cipher([]).decrypt(stored)
 
-    def test_what_was_stored_before_there_was_a_key_stays_readable(self) -> None:
+    def test_unencrypted_values_stay_readable(self) -> None:
         assert Cipher([Fernet.generate_key().decode()]).decrypt(b'{"a":1}') == b'{"a":1}'
 
-    def test_keys_come_from_the_settings_with_blanks(self) -> None:
+    def test_spaces_around_keys_in_the_setting_are_ignored(self) -> None:
         keys = [Fernet.generate_key().decode() for _ in range(2)]
-        vault = Cipher.from_settings(settings(whatsapp_encryption_keys=SecretStr(f" {keys[0]} , {keys[1]}")))
-        assert vault.is_current(Cipher(keys).encrypt(b"1"))
+        cipher = Cipher.from_settings(settings(whatsapp_encryption_keys=SecretStr(f" {keys[0]} , {keys[1]}")))
+        assert cipher.is_current(Cipher(keys).encrypt(b"1"))
         assert Cipher.from_settings(settings()).is_disabled
 
 
@@ -115,13 +117,13 @@ def salon(
         "session": KeyTypeStatistics(sessions, 0),
         "device-list": KeyTypeStatistics(total - sessions, expired),
     }
-    seen = SessionState(1, last if paired else None, critical_since=None, **{**fields, **known})
-    return assess_session(seen, keys, last, Thresholds.from_settings(settings()), NOW)
+    state = SessionState(1, last if paired else None, critical_since=None, **{**fields, **known})
+    return assess_session(state, keys, last, Thresholds.from_settings(settings()), NOW)
 
 
 class TestHealthLevels:
     @pytest.mark.parametrize(
-        ("figures", "level", "reason"),
+        ("changes", "level", "reason"),
         [
             ({}, Severity.HEALTHY, None),
             ({"paired": False}, Severity.CRITICAL, "no credentials"),
@@ -142,18 +144,20 @@ class TestHealthLevels:
         ],
         ids=str,
     )
-    def test_level_and_reason(self, figures: dict[str, Any], level: Severity, reason: str | None) -> None:
-        found = salon(**figures)
+    def test_thresholds_determine_level_and_reason(
+        self, changes: dict[str, Any], level: Severity, reason: str | None
+    ) -> None:
+        found = salon(**changes)
         assert found.level is level
         assert (reason or "") in " ".join(found.as_dict()["reasons"])
         assert bool(found.problems) == (level is not Severity.HEALTHY)
         assert found.as_dict()["recommendation"]
 
-    def test_thresholds_are_settings(self) -> None:
+    def test_thresholds_come_from_the_settings(self) -> None:
         limits = Thresholds.from_settings(settings(whatsapp_expired_warning=5, whatsapp_silent_critical=100))
         assert (limits.expired_warning, limits.silent_critical) == (5, 100)
 
-    def test_a_warning_beyond_critical_is_refused(self) -> None:
+    def test_a_warning_threshold_above_the_critical_one_is_refused(self) -> None:
         with pytest.raises(ValidationError, match="greater than WHATSAPP_EXPIRED_CRITICAL"):
             settings(whatsapp_expired_warning=300)
 
@@ -177,5 +181,5 @@ class TestHealthLevels:
         ("package", None),
     ],
 )
-def test_baileys_names_of_files_are_read(stem: str, key: tuple[str, str] | None) -> None:
+def test_file_names_of_baileys_are_parsed(stem: str, key: tuple[str, str] | None) -> None:
     assert parse_key_name(stem) == key
