@@ -112,7 +112,7 @@ def findings(path: Path) -> Iterator[Finding]:
 
 
 def tracked() -> list[Path]:
-    """Return the files of the project that people read."""
+    """Return the tracked files that contain texts."""
     output = subprocess.run(
         ["git", "ls-files", "-z"], cwd=PROJECT, capture_output=True, text=True, check=True
     )

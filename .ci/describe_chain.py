@@ -1,8 +1,8 @@
-"""Write alembic/shapes.json: the shape of the tables after each step of the chain, on an empty DATABASE_URL.
+"""Write alembic/shapes.json: the schema after each migration, read from an empty database at DATABASE_URL.
 
 python .ci/on_new_server.py python .ci/describe_chain.py
 
-`frontdesk db adopt` compares a database with it. Only what a step changes is written.
+`frontdesk db adopt` compares a database with this file. Each step contains only the changes to the schema.
 """
 
 import json
@@ -17,7 +17,7 @@ from app.migrations import runner, schema_snapshot
 
 
 def describe(url: str) -> list[dict[str, object]]:
-    """Run the chain step by step on the empty database at `url` (libpq)."""
+    """Run the migrations one by one on the empty database at `url` (libpq); return the changes of each."""
     steps: list[dict[str, object]] = []
     before: dict[str, str] = {}
     with runner.migration_engine(url) as engine:

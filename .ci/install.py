@@ -1,13 +1,13 @@
-"""Make a virtual environment, and install a lock file and this project into it.
+"""Create a virtual environment, and install a lock file and this project into it.
 
 python .ci/install.py VENV LOCK_FILE
 
-Runs before anything is installed, so it needs the standard library only. The installer is uv: the one on
-the machine, or the release that the lock files pin. Where uv cannot be had or fails, pip installs. Both
-refuse a package whose hash is not in the lock file.
+The script runs before anything is installed, so it uses only the standard library. It installs with uv: the
+uv on the machine, or else the release that the lock files pin. If uv cannot be installed or fails, it uses
+pip. Both refuse a package whose hash is not in the lock file.
 
-A terminal shows a line for each step, with a spinner and a count. Other output is a plain line for each
-step, or nothing if CI is set. An installer's own output is shown when it fails.
+On a terminal, each step has a line with a spinner and a count; otherwise a plain line, or none if CI is set.
+The output of an installer is printed only if it fails.
 """
 
 import itertools
@@ -24,7 +24,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parents[1]
-SPINNER_SECONDS = 0.1  # between two pictures of the spinner
+SPINNER_SECONDS = 0.1  # between two frames of the spinner
 
 
 class InstallError(Exception):
@@ -48,7 +48,7 @@ class Environment:
             return False
 
     def make(self) -> None:
-        """Make the environment, without pip; one of another Python is removed first."""
+        """Create the environment, without pip. An environment of another Python is removed first."""
         run(sys.executable, "-m", "venv", "--clear", "--without-pip", self.folder)
 
     def count_packages(self) -> int:
@@ -58,7 +58,7 @@ class Environment:
         """Run pip; the first call installs the pip that comes with Python.
 
         Raises:
-            InstallError: pip failed, or this Python comes without it.
+            InstallError: pip failed, or this Python has no pip.
         """
         if not any(self.folder.glob("lib/python*/site-packages/pip")):
             try:
@@ -70,10 +70,10 @@ class Environment:
         run(self.python, "-m", "pip", "--disable-pip-version-check", "install", *arguments)
 
     def find_uv(self) -> Path:
-        """Return the machine's uv, or install the pinned one.
+        """Return the path of the machine's uv, or install the pinned release.
 
         Raises:
-            InstallError: Neither can be had.
+            InstallError: The pinned release cannot be installed.
         """
         own = self.folder / "bin" / "uv"
         if found := shutil.which("uv"):
@@ -103,7 +103,7 @@ def run(*command: str | Path) -> str:
 
 @contextmanager
 def step(text: str, count: Callable[[], str] = str) -> Iterator[None]:
-    """Show a step while the block runs: with a spinner, `count` and seconds on a terminal."""
+    """Show a step while the `with` block runs: on a terminal with a spinner, `count` and seconds."""
     if not sys.stdout.isatty():
         if not os.environ.get("CI"):
             print(text, flush=True)
@@ -135,10 +135,10 @@ def step(text: str, count: Callable[[], str] = str) -> Iterator[None]:
 
 
 def install(environment: Environment, lock_file: str) -> None:
-    """Install what `lock_file` pins, and the project as an editable package.
+    """Install the packages of `lock_file`, and the project as an editable package.
 
     Raises:
-        InstallError: Neither uv nor pip could install it.
+        InstallError: uv and pip both failed.
     """
     pins = len(re.findall(r"^\S+==", (PROJECT / lock_file).read_text(), re.MULTILINE))
     packages = ("--require-hashes", "--requirement", str(PROJECT / lock_file))
@@ -148,7 +148,7 @@ def install(environment: Environment, lock_file: str) -> None:
         return f"{min(environment.count_packages(), pins)} of {pins}"
 
     try:
-        with step("Getting uv, which installs packages"):
+        with step("Preparing uv"):
             uv = environment.find_uv()
         to = ("pip", "install", "--python", str(environment.python))
         with step(f"Installing {lock_file}", installed):
@@ -165,7 +165,7 @@ def main(folder: str, lock_file: str) -> int:
     environment = Environment(Path(folder).absolute())
     try:
         if not environment.is_usable():
-            with step(f"Making {folder} with Python {environment.version}"):
+            with step(f"Creating {folder} with Python {environment.version}"):
                 environment.make()
         install(environment, lock_file)
     except InstallError as error:

@@ -1,4 +1,4 @@
-"""Run a command with DATABASE_URL of a new, empty PostgreSQL server that goes away again.
+"""Run a command with DATABASE_URL set to a new PostgreSQL server, which is deleted afterwards.
 
 python .ci/on_new_server.py alembic upgrade head
 """

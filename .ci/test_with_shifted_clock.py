@@ -1,4 +1,4 @@
-"""Run the tests with the wall clock of all their processes shifted to dates that often reveal faults.
+"""Run the tests with the wall clock of all their processes shifted to dates that often reveal bugs.
 
 python .ci/test_with_shifted_clock.py [--shift 400d] [options of pytest]
 
@@ -22,7 +22,7 @@ from zoneinfo import ZoneInfo
 SOURCE = Path(__file__).with_name("shifted_clock.c")
 PYTEST = [sys.executable, "-m", "pytest", "-n", "4", "--dist", "loadgroup", "-m", "not full"]
 LEAD = timedelta(days=3)  # from the shifted date to the end of the month or year, or to the clock change
-ZONE = "Europe/Berlin"  # of the tests' processes; its clock changes count
+ZONE = "Europe/Berlin"  # time zone of the test processes, with daylight-saving time
 
 
 def main() -> int:
@@ -67,7 +67,7 @@ def dates(today: date) -> dict[str, date]:
 
 
 def length(day: date) -> timedelta:
-    """Return how long a day of ZONE lasts."""
+    """Return the length of a day in ZONE."""
     start, end = (
         datetime(each.year, each.month, each.day, tzinfo=ZoneInfo(ZONE)).astimezone(UTC)
         for each in (day, day + timedelta(days=1))
@@ -77,10 +77,10 @@ def length(day: date) -> timedelta:
 
 @contextmanager
 def shifted(shift: timedelta) -> Iterator[dict[str, str]]:
-    """Yield an environment whose processes have a shifted clock; exit with 2 if it cannot be made."""
+    """Yield an environment whose processes have a shifted clock; exit with 2 if that is impossible."""
     compiler = shutil.which("cc")
     if compiler is None or sys.platform != "linux":
-        fail("Linux and a C compiler are needed: apt install gcc libc6-dev")
+        fail("Linux and a C compiler are required: apt install gcc libc6-dev")
     with tempfile.TemporaryDirectory(prefix="clock") as folder:
         Path(folder).chmod(0o755)  # if this process is root, PostgreSQL runs as another user
         library = Path(folder) / "shifted_clock.so"

@@ -57,9 +57,9 @@ class TestOutput:
         stub_uv("exit 0")
         code, output, errors = install(venv)
         assert (code, errors) == (0, "")
-        assert [line.split()[0] for line in output.splitlines()] == ["Making", "Getting", "Installing"]
+        assert [line.split()[0] for line in output.splitlines()] == ["Creating", "Preparing", "Installing"]
         again = install(venv)
-        assert [line.split()[0] for line in again[1].splitlines()] == ["Getting", "Installing"]
+        assert [line.split()[0] for line in again[1].splitlines()] == ["Preparing", "Installing"]
 
     def test_the_script_prints_nothing_in_ci(self, stub_uv: Stub, venv: Path) -> None:
         stub_uv("exit 0")

@@ -1,4 +1,4 @@
-"""Operations reject invalid arguments with a Result `invalid` that does not contain the value."""
+"""Operations return a Result with the error `invalid` for invalid arguments; it never contains the value."""
 
 import inspect
 from collections.abc import Callable, Iterator
@@ -20,7 +20,7 @@ from tests.factories import (
     StaffScheduleRow,
 )
 
-MARK = "Zaphod"  # stands in every text given; no answer may contain it
+MARK = "Zaphod"  # part of every invalid text; no error may contain it
 START, END = datetime(2030, 1, 1, tzinfo=UTC), datetime(2030, 1, 2, tzinfo=UTC)
 
 GOOD: dict[str, dict[str, Any]] = {
@@ -108,15 +108,15 @@ def operations() -> dict[str, Callable[..., Result[Any]]]:
     return dict(inspect.getmembers(DataLayer, lambda member: hasattr(member, "__wrapped__")))
 
 
-def test_every_operation_is_tried_here() -> None:
-    """A new operation without a line above fails."""
+def test_good_contains_every_operation_with_its_arguments() -> None:
+    """A new operation must be added to GOOD."""
     assert {
         name: list(inspect.signature(method).parameters)[1:] for name, method in operations().items()
     } == {name: list(arguments) for name, arguments in GOOD.items()}
 
 
 @pytest.mark.parametrize("name", GOOD)
-def test_good_input_is_accepted(salon: DataLayer, name: str) -> None:
+def test_valid_arguments_are_accepted(salon: DataLayer, name: str) -> None:
     result = getattr(salon, name)(**GOOD[name])
     assert result.success or (name in NOT_FOUND and result.error.code == "not_found")
 
@@ -124,7 +124,7 @@ def test_good_input_is_accepted(salon: DataLayer, name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "argument"), [(name, argument) for name, arguments in GOOD.items() for argument in arguments]
 )
-def test_nonsense_never_raises_and_is_never_an_internal_error(
+def test_an_invalid_argument_never_raises_and_is_never_an_internal_error(
     salon: DataLayer, name: str, argument: str
 ) -> None:
     refused = 0
@@ -134,7 +134,7 @@ def test_nonsense_never_raises_and_is_never_an_internal_error(
             refused += 1
             assert result.error.code in ("invalid", "not_found"), (nonsense, result.error)
             assert not result.error.retryable
-            if not isinstance(nonsense, dict):  # an unknown field is named
+            if not isinstance(nonsense, dict):  # the error names unknown fields
                 assert MARK not in repr(result.error) + result.error.message, nonsense
     assert refused
 
@@ -151,9 +151,7 @@ ROWS: dict[str, tuple[Any, Any]] = {
 @pytest.mark.parametrize(
     ("name", "field"), [(name, field) for name, (_, row) in ROWS.items() for field in row.__annotations__]
 )
-def test_a_row_of_nonsense_is_rejected_or_stored_and_costs_no_other_row(
-    salon: DataLayer, name: str, field: str
-) -> None:
+def test_rows_with_invalid_values_do_not_affect_other_rows(salon: DataLayer, name: str, field: str) -> None:
     make, _ = ROWS[name]
     given = [make(), *({**make(), field: nonsense} for nonsense in nonsense_values())]
     report = getattr(salon, name)(given).unwrap()

@@ -1,4 +1,4 @@
-"""An error that the work catches for itself must not turn the commit into a silent rollback."""
+"""A unit of work whose code has caught a database error must not roll back without an error."""
 
 import pytest
 from sqlalchemy.exc import DataError
@@ -15,7 +15,7 @@ def write_then_fail(uow: UnitOfWork) -> None:
         uow.session.connection().exec_driver_sql("SELECT 1/0")
 
 
-def test_a_unit_of_work_with_a_failed_statement_says_that_nothing_was_kept(
+def test_a_unit_of_work_with_a_failed_statement_reports_that_nothing_was_stored(
     desk: Frontdesk, salon: DataLayer
 ) -> None:
     with (
@@ -26,12 +26,16 @@ def test_a_unit_of_work_with_a_failed_statement_says_that_nothing_was_kept(
     assert salon.get_client_by_id(1).unwrap() is None
 
 
-def test_a_transaction_handed_over_as_a_function_says_so_too(desk: Frontdesk, salon: DataLayer) -> None:
+def test_transact_with_a_failed_statement_reports_that_nothing_was_stored(
+    desk: Frontdesk, salon: DataLayer
+) -> None:
     with pytest.raises(FrontdeskError, match="nothing was stored"):
         desk.transact(salon.company_id, write_then_fail)
 
 
-def test_a_savepoint_keeps_a_caught_error_to_itself(desk: Frontdesk, salon: DataLayer) -> None:
+def test_an_error_inside_a_savepoint_does_not_affect_the_unit_of_work(
+    desk: Frontdesk, salon: DataLayer
+) -> None:
     with desk.unit_of_work(salon.company_id) as uow:
         uow.clients.upsert({"yclients_id": 1, "name": "Anna"})
         with pytest.raises(DataError, match="division by zero"), uow.session.begin_nested():
@@ -39,11 +43,11 @@ def test_a_savepoint_keeps_a_caught_error_to_itself(desk: Frontdesk, salon: Data
     assert salon.get_client_by_id(1).unwrap() is not None
 
 
-def test_a_unit_of_work_that_did_nothing_ends_well(desk: Frontdesk, company_id: int) -> None:
+def test_an_empty_unit_of_work_succeeds(desk: Frontdesk, company_id: int) -> None:
     with desk.unit_of_work(company_id):
         pass
 
 
-def test_an_error_that_leaves_the_block_is_the_one_that_is_seen(desk: Frontdesk, company_id: int) -> None:
+def test_an_error_that_is_not_caught_is_raised_unchanged(desk: Frontdesk, company_id: int) -> None:
     with pytest.raises(UnknownCompanyError), desk.unit_of_work(company_id) as uow:
         uow.clients.upsert({"yclients_id": 1, "name": "Anna"})

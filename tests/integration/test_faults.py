@@ -1,4 +1,4 @@
-"""Errors and recovery when the database is killed, frozen, busy or silent."""
+"""Errors that callers get while the server is killed, frozen or busy, and the recovery afterwards."""
 
 import threading
 import time
@@ -30,7 +30,7 @@ TERMINATE = """
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
-    """A server that tests may break, as long as it runs again afterwards."""
+    """Yield a server that tests may kill or freeze. A test must leave it running."""
     server = Server()
     try:
         runner.upgrade(server.url)
@@ -41,7 +41,7 @@ def server() -> Iterator[Server]:
 
 @pytest.fixture
 def open_desk(server: Server) -> Callable[..., Any]:
-    """Opens the service on the breakable server, with short timeouts (milliseconds) by default."""
+    """Return a function that opens a Frontdesk on that server, with short timeouts in milliseconds."""
 
     @contextmanager
     def open_desk(**timeouts: int) -> Iterator[Frontdesk]:
@@ -60,7 +60,7 @@ def code(result: Result[Any]) -> tuple[str, bool]:
 
 
 def until_it_works(call: Callable[[], Result[Any]], seconds: float = WAIT_TIMEOUT_SECONDS) -> Result[Any]:
-    """The first success within `seconds`."""
+    """Repeat the call until it succeeds or `seconds` have passed; return the last result."""
     end = time.monotonic() + seconds
     while not (result := call()).success and time.monotonic() < end:
         time.sleep(0.05)
@@ -68,7 +68,7 @@ def until_it_works(call: Callable[[], Result[Any]], seconds: float = WAIT_TIMEOU
 
 
 class TestAKilledServer:
-    def test_is_unavailable_while_down_and_served_again_after(
+    def test_calls_fail_while_the_server_is_down_and_succeed_after_its_restart(
         self, server: Server, open_desk: Callable[..., Any], sent: SentryRecorder
     ) -> None:
         with open_desk() as desk:
@@ -88,14 +88,14 @@ class TestAKilledServer:
             assert until_it_works(lambda: salon.get_client_by_id(1)).unwrap() is not None
             assert salon.upsert_client(ClientRow()).success
 
-    def test_back_after_a_while_is_tried_at_once_not_after_a_pause_that_grew_with_the_outage(
+    def test_calls_succeed_soon_after_a_long_outage(
         self, server: Server, open_desk: Callable[..., Any]
     ) -> None:
         with open_desk(postgres_connection_timeout=500) as desk:
             salon = desk.company(COMPANY)
             server.kill()
             try:
-                # The pool would wait until 7 s.
+                # The pool doubles its pauses, so without a limit it would connect again only after 7 s.
                 assert not until_it_works(lambda: salon.get_client_by_id(1), seconds=3.5).success
             finally:
                 server.start()
@@ -103,7 +103,7 @@ class TestAKilledServer:
                 assert until_it_works(lambda: salon.get_client_by_id(1)).success
             assert watch.seconds < 1.5
 
-    def test_restarted_between_two_calls_is_not_noticed(
+    def test_a_restart_between_two_calls_causes_no_error(
         self, server: Server, open_desk: Callable[..., Any], sent: SentryRecorder
     ) -> None:
         with open_desk(postgres_min_connections=3, postgres_connection_timeout=5000) as desk:
@@ -117,7 +117,7 @@ class TestAKilledServer:
 
 
 class TestTerminatedConnections:
-    def test_are_not_noticed_by_the_next_calls_of_any_thread(
+    def test_cause_no_error_if_no_call_is_in_progress(
         self, server: Server, open_desk: Callable[..., Any], sent: SentryRecorder
     ) -> None:
         with open_desk(postgres_min_connections=3, postgres_connection_timeout=5000) as desk:
@@ -132,7 +132,7 @@ class TestTerminatedConnections:
                 assert [result.success for result in at_once([call] * 6)] == [True] * 6
             assert sent.events == []
 
-    def test_in_the_middle_of_a_unit_of_work_roll_it_back(
+    def test_roll_back_a_unit_of_work_in_progress(
         self, server: Server, open_desk: Callable[..., Any]
     ) -> None:
         def work(uow: UnitOfWork) -> None:
@@ -148,7 +148,7 @@ class TestTerminatedConnections:
             assert desk.company(COMPANY).get_client_by_id(4711).unwrap() is None
 
 
-def test_an_exhausted_pool_says_so_in_time_and_recovers(
+def test_an_exhausted_pool_is_reported_within_the_timeout_and_recovers(
     open_desk: Callable[..., Any], sent: SentryRecorder
 ) -> None:
     with open_desk(
@@ -164,7 +164,7 @@ def test_an_exhausted_pool_says_so_in_time_and_recovers(
         assert len(sent.events) == 1
 
 
-def test_a_lock_that_is_not_released_ends_in_timeout(
+def test_a_write_that_waits_too_long_for_a_lock_times_out(
     server: Server, open_desk: Callable[..., Any], sent: SentryRecorder
 ) -> None:
     with open_desk(postgres_lock_timeout=200) as desk:
@@ -177,7 +177,7 @@ def test_a_lock_that_is_not_released_ends_in_timeout(
         assert len(sent.events) == 1
 
 
-def test_a_statement_that_takes_too_long_ends_in_timeout(open_desk: Callable[..., Any]) -> None:
+def test_a_slow_statement_times_out(open_desk: Callable[..., Any]) -> None:
     with open_desk(postgres_statement_timeout=200) as desk:
         with pytest.raises(FrontdeskError) as failure, desk.unit_of_work(COMPANY) as uow:
             uow.session.connection().exec_driver_sql("SELECT pg_sleep(5)")
@@ -186,7 +186,7 @@ def test_a_statement_that_takes_too_long_ends_in_timeout(open_desk: Callable[...
 
 
 @pytest.mark.parametrize("idle", [1, 3])
-def test_a_frozen_server_ends_in_an_answer_within_the_deadlines_and_recovers(
+def test_calls_to_a_frozen_server_fail_within_the_timeouts_and_recover(
     server: Server, open_desk: Callable[..., Any], sent: SentryRecorder, idle: int
 ) -> None:
     with open_desk(
@@ -199,7 +199,7 @@ def test_a_frozen_server_ends_in_an_answer_within_the_deadlines_and_recovers(
             for call in (lambda: salon.get_client_by_id(1), lambda: salon.upsert_client(ClientRow())):
                 with Stopwatch() as watch:
                     assert code(call())[0] in ("timeout", "unavailable")
-                # One wait for a connection, one for an answer on it.
+                # The connection timeout and the query timeout can both elapse.
                 assert watch.seconds < 1.8
         finally:
             server.thaw()
@@ -207,7 +207,7 @@ def test_a_frozen_server_ends_in_an_answer_within_the_deadlines_and_recovers(
         assert until_it_works(lambda: salon.upsert_client(ClientRow())).success
 
 
-def test_a_query_that_the_server_answers_in_pieces_is_not_cut_off_by_the_clients_deadline(
+def test_the_query_timeout_does_not_apply_to_a_large_result_as_a_whole(
     open_desk: Callable[..., Any],
 ) -> None:
     with open_desk(postgres_query_timeout=1000) as desk, desk.unit_of_work(COMPANY) as uow:
@@ -217,16 +217,14 @@ def test_a_query_that_the_server_answers_in_pieces_is_not_cut_off_by_the_clients
         assert len(rows.all()) == 50_000
 
 
-def test_a_service_that_is_closed_says_that_it_is_unavailable(open_desk: Callable[..., Any]) -> None:
+def test_calls_after_closing_report_unavailable(open_desk: Callable[..., Any]) -> None:
     with open_desk() as desk:
         salon = desk.company(COMPANY)
     assert code(salon.get_client_by_id(1))[0] == "unavailable"
     assert code(salon.upsert_client(ClientRow()))[0] == "unavailable"
 
 
-def test_expected_answers_are_no_errors_to_sentry(
-    open_desk: Callable[..., Any], sent: SentryRecorder
-) -> None:
+def test_expected_errors_are_not_sent_to_sentry(open_desk: Callable[..., Any], sent: SentryRecorder) -> None:
     with open_desk() as desk:
         salon = desk.company(COMPANY)
         assert code(salon.cancel_booking(10**12))[0] == "not_found"
@@ -235,13 +233,13 @@ def test_expected_answers_are_no_errors_to_sentry(
         assert sent.events == []
 
 
-def test_a_failure_is_reported_once_and_without_what_the_caller_passed(
+def test_a_failure_is_reported_once_and_without_the_arguments(
     open_desk: Callable[..., Any],
     sent: SentryRecorder,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    name, phone = "dohpaZ"[::-1], "8844846869"[::-1]  # written so because events show lines of the source
+    name, phone = "dohpaZ"[::-1], "8844846869"[::-1]  # reversed: a source line in an event must not match
     with open_desk() as desk:
         salon = desk.company(COMPANY)
 
@@ -258,15 +256,12 @@ def test_a_failure_is_reported_once_and_without_what_the_caller_passed(
         assert phone not in place
 
 
-def test_no_thread_and_no_connection_is_left_after_closing(
-    server: Server, open_desk: Callable[..., Any]
-) -> None:
+def test_closing_leaves_no_thread_and_no_connection(server: Server, open_desk: Callable[..., Any]) -> None:
     threads = threading.active_count()
     with open_desk() as desk:
         at_once([lambda: desk.company(COMPANY).get_client_by_id(1)] * 8)
     assert threading.active_count() == threads
     with psycopg.connect(server.url, autocommit=True) as connection:
         left = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'frontdesk'"
-        wait_until(
-            lambda: connection.execute(left).fetchone() == (0,)
-        )  # the server ends sessions a bit later
+        # The server ends a session shortly after the client has closed it.
+        wait_until(lambda: connection.execute(left).fetchone() == (0,))

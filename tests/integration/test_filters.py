@@ -1,4 +1,4 @@
-"""Filters and ordering against a model in plain Python."""
+"""Filters and ordering, compared with a model in plain Python."""
 
 from collections.abc import Callable
 from typing import Any
@@ -19,7 +19,7 @@ NUMBERS = [0, 1, 2, 5]
 
 @pytest.fixture(scope="module")
 def clients(new_company: Callable[..., DataLayer]) -> tuple[int, list[dict[str, Any]]]:
-    """A company, and its clients: every comment with every number of visits."""
+    """Create a company with a client for each pair of comment and number of visits; return id and rows."""
     salon = new_company()
     rows = [
         ClientRow(yclients_id=n + 1, comment=comment, visit_count=visits, importance=None if n % 3 else "VIP")
@@ -30,7 +30,7 @@ def clients(new_company: Callable[..., DataLayer]) -> tuple[int, list[dict[str, 
 
 
 def like(text: str | None, pattern: str) -> bool:
-    """SQL's LIKE, one character after the other."""
+    """Evaluate SQL's LIKE, one character after the other."""
     if text is None:
         return False
     if not pattern:
@@ -66,7 +66,7 @@ filters = st.dictionaries(
         "comment__ne": st.sampled_from(TEXTS),
         "comment__in": st.lists(st.sampled_from(TEXTS), max_size=4),
         "comment__null": st.booleans(),
-        # PostgreSQL's own C locale knows no case beyond ASCII; names are searched by their folded column.
+        # Only ASCII: the C locale folds no other letters. Searches by name use a column with folded text.
         "comment__ilike": st.sampled_from(["a", "A%", "_", "%", "", r"a\%", "%B"]),
         "comment__like": st.sampled_from(["a", "A%", "_", "%", "", r"a\%", "a\\_", "%b"]),
         "importance__null": st.booleans(),
@@ -101,7 +101,7 @@ def test_find_many_and_count_agree_with_the_model(
     limit=st.none() | st.integers(0, 50),
     offset=st.integers(0, 50),
 )
-def test_ordering_has_nulls_last_either_way_and_pages_fit_together(
+def test_ordering_puts_nulls_last_and_pages_are_consistent(
     desk: Frontdesk,
     clients: tuple[int, list[dict[str, Any]]],
     order: list[str],
@@ -139,14 +139,12 @@ def test_ordering_has_nulls_last_either_way_and_pages_fit_together(
         {"metadata": 1},
     ],
 )
-def test_a_filter_that_makes_no_sense_is_invalid_input(
-    desk: Frontdesk, company_id: int, wrong: dict[str, Any]
-) -> None:
+def test_an_invalid_filter_is_refused(desk: Frontdesk, company_id: int, wrong: dict[str, Any]) -> None:
     with pytest.raises(InvalidInputError), desk.unit_of_work(company_id) as uow:
         uow.clients.find_many(**wrong)
 
 
-def test_find_one_answers_with_the_first_or_none(uow: UnitOfWork) -> None:
+def test_find_one_returns_the_first_row_or_none(uow: UnitOfWork) -> None:
     uow.clients.bulk_upsert([ClientRow(yclients_id=n, name="A") for n in (5, 3)])
     first = uow.clients.find_one(name="A")
     assert first is not None
@@ -154,14 +152,14 @@ def test_find_one_answers_with_the_first_or_none(uow: UnitOfWork) -> None:
     assert uow.clients.find_one(name="B") is None
 
 
-def test_find_by_ids_keeps_the_order_and_fills_the_gaps_with_none_in_one_query(uow: UnitOfWork) -> None:
+def test_find_by_ids_keeps_the_order_and_returns_none_for_missing_ids(uow: UnitOfWork) -> None:
     uow.clients.bulk_upsert([ClientRow(yclients_id=n) for n in (1, 2, 3)])
     found = uow.clients.find_by_ids([3, 9, 1, 3])
     assert [client and client.yclients_id for client in found] == [3, None, 1, 3]
     assert uow.clients.find_by_ids([]) == []
 
 
-def test_delete_takes_what_meets_the_filters_and_wants_at_least_one(uow: UnitOfWork) -> None:
+def test_delete_requires_a_filter_and_deletes_matching_rows(uow: UnitOfWork) -> None:
     uow.clients.bulk_upsert([ClientRow(yclients_id=n, visit_count=n) for n in (1, 2, 3)])
     with pytest.raises(InvalidInputError):
         uow.clients.delete()

@@ -1,4 +1,4 @@
-"""A batch has the same effect as its rows one by one, for any columns and change times."""
+"""An upsert of a batch has the same effect as upserts of its rows one by one."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime

@@ -1,4 +1,4 @@
-"""Behind the real PgBouncer in transaction mode: one server connection that all clients share."""
+"""Frontdesk behind PgBouncer in transaction mode, whose clients share one server connection."""
 
 import os
 import pwd
@@ -45,7 +45,7 @@ pidfile = {folder}/pid
 
 @pytest.fixture
 def pooled_url(database_url: str) -> Iterator[str]:
-    """The URL of the database through a PgBouncer that has one connection to it."""
+    """Yield the URL of the database through a PgBouncer with one server connection."""
     parts = urlsplit(database_url)
     host = parts.hostname or parse_qs(parts.query)["host"][0]
     folder = Path(tempfile.mkdtemp(prefix="pgb"))
@@ -62,7 +62,7 @@ def pooled_url(database_url: str) -> Iterator[str]:
         )
     )
     command = [str(PROGRAM), "--quiet", str(folder / "ini")]
-    if os.geteuid() == 0:  # it refuses to run as root
+    if os.geteuid() == 0:  # PgBouncer does not run as root
         # Only the server's own user may enter the folder of its socket.
         user = pwd.getpwuid(Path(host).stat().st_uid) if host.startswith("/") else pwd.getpwnam("nobody")
         os.chown(folder, user.pw_uid, user.pw_gid)
@@ -70,7 +70,7 @@ def pooled_url(database_url: str) -> Iterator[str]:
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     url = f"postgresql://{parts.username}@127.0.0.1:{listen}{parts.path}"
 
-    def answers() -> bool:
+    def is_ready() -> bool:
         assert process.poll() is None, (folder / "log").read_text()
         try:
             psycopg.connect(url, connect_timeout=2).close()
@@ -79,7 +79,7 @@ def pooled_url(database_url: str) -> Iterator[str]:
         return True
 
     try:
-        wait_until(answers)
+        wait_until(is_ready)
         yield url
     finally:
         process.kill()
@@ -116,37 +116,37 @@ SETTINGS = """
 """
 
 
-def test_units_of_work_have_their_timeouts_and_leave_none_behind(pooled: Frontdesk, pooled_url: str) -> None:
+def test_timeouts_of_a_unit_of_work_end_with_its_transaction(pooled: Frontdesk, pooled_url: str) -> None:
     with pooled.unit_of_work(1) as uow:
         found = uow.session.connection().exec_driver_sql(SETTINGS).one()
     assert tuple(found) == ("11s", "12s", "13s", "UTC")
-    with psycopg.connect(pooled_url, prepare_threshold=None) as stranger:
-        left = stranger.execute(SETTINGS).fetchone()
+    with psycopg.connect(pooled_url, prepare_threshold=None) as other:
+        left = other.execute(SETTINGS).fetchone()
     assert left is not None
     assert left[:3] == ("0", "0", "0")
 
 
-def test_lone_reads_have_them_too(pooled: Frontdesk) -> None:
+def test_single_reads_have_the_timeouts(pooled: Frontdesk) -> None:
     found = pooled.database.read(lambda connection: connection.execute(SETTINGS).fetchone())
     assert found == ("11s", "12s", "13s", "UTC")
 
 
-def test_a_lone_read_that_takes_too_long_ends(settings_of_pooled: Callable[..., Settings]) -> None:
+def test_a_slow_single_read_times_out(settings_of_pooled: Callable[..., Settings]) -> None:
     with Frontdesk(settings_of_pooled(postgres_statement_timeout=100)) as desk:
         with pytest.raises(psycopg.errors.QueryCanceled):
             desk.database.read(lambda connection: connection.execute("SELECT pg_sleep(5)").fetchone())
         assert desk.database.read(lambda connection: connection.execute("SELECT 1").fetchone()) == (1,)
 
 
-def test_the_same_statement_many_times_from_many_clients(pooled: Frontdesk) -> None:
-    """A prepared statement would be unknown to the connection that the next call gets."""
+def test_concurrent_clients_can_repeat_a_statement(pooled: Frontdesk) -> None:
+    """A prepared statement would be missing on the server connection of the next call."""
     salon = pooled.company(1)
     salon.upsert_client(ClientRow(yclients_id=1)).unwrap()
     answers = at_once([lambda: [salon.get_client_by_id(1).unwrap() for _ in range(10)]] * 6)
     assert all(client is not None for answer in answers for client in answer)
 
 
-def test_merges_bookings_and_retries_work(pooled: Frontdesk) -> None:
+def test_bulk_upserts_and_concurrent_bookings_work(pooled: Frontdesk) -> None:
     salon = pooled.company(1)
     assert salon.upsert_clients(ClientRow.create_batch(200)).unwrap().inserted == 200
     assert salon.upsert_bookings(BookingRow.create_batch(120)).unwrap().inserted == 120
@@ -163,7 +163,7 @@ def test_merges_bookings_and_retries_work(pooled: Frontdesk) -> None:
     assert codes == ["booked", "slot_taken", "slot_taken", "slot_taken", "slot_taken"]
 
 
-def test_an_error_rolls_back_and_the_connection_serves_the_next(pooled: Frontdesk) -> None:
+def test_an_error_rolls_back_and_the_connection_stays_usable(pooled: Frontdesk) -> None:
     def fail(uow: UnitOfWork) -> None:
         uow.clients.upsert(ClientRow(yclients_id=5))
         uow.session.connection().exec_driver_sql("SELECT 1/0")
@@ -173,13 +173,13 @@ def test_an_error_rolls_back_and_the_connection_serves_the_next(pooled: Frontdes
     assert pooled.company(1).get_client_by_id(5).unwrap() is None
 
 
-def test_session_locks_go_past_the_pooler(pooled: Frontdesk) -> None:
+def test_session_locks_bypass_the_pooler(pooled: Frontdesk) -> None:
     with connect_directly(pooled.settings) as connection:
         assert connection.execute("SHOW statement_timeout").fetchone() == ("11s",)
         assert connection.info.port != urlsplit(embedded_server.resolve_database_url(pooled.settings)).port
 
 
-def test_a_move_refuses_a_pooler_that_shares_sessions_and_leaves_them_as_they_are(pooled_url: str) -> None:
+def test_a_transfer_refuses_a_pooler_and_does_not_change_its_sessions(pooled_url: str) -> None:
     with pytest.raises(ConfigurationError, match="LEGACY_DATABASE_URL leads to a pooler"):
         Side("legacy", pooled_url).connect()
     with psycopg.connect(pooled_url, autocommit=True, prepare_threshold=None) as connection:

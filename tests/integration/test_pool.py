@@ -26,7 +26,7 @@ Opener = Callable[..., Any]
 
 @pytest.fixture
 def open_desk(database_url: str) -> Opener:
-    """Opens the service on a database of its own: `open_desk(postgres_max_connections=2)`."""
+    """Return a function that opens a Frontdesk with these settings on an empty database."""
 
     @contextmanager
     def open_desk(**settings: Any) -> Iterator[Frontdesk]:
@@ -38,29 +38,30 @@ def open_desk(database_url: str) -> Opener:
 
 @pytest.fixture
 def sessions(database_url: str) -> Callable[[], list[int]]:
-    """The server's processes for the service, as the server knows them."""
+    """Return a function that reads the process ids of the pool's sessions from the server."""
 
     def pids() -> list[int]:
         with psycopg.connect(database_url) as connection:
             rows = connection.execute(
                 "SELECT pid FROM pg_stat_activity WHERE application_name = 'pooled'"
-                " AND datname = current_database() ORDER BY pid"  # another worker has sessions, too
+                " AND datname = current_database() ORDER BY pid"  # other test processes have sessions too
             )
             return [pid for (pid,) in rows]
 
     return pids
 
 
-def taken(desk: Frontdesk, count: int, stack: ExitStack) -> None:
+def acquire(desk: Frontdesk, count: int, stack: ExitStack) -> None:
+    """Acquire connections until `stack` is closed."""
     for _ in range(count):
         stack.enter_context(desk.database.pool.connection(timeout=WAIT_TIMEOUT_SECONDS))
 
 
-def figure(name: str) -> float:
+def metric(name: str) -> float:
     return REGISTRY.get_sample_value(f"frontdesk_db_pool_{name}") or 0.0
 
 
-def test_never_has_more_connections_than_it_may(open_desk: Opener, sessions: Callable[[], list[int]]) -> None:
+def test_the_pool_never_exceeds_its_maximum(open_desk: Opener, sessions: Callable[[], list[int]]) -> None:
     with open_desk() as desk:
         desk.company(1).upsert_company({"title": "Salon"}).unwrap()
         at_once([lambda: desk.company(1).get_company().unwrap()] * 30)
@@ -68,9 +69,9 @@ def test_never_has_more_connections_than_it_may(open_desk: Opener, sessions: Cal
     wait_until(lambda: sessions() == [])
 
 
-def test_gives_up_after_the_connection_timeout(open_desk: Opener) -> None:
+def test_a_call_fails_after_the_connection_timeout(open_desk: Opener) -> None:
     with open_desk(postgres_max_connections=2, postgres_connection_timeout=300) as desk, ExitStack() as stack:
-        taken(desk, 2, stack)
+        acquire(desk, 2, stack)
         began = time.monotonic()
         with Stopwatch() as watch:
             assert desk.company(1).get_company().error.code == "unavailable"
@@ -78,19 +79,19 @@ def test_gives_up_after_the_connection_timeout(open_desk: Opener) -> None:
         assert watch.seconds < 2
 
 
-def test_keeps_the_minimum_and_closes_the_rest_when_idle(
+def test_idle_connections_above_the_minimum_are_closed(
     open_desk: Opener, sessions: Callable[[], list[int]]
 ) -> None:
     with open_desk(postgres_idle_timeout=300) as desk:
         with ExitStack() as stack:
-            taken(desk, 3, stack)
+            acquire(desk, 3, stack)
             wait_until(lambda: len(sessions()) == 3)  # closed sessions may remain for a moment
         wait_until(lambda: len(sessions()) == 1)
         time.sleep(0.7)
         assert len(sessions()) == 1
 
 
-def test_replaces_connections_that_have_lived_long_enough(
+def test_connections_are_replaced_after_their_maximum_lifetime(
     open_desk: Opener, sessions: Callable[[], list[int]]
 ) -> None:
     with open_desk(postgres_max_lifetime=500) as desk:
@@ -105,7 +106,7 @@ def test_replaces_connections_that_have_lived_long_enough(
         wait_until(is_new)
 
 
-def test_sessions_carry_their_settings_without_a_round_trip(open_desk: Opener) -> None:
+def test_sessions_have_the_configured_settings(open_desk: Opener) -> None:
     wanted = {
         "statement_timeout": "11s",
         "lock_timeout": "12s",
@@ -118,13 +119,15 @@ def test_sessions_carry_their_settings_without_a_round_trip(open_desk: Opener) -
     ) as desk:
         for name, value in wanted.items():
             statement = f"SELECT current_setting('{name}')"
-            lone = desk.database.read(lambda connection, text=statement: connection.execute(text).fetchone())
+            single = desk.database.read(
+                lambda connection, text=statement: connection.execute(text).fetchone()
+            )
             with desk.unit_of_work(1) as uow:
                 of_unit = uow.session.connection().exec_driver_sql(statement).scalar()
-            assert (lone, of_unit) == ((value,), value)
+            assert (single, of_unit) == ((value,), value)
 
 
-def test_a_connection_lost_in_a_unit_of_work_is_not_lost_to_the_pool(
+def test_the_pool_replaces_connections_that_are_lost_in_a_unit_of_work(
     open_desk: Opener, database_url: str
 ) -> None:
     def lose_the_connection(uow: UnitOfWork) -> None:
@@ -139,10 +142,10 @@ def test_a_connection_lost_in_a_unit_of_work_is_not_lost_to_the_pool(
                 desk.transact(1, lose_the_connection)
         assert desk.database.pool.in_use == 0
         with ExitStack() as stack:
-            taken(desk, 2, stack)
+            acquire(desk, 2, stack)
 
 
-def test_one_warning_for_each_time_that_it_fills_up(
+def test_each_episode_of_high_usage_is_logged_once(
     open_desk: Opener, caplog: pytest.LogCaptureFixture
 ) -> None:
     def warnings() -> list[str]:
@@ -150,66 +153,66 @@ def test_one_warning_for_each_time_that_it_fills_up(
 
     with caplog.at_level(logging.WARNING), open_desk(postgres_max_connections=5) as desk:
         with ExitStack() as stack:
-            taken(desk, 4, stack)
+            acquire(desk, 4, stack)
             assert warnings() == []
             for _ in range(20):
                 with desk.database.pool.connection():
                     pass
         assert warnings() == ["The pool is above 80 %: 5 of 5 connections are in use, 0 requests are waiting"]
         with ExitStack() as stack:
-            taken(desk, 5, stack)
+            acquire(desk, 5, stack)
         assert len(warnings()) == 2
 
 
-def test_a_pool_that_fills_up_all_the_time_does_not_fill_the_log(
+def test_warnings_about_frequent_high_usage_are_rate_limited(
     open_desk: Opener, caplog: pytest.LogCaptureFixture
 ) -> None:
-    before = figure("high_episodes_total")
+    before = metric("high_episodes_total")
     with caplog.at_level(logging.WARNING), open_desk(postgres_max_connections=1) as desk:
         for _ in range(100):
             desk.database.read(lambda connection: connection.execute("SELECT 1").fetchone())
-    assert figure("high_episodes_total") == before + 100
+    assert metric("high_episodes_total") == before + 100
     assert len([each for each in caplog.records if each.name == "app.database.pool"]) == 5
 
 
-def test_its_use_is_told_exactly_even_after_callers_gave_up(open_desk: Opener) -> None:
+def test_gauges_are_exact_after_requests_have_timed_out(open_desk: Opener) -> None:
     maximum, in_use, timeouts = (
-        figure("max_connections"),
-        figure("in_use_connections"),
-        figure("timeouts_total"),
+        metric("max_connections"),
+        metric("in_use_connections"),
+        metric("timeouts_total"),
     )
     with open_desk(postgres_max_connections=2, postgres_connection_timeout=200) as desk:
         with ExitStack() as stack:
-            taken(desk, 2, stack)
-            assert figure("max_connections") == maximum + 2
-            assert figure("in_use_connections") == in_use + 2
+            acquire(desk, 2, stack)
+            assert metric("max_connections") == maximum + 2
+            assert metric("in_use_connections") == in_use + 2
             at_once([lambda: desk.company(1).get_company()] * 3)
-            assert figure("timeouts_total") == timeouts + 3
+            assert metric("timeouts_total") == timeouts + 3
             assert (desk.database.pool.in_use, desk.database.pool.waiting) == (2, 0)
-            assert figure("waiting_requests") == 0
-        assert figure("in_use_connections") == in_use
-    assert figure("max_connections") == maximum
+            assert metric("waiting_requests") == 0
+        assert metric("in_use_connections") == in_use
+    assert metric("max_connections") == maximum
 
 
-def test_whoever_waits_is_counted_while_waiting(open_desk: Opener) -> None:
+def test_waiting_requests_are_counted(open_desk: Opener) -> None:
     with open_desk(postgres_max_connections=1) as desk:
-        seen: list[int] = []
+        waiting: list[int] = []
 
         def hold() -> None:
             with desk.database.pool.connection():
                 wait_until(lambda: desk.database.pool.waiting == 2)
-                seen.append(desk.database.pool.waiting)
+                waiting.append(desk.database.pool.waiting)
 
-        def ask() -> None:
+        def read() -> None:
             wait_until(lambda: desk.database.pool.in_use == 1)
             desk.database.read(lambda connection: connection.execute("SELECT 1").fetchone())
 
-        at_once([hold, ask, ask])
-        assert seen == [2]
+        at_once([hold, read, read])
+        assert waiting == [2]
         assert desk.database.pool.waiting == 0
 
 
-@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # with threads, from Python 3.12 on
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # Python 3.12 warns about threads
 def test_a_child_process_has_a_pool_of_its_own(open_desk: Opener, sessions: Callable[[], list[int]]) -> None:
     """After a fork, the child opens new connections, and the parent keeps its connections."""
     with open_desk() as desk:
@@ -237,11 +240,9 @@ def test_a_unit_of_work_may_end_in_another_context(open_desk: Opener) -> None:
         assert desk.company(1).get_client_by_id(1).unwrap() is not None
 
 
-def test_a_failure_to_get_a_connection_is_one_event_with_its_tags(
-    open_desk: Opener, sent: SentryRecorder
-) -> None:
+def test_a_pool_timeout_is_sent_to_sentry_once_with_its_tags(open_desk: Opener, sent: SentryRecorder) -> None:
     with open_desk(postgres_max_connections=1, postgres_connection_timeout=100) as desk, ExitStack() as stack:
-        taken(desk, 1, stack)
+        acquire(desk, 1, stack)
         with pytest.raises(FrontdeskError):
             desk.company(4711).get_client_by_id(1).unwrap()
     (event,) = sent.events

@@ -1,4 +1,4 @@
-"""Every operation made to fail with marked arguments: one event each, and no mark leaves the process."""
+"""Failing operations send one Sentry event each; no text of their arguments leaves the process."""
 
 import inspect
 import json
@@ -36,7 +36,7 @@ BOOKING = {
     "client_name": NAME,
     "comment": f"{NAME} {EMAIL}",
 }
-# Arguments of operations by parameter, or by operation and parameter if a name has several meanings.
+# Arguments by parameter name, or by `operation.parameter` if a name has several meanings.
 ARGUMENTS: dict[str, Any] = {
     "phone": PHONE,
     "user_id": f"{PHONE[1:]}@s.whatsapp.net",
@@ -82,23 +82,25 @@ def operations(kind: type) -> list[str]:
 
 
 def call(owner: Any, name: str) -> Any:
+    """Call an operation with the required arguments from ARGUMENTS."""
     method = getattr(owner, name)
     parameters = inspect.signature(method).parameters.values()
     required = [each.name for each in parameters if each.default is inspect.Parameter.empty]
     return method(*(ARGUMENTS.get(f"{name}.{each}", ARGUMENTS.get(each)) for each in required))
 
 
-def everything(query: Any, params: Any) -> str:
+def error_text(query: Any, params: Any) -> str:
+    """Return an error text that quotes personal data and all parameters."""
     return f"DETAIL: Key (phone, name)=({PHONE}, {NAME}) with {params!r} in {query!r} already exists"
 
 
 class Lost(psycopg.OperationalError):
-    """A driver's error whose text quotes what the statement was given."""
+    """A connection error, like those of the driver."""
 
 
 @pytest.fixture
 def own_company(desk: Frontdesk, company_id: int) -> DataLayer:
-    """A company that is known and remembered, so that nothing fails before the operation itself."""
+    """Create a company and cache its tenant, so that the operation itself is the first to fail."""
     salon = desk.company(company_id)
     salon.upsert_company({"title": "Salon"}).unwrap()
     salon.get_client_by_id(1).unwrap()
@@ -109,16 +111,16 @@ def own_company(desk: Frontdesk, company_id: int) -> DataLayer:
 def broken(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, own_company: DataLayer
 ) -> Iterator[None]:
-    """Every statement fails, with its parameters in the error's text and in local variables."""
+    """Make every statement fail, with its parameters in the error's text and in local variables."""
 
     def execute(self: Any, query: Any, params: Any = None, **options: Any) -> Any:
         if not query:
             return self
-        text = everything(query, params)
+        text = error_text(query, params)
         raise request.param(text) from ValueError(text)
 
     def copy(self: Any, statement: Any, params: Any = None, **options: Any) -> Any:
-        raise request.param(everything(statement, params))
+        raise request.param(error_text(statement, params))
 
     with monkeypatch.context() as patch:
         patch.setattr(psycopg.Cursor, "execute", execute)
@@ -128,6 +130,8 @@ def broken(
 
 @pytest.fixture
 def no_mark(sent: SentryRecorder, _lines: LogRecorder) -> Callable[[], None]:
+    """Return a function that checks that Sentry payloads and log lines contain none of MARKS."""
+
     def check() -> None:
         sentry_sdk.flush()
         for place in (json.dumps(sent.payloads, ensure_ascii=False), "\n".join(_lines.lines)):
@@ -145,7 +149,7 @@ def no_mark(sent: SentryRecorder, _lines: LogRecorder) -> Callable[[], None]:
     ids=lambda value: value if isinstance(value, str) else value.__name__,
 )
 @pytest.mark.usefixtures("broken")
-def test_an_operation_that_fails_is_one_event_with_no_person_in_it(
+def test_a_failing_operation_sends_one_event_without_personal_data(
     own_company: Any, sent: SentryRecorder, no_mark: Callable[[], None], kind: type, name: str
 ) -> None:
     with sentry_sdk.start_transaction(name="work", sampled=True):
@@ -174,7 +178,9 @@ def frames(event: Any) -> list[Any]:
 
 
 @pytest.mark.usefixtures("broken")
-def test_an_error_passed_on_is_not_reported_again(own_company: DataLayer, sent: SentryRecorder) -> None:
+def test_an_error_that_a_caller_reports_again_is_sent_once(
+    own_company: DataLayer, sent: SentryRecorder
+) -> None:
     error = own_company.get_client_by_phone(PHONE).error
     assert error is not None
     from app.observability.failure_reports import report
@@ -184,7 +190,7 @@ def test_an_error_passed_on_is_not_reported_again(own_company: DataLayer, sent: 
 
 
 @pytest.mark.usefixtures("broken")
-def test_a_request_that_fails_is_one_event_with_no_person_in_it(
+def test_a_failing_request_sends_one_event_without_personal_data(
     desk: Frontdesk, own_company: DataLayer, sent: SentryRecorder, no_mark: Callable[[], None]
 ) -> None:
     app = create_app(desk)
@@ -212,7 +218,7 @@ def test_a_request_that_fails_is_one_event_with_no_person_in_it(
 
 
 @pytest.mark.usefixtures("broken")
-def test_the_whatsapp_worker_s_request_that_fails_is_one_event_with_no_person_in_it(
+def test_a_failing_whatsapp_request_sends_one_event_without_personal_data(
     desk: Frontdesk, own_company: DataLayer, sent: SentryRecorder, no_mark: Callable[[], None]
 ) -> None:
     client = create_app(desk).test_client()
@@ -223,7 +229,7 @@ def test_the_whatsapp_worker_s_request_that_fails_is_one_event_with_no_person_in
     no_mark()
 
 
-def test_an_address_that_is_nobody_s_leaves_no_mark_in_the_trace(
+def test_the_trace_of_an_unknown_path_contains_no_personal_data(
     desk: Frontdesk, sent: SentryRecorder, no_mark: Callable[[], None]
 ) -> None:
     assert create_app(desk).test_client().get(f"/clients/{PHONE}?name={NAME}").status_code == 404
@@ -232,7 +238,7 @@ def test_an_address_that_is_nobody_s_leaves_no_mark_in_the_trace(
 
 
 @pytest.mark.usefixtures("broken")
-def test_a_command_that_fails_is_one_event_and_one_line_with_no_person_in_them(
+def test_a_failing_command_sends_one_event_without_personal_data(
     worker_database_url: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -251,10 +257,10 @@ def test_a_command_that_fails_is_one_event_and_one_line_with_no_person_in_them(
     no_mark()
 
 
-def test_a_crash_of_the_program_itself_leaves_no_mark(
+def test_events_that_the_sdk_captures_contain_no_personal_data(
     sent: SentryRecorder, no_mark: Callable[[], None]
 ) -> None:
-    """Events that the SDK captures by itself, outside Frontdesk's error boundary."""
+    """Frontdesk filters events that other code sends through the SDK, too."""
 
     def crash(phone: str) -> None:
         raise ValueError(f"{phone} of {NAME}")
@@ -273,7 +279,7 @@ def test_a_crash_of_the_program_itself_leaves_no_mark(
     sentry_sdk.get_isolation_scope().clear()
 
 
-def test_a_message_of_ours_arrives(sent: SentryRecorder) -> None:
+def test_a_message_is_sent_with_its_text(sent: SentryRecorder) -> None:
     sentry.capture_message("The session of company 1 is critical", company_id=1)
     (event,) = sent.events
     assert event["message"] == "The session of company 1 is critical"
@@ -281,7 +287,7 @@ def test_a_message_of_ours_arrives(sent: SentryRecorder) -> None:
 
 
 @pytest.mark.parametrize("dsn", ["nonsense", "https://sentry.example", "http://key@host:99999999/1", "://"])
-def test_an_address_that_is_none_of_sentry_s_stops_nothing(
+def test_an_invalid_sentry_dsn_does_not_prevent_the_start(
     worker_database_url: str, monkeypatch: pytest.MonkeyPatch, sent: SentryRecorder, dsn: str
 ) -> None:
     monkeypatch.setenv("DATABASE_URL", worker_database_url)
@@ -290,7 +296,7 @@ def test_an_address_that_is_none_of_sentry_s_stops_nothing(
         assert desk.company(1).get_client_by_id(1).success
 
 
-def test_starting_again_keeps_the_sentry_that_runs(sent: SentryRecorder) -> None:
+def test_a_second_initialisation_keeps_the_client(sent: SentryRecorder) -> None:
     client = sentry_sdk.get_client()
     settings = Settings(sentry_dsn=SecretStr("http://key@127.0.0.1:9/1"), sentry_traces_sample_rate=1)
     sentry.initialise(settings)

@@ -1,4 +1,4 @@
-"""All statements are measured, and slow and repeated statements are reported without values."""
+"""All statements are measured; slow and repeated statements are reported without values."""
 
 import json
 import logging
@@ -22,13 +22,13 @@ from tests.watching import SentryRecorder
 
 @pytest.fixture
 def salon(salon: DataLayer) -> DataLayer:
-    """One whose country and time zone are remembered already, so that nothing else is counted."""
+    """Return a salon whose tenant is cached already, so that no other statement is counted."""
     salon.get_client_by_id(1).unwrap()
     return salon
 
 
 def counted(work: Callable[[], object]) -> dict[str, int]:
-    """Statements by kind that are counted while `work` runs."""
+    """Return the number of statements by kind that `work` executes."""
     before = metric_readings.read_query_metrics().kinds
     work()
     after = metric_readings.read_query_metrics().kinds
@@ -36,11 +36,11 @@ def counted(work: Callable[[], object]) -> dict[str, int]:
     return {kind: count for kind, count in found.items() if count}
 
 
-def test_a_lone_read_is_counted(salon: DataLayer) -> None:
+def test_a_single_read_is_counted(salon: DataLayer) -> None:
     assert counted(lambda: salon.get_client_by_id(1).unwrap()) == {"SELECT": 1}
 
 
-def test_a_session_is_counted(desk: Frontdesk, salon: DataLayer) -> None:
+def test_statements_of_a_unit_of_work_are_counted(desk: Frontdesk, salon: DataLayer) -> None:
     assert counted(lambda: desk.transact(salon.company_id, lambda uow: uow.clients.count())) == {"SELECT": 1}
     assert counted(lambda: desk.transact(salon.company_id, lambda uow: uow.clients.delete(id=1))) == {
         "DELETE": 1
@@ -59,11 +59,11 @@ def test_a_large_merge_is_counted_with_its_copy(salon: DataLayer) -> None:
     }
 
 
-def test_the_check_of_a_connection_is_no_query(desk: Frontdesk, salon: DataLayer) -> None:
+def test_the_check_of_a_connection_is_not_counted(desk: Frontdesk, salon: DataLayer) -> None:
     assert counted(lambda: desk.transact(salon.company_id, lambda uow: None)) == {}
 
 
-def test_a_statement_that_fails_is_counted_and_its_error_too(desk: Frontdesk) -> None:
+def test_a_failing_statement_is_counted_as_query_and_as_error(desk: Frontdesk) -> None:
     def errors() -> float:
         return REGISTRY.get_sample_value("frontdesk_db_query_errors_total", {"kind": "SELECT"}) or 0.0
 
@@ -93,16 +93,16 @@ def test_a_statement_that_fails_is_counted_and_its_error_too(desk: Frontdesk) ->
         ("", "OTHER"),
     ],
 )
-def test_the_kind_of_a_statement(text: str | bytes, kind: str) -> None:
+def test_statement_kind_recognises_the_kind(text: str | bytes, kind: str) -> None:
     assert statement_kind(text) == kind
 
 
-def test_what_is_shown_of_a_statement_has_no_value_in_it() -> None:
+def test_a_redacted_statement_contains_no_values() -> None:
     text = "SELECT $1, %(a)s, 'it''s', $$x 'y'$$, $t$z$t$, 79681234567, -1.5, t1.c2\n  FROM t1"
     assert redact_statement(text) == "SELECT $1, %(a)s, ?, ?, ?, ?, -?, t1.c2 FROM t1"
 
 
-def test_a_slow_query_is_kept_with_all_that_explains_it(
+def test_a_slow_query_is_kept_with_its_details(
     desk: Frontdesk, salon: DataLayer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(metrics, "SLOW_QUERY_SECONDS", 0.05)
@@ -121,7 +121,9 @@ def test_a_slow_query_is_kept_with_all_that_explains_it(
     assert before <= datetime.fromisoformat(kept.at) <= datetime.now(UTC)
 
 
-def test_a_slow_operation_is_named(salon: DataLayer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slow_query_has_the_name_of_its_operation(
+    salon: DataLayer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(metrics, "SLOW_QUERY_SECONDS", 0.0)
     salon.search_clients_by_name("unknown").unwrap()
     assert slow_queries.recent()[0].operation == "search_clients_by_name"
@@ -140,21 +142,21 @@ def test_no_more_than_fifty_slow_queries_are_kept(desk: Frontdesk, monkeypatch: 
 
 
 @pytest.mark.repeats_statements
-def test_an_n_plus_one_is_told_once_with_its_caller(
+def test_a_repeated_statement_is_logged_once_with_its_caller(
     desk: Frontdesk, salon: DataLayer, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING), desk.unit_of_work(salon.company_id) as uow:
         for number in range(25):
             uow.clients.find_by_ids([number + 1])
-    (told,) = [each.getMessage() for each in caplog.records if "N+1" in each.getMessage()]
-    assert "10th time" in told
-    assert f"company {salon.company_id}" in told
-    assert "test_statements.py" in told
-    assert "test_an_n_plus_one_is_told_once" in told
-    assert "FROM clients" in told
+    (line,) = [each.getMessage() for each in caplog.records if "N+1" in each.getMessage()]
+    assert "10th time" in line
+    assert f"company {salon.company_id}" in line
+    assert "test_statements.py" in line
+    assert "test_a_repeated_statement_is_logged_once" in line
+    assert "FROM clients" in line
 
 
-def test_nine_times_are_no_n_plus_one_and_each_unit_of_work_counts_for_itself(
+def test_nine_executions_in_each_of_several_units_of_work_are_not_logged(
     desk: Frontdesk, salon: DataLayer
 ) -> None:
     for _ in range(3):
@@ -163,7 +165,7 @@ def test_nine_times_are_no_n_plus_one_and_each_unit_of_work_counts_for_itself(
                 uow.clients.find_by_ids([number + 1])
 
 
-def test_the_log_gets_a_summary_every_so_many_queries(
+def test_a_summary_is_logged_after_a_fixed_number_of_queries(
     desk: Frontdesk, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(metrics, "QUERIES_PER_SUMMARY", 5)
@@ -176,22 +178,22 @@ def test_the_log_gets_a_summary_every_so_many_queries(
     assert "p99" in lines[-1]
 
 
-def test_a_trace_shows_each_statement_and_no_value(
+def test_a_trace_contains_each_statement_without_values(
     settings: Settings, desk: Frontdesk, salon: DataLayer, sent: SentryRecorder
 ) -> None:
     app = create_app(desk)
 
-    @app.get("/look/<phone>")
-    def look(phone: str) -> str:
+    @app.get("/client/<phone>")
+    def client(phone: str) -> str:
         salon.get_client_by_phone(phone).unwrap()
         desk.transact(salon.company_id, lambda uow: uow.clients.upsert(ClientRow(phone=phone, name="Anna")))
         return ""
 
-    app.test_client().get("/look/+79681234567?phone=+79681234567")
+    app.test_client().get("/client/+79681234567?phone=+79681234567")
     (trace,) = sent.transactions
     kinds = Counter(statement_kind(span["description"]) for span in trace["spans"] if span["op"] == "db")
     assert kinds >= Counter(SELECT=2, INSERT=1)
-    assert trace["transaction"] == "look"
+    assert trace["transaction"] == "client"
     assert "9681234567" not in json.dumps(trace)
 
 

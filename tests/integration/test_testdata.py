@@ -1,4 +1,4 @@
-"""`frontdesk testdata`: both markers or nothing, children before parents, a hundred rows at most."""
+"""`frontdesk testdata` deletes only rows with both markers, and at most a hundred rows per table."""
 
 import json
 import threading
@@ -83,7 +83,7 @@ def rows(database: Any, table: str) -> list[dict[str, Any]]:
     return [row for (row,) in database.execute(f"SELECT to_jsonb(t) FROM {table} AS t ORDER BY 1")]
 
 
-def test_without_yes_it_says_what_it_would_do_and_does_nothing(database: Any, frontdesk: Any) -> None:
+def test_without_yes_the_command_prints_its_plan_and_deletes_nothing(database: Any, frontdesk: Any) -> None:
     add_client(database, 1)
     add_booking(database, 1, client=1, services=2)
     planned = frontdesk("clean", "--json")
@@ -101,7 +101,7 @@ def test_without_yes_it_says_what_it_would_do_and_does_nothing(database: Any, fr
         assert rows(database, table) == []
 
 
-def test_one_marker_is_counted_and_never_deleted(database: Any, frontdesk: Any) -> None:
+def test_rows_with_one_marker_are_counted_but_not_deleted(database: Any, frontdesk: Any) -> None:
     add_client(database, 1, phone="+79686484488")
     add_client(database, 2, phone=None)
     add_client(database, 3, name="Anna [TEST]")
@@ -120,7 +120,7 @@ def test_one_marker_is_counted_and_never_deleted(database: Any, frontdesk: Any) 
     assert len(rows(database, "bookings")) == 1
 
 
-def test_at_most_a_hundred_rows_of_a_table_go_unless_told_otherwise(database: Any, frontdesk: Any) -> None:
+def test_at_most_a_hundred_rows_per_table_are_deleted_by_default(database: Any, frontdesk: Any) -> None:
     add_client(database, 1)
     for number in range(1, 61):
         add_booking(database, number, client=1, services=2)
@@ -137,7 +137,7 @@ def test_at_most_a_hundred_rows_of_a_table_go_unless_told_otherwise(database: An
     assert rows(database, "clients") == rows(database, "bookings") == []
 
 
-def test_a_client_whom_another_booking_names_stays(database: Any, frontdesk: Any) -> None:
+def test_a_client_with_other_bookings_is_kept(database: Any, frontdesk: Any) -> None:
     add_client(database, 1)
     add_booking(database, 1, client=1)
     add_booking(database, 2, name="Anna", client=1)
@@ -149,7 +149,7 @@ def test_a_client_whom_another_booking_names_stays(database: Any, frontdesk: Any
     assert len(rows(database, "clients")) == 1
 
 
-def test_one_company_leaves_the_others_alone(database: Any, frontdesk: Any) -> None:
+def test_the_company_option_limits_the_deletion(database: Any, frontdesk: Any) -> None:
     add_client(database, 1)
     add_client(database, 1, company=2)
     frontdesk("clean", "--yes", "--company", "2")
@@ -159,7 +159,7 @@ def test_one_company_leaves_the_others_alone(database: Any, frontdesk: Any) -> N
     assert unknown.stderr.startswith("Error: ")
 
 
-def test_a_row_that_loses_its_marker_while_it_is_waited_for_stays(
+def test_a_row_that_loses_its_marker_while_it_is_locked_is_kept(
     database: Any, database_url: str, frontdesk: Any
 ) -> None:
     add_client(database, 1)
@@ -177,7 +177,7 @@ def test_a_row_that_loses_its_marker_while_it_is_waited_for_stays(
 
 
 @pytest.mark.parametrize("command", ["stats", "clean"])
-def test_without_test_phones_it_is_refused(
+def test_the_commands_require_test_phones(
     frontdesk: Any, command: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("TEST_PHONES")
@@ -186,7 +186,7 @@ def test_without_test_phones_it_is_refused(
     assert "TEST_PHONES is not set" in result.stderr
 
 
-def test_a_phone_that_cannot_be_read_is_named_by_its_place(
+def test_an_invalid_test_phone_is_reported_by_its_position(
     frontdesk: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TEST_PHONES", "+79990000001,12345")
@@ -240,7 +240,7 @@ BOOKINGS = st.lists(
     bookings=BOOKINGS,
     company=st.one_of(st.none(), st.sampled_from(COMPANIES)),
     limit=st.integers(1, 6),
-    portion=st.integers(1, 3),
+    batch_rows=st.integers(1, 3),
 )
 def test_no_row_without_both_markers_is_ever_deleted(
     database: Any,
@@ -249,7 +249,7 @@ def test_no_row_without_both_markers_is_ever_deleted(
     bookings: list[Any],
     company: int | None,
     limit: int,
-    portion: int,
+    batch_rows: int,
 ) -> None:
     database.execute("TRUNCATE clients, bookings, booking_services, booking_slots")
     for number, (name, phone, of_company) in enumerate(clients, 1):
@@ -261,7 +261,7 @@ def test_no_row_without_both_markers_is_ever_deleted(
 
     configured = Settings(database_url=database_url, test_phones=TESTERS)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(test_data, "ROWS_PER_TRANSACTION", portion)
+        patch.setattr(test_data, "ROWS_PER_TRANSACTION", batch_rows)
         planned = test_data.clean(configured, company, limit)
         assert {table: rows(database, table) for table in tables} == before
         done = test_data.clean(configured, company, limit, dry_run=False)

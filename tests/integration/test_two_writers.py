@@ -1,4 +1,4 @@
-"""Two writers at once, with bad rows and old ones among theirs, against a plain Python model."""
+"""Two concurrent writers with invalid and stale rows, compared with a model in plain Python."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -20,7 +20,7 @@ BAD: list[Row] = [{"name": " "}, {"phone": "x"}, {"yclients_id": 0}, {"name": "a
 
 @st.composite
 def writes(draw: st.DrawFn) -> tuple[list[tuple[Row, bool]], ...]:
-    """Stored rows, and the rows of two concurrent writers, each marked as valid or invalid.
+    """Draw the stored rows and the rows of two writers; a row is paired with True if it is valid.
 
     No two rows have the same time, so the stored rows do not depend on the order of the writers.
     """
@@ -42,17 +42,17 @@ def writes(draw: st.DrawFn) -> tuple[list[tuple[Row, bool]], ...]:
     return tuple(batches)
 
 
-@pytest.mark.parametrize("small", [50, 0], ids=["parameters", "copy"])
+@pytest.mark.parametrize("max_inline_rows", [50, 0], ids=["parameters", "copy"])
 @settings(max_examples=40)
 @given(given_writes=writes())
-def test_the_newest_good_row_of_each_key_stands_and_every_row_is_accounted_for(
+def test_the_newest_valid_row_of_each_key_is_stored_and_every_row_is_counted(
     desk: Frontdesk,
     salon: DataLayer,
     monkeypatch: pytest.MonkeyPatch,
-    small: int,
+    max_inline_rows: int,
     given_writes: tuple[list[tuple[Row, bool]], ...],
 ) -> None:
-    monkeypatch.setattr(app.database.bulk_merge, "MAX_INLINE_ROWS", small)
+    monkeypatch.setattr(app.database.bulk_merge, "MAX_INLINE_ROWS", max_inline_rows)
     desk.transact(salon.company_id, lambda uow: uow.clients.delete(yclients_id__in=list(KEYS)))
     before, *at_the_same_time = given_writes
     rows = [[row for row, _ in batch] for batch in given_writes]

@@ -1,4 +1,4 @@
-"""The watch over each test (`nothing_leaks`) sees a person wherever one gets out."""
+"""The fixture `nothing_leaks` detects personal data in log lines, Sentry events and process output."""
 
 import re
 import subprocess
@@ -26,14 +26,14 @@ def test_a_line_of_the_log():
 def test_an_event():
     sentry.capture_message("Anna has called")
 
-def test_what_a_process_writes(tmp_path):
+def test_the_output_of_a_process(tmp_path):
     command = [sys.executable, "-c", "print('anna@salon.example')"]
     with running_process(command, tmp_path / "output", tmp_path) as process:
         process.wait()
 """
 
 
-def test_a_leak_fails_the_test_that_lets_it_out(tmp_path: Path, server_url: str) -> None:
+def test_a_test_that_leaks_personal_data_fails(tmp_path: Path, server_url: str) -> None:
     file = tmp_path / "test_leaks.py"
     file.write_text(LEAKS)
     command = [
@@ -51,7 +51,7 @@ def test_a_leak_fails_the_test_that_lets_it_out(tmp_path: Path, server_url: str)
     )
     assert "4 passed, 3 errors" in run.stdout, run.stdout + run.stderr
     failed = re.findall(r"^ERROR .*::(\w+)", run.stdout, re.MULTILINE)
-    assert sorted(failed) == ["test_a_line_of_the_log", "test_an_event", "test_what_a_process_writes"]
+    assert sorted(failed) == ["test_a_line_of_the_log", "test_an_event", "test_the_output_of_a_process"]
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_a_leak_fails_the_test_that_lets_it_out(tmp_path: Path, server_url: str)
         "a.b@mail.example",
     ],
 )
-def test_a_person_is_recognised(text: str) -> None:
+def test_personal_data_is_found(text: str) -> None:
     assert len(find_personal_data(text)) == 1
 
 
@@ -79,5 +79,5 @@ def test_a_person_is_recognised(text: str) -> None:
         "span 79161234567a1b2c",
     ],
 )
-def test_what_is_nobody_is_left_alone(text: str) -> None:
+def test_other_data_is_not_found(text: str) -> None:
     assert find_personal_data(text) == []

@@ -1,4 +1,4 @@
-"""Clean-up and health of all sessions, and the commands for them, on a database of their own."""
+"""Clean-up, health and import of WhatsApp sessions, and their commands."""
 
 import json
 import threading
@@ -29,7 +29,7 @@ SALON, OTHER = 1, 2
 
 @pytest.fixture
 def own(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    """Settings of a database with two salons; the commands find it, too."""
+    """Return settings with an empty database, which the commands use too."""
     monkeypatch.setenv("DATABASE_URL", database_url)
     return Settings(database_url=SecretStr(database_url))
 
@@ -57,7 +57,7 @@ def run(settings: Settings, statement: str, *values: Any) -> list[tuple[Any, ...
 def fill(
     settings: Settings, key_type: str, count: int, expired: int | None, idle: int = 0, company: int = SALON
 ) -> None:
-    """`count` keys that expired so many days ago (None: never do), last written `idle` days ago."""
+    """Insert keys that expired `expired` days ago (None: never expire), last written `idle` days ago."""
     run(
         settings,
         "INSERT INTO whatsapp_keys (company_id, key_type, key_id, value, expires_at, updated_at)"
@@ -68,6 +68,7 @@ def fill(
 
 
 def left(settings: Settings) -> dict[str, int]:
+    """Return the number of stored keys by type."""
     return dict(run(settings, "SELECT key_type, count(*) FROM whatsapp_keys GROUP BY 1 ORDER BY 1"))
 
 
@@ -76,7 +77,7 @@ def frontdesk(*arguments: str) -> Result:
 
 
 class TestCleanUp:
-    def test_it_deletes_what_expired_more_than_the_grace_ago(self, own: Settings, desk: Frontdesk) -> None:
+    def test_keys_are_deleted_after_expiry_and_grace_period(self, own: Settings, desk: Frontdesk) -> None:
         fill(own, "device-list", 3, expired=8)
         fill(own, "device-list", 5, expired=6)
         fill(own, "tctoken", 2, expired=100)
@@ -89,7 +90,7 @@ class TestCleanUp:
         assert left(own) == {"device-list": 5, "tctoken": 1}
 
     @pytest.mark.parametrize("profile", ["safe", "classic"])
-    def test_protected_types_stay_unless_they_are_named(
+    def test_protected_types_are_kept_unless_they_are_requested(
         self, own: Settings, desk: Frontdesk, profile: str
     ) -> None:
         settings = own.model_copy(update={"whatsapp_retention": profile})
@@ -100,32 +101,30 @@ class TestCleanUp:
         assert clean_up(settings, types=["pre-key"]).deleted == {"pre-key": 2}
         assert left(own) == {key_type: 2 for key_type in sorted(types) if key_type != "pre-key"}
 
-    def test_sessions_go_by_long_idleness_whatever_their_expiry_says(
-        self, own: Settings, desk: Frontdesk
-    ) -> None:
+    def test_sessions_are_deleted_by_idleness_instead_of_expiry(self, own: Settings, desk: Frontdesk) -> None:
         fill(own, "session", 3, expired=100, idle=100)
         fill(own, "session", 2, expired=None, idle=200)
         assert clean_up(own, types=["session"]).deleted == {"session": 2}
 
-    def test_types_that_never_expire_do_not_go_by_what_the_first_system_wrote(
+    def test_a_stored_expiry_is_ignored_for_types_that_never_expire(
         self, own: Settings, desk: Frontdesk
     ) -> None:
-        fill(own, "a type of tomorrow", 2, expired=100)
+        fill(own, "unknown-type", 2, expired=100)
         assert clean_up(own).deleted.total() == 0
 
-    def test_one_company_only(self, own: Settings, desk: Frontdesk) -> None:
+    def test_the_clean_up_can_be_limited_to_one_company(self, own: Settings, desk: Frontdesk) -> None:
         for company in (SALON, OTHER):
             fill(own, "device-list", 2, expired=10, company=company)
         assert clean_up(own, OTHER).deleted.total() == 2
         assert run(own, "SELECT DISTINCT company_id FROM whatsapp_keys") == [(SALON,)]
 
-    def test_a_dry_run_counts_and_deletes_nothing(self, own: Settings, desk: Frontdesk) -> None:
+    def test_a_dry_run_counts_but_deletes_nothing(self, own: Settings, desk: Frontdesk) -> None:
         fill(own, "device-list", 2, expired=10)
         result = clean_up(own, dry_run=True).as_dict()
         assert (result["due"], result["types"]["device-list"]["after"]) == (2, 0)
         assert left(own) == {"device-list": 2}
 
-    def test_it_works_in_batches_and_leaves_what_a_worker_is_writing(
+    def test_batches_skip_keys_that_a_worker_has_locked(
         self, own: Settings, desk: Frontdesk, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(cleanup, "KEYS_PER_TRANSACTION", 10)
@@ -137,14 +136,16 @@ class TestCleanUp:
             assert clean_up(own).deleted.total() == 34
         assert left(own) == {"device-list": 1}
 
-    def test_of_several_at_once_one_runs_and_the_others_say_so(self, own: Settings, desk: Frontdesk) -> None:
+    def test_of_concurrent_runs_one_deletes_and_the_others_report_it(
+        self, own: Settings, desk: Frontdesk
+    ) -> None:
         fill(own, "device-list", 2, expired=10)
         with connect_directly(own) as connection:
             connection.execute("SELECT pg_advisory_lock(%s)", (AdvisoryLock.WHATSAPP_CLEANUP,))
             assert clean_up(own).as_dict()["ran"] is False
             assert left(own) == {"device-list": 2}
-            said = frontdesk("cleanup")
-            assert (said.exit_code, "Another clean-up is running" in said.output) == (0, True)
+            skipped = frontdesk("cleanup")
+            assert (skipped.exit_code, "Another clean-up is running" in skipped.output) == (0, True)
         assert clean_up(own).deleted.total() == 2
 
     def test_a_failure_is_reported_once(
@@ -161,17 +162,17 @@ class TestCleanUp:
 class TestHealth:
     @pytest.fixture(autouse=True)
     def messages(self, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-        """The messages that were sent to Sentry."""
+        """Return the list of messages that are sent to Sentry."""
         messages: list[str] = []
         monkeypatch.setattr(sentry, "capture_message", lambda text, **tags: messages.append(text))
         return messages
 
-    def test_nobody_paired_is_critical(self, client: FlaskClient) -> None:
+    def test_health_is_critical_if_no_salon_is_paired(self, client: FlaskClient) -> None:
         response = client.get("/health/whatsapp")
         assert (response.status_code, response.json["status"]) == (503, "critical")
         assert response.json["recommendation"].startswith("No salon is paired")
 
-    def test_it_tells_counts_thresholds_and_what_to_do(
+    def test_the_document_contains_counts_thresholds_and_remedies(
         self, client: FlaskClient, own: Settings, desk: Frontdesk
     ) -> None:
         desk.company(SALON).whatsapp.set_creds({}, None).unwrap()
@@ -190,7 +191,7 @@ class TestHealth:
         one = client.get("/health/whatsapp?company_id=1").json
         assert (one["status"], one["total_keys"], one["company_id"]) == ("warning", 700, SALON)
 
-    def test_the_whole_is_as_bad_as_its_worst_salon(
+    def test_the_overall_level_is_that_of_the_worst_salon(
         self, client: FlaskClient, own: Settings, desk: Frontdesk
     ) -> None:
         for company in (SALON, OTHER):
@@ -206,10 +207,14 @@ class TestHealth:
         ("company", "status"),
         [("abc", 400), ("", 400), ("-1", 400), ("1.0", 400), ("9" * 6000, 400), ("77", 404), ("１", 400)],
     )
-    def test_a_company_that_is_none(self, client: FlaskClient, company: str, status: int) -> None:
+    def test_an_invalid_or_unknown_company_is_refused(
+        self, client: FlaskClient, company: str, status: int
+    ) -> None:
         assert client.get("/health/whatsapp", query_string={"company_id": company}).status_code == status
 
-    def test_only_the_status_for_whoever_has_no_token(self, own: Settings, desk: Frontdesk) -> None:
+    def test_without_a_token_the_response_contains_only_the_status(
+        self, own: Settings, desk: Frontdesk
+    ) -> None:
         guarded = own.model_copy(update={"health_token": SecretStr("t")})
         with Frontdesk(guarded) as desk_:
             client = create_app(desk_).test_client()
@@ -217,14 +222,16 @@ class TestHealth:
             headers = {"Authorization": "Bearer t"}
             assert "total_keys" in client.get("/health/whatsapp", headers=headers).json
 
-    def test_a_database_that_is_gone_is_said_without_its_name(self, own: Settings, desk: Frontdesk) -> None:
+    def test_an_unreachable_database_is_reported_without_its_address(
+        self, own: Settings, desk: Frontdesk
+    ) -> None:
         nowhere = SecretStr("postgresql://postgres@127.0.0.1:1/nowhere")
         with Frontdesk(own.model_copy(update={"database_url": nowhere})) as gone:
             response = create_app(gone).test_client().get("/health/whatsapp")
         assert (response.status_code, response.json["code"]) == (503, "unavailable")
         assert "127.0.0.1" not in response.text
 
-    def test_an_episode_is_reported_once_and_the_next_one_again(
+    def test_each_critical_episode_is_reported_once(
         self, own: Settings, desk: Frontdesk, messages: list[str]
     ) -> None:
         fill(own, "session", 20, expired=None)
@@ -237,7 +244,7 @@ class TestHealth:
         check_health(desk.database, own)
         assert len(messages) == 2
 
-    def test_several_processes_that_notice_at_once_report_once(
+    def test_concurrent_checks_report_an_episode_once(
         self, own: Settings, desk: Frontdesk, messages: list[str]
     ) -> None:
         fill(own, "session", 20, expired=None)
@@ -248,15 +255,15 @@ class TestHealth:
             thread.join()
         assert len(messages) == 1
 
-    def test_sessions_that_disappear_are_noticed(self, own: Settings, desk: Frontdesk) -> None:
+    def test_a_drop_in_the_number_of_sessions_is_a_problem(self, own: Settings, desk: Frontdesk) -> None:
         store = desk.company(SALON).whatsapp
         store.set_creds({}, None).unwrap()
         store.set_keys({"session": {str(number): 1 for number in range(20)}}).unwrap()
         store.set_keys({"session": {str(number): None for number in range(15)}}).unwrap()
-        (finding,) = check_health(desk.database, own).salons[SALON].problems
-        assert finding.reason == "5 sessions, down from 20"
+        (problem,) = check_health(desk.database, own).salons[SALON].problems
+        assert problem.reason == "5 sessions, down from 20"
 
-    def test_a_salon_that_logged_out_is_no_trouble(self, own: Settings, desk: Frontdesk) -> None:
+    def test_a_salon_that_has_logged_out_is_ignored(self, own: Settings, desk: Frontdesk) -> None:
         for company in (SALON, OTHER):
             desk.company(company).whatsapp.set_creds({}, None).unwrap()
         desk.company(OTHER).whatsapp.delete_session().unwrap()
@@ -264,7 +271,7 @@ class TestHealth:
 
 
 class TestCommands:
-    def test_status_says_why_and_what_to_do_and_fails_when_critical(
+    def test_status_prints_the_reasons_and_exits_with_1_if_critical(
         self, own: Settings, desk: Frontdesk
     ) -> None:
         desk.company(SALON).whatsapp.set_creds({}, None).unwrap()
@@ -275,7 +282,7 @@ class TestCommands:
         assert json.loads(frontdesk("status", "--company", "1", "--json").output)["status"] == "critical"
         assert frontdesk("status", "--company", "77").exit_code == 3
 
-    def test_cleanup_shows_counts_before_and_after(self, own: Settings, desk: Frontdesk) -> None:
+    def test_cleanup_prints_the_number_of_deleted_keys(self, own: Settings, desk: Frontdesk) -> None:
         fill(own, "device-list", 3, expired=10)
         assert json.loads(frontdesk("cleanup", "--dry-run", "--json").output)["due"] == 3
         assert "3 keys deleted" in frontdesk("cleanup").output
@@ -305,7 +312,7 @@ class TestImport:
         (tmp_path / "app-state-sync-key-AA__B.json").write_text('{"keyData": "AQID"}')
         return tmp_path
 
-    def test_a_folder_of_baileys_comes_in_once(self, own: Settings, desk: Frontdesk, folder: Path) -> None:
+    def test_a_folder_of_baileys_is_imported_once(self, own: Settings, desk: Frontdesk, folder: Path) -> None:
         arguments = ("import", "--company", "1", str(folder))
         assert frontdesk(*arguments, "--dry-run").exit_code == 0
         store = desk.company(SALON).whatsapp
@@ -319,7 +326,7 @@ class TestImport:
         again = frontdesk(*arguments)
         assert (again.exit_code, "already has a session" in again.output) == (1, True)
 
-    def test_a_value_that_cannot_be_read_is_left_out_and_told_without_its_phone(
+    def test_an_unreadable_value_is_skipped_and_reported_without_its_phone(
         self, own: Settings, desk: Frontdesk, folder: Path
     ) -> None:
         (folder / "session-79680000001.0.json").write_text("{")
@@ -337,7 +344,7 @@ class TestImport:
         assert frontdesk("import", "--company", "1", str(folder)).exit_code == 2
         assert left(own) == {}
 
-    def test_the_first_systems_tables_come_in(
+    def test_the_tables_of_the_legacy_system_are_imported(
         self, own: Settings, desk: Frontdesk, new_database: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         legacy = new_database()

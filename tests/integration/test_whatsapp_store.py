@@ -1,4 +1,4 @@
-"""The session store on a real database: versions, whole writes, order of locks, leases, encryption."""
+"""The session store on a real database: versions, atomic writes, lock order, leases, encryption."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -34,7 +34,7 @@ def insert(settings: Settings, company_id: int, key_type: str, key_id: str, valu
 
 
 class TestCredentials:
-    def test_of_many_writers_of_one_version_one_wins(self, salon: Salon) -> None:
+    def test_of_concurrent_writes_based_on_one_version_one_succeeds(self, salon: Salon) -> None:
         store = salon.whatsapp
         assert store.set_creds({"n": 0}, None).unwrap() == 1
         with ThreadPoolExecutor(8) as threads:
@@ -44,18 +44,18 @@ class TestCredentials:
         assert winner.data == 2
         assert [type(error) for error in losers] == [StaleCredentialsError] * 7
 
-    def test_of_many_first_ones_one_wins(self, salon: Salon) -> None:
+    def test_of_concurrent_first_writes_one_succeeds(self, salon: Salon) -> None:
         with ThreadPoolExecutor(8) as threads:
             results = list(threads.map(lambda n: salon.whatsapp.set_creds({"n": n}, None), range(8)))
         assert sorted(result.success for result in results) == [False] * 7 + [True]
 
-    def test_their_repr_does_not_show_them(self, salon: Salon) -> None:
+    def test_the_repr_hides_the_values(self, salon: Salon) -> None:
         salon.whatsapp.set_creds({"advSecretKey": "hush"}, None).unwrap()
         assert "hush" not in repr(salon.whatsapp.get_creds())
 
 
 class TestKeys:
-    def test_rows_of_the_first_system_are_read_as_they_are(self, salon: Salon, settings: Settings) -> None:
+    def test_rows_of_the_legacy_system_are_readable(self, salon: Salon, settings: Settings) -> None:
         insert(
             settings, salon.company_id, "session", "a", json.dumps({"s": [ARRAY, {"0": 1, "1": 2, "2": 3}]})
         )
@@ -63,7 +63,7 @@ class TestKeys:
         assert salon.whatsapp.get_keys("session", ["a"]).unwrap() == {"a": {"s": [BASE64, BASE64]}}
         assert salon.whatsapp.get_keys("identity-key", ["b"]).unwrap() == {"b": BASE64}
 
-    def test_an_expired_row_that_is_still_there_is_not_hidden(self, salon: Salon, settings: Settings) -> None:
+    def test_an_expired_key_is_returned_until_it_is_deleted(self, salon: Salon, settings: Settings) -> None:
         salon.whatsapp.set_keys({"device-list": {"a": ["0"]}}).unwrap()
         long_ago = "UPDATE whatsapp_keys SET expires_at = now() - interval '1 year' WHERE company_id = %s"
         run(settings, long_ago, salon.company_id)
@@ -81,18 +81,18 @@ class TestKeys:
         assert rows["session"] is rows["pre-key"] is None
         assert timedelta(days=13.9) < rows["device-list"] - datetime.now(UTC) < timedelta(days=14.1)
 
-    def test_a_whole_pairing_is_one_call(self, salon: Salon) -> None:
+    def test_one_call_stores_all_keys_of_a_pairing(self, salon: Salon) -> None:
         keys = {str(number): {"private": b"\1" * 32, "public": b"\2" * 32} for number in range(812)}
         salon.whatsapp.set_keys({"pre-key": keys}).unwrap()
         assert len(salon.whatsapp.get_keys("pre-key", list(keys)).unwrap()) == 812
 
-    def test_a_bad_value_among_good_ones_stores_nothing(self, salon: Salon) -> None:
+    def test_a_call_with_an_invalid_value_stores_nothing(self, salon: Salon) -> None:
         result = salon.whatsapp.set_keys({"a": {"1": 1}, "b": {"1": float("nan")}})
         assert result.error is not None
         assert result.error.code == "invalid"
         assert salon.whatsapp.get_keys("a", ["1"]).unwrap() == {}
 
-    def test_writers_that_delete_and_write_the_same_keys_crosswise_all_succeed(self, salon: Salon) -> None:
+    def test_concurrent_writes_and_deletions_of_the_same_keys_succeed(self, salon: Salon) -> None:
         def flip(number: int) -> bool:
             even = {str(key): None if key % 2 else number for key in range(20)}
             odd = {str(key): number if key % 2 else None for key in range(20)}
@@ -103,9 +103,9 @@ class TestKeys:
             assert all(threads.map(flip, range(60)))
         even = salon.whatsapp.get_keys("session", [str(key) for key in range(20)]).unwrap()
         assert len(even) == 10
-        assert len(set(even.values())) == 1, "each write is seen whole"
+        assert len(set(even.values())) == 1, "each write is atomic"
 
-    def test_companies_do_not_see_each_other(self, salon: Salon, new_company: Callable[..., Salon]) -> None:
+    def test_companies_are_isolated(self, salon: Salon, new_company: Callable[..., Salon]) -> None:
         other = new_company()
         for each, value in ((salon, 1), (other, 2)):
             each.whatsapp.set_keys({"session": {"a": value}}).unwrap()
@@ -117,9 +117,7 @@ class TestKeys:
         assert other.whatsapp.get_creds().unwrap() is None
         assert salon.whatsapp.set_keys({"session": {"a": 3}}, "x").error is not None
 
-    def test_an_unknown_company_is_an_error_everywhere_and_never_nothing(
-        self, desk: Frontdesk, company_id: int
-    ) -> None:
+    def test_every_operation_fails_for_an_unknown_company(self, desk: Frontdesk, company_id: int) -> None:
         store = desk.company(company_id).whatsapp
         results = [
             store.get_creds(),
@@ -137,7 +135,9 @@ class TestKeys:
 
 
 class TestLease:
-    def test_the_one_that_lost_it_is_refused_and_it_is_noted(self, salon: Salon, settings: Settings) -> None:
+    def test_a_write_of_the_previous_owner_fails_and_is_recorded(
+        self, salon: Salon, settings: Settings
+    ) -> None:
         store = salon.whatsapp
         assert store.take_lease("old").unwrap().taken_from is None
         assert store.take_lease("new").unwrap().taken_from == "old"
@@ -150,14 +150,14 @@ class TestLease:
         assert (owner, contested_by) == ("new", "old")
         assert contested_at is not None
 
-    def test_a_worker_that_was_restarted_is_no_conflict(self, salon: Salon, settings: Settings) -> None:
+    def test_a_restarted_worker_causes_no_conflict(self, salon: Salon, settings: Settings) -> None:
         for worker in ("first", "second"):
             salon.whatsapp.take_lease(worker).unwrap()
             salon.whatsapp.set_keys({"session": {"a": 1}}, worker).unwrap()
         state = "SELECT contested_at FROM whatsapp_states WHERE company_id = %s"
         assert run(settings, state, salon.company_id) == [(None,)]
 
-    def test_an_expired_lease_stops_nobody(self, salon: Salon, settings: Settings) -> None:
+    def test_an_expired_lease_does_not_prevent_writes(self, salon: Salon, settings: Settings) -> None:
         salon.whatsapp.take_lease("gone").unwrap()
         run(
             settings,
@@ -166,12 +166,12 @@ class TestLease:
         )
         assert salon.whatsapp.set_keys({"session": {"a": 1}}, "next").success
 
-    def test_who_lets_go_of_what_another_holds_changes_nothing(self, salon: Salon) -> None:
+    def test_releasing_the_lease_of_another_worker_changes_nothing(self, salon: Salon) -> None:
         salon.whatsapp.take_lease("holder").unwrap()
         salon.whatsapp.release_lease("other").unwrap()
         assert not salon.whatsapp.set_keys({"session": {"a": 1}}, "third").success
 
-    def test_writes_without_a_name_take_no_part(self, salon: Salon) -> None:
+    def test_a_write_without_owner_ignores_the_lease(self, salon: Salon) -> None:
         salon.whatsapp.take_lease("holder").unwrap()
         assert salon.whatsapp.set_keys({"session": {"a": 1}}).success
 
@@ -181,7 +181,7 @@ class TestEncryption:
 
     @pytest.fixture
     def with_keys(self, database_url: str) -> Iterator[Callable[..., Salon]]:
-        """A salon of a database of its own, through a service that has these keys."""
+        """Yield a function that opens a salon, in a database of this test, with these encryption keys."""
         desks: list[Frontdesk] = []
 
         def open_salon(*keys: str) -> Salon:
@@ -201,7 +201,7 @@ class TestEncryption:
     def settings_of(salon: Salon) -> Settings:
         return salon._uow_factory.database.settings
 
-    def test_nothing_readable_is_stored(self, with_keys: Callable[..., Salon]) -> None:
+    def test_stored_values_are_encrypted(self, with_keys: Callable[..., Salon]) -> None:
         salon = with_keys(self.NEW)
         salon.whatsapp.set_creds({"secret": "hush"}, None).unwrap()
         salon.whatsapp.set_keys({"session": {"a": "hush"}}).unwrap()
@@ -213,14 +213,16 @@ class TestEncryption:
         assert all(b"hush" not in value and value.startswith(b"gAAAAA") for (value,) in stored)
         assert salon.whatsapp.get_keys("session", ["a"]).unwrap() == {"a": "hush"}
 
-    def test_without_the_key_it_is_an_error_and_no_missing_key(self, with_keys: Callable[..., Salon]) -> None:
+    def test_a_value_without_its_encryption_key_is_an_error_and_not_missing(
+        self, with_keys: Callable[..., Salon]
+    ) -> None:
         with_keys(self.OLD).whatsapp.set_keys({"session": {"a": 1}}).unwrap()
         with_keys(self.OLD).whatsapp.set_creds({}, None).unwrap()
         for other in (with_keys(self.NEW), with_keys()):
             assert isinstance(other.whatsapp.get_keys("session", ["a"]).error, UnreadableValueError)
             assert isinstance(other.whatsapp.get_creds().error, UnreadableValueError)
 
-    def test_rotation_goes_on_where_it_was_interrupted_and_encrypts_plain_values(
+    def test_rotation_continues_after_an_interruption_and_encrypts_plain_values(
         self, with_keys: Callable[..., Salon], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         with_keys().whatsapp.set_keys({"session": {str(number): number for number in range(30)}}).unwrap()
@@ -250,6 +252,6 @@ class TestEncryption:
         assert new.get_keys("pre-key", ["7"]).unwrap() == {"7": 7}
         assert run(settings, "SELECT id, updated_at FROM whatsapp_keys ORDER BY id") == before
 
-    def test_rotation_counts_what_no_key_reads(self, with_keys: Callable[..., Salon]) -> None:
+    def test_rotation_counts_unreadable_values(self, with_keys: Callable[..., Salon]) -> None:
         with_keys(self.OLD).whatsapp.set_keys({"session": {"a": 1}}).unwrap()
         assert key_rotation.rotate_keys(self.settings_of(with_keys(self.NEW))).unreadable == 1

@@ -15,12 +15,12 @@ from app.transfer.relay.apply_cycle import ApplyCycle
 
 # Steps at which a process can be interrupted: the object that has the function, and the function's name.
 POINTS: dict[str, tuple[Any, str]] = {
-    "replay": (session_pair, "replay"),
+    "replay": (session_pair, "run_apply_cycle"),
     "lock": (ApplyCycle, "lock_target"),
     "close": (fencing, "close"),
     "fetch": (ApplyCycle, "fetch"),
     "apply": (ApplyCycle, "apply"),
-    "forget": (ApplyCycle, "forgetting"),
+    "forget": (ApplyCycle, "completion_statements"),
     "hand over": (fencing, "hand_over"),
     "open": (fencing, "open_"),
 }
