@@ -28,10 +28,10 @@ def expired_pause(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Let the first pause expire, as on a busy machine; the runner then repeats the command."""
     hand_over, errors = fencing.hand_over, [fencing.PauseExpiredError()]
 
-    def fail_once(*arguments: Any) -> None:
+    def fail_once(*arguments: Any) -> fencing.HandedOver:
         if errors:
             raise errors.pop()
-        hand_over(*arguments)
+        return hand_over(*arguments)
 
     monkeypatch.setattr(fencing, "hand_over", fail_once)
     yield

@@ -10,17 +10,17 @@ from typing import Any
 from app.transfer.protocol import endpoints as transfer_sides
 from app.transfer.protocol import fencing
 from app.transfer.protocol.endpoints import SideName, Sides
-from app.transfer.relay import session_pair
-from app.transfer.relay.apply_cycle import ApplyCycle
+from app.transfer.relay import apply_cycle, session_pair
+from app.transfer.relay.apply_cycle import AppliedRows, FetchedRows, SourceSnapshot
 
 # Steps at which a process can be interrupted: the object that has the function, and the function's name.
 POINTS: dict[str, tuple[Any, str]] = {
     "replay": (session_pair, "run_apply_cycle"),
-    "lock": (ApplyCycle, "lock_target"),
+    "lock": (apply_cycle, "lock_target"),
     "close": (fencing, "close"),
-    "fetch": (ApplyCycle, "fetch"),
-    "apply": (ApplyCycle, "apply"),
-    "forget": (ApplyCycle, "completion_statements"),
+    "fetch": (SourceSnapshot, "fetch"),
+    "apply": (FetchedRows, "apply"),
+    "forget": (AppliedRows, "completion_statements"),
     "hand over": (fencing, "hand_over"),
     "open": (fencing, "open_"),
 }

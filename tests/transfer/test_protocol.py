@@ -107,11 +107,11 @@ def test_a_side_that_a_killed_command_has_closed_opens_by_itself(copied_sides: S
 
 def test_an_expired_closing_cannot_hand_over(copied_sides: Sides, legacy: Connection) -> None:
     drain(copied_sides)
-    attempt, _ = fencing.close(legacy, 1, 1, 0.1)
+    closing = fencing.close(legacy, 1, 1, 0.1)
     wait_until(lambda: read_status(copied_sides).stage is Stage.RELAYING)
     with pytest.raises(fencing.PauseExpiredError):
-        fencing.hand_over(legacy, 1, attempt)
-    assert fencing.reopen(legacy, 1, attempt)
+        fencing.hand_over(legacy, closing)
+    assert fencing.reopen(legacy, closing)
     assert_live(copied_sides, "legacy")
 
 

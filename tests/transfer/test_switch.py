@@ -17,7 +17,7 @@ from app.transfer.protocol import fencing
 from app.transfer.protocol.endpoints import Sides
 from app.transfer.protocol.stages import Stage
 from app.transfer.protocol.status import read_status
-from app.transfer.relay.apply_cycle import ApplyCycle
+from app.transfer.relay.apply_cycle import FetchedRows
 from app.transfer.relay.relay import drain, relay
 from app.transfer.start import start
 from tests.processes import WAIT_TIMEOUT_SECONDS, wait_until
@@ -127,7 +127,7 @@ def test_a_failure_before_the_hand_over_opens_the_old_side(
     def fail(*args: object, **kwargs: object) -> None:
         raise psycopg.errors.DiskFull("no space")
 
-    monkeypatch.setattr(ApplyCycle, "apply", fail)
+    monkeypatch.setattr(FetchedRows, "apply", fail)
     with pytest.raises(AbortedError, match="Writes are open on legacy again"):
         change_live_side(moving, "primary")
     legacy.execute("UPDATE companies SET title = 'b'")

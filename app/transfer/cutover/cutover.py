@@ -8,6 +8,7 @@ command again, and it continues from there.
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from time import monotonic, sleep
 from typing import Any, TypeVar
 
@@ -20,13 +21,19 @@ from app.transfer.cutover.latency import Latency
 from app.transfer.cutover.report import CutoverReport, OnStepDone, Step
 from app.transfer.protocol import fencing, journal
 from app.transfer.protocol.endpoints import SideName, Sides
-from app.transfer.protocol.fencing import TakenOverError
-from app.transfer.protocol.pipeline import Statement, execute_batch
+from app.transfer.protocol.fencing import Closing, HandedOver, TakenOverError
+from app.transfer.protocol.pipeline import Answer, StatementBatch
 from app.transfer.protocol.stages import Stage, other_side
 from app.transfer.relay import sequences
-from app.transfer.relay.apply_cycle import ApplyCycle, DirectionChangedError
+from app.transfer.relay.apply_cycle import (
+    AppliedRows,
+    DirectionChangedError,
+    DurableSource,
+    SourceQueries,
+    SourceSnapshot,
+)
 from app.transfer.relay.relay import CONNECTION_LOST_ERRORS
-from app.transfer.relay.sequences import SequenceInfo
+from app.transfer.relay.sequences import SequenceInfo, SequencePosition
 from app.transfer.relay.session_pair import SessionPair, SideRows
 
 log = logging.getLogger(__name__)
@@ -77,6 +84,33 @@ def change_live_side(
         return _LiveSideChange(link, to, max_pause, dry_run, on_step).run()
 
 
+@dataclass(frozen=True)
+class _ClosedSource:
+    """The source has been closed; the answers to the queries of the same message are not checked yet."""
+
+    closing: Closing
+    queries: SourceQueries
+    sequences: list[SequenceInfo]
+    positions: Answer[list[SequencePosition]]
+
+
+@dataclass(frozen=True)
+class _PausedSource:
+    """The snapshot was taken while the source was closed: it holds every acknowledged write."""
+
+    closed: _ClosedSource
+    snapshot: SourceSnapshot
+    durable: DurableSource
+
+
+@dataclass(frozen=True)
+class _DrainedSource:
+    """The target has committed the last changes and the sequences of the source."""
+
+    closing: Closing
+    applied: AppliedRows
+
+
 class _LiveSideChange:
     """One cutover or rollback: its steps, and the state that they share."""
 
@@ -123,13 +157,13 @@ class _LiveSideChange:
         if rows.stage is Stage.HANDED_OVER:
             ahead, behind = rows.ahead_and_behind
             with self._step(f"open {behind.name}, already handed over by an earlier command"):
-                self._open(behind.name, ahead)
+                self._open(behind.name, HandedOver.of(ahead))
         else:
             source = rows.source
             with self._step(f"open {source} again, closed by an earlier command"):
                 connection, epoch = self._sessions.session(source), rows.require(source).epoch
-                attempt, _ = fencing.close(connection, epoch, self._max_pause, self._max_pause)
-                fencing.reopen(connection, epoch, attempt)
+                closing = fencing.close(connection, epoch, self._max_pause, self._max_pause)
+                fencing.reopen(connection, closing)
         return self._sessions.read_side_rows()
 
     def _measure_latency(self) -> str:
@@ -172,42 +206,42 @@ class _LiveSideChange:
             add_detail(f"{result.entries:,} changes")
         with self._step("compare sequences") as add_detail:
             source_sequences = sequences.find(source, self._schemas())
-            [positions] = execute_batch(source, sequences.positions_query(source_sequences))
-            behind = execute_batch(
-                target, *sequences.advance_statements(source_sequences, positions, dry_run=True)
-            )
-            add_detail(f"{sum(map(len, behind))} to advance")
+            positions = source.execute(sequences.positions_query(source_sequences)).fetchall()
+            statements = sequences.advance_statements(source_sequences, positions, dry_run=True)
+            batch = StatementBatch()
+            behind = [batch.add_query(statement, len) for statement in statements]
+            batch.execute(target)
+            add_detail(f"{sum(answer.read() for answer in behind)} to advance")
         for connection, name in ((source, "hand over"), (target, "open")):
             with self._step(f"{name} (rolled back)"):
                 fencing.rehearse_row_update(connection)
 
     def _execute(self, epoch: int) -> None:
+        """Run the steps in their order: each needs the value that the step before returns."""
         source_sequences = sequences.find(self._sessions.session(self._source), self._schemas())
         for tries_left in reversed(range(CLOSE_ATTEMPTS)):
             with self._step(f"close {self._source}"):
-                cycle, attempt, answers = self._close_when_quiet(lambda: self._close(epoch, source_sequences))
+                closed = self._close_when_quiet(lambda: self._close(epoch, source_sequences))
             try:
                 self._sessions.set_deadline(self._pause_began + self._max_pause)
-                *answers, positions = answers
-                self._check_closed(cycle.read_answers(answers), attempt)
+                paused = self._check_closed(closed)
                 # A large transaction committed just before the lock was granted. Open the side again and
                 # retry: an extra short pause is better than one long pause.
-                if tries_left and cycle.entries > self._latency.short_log_entries:
-                    self._reopen(cycle, epoch, attempt)
+                if tries_left and paused.snapshot.entries > self._latency.short_log_entries:
+                    self._reopen(paused)
                     continue
-                self._drain(cycle, sequences.advance_statements(source_sequences, positions))
-                self._hand_over(cycle, epoch, attempt)
+                handed_over = self._hand_over(self._drain(paused))
                 break
             except HandOverUnknownError:
                 raise
             except BaseException as error:
-                cycle.rollback()
-                self._abort(epoch, attempt, error)
+                closed.queries.lock.roll_back()
+                self._abort(closed.closing, error)
                 raise
             finally:
                 self._sessions.set_deadline(None)
         with self._step(f"open {self._target}"):
-            self._open(self._target, fencing.SideRow(self._source, "standby", epoch + 1, attempt))
+            self._open(self._target, handed_over)
         self._report.pause = monotonic() - self._pause_began
         self._record_step(self._target, self._command, **self._report.as_dict())
 
@@ -228,14 +262,10 @@ class _LiveSideChange:
             " at a quieter time."
         )
 
-    def _close(self, epoch: int, source_sequences: list[SequenceInfo]) -> tuple[ApplyCycle, int, list[Any]]:
-        """Lock the standby, close the source, and query in the same message what is left to apply.
-
-        Returns the apply cycle, the number of this closing, and the source's answers to the queries.
-        """
-        cycle = self._sessions.new_verified_cycle(self._source)
+    def _close(self, epoch: int, source_sequences: list[SequenceInfo]) -> _ClosedSource:
+        """Lock the standby, close the source, and query in the same message what is left to apply."""
         try:
-            cycle.lock_target()
+            lock = self._sessions.lock_target(self._source)
         except DirectionChangedError as error:
             raise TakenOverError(TAKEN_OVER) from error
         except psycopg.errors.LockNotAvailable as error:
@@ -243,17 +273,17 @@ class _LiveSideChange:
                 f"Another process is applying changes on {self._target} and does not finish."
                 " Run the same command again."
             ) from error
+        batch = StatementBatch()
+        queries = lock.add_source_queries(batch)
+        positions = batch.add_query(sequences.positions_query(source_sequences), list[SequencePosition])
         connection = self._sessions.session(self._source)
         self._pause_began = monotonic()
         connection.deadline = self._pause_began + self._max_pause
-        queries = (*cycle.read_statements(), sequences.positions_query(source_sequences))
         try:
-            attempt, answers = fencing.close(
-                connection, epoch, self._max_pause / 2, self._max_pause, *queries
-            )
+            closing = fencing.close(connection, epoch, self._max_pause / 2, self._max_pause, batch)
         except CONNECTION_LOST_ERRORS as error:
             if isinstance(error, psycopg.errors.LockNotAvailable):
-                cycle.rollback()
+                lock.roll_back()
                 raise
             raise UnavailableError(
                 f"The connection to {self._source} was lost while it was being closed. If it was closed, it"
@@ -261,7 +291,7 @@ class _LiveSideChange:
             ) from error
         finally:
             connection.deadline = None
-        return cycle, attempt, answers
+        return _ClosedSource(closing, queries, source_sequences, positions)
 
     def _wait_until_quiet(self, connection: Connection) -> None:
         """Wait until no long transaction writes and few changes are pending.
@@ -277,46 +307,52 @@ class _LiveSideChange:
             ):
                 return
 
-    def _check_closed(self, row: fencing.SideRow, attempt: int) -> None:
-        """Raise DeadlineError unless the snapshot was taken while the source was closed.
+    def _check_closed(self, closed: _ClosedSource) -> _PausedSource:
+        """Check the answers of the closed source.
 
-        If it was closed, then closing was a synchronous commit after the commits of all writers, which may be
-        asynchronous themselves. So the source keeps, even after a crash, every row that the target is about
-        to store.
+        Raises DeadlineError unless the snapshot was taken while the source was closed.
         """
-        if (row.state, row.attempt) != ("closing", attempt):
+        snapshot = closed.queries.check()
+        durable = snapshot.closed_by(closed.closing)
+        if durable is None:
             raise DeadlineError(f"the pause was longer than {self._max_pause:g} s")
+        return _PausedSource(closed, snapshot, durable)
 
-    def _reopen(self, cycle: ApplyCycle, epoch: int, attempt: int) -> None:
+    def _reopen(self, paused: _PausedSource) -> None:
         """Open the source again at once."""
-        if not fencing.reopen(self._sessions.session(self._source), epoch, attempt, "ROLLBACK"):
+        session = self._sessions.session(self._source)
+        if not fencing.reopen(session, paused.closed.closing, "ROLLBACK"):
             raise TakenOverError
-        cycle.rollback()
+        paused.snapshot.lock.roll_back()
 
-    def _drain(self, cycle: ApplyCycle, sequence_statements: list[Statement]) -> None:
+    def _drain(self, paused: _PausedSource) -> _DrainedSource:
+        closed = paused.closed
         with self._step("apply and verify the last changes") as add_detail:
-            cycle.fetch()
-            advanced = sum(map(len, cycle.apply(*sequence_statements)))
-            add_detail(f"{cycle.entries:,} changes, {advanced} sequences advanced")
+            fetched = paused.snapshot.fetch()
+            batch = StatementBatch()
+            statements = sequences.advance_statements(closed.sequences, closed.positions.read())
+            advanced = [batch.add_query(statement, len) for statement in statements]
+            applied = fetched.apply(paused.durable, batch)
+            add_detail(
+                f"{paused.snapshot.entries:,} changes,"
+                f" {sum(answer.read() for answer in advanced)} sequences advanced"
+            )
+        return _DrainedSource(closed.closing, applied)
 
-    def _hand_over(self, cycle: ApplyCycle, epoch: int, attempt: int) -> None:
+    def _hand_over(self, drained: _DrainedSource) -> HandedOver:
+        session, closing = self._sessions.session(self._source), drained.closing
         with self._step("hand over"):
             try:
-                fencing.hand_over(
-                    self._sessions.session(self._source),
-                    epoch,
-                    attempt,
-                    "COMMIT",
-                    *cycle.completion_statements(),
-                )
+                return fencing.hand_over(session, closing, "COMMIT", *drained.applied.completion_statements())
             except CONNECTION_LOST_ERRORS:
                 # The answer is lost, but the step may have been executed: read the state row to find out.
-                if not self._is_handed_over(epoch):
+                if (handed_over := self._find_hand_over(closing)) is None:
                     raise
+                return handed_over
             except fencing.PauseExpiredError as error:
                 raise DeadlineError(f"the pause was longer than {self._max_pause:g} s") from error
 
-    def _is_handed_over(self, epoch: int) -> bool:
+    def _find_hand_over(self, closing: Closing) -> HandedOver | None:
         try:
             row = self._call_with_retries(self._source, lambda connection: fencing.read_side_row(connection))
         except UnavailableError as error:
@@ -325,18 +361,20 @@ class _LiveSideChange:
                 " as soon as both servers can be reached: if the hand-over succeeded, writes are paused until"
                 " then."
             ) from error
-        return bool(row.state == "standby" and row.epoch == epoch + 1)
+        if (row.state, row.epoch) == ("standby", closing.epoch + 1):
+            return HandedOver.of(row)
+        return None
 
-    def _open(self, name: SideName, ahead: fencing.SideRow) -> None:
+    def _open(self, name: SideName, other: HandedOver) -> None:
         try:
-            self._call_with_retries(name, lambda connection: fencing.open_(connection, ahead))
+            self._call_with_retries(name, lambda connection: fencing.open_(connection, other))
         except UnavailableError as error:
             raise UnavailableError(
                 f"{name} cannot be reached, and writes are paused until it is opened: run the same command"
                 " again as soon as it can be reached, or keep the relay running, which opens it as well."
             ) from error
 
-    def _abort(self, epoch: int, attempt: int, error: BaseException) -> None:
+    def _abort(self, closing: Closing, error: BaseException) -> None:
         """Open the old side again, and raise an error that explains to the operator why and what to do.
 
         Raises AbortedError, TakenOverError if another command has taken over, or UnavailableError if the old
@@ -344,7 +382,7 @@ class _LiveSideChange:
         """
         try:
             reopened = self._call_with_retries(
-                self._source, lambda connection: fencing.reopen(connection, epoch, attempt)
+                self._source, lambda connection: fencing.reopen(connection, closing)
             )
         except UnavailableError as lost:
             raise UnavailableError(

@@ -14,13 +14,13 @@ rows alone.
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from app.database.advisory_locks import AdvisoryLock
 from app.database.connection import Connection
 from app.errors import FrontdeskError
 from app.transfer.protocol.endpoints import SideName
-from app.transfer.protocol.pipeline import Statement, execute_batch
+from app.transfer.protocol.pipeline import Rows, Statement, StatementBatch, single_value
 from app.transfer.protocol.tables import SCHEMA
 
 FenceState = Literal["open", "closing", "standby"]
@@ -135,6 +135,31 @@ class SideRow:
     attempt: int
 
 
+@dataclass(frozen=True)
+class Closing:
+    """One closing of a side. Only `close` returns this value; `reopen` and `hand_over` need it."""
+
+    epoch: int
+    attempt: int
+
+
+@dataclass(frozen=True)
+class HandedOver:
+    """Proof that a side has handed over: it is a standby at this epoch. `open_` needs it for the other side.
+
+    Only `hand_over` and `HandedOver.of` create this value.
+    """
+
+    epoch: int
+
+    @classmethod
+    def of(cls, row: SideRow) -> Self:
+        """Return the proof for a side whose row has been read. Raises TakenOverError if it is no standby."""
+        if row.state != "standby":
+            raise TakenOverError
+        return cls(row.epoch)
+
+
 def create_functions(connection: Connection) -> None:
     """Create the functions of the protocol's steps, in the caller's transaction."""
     connection.execute(_FUNCTIONS)
@@ -152,13 +177,13 @@ def side_row_query(*, lock: str = "") -> str:
     )
 
 
-def parse_side_row(answer: list[Any]) -> SideRow:
+def parse_side_row(rows: Rows) -> SideRow:
     """Return the result rows of `side_row_query` as a SideRow. Raises FrontdeskError if there is no row."""
-    if not answer:
+    if not rows:
         raise FrontdeskError(
             "The transfer's state row is missing: run `frontdesk transfer finish --force` to remove the rest."
         )
-    return SideRow(*answer[0])
+    return SideRow(*rows[0])
 
 
 def read_side_row(connection: Connection) -> SideRow:
@@ -171,8 +196,8 @@ def close(
     epoch: int,
     lock_timeout: float,
     pause: float,
-    *then: Statement,
-) -> tuple[int, list[Any]]:
+    then: StatementBatch | None = None,
+) -> Closing:
     """Close the side, which is open or closing, for `pause` seconds.
 
     Args:
@@ -181,72 +206,71 @@ def close(
         pause: Seconds after which the side opens again by itself.
         then: Statements that the same message runs once the side is closed.
 
-    Returns:
-        The number of this attempt, which identifies this closing, and the results of `then`.
-
     Raises:
         psycopg.errors.LockNotAvailable: A transaction that has written did not end within `lock_timeout`.
         TakenOverError: The side is at another epoch.
     """
     call = _call("close", epoch, max(1, round(lock_timeout * 1000)), round(pause * 1000))
-    _, [(attempt,)], _, *answers = execute_batch(connection, "BEGIN", call, "COMMIT", *then)
-    if attempt is None:
+    batch = StatementBatch("BEGIN")
+    attempt = batch.add_query(call, single_value)
+    batch.add("COMMIT")
+    if then is not None:
+        batch.extend(then)
+    batch.execute(connection)
+    if attempt.read() is None:
         raise TakenOverError
-    return int(attempt), answers
+    return Closing(epoch, attempt.read())
 
 
-def reopen(connection: Connection, epoch: int, attempt: int, *before: Statement) -> bool:
-    """Cancel the closing with this attempt number, so that the side is open.
+def reopen(connection: Connection, closing: Closing, *before: Statement) -> bool:
+    """Cancel the closing, so that the side is open.
 
     `before`: statements that the same message runs first. Returns False if another command has taken over the
     closing.
     """
-    return bool(_run_function(connection, *before, _call("reopen", epoch, attempt)))
+    return bool(_call_function(connection, _call("reopen", closing.epoch, closing.attempt), *before))
 
 
-def hand_over(connection: Connection, epoch: int, attempt: int, *before: Statement) -> None:
-    """Make a side that is closing at `epoch` a standby at `epoch + 1`. This step is irrevocable.
+def hand_over(connection: Connection, closing: Closing, *before: Statement) -> HandedOver:
+    """Make the side that is closing a standby at the next epoch. This step is irrevocable.
 
     `before`: statements that the same message runs first.
 
     Raises:
         NotDrainedError, PauseExpiredError, TakenOverError: The side is unchanged.
     """
-    answer = _run_function(connection, *before, _call("hand_over", epoch, attempt))
+    answer = _call_function(connection, _call("hand_over", closing.epoch, closing.attempt), *before)
     if answer == "too late":
         raise PauseExpiredError
     if answer == "not drained":
         raise NotDrainedError
     if answer != "done":
         raise TakenOverError
+    return HandedOver(closing.epoch + 1)
 
 
-def open_(connection: Connection, other: SideRow) -> bool:
-    """Open this standby at the epoch of the `other` side, which has handed over.
-
-    `other`: the row of the other side, a standby one epoch ahead. Returns False if this side is open already.
-    Raises TakenOverError if the other side is not a standby.
-    """
-    if other.state != "standby":
-        raise TakenOverError
-    return bool(_run_function(connection, _call("open", other.epoch - 1)))
+def open_(connection: Connection, other: HandedOver) -> bool:
+    """Open this standby at the epoch of the `other` side. Returns False if this side is open already."""
+    return bool(_call_function(connection, _call("open", other.epoch - 1)))
 
 
 def rehearse_close(connection: Connection, epoch: int, lock_timeout: float) -> None:
     """Close the side and roll back at once, for a dry run. Raises psycopg's errors."""
-    _run_function(connection, _call("try_close", epoch, max(1, round(lock_timeout * 1000))))
+    _call_function(connection, _call("try_close", epoch, max(1, round(lock_timeout * 1000))))
 
 
 def rehearse_row_update(connection: Connection) -> None:
     """Update the side's row without a change and roll back, for a dry run. Raises psycopg's errors."""
-    _run_function(connection, _call("try_row"))
+    _call_function(connection, _call("try_row"))
 
 
 def _call(function: str, *arguments: int) -> str:
     return f"SELECT {SCHEMA}.{function}({', '.join(map(str, arguments))})"
 
 
-def _run_function(connection: Connection, *statements: Statement) -> Any:
-    """Run the statements in one message; return the result of the last, a function call."""
-    [(answer,)] = execute_batch(connection, *statements)[-1]
-    return answer
+def _call_function(connection: Connection, call: str, *before: Statement) -> Any:
+    """Run the statements `before` and then the call in one message; return the call's result."""
+    batch = StatementBatch(*before)
+    answer = batch.add_query(call, single_value)
+    batch.execute(connection)
+    return answer.read()

@@ -4,13 +4,17 @@ The change log holds primary keys, not rows. An apply cycle reads all keys in th
 the standby equal to one snapshot of the source, in one transaction, and then deletes exactly the log entries
 that it has read. It is therefore safe to repeat a cycle, or to run one after a newer cycle has committed.
 
+The steps can only run in their order, because each is a method of the value that the step before returns:
+
+    lock_target -> TargetLock.add_source_queries -> SourceQueries.check -> SourceSnapshot.fetch
+    -> FetchedRows.apply -> AppliedRows.completion_statements
+
 The servers may be far away, so the statements for one server are sent in one message where possible.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import monotonic
-from typing import Any
 
 import psycopg
 from psycopg import sql
@@ -19,7 +23,7 @@ from app.database.advisory_locks import AdvisoryLock
 from app.database.connection import Connection
 from app.errors import ConflictError, FrontdeskError
 from app.transfer.protocol import fencing
-from app.transfer.protocol.pipeline import Statement, execute_batch
+from app.transfer.protocol.pipeline import Answer, Rows, Statement, StatementBatch
 from app.transfer.protocol.tables import SCHEMA, TableInfo
 from app.transfer.relay.row_statements import (
     COMPARE_HASHES,
@@ -33,17 +37,13 @@ from app.transfer.relay.row_statements import (
     format_statement,
     staging_table,
 )
-from app.transfer.relay.user_triggers import disable_and_enable_statements, enabled_triggers_query
+from app.transfer.relay.user_triggers import (
+    UserTrigger,
+    disable_and_enable_statements,
+    enabled_triggers_query,
+)
 
 INTRANS, INERROR = psycopg.pq.TransactionStatus.INTRANS, psycopg.pq.TransactionStatus.INERROR
-
-
-# Allow the current transaction to write on the standby without adding entries to the standby's change log.
-_BYPASS_FENCE = (
-    fencing.side_row_query(lock="FOR SHARE"),
-    "SELECT set_config('frontdesk_transfer.relay', pg_current_xact_id()::text, true)",
-    "SET CONSTRAINTS ALL DEFERRED",
-)
 
 MIN_BULK_ENTRIES = 5_000  # log entries of a table from which a binary COPY is worth its extra round trips
 MAX_MESSAGE_CHARS = 8_000_000  # characters of row data in one message
@@ -127,196 +127,258 @@ def run_apply_cycle(
     Raises AppliedRowsDifferError if the comparison fails, DirectionChangedError if `target` is no longer the
     standby of `source`, and psycopg errors. After an error the log entries are still in the change log.
     """
-    cycle = ApplyCycle(source, target, tables, verify=verify)
     try:
-        cycle.lock_target()
-        cycle.read_answers(execute_batch(source, *cycle.read_statements()))
-        if not cycle.entries:
+        lock = lock_target(source, target, tables, verify=verify)
+        batch = StatementBatch()
+        queries = lock.add_source_queries(batch)
+        batch.execute(source)
+        snapshot = queries.check()
+        if not snapshot.entries:
             return CycleResult()
-        cycle.fetch()
+        fetched = snapshot.fetch()
         if dry_run:
-            cycle.apply(dry_run=True)
-            return CycleResult(cycle.entries, cycle.rows, cycle.seconds, verify)
-        # The source must not lose a row in a crash after the target has stored it. Writers may commit
-        # asynchronously; this synchronous commit flushes their WAL to disk together with its own.
-        execute_batch(source, "COMMIT", f"UPDATE {SCHEMA}.relay SET began_at = clock_timestamp()")
-        cycle.apply()
-        execute_batch(source, *cycle.completion_statements())
-        return CycleResult(cycle.entries, cycle.rows, cycle.seconds, verify)
+            rows = fetched.rehearse()
+        else:
+            applied = fetched.apply(fetched.commit_source())
+            StatementBatch(*applied.completion_statements()).execute(source)
+            rows = applied.rows
+        return CycleResult(snapshot.entries, rows, lock.seconds, verify)
     finally:
-        cycle.rollback()
+        roll_back(source, target)
 
 
-class ApplyCycle:
-    """The steps of an apply cycle, in calling order. A cutover runs additional steps between them."""
+@dataclass(frozen=True)
+class TableEntries:
+    """The entries of one table in the change log. `numbers` is an int8multirange of `marks.seq`."""
 
-    def __init__(
-        self, source: Connection, target: Connection, tables: Sequence[TableInfo], *, verify: bool = False
-    ) -> None:
-        self._source, self._target = source, target
-        self._tables = tables
-        self._verify = verify
-        self.rows = 0  # written or deleted on the target
-        self._locked_at = 0.0
-        self._epoch = 0
-        self._user_triggers: list[tuple[str, str, str]] = []
-        self._log_summary: list[tuple[str, int, str]] = []
-        self._changed_tables: list[tuple[int, TableInfo]] = []
-        self._unsent_rows: dict[int, list[str]] = {}  # rows still to be sent to the target, by table number
+    table: str
+    count: int
+    numbers: str
 
-    def lock_target(self) -> None:
-        """Begin a transaction on the target that may write, and take the relay lock for it.
 
-        Until this transaction ends, no other session can apply changes on the target and the target cannot be
-        opened. Lock the target before reading the source: an older snapshot can then neither be committed
-        after a newer one nor on a side that has been opened. Raises DirectionChangedError if the target is
-        not a standby.
-        """
-        _, _, row, *_, self._user_triggers = execute_batch(
-            self._target,
-            "BEGIN",
-            f"SELECT pg_advisory_xact_lock({AdvisoryLock.TRANSFER_RELAY})",
-            *_BYPASS_FENCE,
-            _PREFER_INDEX_LOOKUPS,
-            enabled_triggers_query(self._tables),
-        )
-        self._epoch = _epoch_of_standby(row)
-        self._locked_at = monotonic()  # excludes the time spent waiting for another session's cycle
+def lock_target(
+    source: Connection, target: Connection, tables: Sequence[TableInfo], *, verify: bool = False
+) -> "TargetLock":
+    """Begin a transaction on the target that may write, and take the relay lock for it.
 
-    def read_statements(self) -> list[Statement]:
-        """Return the statements that take a snapshot of the source and read its change log.
+    Until this transaction ends, no other session can apply changes on the target and the target cannot be
+    opened. Lock the target before reading the source: an older snapshot can then neither be committed after a
+    newer one nor on a side that has been opened. See `run_apply_cycle` for the arguments. Raises
+    DirectionChangedError if the target is not a standby.
+    """
+    batch = StatementBatch("BEGIN", f"SELECT pg_advisory_xact_lock({AdvisoryLock.TRANSFER_RELAY})")
+    epoch = _add_fence_bypass(batch)
+    batch.add(_PREFER_INDEX_LOOKUPS)
+    triggers = batch.add_query(enabled_triggers_query(tables), list[UserTrigger])
+    batch.execute(target)
+    # The time excludes the wait for another session's cycle.
+    return TargetLock(source, target, tables, verify, epoch.read(), triggers.read(), monotonic())
 
-        Execute them on the source as one batch, then pass the answers to `read_answers`.
-        """
-        return [
-            "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
-            fencing.side_row_query(),
-            _PREFER_INDEX_LOOKUPS,
-            _READ_CHANGE_LOG,
-            sql.SQL(_ANALYZE_SMALL_TABLES).format(names=sql.SQL(_TABLES_WITH_MANY_ENTRIES)),
-        ]
 
-    def read_answers(self, answers: Sequence[Any]) -> fencing.SideRow:
-        """Check the answers of the source, keep the contents of its change log, and return its state row.
+@dataclass(frozen=True)
+class TargetLock:
+    """The open transaction on the target, which holds the relay lock, and the arguments of the cycle."""
 
-        Raises DirectionChangedError if the source is not live at this standby's epoch, and FrontdeskError if
-        the change log names tables that are not part of the transfer.
-        """
-        row = fencing.parse_side_row(answers[1])
-        if row.state == "standby" or row.epoch != self._epoch:
-            raise DirectionChangedError
-        self._log_summary = answers[3]
-        names = {name for name, _, _ in self._log_summary}
-        unknown = names - {table.name for table in self._tables}
-        if unknown:
-            raise FrontdeskError(
-                f"The change log names tables that are not transferred: {', '.join(sorted(unknown))}."
-            )
-        self._changed_tables = [(n, table) for n, table in enumerate(self._tables) if table.name in names]
-        return row
-
-    @property
-    def entries(self) -> int:
-        """Number of change log entries that were read."""
-        return sum(count for _, count, _ in self._log_summary)
+    source: Connection
+    target: Connection
+    tables: Sequence[TableInfo]
+    verify: bool
+    epoch: int  # of the standby
+    user_triggers: list[UserTrigger]
+    acquired_at: float  # time.monotonic()
 
     @property
     def seconds(self) -> float:
         """Seconds since this session acquired the target's relay lock."""
-        return monotonic() - self._locked_at
+        return monotonic() - self.acquired_at
 
-    def fetch(self) -> None:
+    def roll_back(self) -> None:
+        """Roll back the open transactions of both sessions."""
+        roll_back(self.source, self.target)
+
+    def add_source_queries(self, batch: StatementBatch) -> "SourceQueries":
+        """Add the statements that take a snapshot of the source and read its change log.
+
+        Execute the batch on the source, then check the answers.
+        """
+        batch.add("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        side_row = batch.add_query(fencing.side_row_query(), fencing.parse_side_row)
+        batch.add(_PREFER_INDEX_LOOKUPS)
+        log = batch.add_query(_READ_CHANGE_LOG, lambda rows: [TableEntries(*row) for row in rows])
+        batch.add(sql.SQL(_ANALYZE_SMALL_TABLES).format(names=sql.SQL(_TABLES_WITH_MANY_ENTRIES)))
+        return SourceQueries(self, side_row, log)
+
+
+@dataclass(frozen=True)
+class SourceQueries:
+    """Queries for the state row of the source and for its change log, in one snapshot."""
+
+    lock: TargetLock
+    side_row: Answer[fencing.SideRow]
+    log: Answer[list[TableEntries]]
+
+    def check(self) -> "SourceSnapshot":
+        """Check the answers, and return them.
+
+        Raises DirectionChangedError if the source is not live at this standby's epoch, and FrontdeskError if
+        the change log names tables that are not part of the transfer.
+        """
+        row, log = self.side_row.read(), self.log.read()
+        if row.state == "standby" or row.epoch != self.lock.epoch:
+            raise DirectionChangedError
+        unknown = {entries.table for entries in log} - {table.name for table in self.lock.tables}
+        if unknown:
+            raise FrontdeskError(
+                f"The change log names tables that are not transferred: {', '.join(sorted(unknown))}."
+            )
+        return SourceSnapshot(self.lock, row, log)
+
+
+@dataclass(frozen=True)
+class SourceSnapshot:
+    """An open snapshot of the source: its state row and change log."""
+
+    lock: TargetLock
+    side_row: fencing.SideRow
+    log: list[TableEntries]
+
+    @property
+    def entries(self) -> int:
+        """Number of entries in the change log."""
+        return sum(entries.count for entries in self.log)
+
+    @property
+    def changed_tables(self) -> list[tuple[int, TableInfo]]:
+        """The tables with entries, parents before children, with their numbers in the transfer."""
+        names = {entries.table for entries in self.log}
+        return [(n, table) for n, table in enumerate(self.lock.tables) if table.name in names]
+
+    def closed_by(self, closing: fencing.Closing) -> "DurableSource | None":
+        """Return a DurableSource if the snapshot was taken during this closing of the source, else None.
+
+        Closing is a synchronous commit after the commits of all writers, which may be asynchronous.
+        """
+        if (self.side_row.state, self.side_row.attempt) != ("closing", closing.attempt):
+            return None
+        return DurableSource(self)
+
+    def fetch(self) -> "FetchedRows":
         """Read the changed keys and their rows from the source.
 
         Tables with more than MIN_BULK_ENTRIES log entries are copied to the target's staging tables in one
         binary COPY each. The rows of all other tables come in one text stream.
         """
-        bulk = {name for name, count, _ in self._log_summary if count > MIN_BULK_ENTRIES}
-        for number, table in self._changed_tables:
+        lock, fetched = self.lock, FetchedRows(self)
+        bulk = {entries.table for entries in self.log if entries.count > MIN_BULK_ENTRIES}
+        for number, table in self.changed_tables:
             if table.name in bulk:
-                execute_batch(self._target, format_statement(CREATE_STAGING, number, table))
-                query = format_statement(FETCH_BULK, number, table, verify=self._verify)
-                pipe_copy(self._source, self._target, table, query, staging_table(number))
-        small = [(number, table) for number, table in self._changed_tables if table.name not in bulk]
-        if not small:
-            return
+                StatementBatch(format_statement(CREATE_STAGING, number, table)).execute(lock.target)
+                query = format_statement(FETCH_BULK, number, table, verify=lock.verify)
+                pipe_copy(lock.source, lock.target, table, query, staging_table(number))
         queries = [
-            format_statement(FETCH_AS_TEXT, number, table, verify=self._verify) for number, table in small
+            format_statement(FETCH_AS_TEXT, number, table, verify=lock.verify)
+            for number, table in self.changed_tables
+            if table.name not in bulk
         ]
+        if not queries:
+            return fetched
         out = sql.SQL("COPY ({}) TO STDOUT").format(sql.SQL(" UNION ALL ").join(queries))
         size = 0
-        with self._source.cursor().copy(out) as stream:
+        with lock.source.cursor().copy(out) as stream:
             stream.set_types(["int4", "text"])
             for number, row in stream.rows():
-                self._unsent_rows.setdefault(number, []).append(row)
+                fetched.unsent.setdefault(number, []).append(row)
                 size += len(row)
                 if size > MAX_MESSAGE_CHARS:  # limits the memory that unsent rows take
-                    execute_batch(self._target, *self._staging_statements())
+                    StatementBatch(*fetched.staging_statements()).execute(lock.target)
                     size = 0
+        return fetched
 
-    def apply(self, *extra: Statement, dry_run: bool = False) -> list[Any]:
-        """Make the target's rows equal to the fetched rows, and commit (or roll back if `dry_run`).
+
+@dataclass(frozen=True)
+class DurableSource:
+    """Proof that the source keeps, even after a crash, every row of the snapshot.
+
+    The source must not lose a row after the target has stored it. Only `SourceSnapshot.closed_by` and
+    `FetchedRows.commit_source` create this value.
+    """
+
+    snapshot: SourceSnapshot
+
+
+@dataclass(frozen=True)
+class FetchedRows:
+    """The changed rows of a snapshot, in the target's staging tables or still to be sent there."""
+
+    snapshot: SourceSnapshot
+    unsent: dict[int, list[str]] = field(default_factory=dict)  # by table number
+
+    def commit_source(self) -> DurableSource:
+        """End the source's snapshot with a synchronous commit.
+
+        Writers may commit asynchronously; this commit flushes their WAL to disk together with its own.
+        """
+        StatementBatch("COMMIT", f"UPDATE {SCHEMA}.relay SET began_at = clock_timestamp()").execute(
+            self.snapshot.lock.source
+        )
+        return DurableSource(self.snapshot)
+
+    def apply(self, durable: DurableSource, extra: StatementBatch | None = None) -> "AppliedRows":
+        """Make the target's rows equal to the fetched rows, and commit.
 
         Rows of children are deleted before those of parents. `extra` are additional statements to execute in
-        the same transaction; their answers are returned. Raises AppliedRowsDifferError if the rows are
-        verified and differ, and psycopg errors.
+        the same transaction. Raises AppliedRowsDifferError if the rows are verified and differ, and psycopg
+        errors.
         """
-        touched = [table for _, table in self._changed_tables]
-        many = [name for name, count, _ in self._log_summary if count > MIN_ANALYZE_ENTRIES]
-        off, on = disable_and_enable_statements(self._user_triggers, touched)
-        before = [
-            *self._staging_statements(),
-            *[sql.SQL(_ANALYZE_SMALL_TABLES).format(names=sql.Literal(many))] * bool(many),
-            *off,
-        ]
+        if durable.snapshot is not self.snapshot:
+            raise ValueError("The rows belong to another snapshot than the proof that the source is durable.")
+        return AppliedRows(self.snapshot, self._write("COMMIT", extra))
+
+    def rehearse(self) -> int:
+        """Apply the rows and roll back, for a dry run; return the number of rows written or deleted."""
+        return self._write("ROLLBACK", None)
+
+    def _write(self, end: str, extra: StatementBatch | None) -> int:
+        lock, changed_tables = self.snapshot.lock, self.snapshot.changed_tables
+        many = [entries.table for entries in self.snapshot.log if entries.count > MIN_ANALYZE_ENTRIES]
+        off, on = disable_and_enable_statements(lock.user_triggers, [table for _, table in changed_tables])
+        batch = StatementBatch(*self.staging_statements())
+        if many:
+            batch.add(sql.SQL(_ANALYZE_SMALL_TABLES).format(names=sql.Literal(many)))
+        batch.add(*off)
         writes = [
-            format_statement(DELETE_DIFFERING, number, table)
-            for number, table in reversed(self._changed_tables)
-        ]
-        writes += [format_statement(INSERT_MISSING, number, table) for number, table in self._changed_tables]
-        compares = [
-            format_statement(COMPARE_HASHES, number, table, verify=True)
-            for number, table in self._changed_tables
-        ]
-        end = "ROLLBACK" if dry_run else "COMMIT"
-        try:
-            answers = execute_batch(
-                self._target, *before, *writes, *extra, *compares * self._verify, *on, end
+            batch.add_write(format_statement(template, number, table))
+            for template, tables in (
+                (DELETE_DIFFERING, changed_tables[::-1]),
+                (INSERT_MISSING, changed_tables),
             )
+            for number, table in tables
+        ]
+        if extra is not None:
+            batch.extend(extra)
+        if lock.verify:
+            batch.add(
+                *(
+                    format_statement(COMPARE_HASHES, number, table, verify=True)
+                    for number, table in changed_tables
+                )
+            )
+        batch.add(*on, end)
+        try:
+            batch.execute(lock.target)
         except psycopg.Error as error:
             if error.sqlstate != DIFFERS_SQLSTATE:
                 raise
             raise AppliedRowsDifferError(
                 f"Rows of {error.diag.table_name} that were just applied differ between the two sides."
             ) from error
-        first, last = len(before), len(before) + len(writes)
-        self.rows = sum(answers[first:last])
-        return answers[last : last + len(extra)]
+        return sum(write.read() for write in writes)
 
-    def completion_statements(self) -> list[Statement]:
-        """Return the statements that delete the log entries of this cycle. Execute them on the source."""
-        deletions = [
-            sql.SQL(_DELETE_ENTRIES).format(sql.Literal(numbers)) for _, _, numbers in self._log_summary
-        ]
-        done = sql.SQL(_DONE).format(sql.Literal(self.entries), sql.Literal(self.seconds))
-        return [*deletions, done]
-
-    def rollback(self) -> None:
-        """Roll back the open transactions of both sessions."""
-        for connection in (self._source, self._target):
-            if connection.info.transaction_status not in (INTRANS, INERROR):
-                continue
-            try:
-                connection.execute("ROLLBACK")
-            except psycopg.Error:
-                if not connection.closed:  # the server rolls back a lost connection's transaction
-                    raise
-
-    def _staging_statements(self) -> list[Statement]:
-        """Return the statements that store the unsent rows in the target's staging tables."""
+    def staging_statements(self) -> list[Statement]:
+        """Return the statements that store the unsent rows in the target's staging tables, only once."""
         statements: list[Statement] = []
-        for number, table in self._changed_tables:
-            if rows := self._unsent_rows.pop(number, []):
+        for number, table in self.snapshot.changed_tables:
+            if rows := self.unsent.pop(number, []):
                 statements += [
                     format_statement(CREATE_STAGING, number, table),
                     format_statement(INSERT_INTO_STAGING, number, table, rows=rows),
@@ -324,13 +386,55 @@ class ApplyCycle:
         return statements
 
 
-def bypass_fence(target: Connection) -> int:
-    """Allow the current transaction of `target` to write on the standby, and return the standby's epoch.
+@dataclass(frozen=True)
+class AppliedRows:
+    """Rows that the target has committed. `rows`: number of rows written or deleted."""
+
+    snapshot: SourceSnapshot
+    rows: int
+
+    def completion_statements(self) -> list[Statement]:
+        """Return the statements that delete the log entries of this cycle. Execute them on the source."""
+        deletions = [
+            sql.SQL(_DELETE_ENTRIES).format(sql.Literal(entries.numbers)) for entries in self.snapshot.log
+        ]
+        seconds = self.snapshot.lock.seconds
+        done = sql.SQL(_DONE).format(sql.Literal(self.snapshot.entries), sql.Literal(seconds))
+        return [*deletions, done]
+
+
+def roll_back(*connections: Connection) -> None:
+    """Roll back the open transactions of the sessions, for example after an error in an apply cycle."""
+    for connection in connections:
+        if connection.info.transaction_status not in (INTRANS, INERROR):
+            continue
+        try:
+            connection.execute("ROLLBACK")
+        except psycopg.Error:
+            if not connection.closed:  # the server rolls back a lost connection's transaction
+                raise
+
+
+def bypass_fence(target: Connection) -> None:
+    """Allow the current transaction of `target` to write on the standby.
 
     Until the transaction ends, the side cannot be opened. Its writes are not added to the change log.
     Raises DirectionChangedError if `target` is not a standby.
     """
-    return _epoch_of_standby(execute_batch(target, *_BYPASS_FENCE)[0])
+    batch = StatementBatch()
+    epoch = _add_fence_bypass(batch)
+    batch.execute(target)
+    epoch.read()
+
+
+def _add_fence_bypass(batch: StatementBatch) -> Answer[int]:
+    """Add the statements of `bypass_fence`; return the answer with the standby's epoch."""
+    epoch = batch.add_query(fencing.side_row_query(lock="FOR SHARE"), _parse_standby_epoch)
+    batch.add(
+        "SELECT set_config('frontdesk_transfer.relay', pg_current_xact_id()::text, true)",
+        "SET CONSTRAINTS ALL DEFERRED",
+    )
+    return epoch
 
 
 def pipe_copy(
@@ -349,8 +453,8 @@ def pipe_copy(
     return cursor.rowcount
 
 
-def _epoch_of_standby(answer: Any) -> int:
-    row = fencing.parse_side_row(answer)
+def _parse_standby_epoch(rows: Rows) -> int:
+    row = fencing.parse_side_row(rows)
     if row.state != "standby":
         raise DirectionChangedError
     return row.epoch

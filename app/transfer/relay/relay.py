@@ -122,7 +122,7 @@ def _select_source(link: SessionPair, watch: _UnchangedTimer) -> SideName | None
         if waited > ABANDONED_AFTER_SECONDS:
             ahead, behind = rows.ahead_and_behind
             log.warning("A cutover or rollback did not finish and left %s closed; opening it", behind.name)
-            fencing.open_(link.session(behind.name), ahead)
+            fencing.open_(link.session(behind.name), fencing.HandedOver.of(ahead))
         return None
     source = rows.source
     try:

@@ -10,7 +10,13 @@ from app.transfer.protocol.fencing import SideRow
 from app.transfer.protocol.stages import Stage, other_side, read_side_rows, stage_of
 from app.transfer.protocol.status import copied_tables
 from app.transfer.protocol.tables import SCHEMA, TableInfo, transfer_tables
-from app.transfer.relay.apply_cycle import ApplyCycle, CycleResult, DirectionChangedError, run_apply_cycle
+from app.transfer.relay.apply_cycle import (
+    CycleResult,
+    DirectionChangedError,
+    TargetLock,
+    lock_target,
+    run_apply_cycle,
+)
 
 # Deleted log entries after which the log is vacuumed: each cycle scans the whole log, including dead rows.
 VACUUM_AFTER_ENTRIES = 50_000
@@ -93,11 +99,13 @@ class SessionPair:
         self._deleted_entries += 0 if dry_run else result.entries
         return result
 
-    def new_verified_cycle(self, source: SideName) -> ApplyCycle:
-        """Return an apply cycle, with verification, whose steps the caller runs itself."""
-        return ApplyCycle(
-            self.session(source), self.session(other_side(source)), self.tables(source), verify=True
-        )
+    def lock_target(self, source: SideName) -> TargetLock:
+        """Begin an apply cycle, with verification, whose further steps the caller runs itself.
+
+        See `apply_cycle.lock_target` for the errors.
+        """
+        sessions = self.session(source), self.session(other_side(source))
+        return lock_target(*sessions, self.tables(source), verify=True)
 
     def tables(self, source: SideName) -> list[TableInfo]:
         """Return the tables of the transfer as defined on that side, parents before children."""

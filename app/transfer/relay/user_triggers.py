@@ -7,7 +7,7 @@ from psycopg import sql
 
 from app.database.connection import Connection
 from app.transfer.protocol.change_capture import TRIGGER_PREFIX
-from app.transfer.protocol.pipeline import Statement, execute_batch
+from app.transfer.protocol.pipeline import Statement, StatementBatch
 from app.transfer.protocol.tables import TableInfo
 
 _ENABLED = """
@@ -54,9 +54,9 @@ def disable_and_enable_statements(
 def triggers_disabled(connection: Connection, tables: Sequence[TableInfo]) -> Iterator[None]:
     """Disable the user triggers of the tables inside the caller's transaction. Raises psycopg errors."""
     off, on = disable_and_enable_statements(find_user_triggers(connection, tables), tables)
-    execute_batch(connection, *off)
+    StatementBatch(*off).execute(connection)
     yield
-    execute_batch(connection, *on)
+    StatementBatch(*on).execute(connection)
 
 
 def _alter(table: sql.Identifier, verb: str, trigger: str) -> sql.Composed:
