@@ -89,4 +89,7 @@ def find_personal_data(text: str) -> list[str]:
 
 def repetitions() -> float:
     """Return the number of units of work that have run one statement ten times (the N+1 counter)."""
-    return REGISTRY.get_sample_value("frontdesk_db_repeated_statements_total") or 0.0
+    name = "frontdesk_db_repeated_statements_total"
+    # The tests call this twice each. The registry without the restriction would collect all metrics.
+    metrics = REGISTRY.restricted_registry([name]).collect()
+    return sum(sample.value for metric in metrics for sample in metric.samples if sample.name == name)

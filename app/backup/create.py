@@ -117,8 +117,8 @@ def _read_snapshot_info(connection: Connection, on_table: fingerprint.OnTable) -
 
 
 def _one(connection: Connection, query: LiteralString) -> Any:
-    row = connection.execute(query).fetchone()
-    return row and row[0]
+    ((value,),) = connection.execute(query)
+    return value
 
 
 def _dump(

@@ -9,7 +9,6 @@ from urllib.parse import quote, urlencode
 import psycopg
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
-from psycopg.rows import scalar_row
 
 from app.backup import fingerprint
 from app.backup.catalogue import Entry
@@ -94,8 +93,8 @@ def _scratch(settings: Settings, server: str) -> Iterator[str]:
 
 def _process_id(connection: Connection) -> int:
     # Through a pooler, the process id that libpq reports is the pooler's own.
-    with connection.cursor(row_factory=scalar_row) as cursor:
-        return int(cursor.execute("SELECT pg_backend_pid()").fetchone())  # type: ignore[arg-type] # one row
+    ((process_id,),) = connection.execute("SELECT pg_backend_pid()")
+    return int(process_id)
 
 
 def _drop_abandoned(connection: Connection) -> None:

@@ -140,13 +140,12 @@ def read_contents(connection: Connection, on_table: OnTable) -> Contents:
     contents = []
     for number, (schema, table, name, columns) in enumerate(tables):
         on_table(number, len(tables))
-        row = connection.execute(table_hash_sql(schema, table, columns)).fetchone()
-        assert row is not None, "an aggregate has a row"  # noqa: S101
-        contents.append(TableContent(name=name, rows=row[0], sha256=row[1]))
+        ((rows, sha256),) = connection.execute(table_hash_sql(schema, table, columns))
+        contents.append(TableContent(name=name, rows=rows, sha256=sha256))
     on_table(len(tables), len(tables))
-    large = connection.execute(_LARGE_OBJECTS).fetchone()
-    if large is not None and large[0]:
-        contents.append(TableContent(name=LARGE_OBJECTS, rows=large[0], sha256=large[1]))
+    ((rows, sha256),) = connection.execute(_LARGE_OBJECTS)
+    if rows:
+        contents.append(TableContent(name=LARGE_OBJECTS, rows=rows, sha256=sha256))
     return Contents(tuple(contents), sequences)
 
 

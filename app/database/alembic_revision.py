@@ -12,5 +12,5 @@ def read_revision(execute: Callable[[str], Any], table: str = "alembic_version")
     """
     if execute(f"SELECT pg_catalog.to_regclass('{table}')").fetchone() == (None,):
         return None
-    (revision,) = execute(f"SELECT pg_catalog.min(version_num) FROM {table}").fetchone()  # noqa: S608
+    ((revision,),) = execute(f"SELECT pg_catalog.min(version_num) FROM {table}")  # noqa: S608
     return None if revision is None else str(revision)

@@ -14,7 +14,7 @@ of the time.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from operator import itemgetter
 from typing import Any
 
@@ -126,10 +126,9 @@ def merge(
     # deadlock.
     key_of = itemgetter(*map(columns.index, target.key)) if target.key else len
     rows = sorted(rows, key=key_of)
-    jsonb = [i for i, name in enumerate(columns) if isinstance(target.columns[name].type, JSONB)]
-    if jsonb:
-        rows = [[Jsonb(v) if i in jsonb and v is not None else v for i, v in enumerate(row)] for row in rows]
     statements = _statements(target, columns, derived, want_ids)
+    if jsonb := statements.jsonb_positions:
+        rows = [[Jsonb(v) if i in jsonb and v is not None else v for i, v in enumerate(row)] for row in rows]
     if (
         len(rows) > MAX_INLINE_ROWS
         and not want_ids
@@ -137,30 +136,31 @@ def merge(
     ):
         return MergeResult(inserted=len(rows))
     with connection.cursor() as cursor:
-        if len(rows) <= MAX_INLINE_ROWS:
-            source, merging = statements.values(len(rows)), statements.merge_values(len(rows))
-            parameters = {f"v{n}": value for n, value in enumerate(v for row in rows for v in row)}
+        parameters: dict[str, Any] = {"company_id": company_id}
+        is_inline = len(rows) <= MAX_INLINE_ROWS
+        if is_inline:
+            source = _inline_statements(statements, len(rows))
+            parameters |= {f"v{n}": value for n, value in enumerate(v for row in rows for v in row)}
         else:
-            source, merging, parameters = statements.stage, statements.merge_stage(), {}
+            source = statements.of_stage
             cursor.execute(statements.create_stage)
             with cursor.copy(statements.copy) as copy:
                 for row in rows:
                     copy.write_row(row)
-        parameters["company_id"] = company_id
-        cursor.execute(merging, parameters)
-        inserted, written, underived, *ids = cursor.fetchone()  # type: ignore[misc] # an aggregate returns one row
+        cursor.execute(source.merge, parameters)
+        ((inserted, written, underived, *ids),) = cursor
         merged = MergeResult(inserted, written - inserted, underived_ids=underived or [])
         left = len(rows) - written
         if want_ids:
             merged.written_ids = ids[0] or []
-            cursor.execute(statements.current(source), parameters)
+            cursor.execute(source.current, parameters)
             merged.ids_by_key = {tuple(key): row_id for row_id, *key in cursor.fetchall()}
             merged.stale = len(rows) - len(merged.ids_by_key)
         elif left and statements.can_find_stale:
-            cursor.execute(statements.count_stale(source), parameters)
-            merged.stale = cursor.fetchone()[0]  # type: ignore[index] # a count returns one row
+            cursor.execute(source.count_stale, parameters)
+            ((merged.stale,),) = cursor
         merged.unchanged = left - merged.stale
-        if source is statements.stage:
+        if not is_inline:
             cursor.execute(statements.drop_stage)
     return merged
 
@@ -191,6 +191,21 @@ def _statements(
     return _Statements(target, columns, derived, want_ids)
 
 
+# Composing a statement takes longer than its execution on a near server. Most merges have one row.
+@lru_cache(maxsize=256)
+def _inline_statements(statements: "_Statements", count: int) -> "_SourceStatements":
+    return statements.of_values(count)
+
+
+@dataclass(frozen=True)
+class _SourceStatements:
+    """The statements that read the incoming rows, composed for one source of rows."""
+
+    merge: bytes
+    current: bytes  # id and key of each row that is not stale
+    count_stale: bytes
+
+
 class _Statements:
     """SQL statements of a merge of the given columns into one table."""
 
@@ -201,11 +216,13 @@ class _Statements:
         self._target = target
         self._derived = derived
         self._columns = columns
-        self._types = [sql.SQL(target.columns[c].type.compile(dialect=DIALECT)) for c in columns]
+        types = [target.columns[c].type for c in columns]
+        self.jsonb_positions = {i for i, kind in enumerate(types) if isinstance(kind, JSONB)}
+        self._types = [sql.SQL(kind.compile(dialect=DIALECT)) for kind in types]
         self._settable = [c for c in columns if c not in target.key]
         self._table = sql.Identifier(target.model.__tablename__)
         stage = sql.Identifier(f"stage_{target.model.__tablename__}")
-        self.stage: sql.Composable = sql.SQL("{} AS s").format(stage)
+        self._stage = sql.SQL("{} AS s").format(stage)
         names = sql.SQL(", ").join(map(sql.Identifier, columns))
         definitions = sql.SQL(", ").join(
             sql.SQL("{} {}").format(sql.Identifier(c), t) for c, t in zip(columns, self._types, strict=True)
@@ -228,8 +245,21 @@ class _Statements:
             timed and self._target.overwrite_policy is OverwritePolicy.NOT_OLDER
         )
 
-    def values(self, count: int) -> sql.Composable:
-        """Return a VALUES list of `count` rows, with their values as parameters `v0`, `v1`, …."""
+    @cached_property
+    def of_stage(self) -> _SourceStatements:
+        """The statements for rows in the temporary table."""
+        return self._of_source(self._stage, self._merge_stage())
+
+    def of_values(self, count: int) -> _SourceStatements:
+        """Return the statements for `count` rows that are the parameters `v0`, `v1`, …, row by row."""
+        values = self._values(count)
+        return self._of_source(values, self._merge_values(values))
+
+    def _of_source(self, source: sql.Composable, merge: sql.Composed) -> _SourceStatements:
+        statements = (merge, self._current(source), self._count_stale(source))
+        return _SourceStatements(*(statement.as_bytes(None) for statement in statements))
+
+    def _values(self, count: int) -> sql.Composable:
         width = len(self._columns)
         rows = sql.SQL(", ").join(
             sql.SQL("({})").format(
@@ -243,8 +273,7 @@ class _Statements:
         names = sql.SQL(", ").join(map(sql.Identifier, self._columns))
         return sql.SQL("(VALUES {}) AS s ({})").format(rows, names)
 
-    def merge_stage(self) -> sql.Composed:
-        """Return the statement that merges the rows of the temporary table."""
+    def _merge_stage(self) -> sql.Composed:
         changed = sql.SQL(
             """
             UPDATE {table} AS t SET {assignments} FROM {stage}
@@ -254,7 +283,7 @@ class _Statements:
         ).format(
             table=self._table,
             assignments=self._assignments("s"),
-            stage=self.stage,
+            stage=self._stage,
             same_key=self._same_key(),
             fresh=self._may_overwrite("s"),
             differs=self._differs("s"),
@@ -265,16 +294,11 @@ class _Statements:
         )
         return sql.SQL(
             "WITH changed AS ({}), added AS ({}), written AS (TABLE changed UNION ALL TABLE added) {}"
-        ).format(changed, self._insert(self.stage, is_new), self._outcome)
+        ).format(changed, self._insert(self._stage, is_new), self._outcome)
 
-    def merge_values(self, count: int) -> sql.Composed:
-        """Return the statement that merges `count` rows given as parameters.
-
-        It finds each row by its key in the unique index, so no plan can read the company's other rows.
-        """
-        return sql.SQL("WITH written AS ({}) {}").format(
-            self._insert(self.values(count), sql.SQL("")), self._outcome
-        )
+    def _merge_values(self, values: sql.Composable) -> sql.Composed:
+        # Each row is found by its key in the unique index, so no plan can read the company's other rows.
+        return sql.SQL("WITH written AS ({}) {}").format(self._insert(values, sql.SQL("")), self._outcome)
 
     def _insert(self, source: sql.Composable, condition: sql.Composable) -> sql.Composable:
         key = self._target.key
@@ -312,14 +336,12 @@ class _Statements:
             assignments.append(sql.SQL("pending_since = NULL"))
         return sql.SQL(", ").join(assignments)
 
-    def count_stale(self, source: sql.Composable) -> sql.Composed:
-        """Return the query for the number of stale rows."""
+    def _count_stale(self, source: sql.Composable) -> sql.Composed:
         return sql.SQL(
             "SELECT count(*) FROM {source} JOIN {table} AS t ON {same_key} WHERE NOT {fresh}"
         ).format(source=source, table=self._table, same_key=self._same_key(), fresh=self._may_overwrite("s"))
 
-    def current(self, source: sql.Composable) -> sql.Composed:
-        """Return the query for id and key of each row that is not stale."""
+    def _current(self, source: sql.Composable) -> sql.Composed:
         return sql.SQL(
             "SELECT t.id, {key} FROM {source} JOIN {table} AS t ON {same_key} WHERE {fresh}"
         ).format(

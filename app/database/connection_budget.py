@@ -73,8 +73,7 @@ class ConnectionBudget:
 
 def measure(connection: Connection, settings: Settings, workers: int = 1) -> ConnectionBudget:
     """Read the server's limits and sessions and return the budget. `workers`: processes of each service."""
-    row = connection.execute(_LIMITS).fetchone()
-    assert row is not None, "an aggregate returns one row"  # noqa: S101
+    (row,) = connection.execute(_LIMITS)
     max_connections, reserved, of_database, of_role, own_sessions, others = row
     limits = [max_connections - reserved, *(limit for limit in (of_database, of_role) if limit >= 0)]
     promised = settings.service_count * workers * settings.postgres_max_connections

@@ -62,7 +62,7 @@ def invalid_indexes(connection: Connection) -> list[tuple[str, str]]:
 def lagging_sequences(connection: Connection) -> Iterator[LaggingSequence]:
     """Yield sequences that are behind their column, after a copy of rows or inserts with explicit values."""
     for sequence, table, column, increment in connection.execute(_SEQUENCES).fetchall():
-        row = connection.execute(
+        ((following, highest),) = connection.execute(
             sql.SQL(
                 "SELECT CASE WHEN is_called THEN last_value + {step} ELSE last_value END,"
                 " (SELECT max({column}) FROM {table}) FROM {sequence}"
@@ -72,8 +72,6 @@ def lagging_sequences(connection: Connection) -> Iterator[LaggingSequence]:
                 table=sql.Identifier(table),
                 sequence=sql.Identifier(sequence),
             )
-        ).fetchone()
-        assert row is not None, "a sequence has one row"  # noqa: S101
-        following, highest = row
+        )
         if highest is not None and highest >= following:
             yield LaggingSequence(sequence, table, column, highest - following + 1)

@@ -212,7 +212,6 @@ def _counts(connection: Connection, parameters: dict[str, Any]) -> dict[str, dic
             phone=sql.Identifier(_PHONE[table]),
             table=sql.Identifier(table),
         )
-        row = connection.execute(statement, parameters).fetchone()
-        assert row is not None, "a count has one row"  # noqa: S101
+        (row,) = connection.execute(statement, parameters)
         counts[table] = dict(zip(("marked", "name_only", "phone_only"), row, strict=True))
     return counts

@@ -45,15 +45,14 @@ class LastSyncRun(NamedTuple):
 
 def read_server_statistics(connection: Connection) -> ServerStatistics:
     """Return figures of the server. The connections include all databases and programs."""
-    row = connection.execute(
+    (row,) = connection.execute(
         "SELECT current_setting('server_version'),"
         " (SELECT sum(numbackends) FROM pg_stat_database)::bigint,"
         " current_setting('max_connections')::int,"
         " current_setting('superuser_reserved_connections')::int,"
         " xact_commit, xact_rollback, current_setting('transaction_read_only')::bool"
         " FROM pg_stat_database WHERE datname = current_database()"
-    ).fetchone()
-    assert row is not None  # noqa: S101 - pg_stat_database always has a row for this database
+    )
     return ServerStatistics(*row)
 
 

@@ -130,8 +130,7 @@ def _single_instance(connection: Connection, dry_run: bool) -> Iterator[bool]:
     if dry_run:
         yield True
         return
-    row = connection.execute("SELECT pg_try_advisory_lock(%s)", (AdvisoryLock.WHATSAPP_CLEANUP,)).fetchone()
-    is_single = bool(row and row[0])
+    ((is_single,),) = connection.execute("SELECT pg_try_advisory_lock(%s)", (AdvisoryLock.WHATSAPP_CLEANUP,))
     try:
         yield is_single
     finally:

@@ -70,6 +70,7 @@ def test_the_server_starts_if_its_stale_pid_file_names_another_program(data: Pat
     assert python(url, data) == 0
 
 
+@pytest.mark.full
 def test_a_start_removes_the_incomplete_cluster_of_a_killed_start(data: Path) -> None:
     data.mkdir()
     (data / "new-half" / "base").mkdir(parents=True)
@@ -77,6 +78,7 @@ def test_a_start_removes_the_incomplete_cluster_of_a_killed_start(data: Path) ->
     assert sorted(path.name for path in data.iterdir()) == ["lock", "postgres"]
 
 
+@pytest.mark.full
 def test_a_start_replaces_a_truncated_list_of_users(data: Path) -> None:
     python(KILLED, data)
     (data / "postgres" / ".handle_pids.json").write_text("[12")
@@ -105,6 +107,7 @@ postgres_server.pgexec = time_out
 """
 
 
+@pytest.mark.full
 def test_start_waits_for_a_server_that_exceeds_the_timeout_of_the_wheel(data: Path) -> None:
     url = f"{START}; import psycopg; psycopg.connect(start(Path(sys.argv[1]))).close()"
     assert python(TOO_SLOW + url, data) == 0

@@ -11,7 +11,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import httpx
@@ -74,6 +74,21 @@ class Service:
 Starter = Callable[..., Service]
 
 
+@contextmanager
+def started(
+    server: Server, folder: Path, *options: str, output: Path | None = None, **environment: str
+) -> Iterator[Service]:
+    """Run the service until it is ready, and stop it at the end of the `with` block."""
+    port = free_port()
+    command = [str(BIN / "gunicorn"), "--bind", f"127.0.0.1:{port}", *options, "wsgi:app"]
+    with running_process(
+        command, output or folder / "output", PROJECT_ROOT, DATABASE_URL=server.url, **environment
+    ) as process:
+        wait_until(lambda: is_serving(port))
+        wait_until(lambda: get(port, "/health/ready").status_code == 200)
+        yield Service(process, port)
+
+
 @pytest.fixture
 def serve(server: Server, tmp_path: Path) -> Iterator[Starter]:
     """Return a function that starts the service: `serve("--workers", "2", POSTGRES_MAX_CONNECTIONS="1")`.
@@ -81,24 +96,14 @@ def serve(server: Server, tmp_path: Path) -> Iterator[Starter]:
     Positional arguments are options of gunicorn, keyword arguments are environment variables.
     """
     with ExitStack() as stack:
+        yield lambda *options, **others: stack.enter_context(started(server, tmp_path, *options, **others))
 
-        def start(*options: str, output: Path | None = None, **environment: str) -> Service:
-            port = free_port()
-            command = [str(BIN / "gunicorn"), "--bind", f"127.0.0.1:{port}", *options, "wsgi:app"]
-            process = stack.enter_context(
-                running_process(
-                    command,
-                    output or tmp_path / "output",
-                    PROJECT_ROOT,
-                    DATABASE_URL=server.url,
-                    **environment,
-                )
-            )
-            wait_until(lambda: is_serving(port))
-            wait_until(lambda: get(port, "/health/ready").status_code == 200)
-            return Service(process, port)
 
-        yield start
+@pytest.fixture(scope="module")
+def service(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """Run a service with the default options. Tests may disturb it, but must neither stop nor restart it."""
+    with started(server, tmp_path_factory.mktemp("service")) as service:
+        yield service
 
 
 def wait_for_work(load: Load, since: float) -> float:
@@ -109,9 +114,8 @@ def wait_for_work(load: Load, since: float) -> float:
 
 class TestPostgreSQL:
     def test_the_service_recovers_from_a_killed_and_restarted_server(
-        self, server: Server, serve: Starter
+        self, server: Server, service: Service
     ) -> None:
-        service = serve()
         with under_load(service.address) as load:
             wait_for_work(load, time.monotonic())
             server.kill()
@@ -125,9 +129,8 @@ class TestPostgreSQL:
         service.assert_never_restarted()
 
     def test_the_service_recovers_when_all_backends_are_terminated(
-        self, server: Server, serve: Starter
+        self, server: Server, service: Service
     ) -> None:
-        service = serve()
         with under_load(service.address) as load:
             for _ in range(5):
                 wait_for_work(load, time.monotonic())
@@ -140,9 +143,8 @@ class TestPostgreSQL:
 
     @pytest.mark.parametrize("seconds", [2, pytest.param(10, marks=pytest.mark.full)])
     def test_the_service_recovers_from_a_server_frozen_for_seconds(
-        self, server: Server, serve: Starter, seconds: int
+        self, server: Server, service: Service, seconds: int
     ) -> None:
-        service = serve()
         with under_load(service.address, writers=20) as load:
             wait_for_work(load, time.monotonic())
             server.freeze()
@@ -186,8 +188,7 @@ def set_key(service: Service, number: int) -> httpx.Response:
     return httpx.post(address, json=body, timeout=30, trust_env=False, verify=TLS)
 
 
-def test_a_burst_of_more_requests_than_threads_is_served_while_requests_complete(serve: Starter) -> None:
-    service = serve()
+def test_a_burst_of_more_requests_than_threads_is_served_while_requests_complete(service: Service) -> None:
     answers = at_once([lambda number=number: set_key(service, number) for number in range(100)])
     assert {answer.status_code for answer in answers} == {204}
 
@@ -218,8 +219,7 @@ def test_requests_beyond_the_capacity_are_rejected_within_seconds(server: Server
     assert all(answer.elapsed.total_seconds() < 8 for answer in rejected)
 
 
-def test_clients_with_incomplete_requests_do_not_delay_probes(server: Server, serve: Starter) -> None:
-    service = serve()
+def test_clients_with_incomplete_requests_do_not_delay_probes(server: Server, service: Service) -> None:
     with ExitStack() as stack:
 
         def connect_and_send(data: bytes) -> socket.socket:
@@ -262,9 +262,8 @@ def test_the_service_works_while_the_disk_of_its_log_is_full(server: Server, ser
 
 
 def test_clients_that_never_read_their_responses_do_not_block_the_service(
-    server: Server, serve: Starter
+    server: Server, service: Service
 ) -> None:
-    service = serve()
     large = {"session": {f"large-{number}.0": {"text": "x" * 100_000} for number in range(60)}}
     path = f"/whatsapp/{COMPANY_ID}/keys"
     assert httpx.post(f"{service.address}{path}/set", json=large, trust_env=False).status_code == 204
@@ -288,8 +287,7 @@ def test_clients_that_never_read_their_responses_do_not_block_the_service(
     service.assert_never_restarted()
 
 
-def test_a_thousand_concurrent_probes_cause_few_database_checks(server: Server, serve: Starter) -> None:
-    service = serve()
+def test_a_thousand_concurrent_probes_cause_few_database_checks(server: Server, service: Service) -> None:
 
     def connections() -> int:
         with psycopg.connect(server.url) as connection:

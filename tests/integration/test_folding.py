@@ -39,7 +39,7 @@ def stored(salon: DataLayer) -> dict[int | None, tuple[Any, ...]]:
     return {client.yclients_id: tuple(getattr(client, c) for c in COLUMNS) for client in clients}
 
 
-@settings(max_examples=150)
+@settings(max_examples=60)
 @given(before=ROWS, batch=ROWS)
 @example(
     before=[row(1, "Anna", source_changed_at=day(10))],

@@ -1,6 +1,5 @@
 """The limits of an API hold for all processes of an installation together."""
 
-import multiprocessing
 import time
 from collections.abc import Iterator
 from datetime import timedelta
@@ -22,6 +21,7 @@ from app.yclients.api.rate_limit import (
     RateLimiter,
     estimate_seconds,
 )
+from tests.processes import FORK_SERVER
 from tests.threads import at_once
 from tests.upstream import with_yclients_settings
 
@@ -158,9 +158,8 @@ def hammer(database_url: str, company_id: int, processes: int, requests: int) ->
     began = time.monotonic()
     with run_server(stand_in) as address:
         settings = with_yclients_settings(Settings(database_url=database_url), address)
-        context = multiprocessing.get_context("spawn")
         workers = [
-            context.Process(target=ask, args=(settings, company_id, requests)) for _ in range(processes)
+            FORK_SERVER.Process(target=ask, args=(settings, company_id, requests)) for _ in range(processes)
         ]
         for worker in workers:
             worker.start()

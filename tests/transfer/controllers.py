@@ -1,6 +1,5 @@
 """Transfer commands in separate processes, which are killed or frozen at a chosen step."""
 
-import multiprocessing
 import os
 import signal
 from collections.abc import Callable
@@ -12,6 +11,7 @@ from app.transfer.protocol import fencing
 from app.transfer.protocol.endpoints import SideName, Sides
 from app.transfer.relay import apply_cycle, session_pair
 from app.transfer.relay.apply_cycle import AppliedRows, FetchedRows, SourceSnapshot
+from tests.processes import FORK_SERVER
 
 # Steps at which a process can be interrupted: the object that has the function, and the function's name.
 POINTS: dict[str, tuple[Any, str]] = {
@@ -26,11 +26,6 @@ POINTS: dict[str, tuple[Any, str]] = {
 }
 WHEN = ("before", "after")
 
-_processes = multiprocessing.get_context("forkserver")
-_processes.set_forkserver_preload(
-    [__name__, "app.transfer.cutover.cutover", "app.transfer.relay.relay", "tests.transfer.writers"]
-)
-
 
 def start(
     work: Callable[..., object], *arguments: Any, at: tuple[str, str, signal.Signals] | None = None
@@ -39,7 +34,7 @@ def start(
 
     `at` is (point, when, signal): the process sends itself the signal once, before or after that step.
     """
-    process = _processes.Process(target=_run, args=(work, arguments, at), daemon=True)
+    process = FORK_SERVER.Process(target=_run, args=(work, arguments, at), daemon=True)
     process.start()
     return process
 

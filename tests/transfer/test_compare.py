@@ -22,6 +22,7 @@ from tests.stopwatch import Stopwatch
 from tests.transfer.moving import copy_by_change_log
 
 SALON = 962302
+PAUSE_SECONDS = 0.02  # between the operations of a thread, so that other tests get CPU time
 
 
 @pytest.fixture(scope="module")
@@ -137,11 +138,13 @@ def test_concurrent_writes_a_cutover_and_a_rollback_cause_no_divergences(
         while not stop.is_set():
             number += 1
             salon.upsert_staff([{"yclients_id": n, "name": f"{number}"} for n in range(1, 6)]).unwrap()
+            stop.wait(PAUSE_SECONDS)
 
     def read() -> None:
         while not stop.is_set():
             salon.get_staff().unwrap()
             salon.get_staff_by_id(2).unwrap()
+            stop.wait(PAUSE_SECONDS)
 
     def wait_for_more() -> None:
         before = seen(desk)[0]

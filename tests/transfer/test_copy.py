@@ -179,6 +179,7 @@ def test_a_copy_with_concurrent_writers_loses_no_change(
                 )
                 connection.execute("UPDATE clients SET visit_count = 1 WHERE id %% 5 = %s", (seed,))
                 connection.execute("DELETE FROM clients WHERE id = %s", (number % 600,))
+                stop.wait(0.005)  # so that other tests get CPU time
 
     writers = [threading.Thread(target=write, args=(seed,)) for seed in (1, 2)]
     for writer in writers:

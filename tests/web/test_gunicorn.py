@@ -22,9 +22,9 @@ def gunicorn(tmp_path: Path) -> Iterator[Starter]:
     """Return a function that starts gunicorn on a free port, for example `gunicorn(url, "--preload")`."""
     with ExitStack() as stack:
 
-        def start(database_url: str, *options: str) -> tuple[Process, int]:
+        def start(database_url: str, *options: str, app: str = "wsgi:app") -> tuple[Process, int]:
             port = free_port()
-            command = [str(BIN / "gunicorn"), "--bind", f"127.0.0.1:{port}", *options, "wsgi:app"]
+            command = [str(BIN / "gunicorn"), "--bind", f"127.0.0.1:{port}", *options, app]
             process = stack.enter_context(
                 running_process(command, tmp_path / "output", PROJECT_ROOT, DATABASE_URL=database_url)
             )
@@ -76,6 +76,18 @@ def test_a_killed_worker_is_replaced(gunicorn: Starter, database_url: str) -> No
     psutil.wait_procs([worker], timeout=10)
     wait_until(lambda: len(process.children()) == 1 and is_serving(port))
     assert get(port, "/health/ready").status_code == 200
+
+
+@pytest.mark.parametrize("options", [(), pytest.param(("--preload",), marks=pytest.mark.full)])
+def test_garbage_is_collected_after_the_imports(
+    gunicorn: Starter, database_url: str, tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    (tmp_path / "with_gc.py").write_text(
+        "import gc\nfrom wsgi import app\napp.add_url_rule('/gc', view_func=lambda: str(gc.isenabled()))\n"
+    )
+    _, port = gunicorn(database_url, *options, "--pythonpath", str(tmp_path), app="with_gc:app")
+    wait_until(lambda: is_serving(port))
+    assert get(port, "/gc").text == "True"
 
 
 @pytest.mark.parametrize("options", [(), ("--preload",)])

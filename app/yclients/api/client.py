@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping
 from datetime import UTC, date, datetime
 from email.utils import parsedate_to_datetime
+from functools import cache
 from types import TracebackType
 from typing import Any, Self
 
@@ -85,6 +86,7 @@ class YClientsClient:
             timeout=httpx.Timeout(min(response_timeout, 30.0), connect=min(response_timeout, 10.0)),
             # A redirect is an error, so that the tokens are not sent to another server.
             follow_redirects=False,
+            verify=_tls_context(),
         )
         self._retrying = Retrying(
             retry=retry_if_exception_type(TransientError),
@@ -231,6 +233,12 @@ class _Backoff(wait_base):
                 f"YClients asks to wait for {retry_after:.0f} s: start the sync again after that."
             ) from None
         return max(retry_after or 0.0, self._exponential(retry_state))
+
+
+@cache
+def _tls_context() -> ssl.SSLContext:
+    """Return the TLS context of all clients. It is created once, because it reads all CA certificates."""
+    return httpx.create_ssl_context()
 
 
 def _token(secret: SecretStr | None) -> str:

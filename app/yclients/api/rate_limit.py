@@ -73,17 +73,16 @@ class RateLimiter:
     def reserve(self) -> float:
         """Reserve the time of the next request; return the seconds until then. Raises FrontdeskError."""
 
-        def insert(database: Database) -> tuple[float] | None:
+        def insert(database: Database) -> float:
             with database.autocommit() as connection:
-                return connection.execute(self._reserve_sql, {"api": self._api}).fetchone()
+                ((seconds,),) = connection.execute(self._reserve_sql, {"api": self._api})
+                return max(0.0, float(seconds))
 
         try:
             with self._one_at_a_time:
-                row = self._database.run_on_live(insert)
+                return self._database.run_on_live(insert)
         except DRIVER_ERRORS as error:
             raise to_frontdesk_error(error) from error
-        assert row is not None, "an upsert without a condition returns its row"  # noqa: S101
-        return max(0.0, float(row[0]))
 
     def pause(self, seconds: float) -> None:
         """Pause the requests of all processes for `seconds`. Raises FrontdeskError."""

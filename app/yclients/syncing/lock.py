@@ -36,12 +36,12 @@ def hold_sync_lock(settings: Settings, company_id: int) -> Iterator[None]:
         raise to_frontdesk_error(error) from error
     with closing(connection):
         try:
-            row = connection.execute(
+            ((is_acquired,),) = connection.execute(
                 f"SELECT pg_try_advisory_lock({_LOCK_KEY_SQL})", {"company_id": company_id}
-            ).fetchone()
+            )
         except psycopg.Error as error:
             raise to_frontdesk_error(error) from error
-        if row is None or not row[0]:
+        if not is_acquired:
             raise SyncRunningError
         try:
             yield
