@@ -11,18 +11,14 @@ from app.backup.manifest import Manifest, TableContent
 from app.config import Settings
 from app.database.checksum import table_hash_sql, use_canonical_form
 from app.database.connection import UNLIMITED, Connection, connect, connect_timeout
+from app.database.sql_files import read_queries
 from app.errors import UnavailableError
 
 OnTable = Callable[[int, int], None]  # number of tables done, number of all tables
 
 LARGE_OBJECTS = "large objects"  # listed among the tables, as one table: their number and hash
 
-# pg_dump dumps every schema, but neither system objects nor members of extensions.
-_NOT_BUILT_IN = """
-    nspname NOT LIKE 'pg\\_%' AND nspname <> 'information_schema'
-    AND NOT EXISTS (SELECT FROM pg_depend WHERE classid = {catalog}::regclass AND objid = {alias}.oid
-        AND deptype = 'e')
-"""
+_QUERIES = read_queries(__package__, "fingerprint.sql")
 _TABLES = sql.SQL(
     """
     SELECT nspname, relname, quote_ident(nspname) || '.' || quote_ident(relname),
@@ -31,36 +27,7 @@ _TABLES = sql.SQL(
     FROM pg_class AS c JOIN pg_namespace ON pg_namespace.oid = relnamespace
     WHERE relkind = 'r' AND relpersistence <> 't' AND {own} ORDER BY 3
     """
-).format(own=sql.SQL(_NOT_BUILT_IN).format(catalog=sql.Literal("pg_class"), alias=sql.SQL("c")))
-# An extension can have rows of its tables dumped (extconfig). The extension restores them, so the manifest
-# does not list these tables.
-_EXTENSION_TABLES = """
-    SELECT quote_ident(nspname) || '.' || quote_ident(relname)
-    FROM pg_extension CROSS JOIN unnest(extconfig) AS config
-    JOIN pg_class ON pg_class.oid = config JOIN pg_namespace ON pg_namespace.oid = relnamespace
-    WHERE relkind = 'r' ORDER BY 1
-"""
-# Read in pieces of 1 MB, because a large object may exceed the size limit of a value. The hash includes the
-# OIDs, because rows refer to large objects by OID.
-_LARGE_OBJECTS = """
-    WITH RECURSIVE pieces (id, number, size, hash) AS (
-        SELECT pg_largeobject_metadata.oid, 0::bigint, length(piece), sha256(piece)
-        FROM pg_largeobject_metadata CROSS JOIN LATERAL (
-            SELECT lo_get(pg_largeobject_metadata.oid, 0, 1000000) AS piece OFFSET 0) AS first
-        UNION ALL
-        SELECT id, number + 1, length(piece), sha256(piece)
-        FROM pieces CROSS JOIN LATERAL (
-            SELECT lo_get(id, (number + 1) * 1000000, 1000000) AS piece OFFSET 0) AS following
-        WHERE size = 1000000
-    )
-    SELECT count(DISTINCT id),
-        encode(sha256(string_agg(oidsend(id) || hash, ''::bytea ORDER BY id, number)), 'hex')
-    FROM pieces
-"""
-_SEQUENCES = """
-    SELECT quote_ident(schemaname) || '.' || quote_ident(sequencename), last_value FROM pg_sequences
-    WHERE last_value IS NOT NULL AND increment_by > 0 ORDER BY 1
-"""
+).format(own=sql.SQL(_QUERIES["not_built_in"]).format(catalog=sql.Literal("pg_class"), alias=sql.SQL("c")))
 _USER_OBJECTS = sql.SQL(
     """
     SELECT what FROM (
@@ -78,10 +45,10 @@ _USER_OBJECTS = sql.SQL(
     ) AS objects ORDER BY what LIMIT 6
     """
 ).format(
-    classes=sql.SQL(_NOT_BUILT_IN).format(catalog=sql.Literal("pg_class"), alias=sql.SQL("c")),
-    functions=sql.SQL(_NOT_BUILT_IN).format(catalog=sql.Literal("pg_proc"), alias=sql.SQL("p")),
-    types=sql.SQL(_NOT_BUILT_IN).format(catalog=sql.Literal("pg_type"), alias=sql.SQL("t")),
-    schemas=sql.SQL(_NOT_BUILT_IN).format(catalog=sql.Literal("pg_namespace"), alias=sql.SQL("n")),
+    classes=sql.SQL(_QUERIES["not_built_in"]).format(catalog=sql.Literal("pg_class"), alias=sql.SQL("c")),
+    functions=sql.SQL(_QUERIES["not_built_in"]).format(catalog=sql.Literal("pg_proc"), alias=sql.SQL("p")),
+    types=sql.SQL(_QUERIES["not_built_in"]).format(catalog=sql.Literal("pg_type"), alias=sql.SQL("t")),
+    schemas=sql.SQL(_QUERIES["not_built_in"]).format(catalog=sql.Literal("pg_namespace"), alias=sql.SQL("n")),
 )
 
 
@@ -135,7 +102,7 @@ def read_contents(connection: Connection, on_table: OnTable) -> Contents:
     """
     use_canonical_form(connection)
     # Sequences are not part of the snapshot. Read first, they are never ahead of the dump.
-    sequences = dict(connection.execute(_SEQUENCES).fetchall())
+    sequences = dict(connection.execute(_QUERIES["sequences"]).fetchall())
     tables = connection.execute(_TABLES).fetchall()
     contents = []
     for number, (schema, table, name, columns) in enumerate(tables):
@@ -143,7 +110,7 @@ def read_contents(connection: Connection, on_table: OnTable) -> Contents:
         ((rows, sha256),) = connection.execute(table_hash_sql(schema, table, columns))
         contents.append(TableContent(name=name, rows=rows, sha256=sha256))
     on_table(len(tables), len(tables))
-    ((rows, sha256),) = connection.execute(_LARGE_OBJECTS)
+    ((rows, sha256),) = connection.execute(_QUERIES["large_objects"])
     if rows:
         contents.append(TableContent(name=LARGE_OBJECTS, rows=rows, sha256=sha256))
     return Contents(tuple(contents), sequences)
@@ -151,7 +118,7 @@ def read_contents(connection: Connection, on_table: OnTable) -> Contents:
 
 def query_extension_tables(connection: Connection) -> list[str]:
     """Return the extensions' tables whose rows a dump may contain, although the manifest omits them."""
-    return [name for (name,) in connection.execute(_EXTENSION_TABLES)]
+    return [name for (name,) in connection.execute(_QUERIES["extension_tables"])]
 
 
 def query_user_objects(connection: Connection) -> list[str]:

@@ -9,28 +9,14 @@ import psycopg
 from app.config import Settings
 from app.database.connection import Connection
 from app.database.live_database import AnyDatabase
+from app.database.sql_files import read_script
 from app.errors import FencedError, UnavailableError
 
 log = logging.getLogger(__name__)
 
 CHECK_TIMEOUT_MS = 2_000  # of the check at start
 
-# Without special rights the server hides the backend type of other roles' sessions, so NULL counts as a
-# client.
-_LIMITS = """
-    SELECT current_setting('max_connections')::int,
-        current_setting('superuser_reserved_connections')::int
-            + COALESCE(current_setting('reserved_connections', true), '0')::int,
-        (SELECT datconnlimit FROM pg_database WHERE datname = current_database()),
-        (SELECT rolconnlimit FROM pg_roles WHERE rolname = current_user),
-        count(*) FILTER (WHERE is_ours), count(*) FILTER (WHERE NOT is_ours)
-    FROM (
-        SELECT datname = current_database() AND usename = current_user AND application_name <> '' AS is_ours
-        FROM pg_stat_activity
-        WHERE pid <> pg_backend_pid() AND usename IS NOT NULL
-            AND COALESCE(backend_type, 'client backend') = 'client backend'
-    ) AS session
-"""
+_LIMITS = read_script(__package__, "connection_budget.sql")
 
 
 @dataclass(frozen=True)

@@ -147,7 +147,9 @@ def headings(page: Page) -> list[str]:
     return [heading.inner_text() for heading in page.get_by_role("heading", level=2).all()]
 
 
-@pytest.mark.parametrize(("width", "color_scheme"), [(390, "dark"), pytest.param(1280, "light", marks=pytest.mark.full)])
+@pytest.mark.parametrize(
+    ("width", "color_scheme"), [(390, "dark"), pytest.param(1280, "light", marks=pytest.mark.full)]
+)
 def test_the_page_fits_the_window_and_has_sufficient_contrast(
     visit: Callable[..., Page], address: str, width: int, color_scheme: str
 ) -> None:

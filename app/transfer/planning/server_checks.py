@@ -9,6 +9,7 @@ from app.config import Settings
 from app.database import connection_budget
 from app.database.alembic_revision import read_revision
 from app.database.connection import Connection
+from app.database.sql_files import read_queries
 from app.transfer.planning.findings import LEGACY, PRIMARY, Exclusions, PlanFinding
 from app.transfer.protocol.tables import ALEMBIC_TABLE, SCHEMA, TableInfo
 
@@ -19,46 +20,7 @@ LONG_TRANSACTION_SECONDS = 60  # older transactions are reported, because `start
 OLDEST_SERVER = 150_000  # PostgreSQL 15, the oldest tested version, as in `server_version_num`
 
 
-_DATABASE = """
-    SELECT has_database_privilege(current_database(), 'CREATE'),
-        has_schema_privilege('public', 'USAGE'),
-        pg_is_in_recovery(),
-        (SELECT count(*) FROM pg_prepared_xacts WHERE database = current_database()),
-        (SELECT count(*) FROM pg_largeobject_metadata),
-        (SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
-            AND pid <> pg_backend_pid() AND xact_start < clock_timestamp() - make_interval(secs => %(long)s)),
-        current_user
-"""
-_RIGHTS = """
-    SELECT nspname || '.' || relname, pg_has_role(relowner, 'USAGE'),
-        has_table_privilege(pg_class.oid, 'SELECT') AND has_table_privilege(pg_class.oid, 'INSERT')
-            AND has_table_privilege(pg_class.oid, 'UPDATE') AND has_table_privilege(pg_class.oid, 'DELETE'),
-        row_security_active(pg_class.oid),
-        EXISTS (SELECT FROM pg_inherits WHERE inhrelid = pg_class.oid OR inhparent = pg_class.oid)
-    FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
-    WHERE nspname || '.' || relname = ANY (%(tables)s) ORDER BY 1
-"""
-_TRIGGERS_AND_RULES = """
-    SELECT nspname || '.' || relname, tgname, 'trigger'
-    FROM pg_trigger JOIN pg_class ON pg_class.oid = tgrelid
-    JOIN pg_namespace ON pg_namespace.oid = relnamespace JOIN pg_proc ON pg_proc.oid = tgfoid
-    WHERE NOT tgisinternal AND tgenabled IN ('O', 'A')
-        AND pronamespace IS DISTINCT FROM to_regnamespace(%(own)s)::oid
-        AND nspname || '.' || relname = ANY (%(tables)s)
-    UNION ALL
-    SELECT schemaname || '.' || tablename, rulename, 'rule'
-    FROM pg_rules WHERE schemaname || '.' || tablename = ANY (%(tables)s)
-    ORDER BY 1, 2
-"""
-_LOCALE = """
-    SELECT pg_encoding_to_char(encoding), datcollate, datctype, datlocprovider::text,
-        datcollversion IS DISTINCT FROM pg_database_collation_actual_version(oid)
-    FROM pg_database WHERE datname = current_database()
-"""
-_OLD_LOCALE = """
-    SELECT pg_encoding_to_char(encoding), datcollate, datctype, 'c', false
-    FROM pg_database WHERE datname = current_database()
-"""
+_QUERIES = read_queries(__package__, "server_checks.sql")
 
 
 def check_side(
@@ -84,7 +46,7 @@ def check_side(
     yield from _check_privileges(connection, side, tables)
     yield from _check_foreign_keys(side, tables, others)
     parameters = {"own": SCHEMA, "tables": [table.name for table in tables]}
-    for name, part, kind in connection.execute(_TRIGGERS_AND_RULES, parameters):
+    for name, part, kind in connection.execute(_QUERIES["triggers_and_rules"], parameters):
         if kind == "rule":
             advice = f'On {side}: DROP RULE "{part}" ON {name}.'
             problem = "it would be applied to replayed changes"
@@ -96,7 +58,7 @@ def check_side(
 
 def _check_server(connection: Connection, side: str, left_out: Exclusions) -> Iterator[PlanFinding]:
     database = connection.info.dbname
-    row = connection.execute(_DATABASE, {"long": LONG_TRANSACTION_SECONDS}).fetchone()
+    row = connection.execute(_QUERIES["database"], {"long": LONG_TRANSACTION_SECONDS}).fetchone()
     assert row is not None, "a SELECT without FROM returns one row"  # noqa: S101
     may_create, may_use, is_replica, prepared, large_objects, long_running, user = row
     if not may_create:
@@ -134,7 +96,7 @@ def _check_privileges(
     connection: Connection, side: str, tables: Sequence[TableInfo]
 ) -> Iterator[PlanFinding]:
     parameters = {"tables": [table.name for table in tables]}
-    for name, owns, may_write, hides_rows, inherits in connection.execute(_RIGHTS, parameters):
+    for name, owns, may_write, hides_rows, inherits in connection.execute(_QUERIES["rights"], parameters):
         if not owns:
             advice = (
                 f"Use the owner's role in {URL_VARIABLES[side]}, or on {side}: ALTER TABLE {name} OWNER TO …"
@@ -257,5 +219,5 @@ def alembic_revision(connection: Connection) -> str | None:
 def _locale(connection: Connection) -> tuple[Any, ...]:
     # Servers before PostgreSQL 15 have neither datlocprovider nor datcollversion.
     is_old = connection.info.server_version < OLDEST_SERVER
-    (row,) = connection.execute(_OLD_LOCALE if is_old else _LOCALE).fetchall()
+    (row,) = connection.execute(_QUERIES["old_locale"] if is_old else _QUERIES["locale"]).fetchall()
     return tuple(row)

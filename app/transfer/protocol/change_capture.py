@@ -8,12 +8,15 @@ from psycopg import sql
 
 from app.database.advisory_locks import AdvisoryLock
 from app.database.connection import Connection
+from app.database.sql_files import read_queries
 from app.transfer.protocol.tables import SCHEMA, TableInfo
 
 FENCED_SQLSTATE = "FD001"  # raised by the fence; app/errors.py maps it to FencedError
 
 TRIGGERS = ("fence", "truncate", "insert", "update", "delete")  # trigger names without the prefix
 TRIGGER_PREFIX = "frontdesk_transfer_"
+
+_QUERIES = read_queries(__package__, "change_capture.sql")
 
 # True only in the relay's transaction on the standby: the setting holds the id of that transaction, and the
 # session's role is the owner of these functions, which is the role that ran `start`.
@@ -23,71 +26,6 @@ _IS_RELAY = (
     " AND session_user = current_user"
 )
 
-# `enter()` raises FD001 unless the calling transaction may write here. Its shared advisory lock keeps the
-# side from closing until the transaction ends; `close` and `hand_over` take the lock exclusively. The
-# function is VOLATILE so that each of its statements has its own snapshot: the snapshot that reads the row is
-# then taken after the lock. A REPEATABLE READ or SERIALIZABLE transaction has one snapshot for all statements
-# and would still read the old row. There, FOR SHARE raises a serialization failure if the row has changed
-# since the snapshot, and the function raises one if the snapshot is older than the row.
-_ENTER = f"""
-CREATE OR REPLACE FUNCTION {SCHEMA}.enter() RETURNS void
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $frontdesk$
-DECLARE present {SCHEMA}.side;
-BEGIN
-    PERFORM pg_advisory_xact_lock_shared({AdvisoryLock.TRANSFER_FENCE});
-    IF current_setting('transaction_isolation') IN ('read committed', 'read uncommitted') THEN
-        SELECT * INTO present FROM {SCHEMA}.side;
-    ELSE
-        SELECT * INTO present FROM {SCHEMA}.side FOR SHARE;
-        IF NOT FOUND THEN
-            RAISE serialization_failure USING
-                MESSAGE = 'the transfer of this database began after the snapshot of this transaction';
-        END IF;
-    END IF;
-    IF present.state = 'open' OR (present.state = 'standby' AND {_IS_RELAY})
-        OR (present.state = 'closing' AND present.until < clock_timestamp()) THEN
-        RETURN;
-    END IF;
-    RAISE EXCEPTION 'this database is being transferred and accepts no writes now' USING
-        ERRCODE = '{FENCED_SQLSTATE}', HINT = 'Run the transaction again, on the side that is live.';
-END $frontdesk$;
-"""
-
-_FENCE = f"""
-CREATE OR REPLACE FUNCTION {SCHEMA}.fence() RETURNS trigger
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $frontdesk$
-BEGIN
-    PERFORM {SCHEMA}.enter();
-    RETURN NULL;
-END $frontdesk$;
-
-CREATE OR REPLACE FUNCTION {SCHEMA}.refuse_truncate() RETURNS trigger
-LANGUAGE plpgsql AS $frontdesk$
-BEGIN
-    RAISE EXCEPTION 'TRUNCATE is refused while the database is being transferred' USING
-        ERRCODE = 'feature_not_supported', HINT = 'Use DELETE: change capture can record its rows.';
-END $frontdesk$;
-"""
-
-# An UPDATE records the old and the new keys. UNION compares them in their own types, which is cheaper than
-# comparing arrays of text.
-_CAPTURE = """
-CREATE OR REPLACE FUNCTION {function}() RETURNS trigger
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp {settings} AS $frontdesk$
-BEGIN
-    IF {is_relay} THEN
-        RETURN NULL;
-    ELSIF TG_OP = 'INSERT' THEN
-        INSERT INTO {schema}.marks (table_name, key) SELECT {name}, {key} FROM new_rows AS changed;
-    ELSIF TG_OP = 'DELETE' THEN
-        INSERT INTO {schema}.marks (table_name, key) SELECT {name}, {key} FROM old_rows AS changed;
-    ELSE
-        INSERT INTO {schema}.marks (table_name, key) SELECT {name}, {key}
-        FROM (SELECT {columns} FROM old_rows UNION SELECT {columns} FROM new_rows) AS changed;
-    END IF;
-    RETURN NULL;
-END $frontdesk$
-"""
 # Types whose text form depends on no session setting. Functions for keys of only these types need no SET
 # clauses, each of which costs every statement a microsecond.
 _SETTING_INDEPENDENT_TYPES = (
@@ -101,42 +39,6 @@ _SETTING_INDEPENDENT_TYPES = (
     "numeric",
 )
 
-# Statement-level triggers with transition tables: a merge of 20,000 rows calls them once.
-_ON_EACH_TABLE = """
-CREATE OR REPLACE TRIGGER {fence} BEFORE INSERT OR UPDATE OR DELETE ON {table}
-    FOR EACH STATEMENT EXECUTE FUNCTION {schema}.fence();
-CREATE OR REPLACE TRIGGER {truncate} BEFORE TRUNCATE ON {table}
-    FOR EACH STATEMENT EXECUTE FUNCTION {schema}.refuse_truncate();
-CREATE OR REPLACE TRIGGER {insert} AFTER INSERT ON {table} REFERENCING NEW TABLE AS new_rows
-    FOR EACH STATEMENT EXECUTE FUNCTION {function}();
-CREATE OR REPLACE TRIGGER {update} AFTER UPDATE ON {table}
-    REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows
-    FOR EACH STATEMENT EXECUTE FUNCTION {function}();
-CREATE OR REPLACE TRIGGER {delete} AFTER DELETE ON {table} REFERENCING OLD TABLE AS old_rows
-    FOR EACH STATEMENT EXECUTE FUNCTION {function}();
-ALTER TABLE {table} ENABLE ALWAYS TRIGGER {fence}, ENABLE ALWAYS TRIGGER {truncate},
-    ENABLE ALWAYS TRIGGER {insert}, ENABLE ALWAYS TRIGGER {update}, ENABLE ALWAYS TRIGGER {delete};
-"""
-
-_TABLES_WITHOUT_TRIGGERS = f"""
-    SELECT moved.table_name FROM {SCHEMA}.moved
-    WHERE (
-        SELECT count(*) FROM pg_catalog.pg_trigger
-            JOIN pg_catalog.pg_class ON pg_class.oid = tgrelid
-            JOIN pg_catalog.pg_namespace ON pg_namespace.oid = relnamespace
-        WHERE nspname || '.' || relname = moved.table_name AND tgname = ANY(%(names)s) AND tgenabled = 'A'
-    ) < cardinality(%(names)s)
-    ORDER BY position
-"""
-# Include tables that are no longer recorded in `moved`, so that `finish` leaves no trigger behind.
-_TRANSFER_TRIGGERS = """
-    SELECT nspname, relname, array_agg(tgname::text ORDER BY tgname) FROM pg_catalog.pg_trigger
-        JOIN pg_catalog.pg_class ON pg_class.oid = tgrelid
-        JOIN pg_catalog.pg_namespace ON pg_namespace.oid = relnamespace
-    WHERE tgname = ANY(%(names)s) AND NOT tgisinternal
-    GROUP BY nspname, relname ORDER BY nspname, relname
-"""
-
 
 def lock_setup(connection: Connection) -> None:
     """Serialise set-up on this side until the transaction ends.
@@ -148,8 +50,13 @@ def lock_setup(connection: Connection) -> None:
 
 def create_functions(connection: Connection) -> None:
     """Create the fence functions that all tables share, in the caller's transaction."""
-    connection.execute(_ENTER)
-    connection.execute(_FENCE)
+    connection.execute(
+        sql.SQL(_QUERIES["functions"]).format(
+            fence_lock=AdvisoryLock.TRANSFER_FENCE.value,
+            fenced_sqlstate=FENCED_SQLSTATE,
+            is_relay=sql.SQL(_IS_RELAY),
+        )
+    )
 
 
 def add_triggers(connection: Connection, table: TableInfo) -> None:
@@ -178,16 +85,12 @@ def add_triggers(connection: Connection, table: TableInfo) -> None:
     )
     names = {name: sql.Identifier(TRIGGER_PREFIX + name) for name in TRIGGERS}
     connection.execute(
-        sql.SQL(
-            f"SELECT pg_catalog.pg_advisory_xact_lock({AdvisoryLock.TRANSFER_SETUP});"
-            + _CAPTURE
-            + ";"
-            + _ON_EACH_TABLE
-        ).format(
+        sql.SQL(_QUERIES["capture of a table"]).format(
+            setup_lock=AdvisoryLock.TRANSFER_SETUP.value,
+            schema=sql.Identifier(SCHEMA),
             function=function,
             settings=sql.SQL(settings),
             is_relay=sql.SQL(_IS_RELAY),
-            schema=sql.Identifier(SCHEMA),
             name=sql.Literal(table.name),
             key=table.text_key("changed"),
             columns=table.key_list(),
@@ -200,13 +103,13 @@ def add_triggers(connection: Connection, table: TableInfo) -> None:
 def tables_without_triggers(connection: Connection) -> list[str]:
     """Return the names of the transferred tables that lack an enabled fence or capture trigger."""
     names = [TRIGGER_PREFIX + name for name in TRIGGERS]
-    return [name for (name,) in connection.execute(_TABLES_WITHOUT_TRIGGERS, {"names": names})]
+    return [name for (name,) in connection.execute(_QUERIES["tables without triggers"], {"names": names})]
 
 
 def tables_with_triggers(connection: Connection) -> list[tuple[str, str, list[str]]]:
     """Return (schema, table, trigger names) of each table that has any of the transfer's triggers."""
     return connection.execute(
-        _TRANSFER_TRIGGERS, {"names": [TRIGGER_PREFIX + name for name in TRIGGERS]}
+        _QUERIES["transfer triggers"], {"names": [TRIGGER_PREFIX + name for name in TRIGGERS]}
     ).fetchall()
 
 

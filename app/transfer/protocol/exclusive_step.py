@@ -3,11 +3,13 @@
 from collections.abc import Callable
 
 import psycopg
+from psycopg import sql
 
 from app.database import autovacuum_locks
 from app.database.advisory_locks import AdvisoryLock
 from app.database.connection import Connection
 from app.database.lock_retries import lock_error, with_lock_retries
+from app.database.sql_files import read_script
 from app.errors import ConflictError
 
 LOCK_TIMEOUT = "200ms"  # short, because every writer of the table queues behind a waiting CREATE TRIGGER
@@ -34,21 +36,9 @@ def run_exclusive_step(connection: Connection, step: Callable[[], object]) -> No
         raise ConflictError(f"A table stays locked: {_describe_lock_holders(connection)}.") from error
 
 
-# Sessions that hold a lock that a step waits for: a write lock on a table, or the set-up lock.
-_LOCK_HOLDERS = f"""
-    SELECT DISTINCT pid, application_name, extract(epoch FROM clock_timestamp() - xact_start)::int
-    FROM pg_catalog.pg_locks LEFT JOIN pg_catalog.pg_stat_activity USING (pid)
-        LEFT JOIN pg_catalog.pg_class ON pg_class.oid = relation
-        LEFT JOIN pg_catalog.pg_namespace ON pg_namespace.oid = relnamespace
-    WHERE granted AND pid <> pg_backend_pid()
-        AND database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())
-        AND (
-            (mode = 'RowExclusiveLock' AND relkind IN ('r', 'p') AND nspname NOT LIKE 'pg\\_%')
-            OR (locktype = 'advisory' AND objsubid = 1
-                AND (classid::bigint << 32) | objid::bigint = {AdvisoryLock.TRANSFER_SETUP})
-        )
-    ORDER BY 3 DESC NULLS LAST
-"""
+_LOCK_HOLDERS = sql.SQL(read_script(__package__, "exclusive_step.sql")).format(
+    setup_lock=AdvisoryLock.TRANSFER_SETUP.value
+)
 
 
 def _describe_lock_holders(connection: Connection) -> str:

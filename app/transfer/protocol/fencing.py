@@ -16,101 +16,17 @@ rows alone.
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
+from psycopg import sql
+
 from app.database.advisory_locks import AdvisoryLock
 from app.database.connection import Connection
+from app.database.sql_files import read_script
 from app.errors import FrontdeskError
 from app.transfer.protocol.endpoints import SideName
 from app.transfer.protocol.pipeline import Rows, Statement, StatementBatch, single_value
 from app.transfer.protocol.tables import SCHEMA
 
 FenceState = Literal["open", "closing", "standby"]
-
-REHEARSAL_SQLSTATE = "FD002"
-
-# Parameters keep their names (`patience`: milliseconds to wait for the lock): CREATE OR REPLACE FUNCTION
-# cannot rename the parameters of a function that a transfer in progress has already created.
-_FUNCTIONS = f"""
--- The lock waits for every transaction that has written, and later writers queue behind it. When this
--- function returns, every acknowledged write is committed together with its change-log entries. Closing again
--- takes over from the command that closed before. `pause` counts from the arrival of the request, so writers
--- wait at most that long.
-CREATE OR REPLACE FUNCTION {SCHEMA}.close(expected bigint, patience integer, pause integer) RETURNS bigint
-LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $frontdesk$
-DECLARE mine bigint;
-BEGIN
-    PERFORM set_config('lock_timeout', patience::text, true);
-    PERFORM pg_advisory_xact_lock({AdvisoryLock.TRANSFER_FENCE});
-    UPDATE {SCHEMA}.side SET state = 'closing', attempt = attempt + 1,
-            until = statement_timestamp() + make_interval(secs => pause / 1000.0)
-        WHERE state IN ('open', 'closing') AND epoch = expected RETURNING attempt INTO mine;
-    RETURN mine;
-END $frontdesk$;
-
--- Returns true without an update if the side is open already: the answer to an earlier call was lost, or the
--- lease has expired. Such a side has writers, which may hold the lock on the row.
-CREATE OR REPLACE FUNCTION {SCHEMA}.reopen(expected bigint, mine bigint) RETURNS boolean
-LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $frontdesk$
-BEGIN
-    PERFORM FROM {SCHEMA}.side WHERE epoch = expected AND attempt = mine
-        AND (state = 'open' OR (state = 'closing' AND until < clock_timestamp()));
-    IF NOT found THEN
-        UPDATE {SCHEMA}.side SET state = 'open'
-            WHERE state = 'closing' AND epoch = expected AND attempt = mine;
-    END IF;
-    RETURN found;
-END $frontdesk$;
-
--- This function takes the same lock as `close`. A transaction that writes after the lease has expired either
--- commits before this function reads the change log, or starts after it and reads the new row. The row is
--- read first and the log second: a single statement could wait for the row and then read the log with an
--- older snapshot.
-CREATE OR REPLACE FUNCTION {SCHEMA}.hand_over(expected bigint, mine bigint) RETURNS text
-LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $frontdesk$
-DECLARE present {SCHEMA}.side;
-BEGIN
-    PERFORM set_config('lock_timeout', '1000', true);
-    PERFORM pg_advisory_xact_lock({AdvisoryLock.TRANSFER_FENCE});
-    SELECT * INTO present FROM {SCHEMA}.side FOR UPDATE;
-    IF (present.state, present.epoch, present.attempt) IS DISTINCT FROM ('closing', expected, mine) THEN
-        RETURN 'lost';
-    END IF;
-    IF present.until < clock_timestamp() THEN
-        RETURN 'too late';
-    END IF;
-    IF EXISTS (SELECT FROM {SCHEMA}.marks) THEN
-        RETURN 'not drained';
-    END IF;
-    UPDATE {SCHEMA}.side SET state = 'standby', epoch = expected + 1;
-    RETURN 'done';
-END $frontdesk$;
-
-CREATE OR REPLACE FUNCTION {SCHEMA}.open(expected bigint) RETURNS boolean
-LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $frontdesk$
-BEGIN
-    UPDATE {SCHEMA}.side SET state = 'open', epoch = expected + 1, attempt = 0
-        WHERE state = 'standby' AND epoch = expected;
-    RETURN found;
-END $frontdesk$;
-
--- For dry runs: `try_close` closes the side and `try_row` writes the row; both roll back in the same call.
-CREATE OR REPLACE FUNCTION {SCHEMA}.try_close(expected bigint, patience integer) RETURNS void
-LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $frontdesk$
-BEGIN
-    PERFORM {SCHEMA}.close(expected, patience, patience);
-    RAISE 'taken back' USING ERRCODE = '{REHEARSAL_SQLSTATE}';
-EXCEPTION WHEN SQLSTATE '{REHEARSAL_SQLSTATE}' THEN
-    RETURN;
-END $frontdesk$;
-
-CREATE OR REPLACE FUNCTION {SCHEMA}.try_row() RETURNS void
-LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $frontdesk$
-BEGIN
-    UPDATE {SCHEMA}.side SET attempt = attempt;
-    RAISE 'taken back' USING ERRCODE = '{REHEARSAL_SQLSTATE}';
-EXCEPTION WHEN SQLSTATE '{REHEARSAL_SQLSTATE}' THEN
-    RETURN;
-END $frontdesk$;
-"""
 
 
 class TakenOverError(FrontdeskError):
@@ -162,7 +78,8 @@ class HandedOver:
 
 def create_functions(connection: Connection) -> None:
     """Create the functions of the protocol's steps, in the caller's transaction."""
-    connection.execute(_FUNCTIONS)
+    functions = sql.SQL(read_script(__package__, "fencing.sql"))
+    connection.execute(functions.format(fence_lock=AdvisoryLock.TRANSFER_FENCE.value))
 
 
 def side_row_query(*, lock: str = "") -> str:

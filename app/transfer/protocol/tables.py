@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from psycopg import sql
 
 from app.database.connection import Connection
+from app.database.sql_files import read_queries
 from app.errors import InvalidInputError
 from app.models import Base
 
@@ -13,41 +14,7 @@ SCHEMA = "frontdesk_transfer"
 BENCH_SCHEMA = "frontdesk_transfer_bench"  # created and dropped by `frontdesk transfer bench`
 ALEMBIC_TABLE = "public.alembic_version"  # never transferred: both sides must be at the same revision already
 
-# Exclude system tables, tables of extensions, and temporary tables: they hold no application data.
-_TABLES = """
-    SELECT pg_class.oid, nspname, relname, relkind::text, relpersistence::text
-    FROM pg_catalog.pg_class JOIN pg_catalog.pg_namespace ON pg_namespace.oid = relnamespace
-    WHERE relkind IN ('r', 'p', 'f') AND relpersistence <> 't'
-        AND nspname NOT LIKE 'pg\\_%%' AND nspname <> 'information_schema' AND nspname <> ALL (%(own)s)
-        AND NOT EXISTS (
-            SELECT FROM pg_catalog.pg_depend
-            WHERE classid = 'pg_catalog.pg_class'::regclass AND objid = pg_class.oid AND deptype = 'e'
-        )
-    ORDER BY nspname, relname
-"""
-# The last column is true if COPY in binary format is safe. For arrays and composite values, binary COPY
-# writes the oid of the element or field type, and the oids of user-defined types differ between servers.
-_COLUMNS = """
-    SELECT attrelid, attname, pg_catalog.format_type(atttypid, atttypmod),
-        pg_type.oid < 16384 OR typtype = 'e' OR (typtype = 'd' AND typbasetype < 16384)
-    FROM pg_catalog.pg_attribute JOIN pg_catalog.pg_type ON pg_type.oid = atttypid
-    WHERE attrelid = ANY(%(tables)s) AND attnum > 0 AND NOT attisdropped AND attgenerated = ''
-    ORDER BY attrelid, attnum
-"""
-_KEYS = """
-    SELECT indrelid, attname
-    FROM pg_catalog.pg_index
-        CROSS JOIN LATERAL unnest(indkey) WITH ORDINALITY AS k (number, place)
-        JOIN pg_catalog.pg_attribute ON attrelid = indrelid AND attnum = number
-    WHERE indrelid = ANY(%(tables)s) AND indisprimary AND place <= indnkeyatts
-    ORDER BY indrelid, place
-"""
-_FOREIGN_KEYS = """
-    SELECT conrelid, conname, confrelid, condeferrable, confdeltype::text, confupdtype::text
-    FROM pg_catalog.pg_constraint
-    WHERE contype = 'f' AND conrelid = ANY(%(tables)s) AND conparentid = 0
-    ORDER BY conrelid, conname
-"""
+_QUERIES = read_queries(__package__, "tables.sql")
 
 
 @dataclass(frozen=True)
@@ -153,17 +120,17 @@ def read_tables(connection: Connection) -> list[TableInfo]:
 
     Temporary tables and tables of the system, of extensions and of the transfer itself are excluded.
     """
-    rows = connection.execute(_TABLES, {"own": [SCHEMA, BENCH_SCHEMA]}).fetchall()
+    rows = connection.execute(_QUERIES["tables"], {"own": [SCHEMA, BENCH_SCHEMA]}).fetchall()
     names = {oid: f"{schema}.{name}" for oid, schema, name, _, _ in rows}
     known = {"tables": [*names]}
     columns: dict[int, list[tuple[str, str, bool]]] = {oid: [] for oid in names}
-    for oid, *column in connection.execute(_COLUMNS, known):
+    for oid, *column in connection.execute(_QUERIES["columns"], known):
         columns[oid].append((column[0], column[1], column[2]))
     keys: dict[int, list[str]] = {oid: [] for oid in names}
-    for oid, name in connection.execute(_KEYS, known):
+    for oid, name in connection.execute(_QUERIES["keys"], known):
         keys[oid].append(name)
     references: dict[int, list[ForeignKeyInfo]] = {oid: [] for oid in names}
-    for oid, name, parent, deferrable, *actions in connection.execute(_FOREIGN_KEYS, known):
+    for oid, name, parent, deferrable, *actions in connection.execute(_QUERIES["foreign_keys"], known):
         acts = any(action not in ("a", "r") for action in actions)
         references[oid].append(ForeignKeyInfo(name, names.get(parent, str(parent)), deferrable, acts))
     return [
