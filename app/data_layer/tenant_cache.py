@@ -26,13 +26,17 @@ class TenantCache:
 
     def get(self, company_id: int) -> Tenant:
         """Return the tenant of a company, with the defaults RU and Europe/Moscow for an unknown company."""
+        return self.find(company_id) or default_tenant(company_id)
+
+    def find(self, company_id: int) -> Tenant | None:
+        """Return the tenant of a company, or None for an unknown company, which is not cached."""
         cached = self._known.get(company_id)
         if cached is not None and cached[0] > time.monotonic():
             return cached[1]
-        company = CompanyRepository(tenant_of(company_id, None), self._reader).get()
-        tenant = tenant_of(company_id, company)
+        company = CompanyRepository(default_tenant(company_id), self._reader).get()
         if company is None:
-            return tenant
+            return None
+        tenant = tenant_of(company_id, company)
         if (tenant.country, tenant.timezone.key) != (company.country, company.timezone):
             self._warn_once(company_id)
         self._known[company_id] = (time.monotonic() + TENANT_CACHE_SECONDS, tenant)
@@ -53,11 +57,14 @@ class TenantCache:
             )
 
 
-def tenant_of(company_id: int, company: Company | None) -> Tenant:
-    """Return the tenant of a company. RU and Europe/Moscow replace missing and unknown values."""
-    defaults = Tenant(company_id, DEFAULT_COUNTRY, ZoneInfo(DEFAULT_TIMEZONE))
-    if company is None:
-        return defaults
+def default_tenant(company_id: int) -> Tenant:
+    """Return the tenant of a company without a row: RU and Europe/Moscow."""
+    return Tenant(company_id, DEFAULT_COUNTRY, ZoneInfo(DEFAULT_TIMEZONE))
+
+
+def tenant_of(company_id: int, company: Company) -> Tenant:
+    """Return the tenant of a company. RU and Europe/Moscow replace unknown values."""
+    defaults = default_tenant(company_id)
     is_known = company.country in phonenumbers.SUPPORTED_REGIONS
     return Tenant(
         company_id,

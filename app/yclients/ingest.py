@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from app.data_layer.bulk_upsert import bulk_upsert_bisecting
-from app.data_layer.tenant_cache import tenant_of
+from app.data_layer.tenant_cache import default_tenant, tenant_of
 from app.data_layer.unit_of_work import UnitOfWork, UnitOfWorkFactory
 from app.errors import DRIVER_ERRORS, InvalidInputError, to_frontdesk_error
 from app.frontdesk import Frontdesk
@@ -35,15 +35,15 @@ class Ingest:
     """Ingest into one company. A dry run merges rows and rolls each transaction back."""
 
     def __init__(self, desk: Frontdesk, company_id: int, dry_run: bool = False) -> None:
-        """Read the company. Raises FrontdeskError if the database fails."""
+        """Look up the company in the tenant cache. Raises FrontdeskError if the database fails."""
         self._uow_factory = _DryRunUnitOfWorkFactory(desk.database) if dry_run else desk.uow_factory
         self.company_id = company_id
         try:
-            company = desk.uow_factory.read_only_repositories(company_id).companies.get()
+            tenant = desk.uow_factory.tenant_cache.find(company_id)
         except DRIVER_ERRORS as error:
             raise to_frontdesk_error(error) from error
-        self.is_known = company is not None
-        self._tenant = tenant_of(company_id, company)
+        self.is_known = tenant is not None
+        self._tenant = tenant or default_tenant(company_id)
         self.made_company = False
 
     def context(self, staff_id: int | None = None) -> MappingContext:

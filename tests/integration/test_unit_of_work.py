@@ -11,6 +11,7 @@ from app.data_layer import DataLayer
 from app.data_layer.unit_of_work import UnitOfWork
 from app.errors import InvalidInputError, RetryableConflictError, UnknownCompanyError
 from app.models import Client
+from app.repositories.base import Repository
 from tests.factories import ClientRow, StaffRow
 from tests.processes import WAIT_TIMEOUT_SECONDS
 from tests.threads import at_once
@@ -22,6 +23,13 @@ def test_commits_what_ends_well_in_all_its_repositories(desk: Frontdesk, salon: 
         uow.staff.upsert(StaffRow(yclients_id=7))
     assert salon.get_client_by_id(2).unwrap() is not None
     assert salon.get_staff_by_id(7).unwrap() is not None
+
+
+def test_a_read_creates_only_its_repository(desk: Frontdesk, salon: DataLayer) -> None:
+    repositories = desk.uow_factory.read_only_repositories(salon.company_id)
+    assert repositories.clients.find_one(yclients_id=2) is None
+    created = [name for name, value in vars(repositories).items() if isinstance(value, Repository)]
+    assert created == ["clients"]
 
 
 def test_rolls_back_on_any_error_and_lets_it_through(desk: Frontdesk, salon: DataLayer) -> None:

@@ -16,7 +16,7 @@ from werkzeug.test import TestResponse
 from app import Frontdesk, Settings, create_app
 from app.config import PROJECT_ROOT
 from app.data_layer import DataLayer
-from app.observability import sentry
+from app.observability import metric_readings, sentry
 from app.web.routes import webhooks as webhooks_module
 from tests.factories import NewBookingRow, NewClientRow
 from tests.processes import BIN, free_port, is_serving, running_process, wait_until
@@ -89,6 +89,25 @@ class TestEvents:
         stored = outcome(send_event(resource, status, DATA[resource]))
         assert stored == ("updated" if resource == "company" else "inserted")
         assert outcome(send_event(resource, status, DATA[resource])) == "unchanged"
+
+    def test_an_event_of_a_cached_company_does_not_read_the_company(
+        self, send_event: SendEvent, salon: DataLayer
+    ) -> None:
+        send_event("staff", "create", DATA["staff"])
+        before = metric_readings.read_query_metrics().kinds["SELECT"].count
+        assert outcome(send_event("staff", "update", changed(DATA["staff"], 1, name="Вера"))) == "updated"
+        assert metric_readings.read_query_metrics().kinds["SELECT"].count == before
+
+    def test_a_changed_country_is_used_by_the_next_event(
+        self, send_event: SendEvent, salon: DataLayer
+    ) -> None:
+        send_event("client", "create", CLIENT)
+        send_event("company", "update", DATA["company"] | {"country": "Германия"})
+        local = changed(CLIENT, 1, phone="030 123456")
+        assert outcome(send_event("client", "update", local)) == "updated"
+        client = salon.get_client_by_id(7).unwrap()
+        assert client is not None
+        assert client.phone == "+4930123456"
 
     @pytest.mark.parametrize("resource", DATA)
     def test_a_deletion_marks_the_row_as_deleted_once(
