@@ -54,8 +54,8 @@ def counts(summary: ImportSummary) -> dict[str, int]:
     return {name: number for name, number in total.items() if number}
 
 
-class TestTheSampleSalon:
-    def test_comes_in_whole_whatever_the_order(
+class TestSampleSalon:
+    def test_all_rows_are_stored_in_any_order_of_the_files(
         self, desk: Frontdesk, company_id: int, sample: list[Path]
     ) -> None:
         summary = import_files(desk, company_id, reversed(sample))
@@ -75,14 +75,18 @@ class TestTheSampleSalon:
         assert phones
         assert all(phone.startswith("+7900") for phone in phones)
 
-    def test_again_changes_nothing(self, desk: Frontdesk, company_id: int, sample: list[Path]) -> None:
+    def test_a_second_import_changes_nothing(
+        self, desk: Frontdesk, company_id: int, sample: list[Path]
+    ) -> None:
         first = import_files(desk, company_id, sample)
         again = import_files(desk, company_id, sample)
         assert first.has_changes
         assert not again.has_changes
         assert counts(again) == {"unchanged": counts(first)["inserted"]}
 
-    def test_can_be_booked(self, desk: Frontdesk, company_id: int, sample: list[Path]) -> None:
+    def test_an_imported_salon_can_be_booked(
+        self, desk: Frontdesk, company_id: int, sample: list[Path]
+    ) -> None:
         import_files(desk, company_id, sample)
         salon = desk.company(company_id)
         slots = salon.find_free_slots(TODAY + timedelta(days=1), 3600).unwrap()
@@ -102,7 +106,7 @@ class TestTheSampleSalon:
 
 
 class TestCompanies:
-    def test_an_unknown_one_is_made_with_default_settings(
+    def test_an_unknown_company_is_created_with_default_settings(
         self, desk: Frontdesk, company_id: int, clients_file: Any
     ) -> None:
         summary = import_files(desk, company_id, [clients_file([client(1)])])
@@ -112,7 +116,7 @@ class TestCompanies:
         assert (company.title, company.country) == (f"Company {company_id}", "RU")
         assert not import_files(desk, company_id, [clients_file([client(1)])]).made_company
 
-    def test_phones_and_clocks_are_read_by_the_company_that_comes_along(
+    def test_phones_and_times_are_read_with_the_country_and_time_zone_of_the_imported_company(
         self, desk: Frontdesk, salon: DataLayer, tmp_path: Path
     ) -> None:
         assert salon.get_client_by_phone("+995 555 12 34 56").unwrap() is None  # Moscow is remembered by now
@@ -135,7 +139,7 @@ class TestCompanies:
         assert appointment.client_phone == "+995555123456"
         assert appointment.starts_at.astimezone(ZONE).hour == 9
 
-    def test_what_cannot_be_mapped_is_kept_and_warned_of(
+    def test_an_unknown_country_is_stored_with_a_warning(
         self, desk: Frontdesk, company_id: int, tmp_path: Path
     ) -> None:
         path = tmp_path / "company.json"
@@ -147,14 +151,14 @@ class TestCompanies:
         assert [finding.reasons.keys() for finding in summary.problems] == [{"country"}]
         assert desk.company(company_id).upsert_clients([client_row(1)]).unwrap().inserted == 1
 
-    def test_a_company_payload_of_another_one_is_refused_before_anything_is_written(
+    def test_a_payload_of_another_company_is_refused_before_the_first_write(
         self, desk: Frontdesk, company_id: int, sample: list[Path]
     ) -> None:
         with pytest.raises(InvalidInputError, match=f"is a payload of company {company_id}, not of company"):
             import_files(desk, company_id + 10**9, sample)
         assert desk.company(company_id + 10**9).get_company().unwrap() is None
 
-    def test_bookings_of_another_one_are_rejected(
+    def test_bookings_of_another_company_are_rejected(
         self, desk: Frontdesk, company_id: int, sample: list[Path]
     ) -> None:
         bookings = [path for path in sample if path.stem == "bookings"]
@@ -165,7 +169,9 @@ class TestCompanies:
 
 
 class TestRows:
-    def test_of_ours_come_in_line_by_line(self, desk: Frontdesk, salon: DataLayer, tmp_path: Path) -> None:
+    def test_rows_in_our_format_are_imported_line_by_line(
+        self, desk: Frontdesk, salon: DataLayer, tmp_path: Path
+    ) -> None:
         path = tmp_path / "rows.ndjson"
         rows = [
             {"yclients_record_id": 7, "staff_id": 7, "starts_at": "2026-11-21T10:00:00Z", "comment": "x"}
@@ -179,7 +185,7 @@ class TestRows:
         assert booking is not None
         assert [service.cost for service in booking.services] == [None, Decimal("100.5")]
 
-    def test_bad_ones_never_cost_the_good_ones_and_are_named(
+    def test_invalid_rows_are_reported_and_the_others_are_stored(
         self, desk: Frontdesk, salon: DataLayer, clients_file: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(import_files_module, "ROWS_PER_TRANSACTION", 3)
@@ -201,7 +207,9 @@ class TestRows:
         assert found is not None
         assert found.phone is None
 
-    def test_older_ones_never_win(self, desk: Frontdesk, salon: DataLayer, clients_file: Any) -> None:
+    def test_older_rows_do_not_replace_newer_ones(
+        self, desk: Frontdesk, salon: DataLayer, clients_file: Any
+    ) -> None:
         new = client(1, comment="new", last_change_date="2026-02-02T12:00:00+0300")
         old = client(1, comment="old", last_change_date="2026-01-01T12:00:00+0300")
         files = [clients_file([new], "clients_1.json"), clients_file([old], "clients_2.json")]
@@ -235,7 +243,7 @@ class TestRows:
 
 
 class TestRuns:
-    def test_a_dry_run_tells_all_and_leaves_nothing(
+    def test_a_dry_run_reports_everything_and_changes_nothing(
         self, desk: Frontdesk, company_id: int, sample: list[Path], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(import_files_module, "ROWS_PER_TRANSACTION", 50)
@@ -249,7 +257,7 @@ class TestRuns:
         assert unknown.made_company
         assert desk.company(company_id + 10**9).get_company().unwrap() is None
 
-    def test_an_interrupted_one_goes_on_where_it_stopped(
+    def test_an_interrupted_import_continues_when_it_is_run_again(
         self, desk: Frontdesk, salon: DataLayer, clients_file: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(import_files_module, "ROWS_PER_TRANSACTION", 10)
@@ -262,7 +270,7 @@ class TestRuns:
             import_files(desk, salon.company_id, [path], on_progress=stop)
         assert counts(import_files(desk, salon.company_id, [path])) == {"inserted": 90, "unchanged": 10}
 
-    def test_a_connection_lost_in_a_chunk_says_where_and_is_given_back(
+    def test_a_connection_lost_in_a_chunk_is_reported_with_its_place_and_released(
         self, settings: Settings, salon: DataLayer, clients_file: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         path = clients_file([client(n) for n in range(1, 101)])
@@ -297,7 +305,7 @@ class TestRuns:
         assert {step[2] for step in seen} == {size}
         assert 0 < done[0] < done[-1] == size
 
-    def test_the_rows_before_a_cut_are_stored_and_the_other_files_too(
+    def test_the_rows_before_a_truncation_and_the_other_files_are_stored(
         self, desk: Frontdesk, salon: DataLayer, clients_file: Any, tmp_path: Path
     ) -> None:
         whole = clients_file([client(n) for n in range(1, 101)]).read_bytes()
@@ -311,7 +319,7 @@ class TestRuns:
         assert 40 < inserted < 60
         assert desk.transact(salon.company_id, lambda uow: uow.clients.count()) == inserted
 
-    def test_files_that_cannot_be_used_are_all_named_before_anything_is_written(
+    def test_all_unusable_files_are_reported_before_the_first_write(
         self, desk: Frontdesk, company_id: int, clients_file: Any, tmp_path: Path
     ) -> None:
         (tmp_path / "empty.json").touch()

@@ -46,7 +46,9 @@ def good(tmp_path: Path) -> str:
     return "good.json"
 
 
-def test_says_what_became_of_the_rows_and_leaves_with_0(command: Any, good: str, company_id: int) -> None:
+def test_the_counts_of_the_rows_are_printed_and_the_exit_code_is_0(
+    command: Any, good: str, company_id: int
+) -> None:
     first, again = command(good), command(good)
     assert first.exit_code == again.exit_code == 0
     assert f"Company {company_id} was unknown: created with default settings." in first.stdout
@@ -55,7 +57,7 @@ def test_says_what_became_of_the_rows_and_leaves_with_0(command: Any, good: str,
     assert first.stderr == again.stderr == ""
 
 
-def test_names_rejected_rows_and_warnings_and_leaves_with_1(command: Any, clients: str) -> None:
+def test_rejected_rows_and_warnings_are_printed_and_the_exit_code_is_1(command: Any, clients: str) -> None:
     result = command(clients, "--rejects", "rejects.ndjson")
     assert result.exit_code == 1
     assert "clients.json, row 2: rejected: name: required" in result.stdout
@@ -68,7 +70,7 @@ def test_names_rejected_rows_and_warnings_and_leaves_with_1(command: Any, client
     assert "secret" not in result.output
 
 
-def test_as_json_prints_one_document(command: Any, clients: str) -> None:
+def test_json_output_is_one_document(command: Any, clients: str) -> None:
     result = command(clients, "--json")
     document = json.loads(result.stdout)
     assert result.exit_code == 1
@@ -76,14 +78,16 @@ def test_as_json_prints_one_document(command: Any, clients: str) -> None:
     assert [finding["position"] for finding in document["findings"]] == [1, 2]
 
 
-def test_a_dry_run_leaves_nothing(command: Any, good: str, desk: Frontdesk, company_id: int) -> None:
+def test_a_dry_run_changes_nothing(command: Any, good: str, desk: Frontdesk, company_id: int) -> None:
     result = command(good, "--dry-run")
     assert result.exit_code == 0
     assert "Dry run: everything was rolled back." in result.stdout
     assert desk.company(company_id).get_company().unwrap() is None
 
 
-def test_a_truncated_file_leaves_with_1_and_says_what_is_in(command: Any, good: str) -> None:
+def test_a_truncated_file_is_reported_with_the_stored_rows_and_the_exit_code_is_1(
+    command: Any, good: str
+) -> None:
     whole = Path(good).read_text()
     Path("cut.json").write_text(whole[:-1] + ', {"id": 2, "na')
     result = command("cut.json")
@@ -93,7 +97,7 @@ def test_a_truncated_file_leaves_with_1_and_says_what_is_in(command: Any, good: 
     assert "the rows before were imported" in line
 
 
-def test_the_kind_and_whose_schedule_it_is_may_be_given(
+def test_the_kind_and_the_staff_member_of_a_schedule_can_be_given(
     command: Any, desk: Frontdesk, company_id: int
 ) -> None:
     Path("a.json").write_text('[{"id": 9, "name": "Оксана"}]')
@@ -119,7 +123,7 @@ def test_the_kind_and_whose_schedule_it_is_may_be_given(
         ),
     ],
 )
-def test_a_file_that_cannot_be_used_is_one_clear_line(command: Any, content: bytes, reason: str) -> None:
+def test_an_unusable_file_is_a_one_line_error(command: Any, content: bytes, reason: str) -> None:
     Path("file.json").write_bytes(content)
     result = command("file.json")
     assert result.exit_code == 2
@@ -131,13 +135,13 @@ def test_a_file_that_cannot_be_used_is_one_clear_line(command: Any, content: byt
 
 
 @pytest.mark.parametrize("company", ["0", "-1", str(2**63), "abc", ""])
-def test_a_company_is_a_positive_number(command: Any, good: str, company: str) -> None:
+def test_a_company_id_must_be_positive(command: Any, good: str, company: str) -> None:
     result = command(good, company=company)
     assert result.exit_code == 2
     assert "--company" in result.stderr
 
 
-def test_rejects_never_overwrite_what_is_to_be_imported(command: Any, good: str) -> None:
+def test_the_file_of_rejected_rows_never_overwrites_an_imported_file(command: Any, good: str) -> None:
     before = Path(good).read_text()
     result = command(good, "--rejects", good)
     assert result.exit_code == 2
@@ -146,7 +150,7 @@ def test_rejects_never_overwrite_what_is_to_be_imported(command: Any, good: str)
     assert command(good, "--rejects", "missing/rejects").exit_code == 2
 
 
-def test_without_a_database_it_leaves_with_3(
+def test_an_unreachable_database_has_the_exit_code_3(
     command: Any, good: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DATABASE_URL", "postgresql://someone:sesame@127.0.0.1:1/frontdesk")
@@ -164,7 +168,7 @@ def test_names_are_printed_without_control_characters(command: Any) -> None:
     assert "unknown field" in result.output
 
 
-def test_memory_stays_flat_as_the_file_grows(tmp_path: Path) -> None:
+def test_memory_does_not_grow_with_the_size_of_the_file(tmp_path: Path) -> None:
     row = json.dumps({"id": 1, "name": "Анна", "comment": "x" * 1000}).encode()
     peaks = []
     for rows in (500, 10_000):

@@ -255,15 +255,20 @@ class TestTwoWritersAtOnce:
         assert len(salon.get_clients(limit=1000).unwrap()) == rows
 
     def test_an_uncommitted_first_row_of_another_writer_is_merged(
-        self, salon: DataLayer, desk: Frontdesk
+        self, salon: DataLayer, desk: Frontdesk, worker_database_url: str
     ) -> None:
         rows = [ClientRow(yclients_id=n, name="many") for n in range(1, 200)]
-        with ThreadPoolExecutor(1) as pool, desk.unit_of_work(salon.company_id) as uow:
+        with (
+            psycopg.connect(worker_database_url, autocommit=True) as watcher,
+            ThreadPoolExecutor(1) as pool,
+            desk.unit_of_work(salon.company_id) as uow,
+        ):
             uow.clients.upsert(ClientRow(yclients_id=100, name="one"))
             writing = pool.submit(
                 salon.upsert_clients, rows
             )  # sees no row yet, and waits for the other transaction
-            wait_until(lambda: is_another_session_waiting(uow))
+            pid = uow.session.connection().exec_driver_sql("SELECT pg_backend_pid()").scalar()
+            wait_until(lambda: is_blocking(watcher, pid))
             uow.session.commit()
             report = writing.result().unwrap()
         assert (report.inserted, report.updated) == (198, 1)
@@ -289,10 +294,13 @@ class TestTwoWritersAtOnce:
         assert at_once([lambda s=stage: write(s) for stage in "abcdefgh"]) == [True] * 8
 
 
-def is_another_session_waiting(uow: UnitOfWork) -> bool:
-    """Return True if another session waits for the transaction of `uow`."""
-    waiting = "SELECT FROM pg_stat_activity WHERE pg_backend_pid() = ANY(pg_blocking_pids(pid))"
-    return uow.session.connection().exec_driver_sql(waiting).first() is not None
+def is_blocking(watcher: psycopg.Connection, pid: Any) -> bool:
+    """Return True if another session waits for the server process `pid`.
+
+    `watcher` is in autocommit mode: within one transaction, pg_stat_activity never changes.
+    """
+    waiting = "SELECT FROM pg_stat_activity WHERE %s = ANY(pg_blocking_pids(pid))"
+    return watcher.execute(waiting, (pid,)).fetchone() is not None
 
 
 def versions(settings: Settings, company_id: int) -> list[Any]:

@@ -27,7 +27,7 @@ def ids(records: list[Any]) -> list[int]:
     return [record.yclients_id for record in records]
 
 
-class TestNotFound:
+class TestMissingRows:
     @pytest.mark.parametrize(
         ("name", "arguments", "answer"),
         [
@@ -56,13 +56,13 @@ class TestNotFound:
             ("find_free_slots", [DAY, 3600], []),
         ],
     )
-    def test_is_success_with_nothing(
+    def test_a_missing_row_is_a_success_without_data(
         self, salon: DataLayer, name: str, arguments: list[Any], answer: Any
     ) -> None:
         result = getattr(salon, name)(*arguments)
         assert (result.success, result.data, result.error) == (True, answer, None)
 
-    def test_is_the_company_itself_too(self, desk: Any, company_id: int) -> None:
+    def test_a_missing_company_is_a_success_without_data(self, desk: Any, company_id: int) -> None:
         assert desk.company(company_id).get_company() == Result(None)
 
 
@@ -82,7 +82,7 @@ class TestNotFound:
         ("create_booking", [NewClientRow(), NewBookingRow()]),
     ],
 )
-def test_a_write_of_an_unknown_company_says_so(
+def test_a_write_of_an_unknown_company_is_refused(
     desk: Any, company_id: int, name: str, arguments: list[Any]
 ) -> None:
     result = getattr(desk.company(company_id), name)(*arguments)
@@ -90,7 +90,7 @@ def test_a_write_of_an_unknown_company_says_so(
     assert (result.error.code, result.error.retryable) == ("unknown_company", False)
 
 
-def test_unwrap_answers_with_the_data_or_raises_the_error(salon: DataLayer) -> None:
+def test_unwrap_returns_the_data_or_raises_the_error(salon: DataLayer) -> None:
     company = salon.get_company().unwrap()
     assert company is not None
     assert company.title == "Salon"
@@ -99,7 +99,7 @@ def test_unwrap_answers_with_the_data_or_raises_the_error(salon: DataLayer) -> N
         failure.unwrap()
 
 
-def test_the_signatures_are_those_of_the_contract() -> None:
+def test_the_signatures_are_the_documented_ones() -> None:
     def arguments(name: str) -> dict[str, Any]:
         parameters = list(inspect.signature(getattr(DataLayer, name)).parameters.values())[1:]
         return {p.name: None if p.default is p.empty else (p.default,) for p in parameters}
@@ -124,14 +124,14 @@ def test_the_signatures_are_those_of_the_contract() -> None:
 
 
 class TestClients:
-    def test_are_found_by_phone_in_any_writing(self, salon: DataLayer) -> None:
+    def test_clients_are_found_by_a_phone_in_any_notation(self, salon: DataLayer) -> None:
         salon.upsert_clients([ClientRow(yclients_id=1, phone="8 (968) 648-44-88")]).unwrap()
         for writing in ("+7 968 648 44 88", "968 648 44 88", "89686484488", "7 (968) 6484488"):
             client = salon.get_client_by_phone(writing).unwrap()
             assert client is not None
             assert client.yclients_id == 1
 
-    def test_who_share_a_phone_answer_by_the_one_who_was_here_first(self, salon: DataLayer) -> None:
+    def test_a_shared_phone_finds_the_oldest_client(self, salon: DataLayer) -> None:
         rows = [ClientRow(yclients_id=n, phone="+79686484488") for n in (5, 3)]
         for row in rows:
             salon.upsert_client(row).unwrap()
@@ -143,7 +143,7 @@ class TestClients:
         assert second is not None
         assert second.yclients_id == 3
 
-    def test_come_in_pages(self, salon: DataLayer) -> None:
+    def test_clients_are_returned_in_pages(self, salon: DataLayer) -> None:
         salon.upsert_clients([ClientRow(yclients_id=n) for n in range(1, 8)]).unwrap()
         seen: list[int] = []
         after = None
@@ -152,7 +152,7 @@ class TestClients:
             after = page[-1].id
         assert seen == list(range(1, 8))
 
-    def test_come_in_the_order_of_the_ids_asked_for(self, salon: DataLayer) -> None:
+    def test_clients_are_returned_in_the_order_of_the_requested_ids(self, salon: DataLayer) -> None:
         salon.upsert_clients([ClientRow(yclients_id=n) for n in (1, 2)]).unwrap()
         found = salon.get_clients_by_ids([2, 7, 1, 2]).unwrap()
         assert [client and client.yclients_id for client in found] == [2, None, 1, 2]
@@ -173,7 +173,7 @@ class TestClients:
             ("strasse", [7]),
         ],
     )
-    def test_are_found_by_a_part_of_the_name_in_any_case(
+    def test_clients_are_found_by_a_part_of_the_name_in_any_case(
         self, salon: DataLayer, text: str, found: list[int]
     ) -> None:
         names = ["Анна", "Иван", "ЁЖИК", "100% Олег", "a_b", "back\\slash", "Straße"]
@@ -182,14 +182,14 @@ class TestClients:
         salon.upsert_clients(rows).unwrap()
         assert sorted(ids(salon.search_clients_by_name(text).unwrap())) == found
 
-    def test_are_found_by_a_name_of_which_only_a_part_was_written_again(self, salon: DataLayer) -> None:
+    def test_clients_are_found_by_a_name_of_which_one_part_was_updated(self, salon: DataLayer) -> None:
         salon.upsert_client(ClientRow(yclients_id=1, name="Анна", surname="Ким")).unwrap()
         salon.upsert_client({"yclients_id": 1, "name": "Инна"}).unwrap()
         assert ids(salon.search_clients_by_name("инна ким").unwrap()) == [1]
         salon.upsert_client({"yclients_id": 1, "name": "Инна", "surname": None}).unwrap()
         assert salon.search_clients_by_name("ким").unwrap() == []
 
-    def test_who_were_deleted_upstream_are_found_by_id_only(self, salon: DataLayer) -> None:
+    def test_clients_deleted_upstream_are_found_by_id_only(self, salon: DataLayer) -> None:
         salon.upsert_client(ClientRow(yclients_id=1, name="Анна", **DELETED)).unwrap()
         assert salon.get_clients().unwrap() == salon.search_clients_by_name("Анна").unwrap() == []
         client = salon.get_client_by_id(1).unwrap()
@@ -198,7 +198,7 @@ class TestClients:
 
 
 class TestStaff:
-    def test_who_were_fired_or_deleted_are_left_out(self, salon: DataLayer) -> None:
+    def test_dismissed_and_deleted_staff_are_not_listed(self, salon: DataLayer) -> None:
         salon.upsert_staff(
             [
                 StaffRow(yclients_id=1, weight=1),
@@ -211,7 +211,7 @@ class TestStaff:
         assert ids(salon.get_staff(include_inactive=True).unwrap()) == [2, 1, 3]
         assert [m and m.yclients_id for m in salon.get_staff_by_ids([4, 9]).unwrap()] == [4, None]
 
-    def test_have_schedules_by_date(self, salon: DataLayer) -> None:
+    def test_schedules_are_returned_by_date(self, salon: DataLayer) -> None:
         days = [DAY + timedelta(days=n) for n in range(4)]
         salon.upsert_staff_schedules(
             [StaffScheduleRow(staff_id=staff, date=day) for staff in (7, 8) for day in days]
@@ -225,7 +225,7 @@ class TestStaff:
 
 
 class TestServices:
-    def test_that_are_off_the_list_are_left_out(self, salon: DataLayer) -> None:
+    def test_inactive_and_deleted_services_are_not_listed(self, salon: DataLayer) -> None:
         salon.upsert_services(
             [
                 ServiceRow(yclients_id=1, category_id=5, price_min="1300.00"),
@@ -239,8 +239,8 @@ class TestServices:
         assert str(salon.get_service_by_id(1).unwrap().price_min) == "1300.00"  # type: ignore[union-attr] # it is there
 
 
-class TestCompany:
-    def test_keeps_what_a_second_write_leaves_out(self, salon: DataLayer) -> None:
+class TestCompanies:
+    def test_a_second_write_keeps_the_omitted_columns_of_a_company(self, salon: DataLayer) -> None:
         company = salon.upsert_company({"title": "Новый"}).unwrap()
         assert (company.title, company.timezone, company.country) == ("Новый", "Europe/Moscow", "RU")
 
@@ -254,7 +254,7 @@ class TestCompany:
             {"title": " "},
         ],
     )
-    def test_is_refused_with_an_unknown_zone_or_country(
+    def test_an_unknown_time_zone_or_country_is_refused(
         self, salon: DataLayer, wrong: dict[str, Any]
     ) -> None:
         result = salon.upsert_company({"title": "Salon", **wrong})
@@ -264,7 +264,7 @@ class TestCompany:
 
 
 class TestDialogues:
-    def test_remember_stage_and_context_as_they_were_given(self, salon: DataLayer) -> None:
+    def test_stage_and_context_of_a_dialogue_are_stored_unchanged(self, salon: DataLayer) -> None:
         context = {"Имя": ["a", 1, 2.5, None, True, {"x": {}}], "z": 1, "a": "\\u0000 \u2028"}
         before = datetime.now(UTC)
         stored = salon.upsert_dialog_context(
@@ -276,13 +276,13 @@ class TestDialogues:
         assert found.last_activity_at is not None
         assert before <= found.last_activity_at <= datetime.now(UTC)
 
-    def test_keep_what_a_second_write_leaves_out(self, salon: DataLayer) -> None:
+    def test_a_second_write_keeps_the_omitted_columns_of_a_dialogue(self, salon: DataLayer) -> None:
         salon.upsert_dialog_context("u", {"stage": "date", "context": {"a": 1}}).unwrap()
         assert salon.upsert_dialog_context("u", {"stage": None}).unwrap().context == {"a": 1}
 
 
 class TestFreeSlots:
-    def test_are_schedules_minus_bookings_of_those_who_can_be_booked(
+    def test_free_slots_are_the_schedules_without_bookings_of_bookable_staff(
         self, new_company: Callable[..., DataLayer]
     ) -> None:
         salon = new_company(timezone="Asia/Kathmandu")  # 5:45 ahead of UTC
@@ -311,7 +311,7 @@ class TestFreeSlots:
         assert all(slot.ends_at - slot.starts_at == timedelta(hours=1) for slot in free)
         assert len(salon.find_free_slots(DAY, 3600, staff_id=1, step=1800).unwrap()) == 2
 
-    def test_can_be_booked(self, salon: DataLayer) -> None:
+    def test_a_free_slot_can_be_booked(self, salon: DataLayer) -> None:
         salon.upsert_staff_schedules([StaffScheduleRow(staff_id=7, date=DAY)]).unwrap()
         while free := salon.find_free_slots(DAY, 5400).unwrap():
             row = {"staff_id": 7, "starts_at": free[0].starts_at, "ends_at": free[0].ends_at}

@@ -36,7 +36,9 @@ def rows_with(bad: dict[int, dict[str, Any]], count: int) -> list[dict[str, Any]
     return [{**ClientRow(yclients_id=n + 1), **bad.get(n, {})} for n in range(count)]
 
 
-def test_what_the_database_refuses_comes_back_and_the_rest_lands(strict_salon: DataLayer) -> None:
+def test_rows_that_the_database_refuses_are_reported_and_the_others_are_stored(
+    strict_salon: DataLayer,
+) -> None:
     bad = {3: {"name": "Refused"}, 700: {"name": "Broken"}, 701: {"name": "Refused"}, 999: {"name": "Broken"}}
     report = strict_salon.upsert_clients(rows_with(bad, 1000)).unwrap()
     assert (report.inserted, report.total) == (996, 1000)
@@ -46,14 +48,14 @@ def test_what_the_database_refuses_comes_back_and_the_rest_lands(strict_salon: D
     assert {client.yclients_id for client in stored} == set(range(1, 1001)) - {n + 1 for n in bad}
 
 
-def test_reasons_name_the_constraint_and_never_a_value(strict_salon: DataLayer) -> None:
+def test_reasons_name_the_constraint_and_contain_no_value(strict_salon: DataLayer) -> None:
     rows = rows_with({0: {"name": "Refused", "surname": "Secretova"}}, 2)
     report = strict_salon.upsert_clients(rows).unwrap()
     assert "no_nobody" in report.rejected[0].errors["row"]
     assert "Secretova" not in repr(report.rejected)
 
 
-def test_refused_and_invalid_rows_come_back_in_the_order_they_were_given(strict_salon: DataLayer) -> None:
+def test_refused_and_invalid_rows_are_reported_in_their_order(strict_salon: DataLayer) -> None:
     bad: dict[int, dict[str, Any]] = {
         1: {"name": "Refused"},
         2: {"yclients_id": 0},
@@ -65,7 +67,7 @@ def test_refused_and_invalid_rows_come_back_in_the_order_they_were_given(strict_
     assert report.inserted == 16
 
 
-def test_a_refused_row_costs_a_logarithm_of_transactions(
+def test_the_number_of_transactions_grows_with_the_logarithm_of_the_batch(
     strict_salon: DataLayer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun = []
@@ -76,7 +78,7 @@ def test_a_refused_row_costs_a_logarithm_of_transactions(
     assert 12 < len(begun) <= 1 + 2 * 12
 
 
-def test_no_row_is_blamed_for_a_company_that_does_not_exist(
+def test_an_unknown_company_is_an_error_of_the_call_and_of_no_row(
     strict_salon: DataLayer, caplog: pytest.LogCaptureFixture
 ) -> None:
     with Frontdesk(strict_salon._uow_factory.database.settings) as desk, caplog.at_level(logging.ERROR):
@@ -105,7 +107,9 @@ BAD_FIELDS: list[dict[str, Any]] = [
 
 
 @pytest.mark.full
-def test_137_bad_rows_of_a_hundred_thousand_come_back_and_the_others_land(salon: DataLayer) -> None:
+def test_137_invalid_rows_of_a_hundred_thousand_are_reported_and_the_others_are_stored(
+    salon: DataLayer,
+) -> None:
     chance = random.Random(137)
     bad = {position: chance.choice(BAD_FIELDS) for position in chance.sample(range(100_000), 137)}
     report = salon.upsert_clients(rows_with(bad, 100_000)).unwrap()

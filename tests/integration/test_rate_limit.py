@@ -70,7 +70,7 @@ def assert_kept(given: list[Turn], *limits: RateLimit) -> None:
             assert between(first, after)[1] >= limit.seconds
 
 
-def test_turns_come_as_fast_as_the_limits_allow_and_no_faster(desk: Frontdesk) -> None:
+def test_requests_are_as_fast_as_the_limits_allow_and_no_faster(desk: Frontdesk) -> None:
     limits = RateLimit(5, 1.2), RateLimit(20, 61.0)
     given = turns(desk, 45, *limits)
     assert_kept(given, *limits)
@@ -79,18 +79,18 @@ def test_turns_come_as_fast_as_the_limits_allow_and_no_faster(desk: Frontdesk) -
     assert estimate_seconds(45, limits) == 122
 
 
-def test_as_many_as_a_limit_allows_need_not_wait(desk: Frontdesk) -> None:
+def test_requests_within_a_limit_do_not_wait(desk: Frontdesk) -> None:
     limiter = RateLimiter(desk.database, API, (RateLimit(5, 60.0),))
     assert [limiter.reserve() for _ in range(5)] == [0.0] * 5
     assert limiter.reserve() > 0
 
 
-def test_turns_come_in_order(desk: Frontdesk) -> None:
+def test_reservations_are_granted_in_order(desk: Frontdesk) -> None:
     given = turns(desk, 30, RateLimit(3, 1.0))
     assert all(first.earliest <= second.latest for first, second in pairwise(given))
 
 
-def test_threads_and_connections_share_them(desk: Frontdesk) -> None:
+def test_threads_and_connections_share_the_limits(desk: Frontdesk) -> None:
     limit = RateLimit(5, 2.0)
     limiters = [RateLimiter(desk.database, API, (limit,)) for _ in range(20)]
     given = in_order(at_once([lambda each=each: turn(each) for each in limiters]))
@@ -99,12 +99,12 @@ def test_threads_and_connections_share_them(desk: Frontdesk) -> None:
     assert shortest < 6.0 < longest
 
 
-def test_apis_have_limits_of_their_own(desk: Frontdesk) -> None:
+def test_each_api_has_its_own_limits(desk: Frontdesk) -> None:
     turns(desk, 5, RateLimit(1, 60.0))
     assert RateLimiter(desk.database, "another.example", (RateLimit(1, 60.0),)).reserve() == 0
 
 
-def test_a_pause_holds_for_everyone(desk: Frontdesk) -> None:
+def test_a_pause_applies_to_all_processes(desk: Frontdesk) -> None:
     turns(desk, 1, *YCLIENTS_LIMITS)
     began = time.monotonic()
     RateLimiter(desk.database, API).pause(30)
@@ -113,7 +113,7 @@ def test_a_pause_holds_for_everyone(desk: Frontdesk) -> None:
     assert 30 - (time.monotonic() - began) - 0.01 < wait <= 30
 
 
-def test_a_clock_that_was_set_back_stops_nobody(desk: Frontdesk, database_url: str) -> None:
+def test_a_clock_that_was_set_back_does_not_block_requests(desk: Frontdesk, database_url: str) -> None:
     turns(desk, 10, RateLimit(5, 1.0))
     with psycopg.connect(database_url) as connection:
         connection.execute(
@@ -124,7 +124,7 @@ def test_a_clock_that_was_set_back_stops_nobody(desk: Frontdesk, database_url: s
     assert RateLimiter(desk.database, API, (RateLimit(5, 1.0),)).reserve() == 0
 
 
-def test_without_a_database_nothing_is_sent(desk: Frontdesk) -> None:
+def test_without_a_database_no_request_is_sent(desk: Frontdesk) -> None:
     nowhere = Settings(
         database_url="postgresql://someone@127.0.0.1:1/nowhere", postgres_connection_timeout=500
     )
@@ -132,7 +132,7 @@ def test_without_a_database_nothing_is_sent(desk: Frontdesk) -> None:
         RateLimiter(lost.database, API).reserve()
 
 
-def test_the_time_needed_is_told_before() -> None:
+def test_the_needed_time_is_estimated() -> None:
     assert estimate_seconds(0) == 0
     assert estimate_seconds(5) == 0
     assert (

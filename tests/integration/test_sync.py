@@ -54,8 +54,8 @@ def record(**values: Any) -> dict[str, Any]:
     }
 
 
-class TestTheFirstSync:
-    def test_brings_everything_in(self, upstream: Upstream) -> None:
+class TestFirstSync:
+    def test_all_rows_are_stored(self, upstream: Upstream) -> None:
         summary = upstream.sync()
         assert summary.succeeded
         assert {name: kind.inserted for name, kind in summary.kinds.items()} == {
@@ -72,7 +72,7 @@ class TestTheFirstSync:
         assert (company.title, company.country) == ("Салон «Пример»", "RU")
         assert summary.requests == len(upstream.fake.request_log) == 4 + 2 + SMALL.staff + 2
 
-    def test_a_second_one_writes_nothing(self, synced: Upstream) -> None:
+    def test_a_second_sync_writes_nothing(self, synced: Upstream) -> None:
         before = written_rows(synced)
         summary = synced.sync()
         assert not summary.has_changes
@@ -80,7 +80,7 @@ class TestTheFirstSync:
         assert not synced.sync(full=True).has_changes
         assert written_rows(synced) == before
 
-    def test_tells_how_far_it_is(self, upstream: Upstream) -> None:
+    def test_progress_is_reported(self, upstream: Upstream) -> None:
         states: list[SyncProgress] = []
         upstream.sync(on_progress=states.append)
         assert [(state.done, state.total) for state in states if state.kind == "clients"] == [
@@ -88,14 +88,14 @@ class TestTheFirstSync:
             (250, 250),
         ]
 
-    def test_a_dry_run_leaves_no_trace(self, upstream: Upstream) -> None:
+    def test_a_dry_run_changes_nothing(self, upstream: Upstream) -> None:
         summary = upstream.sync(dry_run=True)
         assert summary.kinds["bookings"].inserted == SMALL.records
         assert upstream.data_layer.get_company().unwrap() is None
         assert not any(upstream.rows().values())
         assert upstream.sync().kinds["bookings"].inserted == SMALL.records
 
-    def test_only_some_kinds_bring_an_unknown_company_along(self, upstream: Upstream) -> None:
+    def test_a_sync_of_some_kinds_also_creates_an_unknown_company(self, upstream: Upstream) -> None:
         assert list(upstream.sync(only=["staff"]).kinds) == ["company", "staff"]
         assert list(upstream.sync(only=["staff", "services"]).kinds) == ["services", "staff"]
 
@@ -109,7 +109,7 @@ class TestTheFirstSync:
             {"since": datetime(1, 1, 1, tzinfo=UTC)},
         ],
     )
-    def test_wrong_options_are_refused_before_anything_is_asked(
+    def test_invalid_options_are_refused_before_the_first_request(
         self, upstream: Upstream, options: dict[str, Any]
     ) -> None:
         with pytest.raises(InvalidInputError):
@@ -117,8 +117,8 @@ class TestTheFirstSync:
         assert upstream.fake.request_log == []
 
 
-class TestAChangeUpstream:
-    def test_arrives_with_the_next_sync(self, synced: Upstream) -> None:
+class TestUpstreamChanges:
+    def test_a_change_is_stored_by_the_next_sync(self, synced: Upstream) -> None:
         synced.salon.put("clients", FIRST_CLIENT + 5, name="Ариадна", phone="8 (968) 648-44-88")
         synced.salon.put("staff", FIRST_STAFF + 1, name="Ольга", fired=1)
         synced.salon.put("records", FIRST_RECORD + 1, datetime=SOON.isoformat(), seance_length="5400")
@@ -133,7 +133,7 @@ class TestAChangeUpstream:
         assert booking is not None
         assert (booking.starts_at, booking.ends_at) == (SOON, SOON + timedelta(minutes=90))
 
-    def test_only_the_bookings_that_changed_are_read_again(self, synced: Upstream) -> None:
+    def test_only_changed_bookings_are_read_again(self, synced: Upstream) -> None:
         synced.salon.put("records", 1, **record())
         assert synced.sync().kinds["bookings"].rows == 1
         assert len(synced.requests("/records/")) == 3
@@ -141,7 +141,7 @@ class TestAChangeUpstream:
         assert synced.sync(full=True).kinds["bookings"].rows == SMALL.records + 1
         assert "changed_after" not in synced.requests("/records/")[-1]
 
-    def test_who_was_fired_has_no_schedule(self, synced: Upstream) -> None:
+    def test_a_dismissed_staff_member_has_no_schedule(self, synced: Upstream) -> None:
         synced.salon.put("staff", FIRST_STAFF + 1, fired="1")
         assert synced.sync().kinds["schedules"].deleted == SCHEDULE_DAYS + 1
         assert len(synced.requests(f"/{FIRST_STAFF + 1}/")) == 1
@@ -149,16 +149,14 @@ class TestAChangeUpstream:
         left = synced.data_layer.get_staff_schedules(today, today + timedelta(days=3)).unwrap()
         assert {each.staff_id for each in left} == {FIRST_STAFF + n for n in (0, 2, 3, 4)}
 
-    def test_who_is_gone_when_the_schedule_is_asked_for_does_not_stop_the_rest(
-        self, synced: Upstream
-    ) -> None:
+    def test_a_staff_member_deleted_during_the_sync_does_not_stop_it(self, synced: Upstream) -> None:
         synced.fake.faults.append(Fault("status", "schedule/", status=404))
         summary = synced.sync()
         assert len(summary.notes) == 1
         assert summary.kinds["schedules"].deleted == 0
         assert "bookings" in summary.kinds
 
-    def test_rows_that_cannot_be_used_come_back_with_reasons_and_the_others_land(
+    def test_invalid_rows_are_reported_with_reasons_and_the_others_are_stored(
         self, upstream: Upstream
     ) -> None:
         upstream.salon.put("clients", FIRST_CLIENT + 3, id=0)
@@ -184,8 +182,8 @@ class TestAChangeUpstream:
         }
 
 
-class TestADeletionUpstream:
-    def test_of_a_booking_comes_with_a_mark_and_frees_its_time(self, synced: Upstream) -> None:
+class TestUpstreamDeletions:
+    def test_a_booking_marked_as_deleted_frees_its_slot(self, synced: Upstream) -> None:
         synced.salon.put("records", 1, **record())
         synced.sync()
         refused = synced.data_layer.create_booking(NewClientRow(), NewBookingRow(starts_at=SOON)).error
@@ -198,7 +196,7 @@ class TestADeletionUpstream:
         assert (booking.status, booking.deleted_at is None) == ("cancelled", False)
         assert synced.data_layer.create_booking(NewClientRow(), NewBookingRow(starts_at=SOON)).success
 
-    def test_of_anything_else_is_found_by_comparison_and_the_row_stays(self, synced: Upstream) -> None:
+    def test_other_missing_rows_are_marked_as_deleted_and_kept(self, synced: Upstream) -> None:
         synced.salon.delete("clients", FIRST_CLIENT + 7)
         synced.salon.delete("services", FIRST_SERVICE + 2)
         synced.salon.delete("staff", FIRST_STAFF + 3)
@@ -216,7 +214,7 @@ class TestADeletionUpstream:
         assert client.deleted_at is not None
         assert not synced.sync().has_changes
 
-    def test_is_taken_back_when_the_row_is_there_again(self, synced: Upstream) -> None:
+    def test_a_row_that_reappears_is_no_longer_marked_as_deleted(self, synced: Upstream) -> None:
         row = synced.salon.collections["clients"].pop(FIRST_CLIENT + 7)
         synced.sync()
         synced.salon.collections["clients"][FIRST_CLIENT + 7] = row
@@ -225,14 +223,16 @@ class TestADeletionUpstream:
         assert client is not None
         assert client.deleted_at is None
 
-    def test_of_a_working_day_takes_its_free_times(self, synced: Upstream, monkeypatch: Any) -> None:
+    def test_a_deleted_working_day_has_no_free_slots(self, synced: Upstream, monkeypatch: Any) -> None:
         usual = synced.salon.schedule
         monkeypatch.setattr(synced.salon, "schedule", lambda *given: usual(*given)[1:])
         assert synced.sync().kinds["schedules"].deleted == SMALL.staff
         assert synced.sync().kinds["schedules"].deleted == 0
 
     @pytest.mark.parametrize("options", [{}, {"full": True}])
-    def test_of_everything_is_not_believed(self, synced: Upstream, options: dict[str, Any]) -> None:
+    def test_no_row_is_marked_as_deleted_if_all_are_missing(
+        self, synced: Upstream, options: dict[str, Any]
+    ) -> None:
         for path in ("clients/search", "services/", "staff/", "service_categories/"):
             synced.fake.faults.append(Fault("empty", path, times=9))
         summary = synced.sync(**options)
@@ -240,7 +240,9 @@ class TestADeletionUpstream:
         assert len(summary.notes) == 5  # without staff, there are no schedules either
         assert all("nothing is marked as deleted" in note for note in summary.notes)
 
-    def test_of_more_than_half_is_believed_only_in_a_full_sync(self, synced: Upstream) -> None:
+    def test_more_than_half_of_the_rows_are_marked_as_deleted_only_by_a_full_sync(
+        self, synced: Upstream
+    ) -> None:
         for number in range(150):
             synced.salon.delete("clients", FIRST_CLIENT + number)
         summary = synced.sync()
@@ -248,7 +250,7 @@ class TestADeletionUpstream:
         assert "--full" in summary.notes[0]
         assert synced.sync(full=True).kinds["clients"].deleted == 150
 
-    def test_is_not_read_from_a_list_that_breaks_off(self, synced: Upstream) -> None:
+    def test_an_incomplete_list_marks_no_row_as_deleted(self, synced: Upstream) -> None:
         """Pages after the first come empty, and the count still promises them."""
         rows = synced.fake._page
         synced.fake._page = lambda rows_, number, size: (  # type: ignore[method-assign]
@@ -259,7 +261,7 @@ class TestADeletionUpstream:
         assert summary.kinds["clients"].deleted == 0
         assert any(note.startswith("clients: the list changed") for note in summary.notes)
 
-    def test_leaves_what_only_exists_here(self, synced: Upstream) -> None:
+    def test_rows_that_yclients_does_not_have_yet_are_kept(self, synced: Upstream) -> None:
         booking = synced.data_layer.create_booking(
             NewClientRow(phone="+79686484488"), NewBookingRow(starts_at=SOON)
         ).unwrap()
@@ -273,7 +275,7 @@ class TestADeletionUpstream:
 
 
 class TestOurOwnBookings:
-    def test_one_that_comes_back_with_our_id_is_confirmed_and_never_doubled(self, synced: Upstream) -> None:
+    def test_a_booking_returned_with_our_id_is_confirmed_and_not_duplicated(self, synced: Upstream) -> None:
         booking = synced.data_layer.create_booking(
             NewClientRow(phone="+79686484488"), NewBookingRow(starts_at=SOON)
         ).unwrap()
@@ -293,7 +295,7 @@ class TestOurOwnBookings:
         assert client.yclients_id == 5
         assert not synced.sync().has_changes
 
-    def test_a_move_that_has_not_reached_yclients_is_left_standing(self, synced: Upstream) -> None:
+    def test_a_local_change_that_yclients_does_not_have_yet_is_kept(self, synced: Upstream) -> None:
         synced.salon.put("records", 1, **record())
         synced.sync()
         mirrored = synced.data_layer.get_booking_by_id(1).unwrap()
@@ -313,34 +315,34 @@ class TestOurOwnBookings:
         assert (ours.starts_at, ours.pending_since) == (later, None)
 
 
-class TestWhereTheNextOneGoesOn:
+class TestStartOfTheNextSync:
     """`changed_after` of the next incremental run."""
 
-    def test_at_the_start_of_the_last_with_an_overlap(self, synced: Upstream) -> None:
+    def test_a_sync_continues_from_the_start_of_the_last_one_with_an_overlap(self, synced: Upstream) -> None:
         first, second = synced.sync(), synced.sync()
         assert first.changed_after is not None
         assert second.changed_after is not None
         assert first.changed_after < second.changed_after < datetime.now(UTC) - OVERLAP
 
-    def test_a_run_without_bookings_says_nothing_about_them(self, synced: Upstream) -> None:
+    def test_a_run_without_bookings_does_not_move_their_start(self, synced: Upstream) -> None:
         before = synced.sync(dry_run=True).changed_after
         synced.sync(only=["clients"])
         synced.sync(dry_run=True)
         assert synced.sync(dry_run=True).changed_after == before
 
-    def test_a_run_that_failed_says_nothing(self, synced: Upstream) -> None:
+    def test_a_failed_run_does_not_move_the_start(self, synced: Upstream) -> None:
         before = synced.sync(dry_run=True).changed_after
         synced.fake.faults.append(Fault("status", "/records/", status=403))
         with pytest.raises(ForbiddenError, match="403"):
             synced.sync()
         assert synced.sync(dry_run=True).changed_after == before
 
-    def test_since_a_time_of_the_callers_begins_where_nothing_was_before(self, upstream: Upstream) -> None:
+    def test_the_first_sync_can_start_at_a_given_time(self, upstream: Upstream) -> None:
         upstream.sync(since=datetime.now(UTC) - timedelta(days=3))
         assert upstream.sync().mode == "incremental"
         assert "changed_after" in upstream.requests("/records/")[-1]
 
-    def test_since_a_later_time_leaves_no_gap(self, synced: Upstream) -> None:
+    def test_a_later_given_time_leaves_no_gap(self, synced: Upstream) -> None:
         before = synced.sync(dry_run=True).changed_after
         synced.sync(since=datetime.now(UTC) + timedelta(minutes=1))
         assert synced.sync(dry_run=True).changed_after == before

@@ -73,7 +73,7 @@ def client_of(desk: Frontdesk) -> Iterator[Callable[..., YClientsClient]]:
         yield make
 
 
-class TestRefusals:
+class TestRefusedRequests:
     @pytest.mark.parametrize(
         ("status", "kind", "words"),
         [
@@ -86,7 +86,7 @@ class TestRefusals:
             (301, YClientsError, "YCLIENTS_BASE_URL"),
         ],
     )
-    def test_are_told_apart_and_not_repeated(
+    def test_each_refusal_has_its_own_error_and_is_not_retried(
         self, upstream: Upstream, client: YClientsClient, status: int, kind: type[Exception], words: str
     ) -> None:
         upstream.fake.faults.append(Fault("status", status=status))
@@ -95,7 +95,7 @@ class TestRefusals:
         assert str(status) in str(raised.value)
         assert client.request_count == 1
 
-    def test_without_success_give_yclients_own_words(
+    def test_the_error_contains_the_message_of_yclients(
         self, upstream: Upstream, client: YClientsClient
     ) -> None:
         upstream.fake.faults.append(Fault("unsuccessful"))
@@ -118,7 +118,7 @@ class TestRefusals:
         assert len(elsewhere) == 1
 
 
-class TestDisorder:
+class TestTransientErrors:
     @pytest.mark.parametrize(
         "fault",
         [
@@ -130,13 +130,15 @@ class TestDisorder:
         ],
         ids=lambda fault: f"{fault.kind}-{fault.status}",
     )
-    def test_that_passes_is_sat_out(self, upstream: Upstream, client: YClientsClient, fault: Fault) -> None:
+    def test_a_transient_error_is_retried(
+        self, upstream: Upstream, client: YClientsClient, fault: Fault
+    ) -> None:
         upstream.fake.faults.append(fault)
         assert len(client.staff(upstream.company_id).rows) == SMALL.staff
         assert client.request_count == 4
 
     @pytest.mark.parametrize(("kind", "words"), [("status", "500"), ("garbage", "not JSON")])
-    def test_that_stays_is_given_up(
+    def test_a_lasting_error_is_raised_after_the_last_attempt(
         self, upstream: Upstream, client: YClientsClient, kind: str, words: str
     ) -> None:
         upstream.fake.faults.append(Fault(kind, times=99))
@@ -146,7 +148,9 @@ class TestDisorder:
         assert client.request_count == MAX_REQUEST_ATTEMPTS
 
     @pytest.mark.parametrize("status", [429, 503])
-    def test_retry_after_is_honoured(self, upstream: Upstream, client: YClientsClient, status: int) -> None:
+    def test_the_retry_waits_for_the_time_in_retry_after(
+        self, upstream: Upstream, client: YClientsClient, status: int
+    ) -> None:
         upstream.fake.faults.append(Fault("status", status=status, retry_after=1))
         began = time.monotonic()
         with Stopwatch() as watch:
@@ -154,7 +158,9 @@ class TestDisorder:
         assert time.monotonic() - began >= 1.0
         assert watch.seconds < 3.0
 
-    def test_retry_after_holds_for_every_process(self, upstream: Upstream, client: YClientsClient) -> None:
+    def test_retry_after_pauses_the_requests_of_all_processes(
+        self, upstream: Upstream, client: YClientsClient
+    ) -> None:
         upstream.fake.faults.append(Fault("status", status=429, retry_after=1))
         limiter = RateLimiter(upstream.desk.database, upstream.desk.settings.yclients_base_url, UNLIMITED)
         asking = threading.Thread(target=client.staff, args=(upstream.company_id,))
@@ -173,19 +179,25 @@ class TestDisorder:
             assert client.staff(1).rows == []
         assert datetime.now(UTC) >= moment.replace(microsecond=0)
 
-    def test_a_wait_of_hours_is_left_to_the_caller(self, upstream: Upstream, client: YClientsClient) -> None:
+    def test_a_wait_of_hours_is_an_error_for_the_caller(
+        self, upstream: Upstream, client: YClientsClient
+    ) -> None:
         upstream.fake.faults.append(Fault("status", status=429, retry_after=7200))
         with pytest.raises(TransientError, match="7200 s"):
             client.staff(upstream.company_id)
         assert client.request_count == 1
 
-    def test_silence_ends_in_a_time_out(self, client_of: ClientOf, upstream: Upstream) -> None:
+    def test_a_server_that_does_not_answer_causes_a_timeout(
+        self, client_of: ClientOf, upstream: Upstream
+    ) -> None:
         upstream.fake.faults.append(Fault("slow", seconds=1.5))
         with client_of(upstream.desk.settings, response_timeout=1.0) as client:
             assert len(client.staff(upstream.company_id).rows) == SMALL.staff
             assert client.request_count == 2
 
-    def test_an_answer_that_drips_is_given_up(self, client_of: ClientOf, upstream: Upstream) -> None:
+    def test_a_response_that_arrives_too_slowly_is_aborted(
+        self, client_of: ClientOf, upstream: Upstream
+    ) -> None:
         def drip(connection: socket.socket) -> None:
             connection.recv(4096)
             connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
@@ -198,12 +210,12 @@ class TestDisorder:
             with pytest.raises(TransientError, match="more than"):
                 client_of(settings, response_timeout=0.3).staff(1)
 
-    def test_nobody_at_the_address_is_said(self, client_of: ClientOf, upstream: Upstream) -> None:
+    def test_an_unreachable_address_is_reported(self, client_of: ClientOf, upstream: Upstream) -> None:
         settings = with_yclients_settings(upstream.desk.settings, "http://127.0.0.1:1/api")
         with pytest.raises(TransientError, match="cannot be reached"):
             client_of(settings).staff(1)
 
-    def test_leaving_the_client_ends_its_waits(self, client_of: ClientOf, upstream: Upstream) -> None:
+    def test_closing_the_client_ends_its_waits(self, client_of: ClientOf, upstream: Upstream) -> None:
         upstream.fake.faults.append(Fault("status", status=503, times=99))
         client = client_of(upstream.desk.settings, initial_backoff=30)
         ends: list[BaseException] = []
@@ -225,7 +237,7 @@ class TestDisorder:
 
 class TestSecrets:
     @pytest.mark.parametrize("token", ["", "  ", "a\nb", "a b", "токен", "a\x7f"])
-    def test_a_token_that_no_header_can_hold_is_refused_unseen(
+    def test_a_token_that_is_no_valid_header_is_refused_without_being_shown(
         self, client_of: ClientOf, desk: Frontdesk, token: str
     ) -> None:
         settings = Settings(
@@ -236,7 +248,7 @@ class TestSecrets:
             client_of(settings)
         assert token.strip() == "" or token not in str(raised.value)
 
-    def test_production_sends_them_over_https_only(self, client_of: ClientOf, desk: Frontdesk) -> None:
+    def test_production_sends_tokens_over_https_only(self, client_of: ClientOf, desk: Frontdesk) -> None:
         settings = Settings(
             database_url="postgresql://u@h/d",
             environment="production",
@@ -248,12 +260,12 @@ class TestSecrets:
         with pytest.raises(ConfigurationError, match="https"):
             client_of(settings)
 
-    def test_an_address_that_is_none_is_said(self, client_of: ClientOf, desk: Frontdesk) -> None:
+    def test_an_invalid_address_is_reported(self, client_of: ClientOf, desk: Frontdesk) -> None:
         settings = with_yclients_settings(desk.settings, "http://[:::1/api")
         with pytest.raises(ConfigurationError, match="YCLIENTS_BASE_URL"):
             client_of(settings)
 
-    def test_a_certificate_that_is_not_valid_stops_everything(
+    def test_an_invalid_certificate_is_an_error_without_a_retry(
         self, client_of: ClientOf, upstream: Upstream, tmp_path: Path
     ) -> None:
         received: list[bytes] = []

@@ -40,8 +40,8 @@ def status_of(upstream: Upstream) -> list[SyncRunStatus]:
     return sync_status(upstream.desk, upstream.company_id)[upstream.company_id]
 
 
-class TestARunIsRecorded:
-    def test_with_what_it_did(self, upstream: Upstream) -> None:
+class TestRunRecords:
+    def test_a_run_is_recorded_with_its_counts(self, upstream: Upstream) -> None:
         upstream.sync()
         upstream.salon.put("clients", FIRST_CLIENT, name="Ариадна")
         upstream.salon.delete("clients", FIRST_CLIENT + 1)
@@ -64,7 +64,7 @@ class TestARunIsRecorded:
         ("fault", "kind"),
         [(Fault("status", status=403), ForbiddenError), (Fault("status", status=401), UnauthorizedError)],
     )
-    def test_with_what_stopped_it_also_when_the_company_was_not_known(
+    def test_a_failed_run_is_recorded_with_its_error_even_for_a_new_company(
         self, upstream: Upstream, captured: list[BaseException], fault: Fault, kind: type[Exception]
     ) -> None:
         upstream.fake.faults.append(fault)
@@ -75,7 +75,7 @@ class TestARunIsRecorded:
         assert str(fault.status) in (status.run.error_message or "")
         assert [type(error) for error in captured] == [kind]
 
-    def test_with_the_rows_that_had_landed_before_it_was_stopped(
+    def test_a_stopped_run_is_recorded_with_the_rows_stored_before(
         self, upstream: Upstream, captured: list[BaseException]
     ) -> None:
         upstream.fake.faults.append(Fault("status", "/records/", status=403))
@@ -86,7 +86,7 @@ class TestARunIsRecorded:
         assert upstream.sync().kinds["clients"].unchanged == SMALL.clients
         assert len(captured) == 1
 
-    def test_with_what_is_missing_of_what_yclients_has(self, upstream: Upstream) -> None:
+    def test_an_incomplete_run_names_the_kinds_with_missing_rows(self, upstream: Upstream) -> None:
         upstream.sync()
         upstream.fake.faults.append(Fault("empty", "services/"))
         upstream.sync()
@@ -94,7 +94,7 @@ class TestARunIsRecorded:
         assert status.state is SyncState.INCOMPLETE
         assert "services" in (status.run.error_message or "")
 
-    def test_but_not_for_a_salon_that_nobody_knows(
+    def test_a_failed_run_of_an_unknown_salon_is_not_recorded(
         self, upstream: Upstream, captured: list[BaseException]
     ) -> None:
         upstream.salon.company_id += 1
@@ -104,7 +104,7 @@ class TestARunIsRecorded:
         assert status_of(upstream) == []
         assert len(captured) == 1
 
-    def test_as_interrupted_when_it_is_stopped_by_hand(
+    def test_a_run_stopped_by_the_operator_is_interrupted(
         self, upstream: Upstream, captured: list[BaseException]
     ) -> None:
         def stop(state: SyncProgress) -> None:
@@ -117,7 +117,7 @@ class TestARunIsRecorded:
         assert captured == []
         assert upstream.sync().succeeded
 
-    def test_as_a_failure_inside_when_it_is_one(
+    def test_an_unexpected_error_is_recorded_as_an_internal_failure(
         self, upstream: Upstream, captured: list[BaseException]
     ) -> None:
         def stumble(state: SyncProgress) -> None:
@@ -130,7 +130,7 @@ class TestARunIsRecorded:
         assert "9686484488" not in str(raised.value) + str(status.run.error_message)
         assert len(captured) == 1
 
-    def test_as_interrupted_when_its_process_is_gone(self, upstream: Upstream) -> None:
+    def test_a_run_whose_process_has_ended_is_interrupted(self, upstream: Upstream) -> None:
         upstream.data_layer.upsert_company({"title": "Salon"}).unwrap()
         with upstream.desk.unit_of_work(upstream.company_id) as uow:
             SyncRunLog(uow.session, upstream.company_id).start("full", ["clients"], datetime.now(UTC), None)
@@ -145,11 +145,11 @@ class TestARunIsRecorded:
             "interrupted",
         )
 
-    def test_a_dry_run_is_none(self, upstream: Upstream) -> None:
+    def test_a_dry_run_is_not_recorded(self, upstream: Upstream) -> None:
         upstream.sync(dry_run=True)
         assert status_of(upstream) == []
 
-    def test_each_company_sees_its_own(
+    def test_each_company_has_its_own_runs(
         self, upstream: Upstream, new_company: Callable[..., DataLayer]
     ) -> None:
         upstream.sync(only=["staff"])
@@ -164,8 +164,8 @@ class TestARunIsRecorded:
         assert {upstream.company_id, salon.company_id} <= set(sync_status(upstream.desk))
 
 
-class TestOneAtATime:
-    def test_a_second_sync_of_the_company_says_so(
+class TestConcurrentSyncs:
+    def test_a_second_sync_of_the_company_is_refused(
         self, upstream: Upstream, captured: list[BaseException]
     ) -> None:
         with (
@@ -177,7 +177,7 @@ class TestOneAtATime:
         assert captured == []
         assert upstream.sync().succeeded
 
-    def test_of_many_at_once_one_runs(self, upstream: Upstream) -> None:
+    def test_of_many_concurrent_syncs_one_runs(self, upstream: Upstream) -> None:
         upstream.fake.faults.append(Fault("slow", seconds=0.5))
         outcomes: list[str] = []
 
@@ -195,7 +195,7 @@ class TestOneAtATime:
             thread.join()
         assert sorted(outcomes) == ["done", "running", "running", "running"]
 
-    def test_another_company_is_not_in_the_way(self, upstream: Upstream) -> None:
+    def test_another_company_can_be_synced_at_the_same_time(self, upstream: Upstream) -> None:
         with hold_sync_lock(upstream.desk.settings, upstream.company_id + 10_000):
             assert upstream.sync(only=["staff"]).succeeded
 
@@ -215,14 +215,14 @@ class TestOneAtATime:
             assert killed.fetchall() == [(True,)]
             assert upstream.sync(only=["staff"]).succeeded
 
-    def test_a_database_that_cannot_be_reached_is_said(self, desk: Frontdesk) -> None:
+    def test_an_unreachable_database_is_reported(self, desk: Frontdesk) -> None:
         nowhere = Settings(database_url="postgresql://someone@127.0.0.1:1/nowhere")
         with pytest.raises(UnavailableError), hold_sync_lock(nowhere, 1):
             pass
 
 
-class TestWhileOthersWrite:
-    def test_what_comes_in_by_itself_during_a_run_is_not_taken_for_deleted(
+class TestConcurrentWrites:
+    def test_a_row_stored_by_a_webhook_during_the_run_is_not_marked_as_deleted(
         self, settings: Settings, company_id: int
     ) -> None:
         """A client that is created in YClients after the list was read, and reported by the webhook."""
@@ -238,7 +238,7 @@ class TestWhileOthersWrite:
             assert upstream.sync(on_progress=tell).kinds["clients"].deleted == 0
             assert upstream.sync().kinds["clients"].deleted == 1  # it is not there now, either
 
-    def test_a_list_that_shrinks_while_it_is_read_takes_nothing_wrong(
+    def test_a_list_that_shrinks_while_it_is_read_marks_no_wrong_row(
         self, settings: Settings, company_id: int, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         with upstream_of(settings, FakeSalon(company_id, RowCounts(450, 2, 2, 1, 10))) as upstream:
@@ -257,5 +257,5 @@ class TestWhileOthersWrite:
             assert upstream.sync(only=["clients"]).kinds["clients"].deleted == 1
 
 
-def test_the_python_call_makes_its_own_client(upstream: Upstream) -> None:
+def test_the_python_function_creates_its_own_client(upstream: Upstream) -> None:
     assert sync(upstream.desk, upstream.company_id, only=["staff"]).succeeded

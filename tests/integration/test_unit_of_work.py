@@ -17,7 +17,7 @@ from tests.processes import WAIT_TIMEOUT_SECONDS
 from tests.threads import at_once
 
 
-def test_commits_what_ends_well_in_all_its_repositories(desk: Frontdesk, salon: DataLayer) -> None:
+def test_a_unit_of_work_commits_the_writes_of_all_repositories(desk: Frontdesk, salon: DataLayer) -> None:
     with desk.unit_of_work(salon.company_id) as uow:
         uow.clients.upsert(ClientRow(yclients_id=2))
         uow.staff.upsert(StaffRow(yclients_id=7))
@@ -32,7 +32,7 @@ def test_a_read_creates_only_its_repository(desk: Frontdesk, salon: DataLayer) -
     assert created == ["clients"]
 
 
-def test_rolls_back_on_any_error_and_lets_it_through(desk: Frontdesk, salon: DataLayer) -> None:
+def test_an_error_rolls_back_and_is_raised_unchanged(desk: Frontdesk, salon: DataLayer) -> None:
     def fail(uow: UnitOfWork) -> None:
         uow.clients.upsert(ClientRow(yclients_id=2))
         raise ZeroDivisionError
@@ -42,7 +42,7 @@ def test_rolls_back_on_any_error_and_lets_it_through(desk: Frontdesk, salon: Dat
     assert salon.get_client_by_id(2).unwrap() is None
 
 
-def test_sees_its_own_writes_and_others_do_not_until_it_ends(desk: Frontdesk, salon: DataLayer) -> None:
+def test_writes_are_visible_to_others_only_after_the_commit(desk: Frontdesk, salon: DataLayer) -> None:
     with desk.unit_of_work(salon.company_id) as uow:
         uow.clients.bulk_upsert([ClientRow(yclients_id=2)])
         assert uow.clients.count() == 1
@@ -50,7 +50,7 @@ def test_sees_its_own_writes_and_others_do_not_until_it_ends(desk: Frontdesk, sa
     assert len(salon.get_clients().unwrap()) == 1
 
 
-def test_sees_what_the_merge_wrote_past_a_record_it_has_read(uow: UnitOfWork) -> None:
+def test_a_record_read_before_a_merge_gets_the_merged_values(uow: UnitOfWork) -> None:
     client = uow.clients.upsert(ClientRow(yclients_id=2, name="before"))
     uow.clients.bulk_upsert([ClientRow(yclients_id=2, name="after")])
     again = uow.clients.find_one(yclients_id=2)
@@ -58,27 +58,27 @@ def test_sees_what_the_merge_wrote_past_a_record_it_has_read(uow: UnitOfWork) ->
     assert client.name == "after"
 
 
-def test_its_records_stay_usable_after_it(desk: Frontdesk, salon: DataLayer) -> None:
+def test_records_stay_readable_after_the_unit_of_work(desk: Frontdesk, salon: DataLayer) -> None:
     with desk.unit_of_work(salon.company_id) as uow:
         client = uow.clients.upsert(ClientRow(name="Анна"))
     assert (client.name, client.visit_count, client.deleted_at) == ("Анна", 0, None)
     assert client.created_at is not None
 
 
-def test_of_an_unknown_company_fails_with_its_first_write(desk: Frontdesk, company_id: int) -> None:
+def test_the_first_write_of_an_unknown_company_fails(desk: Frontdesk, company_id: int) -> None:
     for rows in (1, 200):
         with pytest.raises(UnknownCompanyError), desk.unit_of_work(company_id) as uow:
             uow.clients.bulk_upsert([ClientRow() for _ in range(rows)])
 
 
 @pytest.mark.parametrize("wrong", [0, -1, 2**63, "1", None, True, 1.0])
-def test_wants_a_company_id(desk: Frontdesk, wrong: Any) -> None:
+def test_a_company_id_is_required(desk: Frontdesk, wrong: Any) -> None:
     for call in (desk.company, desk.unit_of_work):
         with pytest.raises(InvalidInputError, match="company_id"):
             call(wrong)
 
 
-def test_releases_its_connection_whatever_happens(settings: Settings, salon: DataLayer) -> None:
+def test_the_connection_is_released_after_any_error(settings: Settings, salon: DataLayer) -> None:
     one = settings.model_copy(update={"postgres_max_connections": 1, "postgres_connection_timeout": 2000})
     with Frontdesk(one) as desk:
         for _ in range(5):
@@ -89,10 +89,10 @@ def test_releases_its_connection_whatever_happens(settings: Settings, salon: Dat
 
 
 class TestTransact:
-    def test_answers_with_what_the_function_answers(self, desk: Frontdesk, salon: DataLayer) -> None:
+    def test_the_result_of_the_function_is_returned(self, desk: Frontdesk, salon: DataLayer) -> None:
         assert desk.transact(salon.company_id, lambda uow: uow.clients.count()) == 0
 
-    def test_runs_again_after_a_deadlock(self, desk: Frontdesk, salon: DataLayer) -> None:
+    def test_a_deadlock_is_retried(self, desk: Frontdesk, salon: DataLayer) -> None:
         salon.upsert_clients([ClientRow(yclients_id=n, visit_count=0) for n in (1, 2)]).unwrap()
         meeting, runs = Barrier(2, timeout=WAIT_TIMEOUT_SECONDS), []
 
@@ -114,7 +114,7 @@ class TestTransact:
         assert len(runs) == 3
         assert [client.visit_count for client in salon.get_clients().unwrap()] == [2, 2]
 
-    def test_gives_up_after_five_attempts(self, desk: Frontdesk, salon: DataLayer) -> None:
+    def test_the_error_is_raised_after_five_attempts(self, desk: Frontdesk, salon: DataLayer) -> None:
         runs = []
 
         def never(uow: UnitOfWork) -> None:
@@ -125,7 +125,7 @@ class TestTransact:
             desk.transact(salon.company_id, never)
         assert len(runs) == 5
 
-    def test_runs_other_failures_once(self, desk: Frontdesk, salon: DataLayer) -> None:
+    def test_other_errors_are_not_retried(self, desk: Frontdesk, salon: DataLayer) -> None:
         runs = []
 
         def fail(uow: UnitOfWork) -> None:
@@ -137,7 +137,7 @@ class TestTransact:
         assert len(runs) == 1
 
 
-def test_a_country_or_time_zone_that_changes_counts_from_the_next_call_on(
+def test_a_changed_country_or_time_zone_is_used_by_the_next_call(
     desk: Frontdesk, new_company: Callable[..., DataLayer]
 ) -> None:
     salon = new_company(country="RU")

@@ -36,13 +36,13 @@ def raised(sqlstate: str) -> psycopg.Error:
 
 
 @pytest.mark.parametrize("kind", [*tree()])
-def test_every_error_has_a_known_code_and_says_what_happened(kind: type[FrontdeskError]) -> None:
+def test_every_error_has_a_known_code_and_a_message(kind: type[FrontdeskError]) -> None:
     assert kind.code in CODES
     assert len(kind().message) > 10
     assert str(kind("as given")) == kind("as given").message == "as given"
 
 
-def test_every_code_of_the_contract_is_in_use() -> None:
+def test_every_documented_code_is_used() -> None:
     assert {kind.code for kind in tree()} == CODES
 
 
@@ -71,7 +71,7 @@ def test_every_code_of_the_contract_is_in_use() -> None:
         ("XX000", "internal", False),
     ],
 )
-def test_a_sqlstate_decides(sqlstate: str, code: str, retryable: bool) -> None:
+def test_the_sqlstate_determines_the_error(sqlstate: str, code: str, retryable: bool) -> None:
     raw = raised(sqlstate)
     for error in (raw, sqlalchemy.exc.DBAPIError("SELECT", {"phone": "+79686484488"}, raw)):
         ours = to_frontdesk_error(error)
@@ -90,11 +90,11 @@ def test_a_sqlstate_decides(sqlstate: str, code: str, retryable: bool) -> None:
         (InvalidInputError("as it is"), "invalid"),
     ],
 )
-def test_without_a_sqlstate_the_kind_decides(error: Exception, code: str) -> None:
+def test_without_a_sqlstate_the_exception_class_determines_the_error(error: Exception, code: str) -> None:
     assert to_frontdesk_error(error).code == code
     assert "9686484488" not in to_frontdesk_error(error).message
 
 
-def test_wrong_fields_are_all_in_the_message() -> None:
+def test_the_message_names_all_invalid_fields() -> None:
     error = InvalidInputError(fields={"name": "required", "phone": "is not a phone number"})
     assert error.message == "name: required; phone: is not a phone number"

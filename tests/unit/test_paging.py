@@ -60,7 +60,7 @@ def read(upstream: Upstream, executor: Executor) -> tuple[PagedList, list[int]]:
 
 @pytest.mark.parametrize("count", [0, 1, 9, 10, 11, 95, 100])
 @pytest.mark.parametrize("counts", [True, False])
-def test_every_row_comes_once_and_in_order(executor: Executor, count: int, counts: bool) -> None:
+def test_each_row_is_returned_once_in_order(executor: Executor, count: int, counts: bool) -> None:
     listing, ids = read(Upstream(count, counts=counts), executor)
     assert ids == list(range(count))
     assert listing.is_complete
@@ -74,20 +74,20 @@ def test_a_short_list_takes_one_request(executor: Executor) -> None:
 
 
 @pytest.mark.parametrize("counts", [True, False])
-def test_pages_may_be_shorter_than_asked_for(executor: Executor, counts: bool) -> None:
+def test_pages_can_be_shorter_than_requested(executor: Executor, counts: bool) -> None:
     listing, ids = read(Upstream(25, counts=counts, cap=4), executor)
     assert ids == list(range(25))
     assert listing.is_complete
 
 
-def test_a_row_added_in_front_comes_twice_and_nothing_is_missed() -> None:
+def test_a_row_added_at_the_front_repeats_a_row_and_loses_none() -> None:
     upstream = Upstream(35, {3: lambda ids: ids.insert(0, 99)})
     listing, ids = read(upstream, OneAtATime())
     assert {*range(35)} <= set(ids)
     assert listing.is_complete
 
 
-def test_a_row_that_slipped_to_a_page_already_read_is_found_in_a_second_reading() -> None:
+def test_a_row_that_moved_to_a_page_already_read_is_found_by_a_second_reading() -> None:
     upstream = Upstream(35, {3: lambda ids: ids.remove(0)})
     listing, ids = read(upstream, OneAtATime())
     assert 20 in ids  # the row that moved from the third page to the second
@@ -102,13 +102,13 @@ def test_a_row_moved_to_the_end_does_not_hide_another() -> None:
     assert listing.is_complete
 
 
-def test_a_list_that_never_rests_is_not_complete() -> None:
+def test_a_list_that_changes_in_every_reading_is_incomplete() -> None:
     upstream = Upstream(200, {number: lambda ids: ids.pop(0) for number in range(2, 200)})
     listing, _ = read(upstream, OneAtATime())
     assert not listing.is_complete
 
 
-def test_a_count_that_promises_more_than_there_is_makes_it_incomplete() -> None:
+def test_a_count_above_the_number_of_rows_makes_the_list_incomplete() -> None:
     upstream = Upstream(15)
     page = upstream.page
     listing = PagedList(OneAtATime(), lambda number: ApiResponse(page(number).rows, 99), SIZE)
@@ -116,14 +116,14 @@ def test_a_count_that_promises_more_than_there_is_makes_it_incomplete() -> None:
     assert not listing.is_complete
 
 
-def test_a_count_that_is_too_small_does_not_end_the_list_early() -> None:
+def test_a_count_below_the_number_of_rows_does_not_end_the_list() -> None:
     upstream = Upstream(35)
     page = upstream.page
     listing = PagedList(OneAtATime(), lambda number: ApiResponse(page(number).rows, 10), SIZE)
     assert sum(len(rows) for rows in listing) == 35
 
 
-def test_the_same_page_again_and_again_comes_to_an_end() -> None:
+def test_a_repeated_page_ends_the_reading() -> None:
     rows = [{"id": each} for each in range(SIZE)]
     requests: list[int] = []
 
@@ -145,7 +145,7 @@ def test_rows_without_an_id_count_as_rows(executor: Executor) -> None:
 
 
 @given(calls=st.lists(st.integers(), max_size=20), stop=st.integers(0, 20))
-def test_in_order_answers_in_order_and_stops_when_it_is_left(
+def test_results_are_in_order_and_reading_stops_with_the_caller(
     executor: Executor, calls: list[int], stop: int
 ) -> None:
     assert list(map_in_order(executor, lambda n: n * 2, calls)) == [n * 2 for n in calls]

@@ -271,10 +271,10 @@ class TestCompanies:
             ("", None),
         ],
     )
-    def test_countries_are_known_by_their_localized_names(self, name: str, code: str | None) -> None:
+    def test_countries_are_recognised_by_their_localised_names(self, name: str, code: str | None) -> None:
         assert country_code(name) == code
 
-    def test_what_cannot_be_mapped_is_kept_as_it_is(self) -> None:
+    def test_an_unknown_country_or_time_zone_is_stored_with_a_warning(self) -> None:
         payload = {"id": 4564, "title": "Салон", "country": "Нарния", "timezone": "Narnia/Lamp Post"}
         values, warnings = read(COMPANY, payload)
         assert (values["country"], values["timezone"]) == ("Нарния", "Narnia/Lamp Post")
@@ -292,7 +292,7 @@ class TestCompanies:
 
 
 class TestBookings:
-    def test_the_offset_is_the_truth_and_the_local_date_stands_in_for_it(self) -> None:
+    def test_the_time_with_an_offset_is_used_and_the_local_date_replaces_a_missing_one(self) -> None:
         local = RECORD | {"datetime": None, "date": "2026-07-01 10:00:00"}
         assert row(BOOKINGS, local)["starts_at"] == datetime(2026, 7, 1, 7, tzinfo=UTC)
         values, warnings = read(BOOKINGS, local | {"datetime": "soon"})
@@ -318,13 +318,13 @@ class TestBookings:
             ({"seance_length": {"a": 1}}, 60, True),
         ],
     )
-    def test_without_a_length_it_takes_an_hour(self, lengths: Any, minutes: int, warned: bool) -> None:
+    def test_a_booking_without_a_length_takes_an_hour(self, lengths: Any, minutes: int, warned: bool) -> None:
         payload = {k: v for k, v in RECORD.items() if k not in ("seance_length", "length")} | lengths
         values, warnings = read(BOOKINGS, payload)
         assert (values["ends_at"] - values["starts_at"]).total_seconds() == minutes * 60
         assert bool(warnings) == warned
 
-    def test_a_deleted_one_is_cancelled_since_its_last_change(self) -> None:
+    def test_a_deleted_booking_is_cancelled_at_its_last_change(self) -> None:
         values = row(BOOKINGS, RECORD | {"deleted": "1"})
         assert (values["status"], values["deleted_at"]) == ("cancelled", values["source_changed_at"])
         unchanged = {k: v for k, v in RECORD.items() if k not in ("last_change_date", "create_date")}
@@ -334,13 +334,13 @@ class TestBookings:
     @pytest.mark.parametrize(
         ("api_id", "ours"), [("17", 17), (17, 17), ("", None), ("crm-17", None), (0, None), (2**70, None)]
     )
-    def test_only_a_number_can_be_our_own_id(self, api_id: Any, ours: int | None) -> None:
+    def test_only_a_number_is_accepted_as_our_own_id(self, api_id: Any, ours: int | None) -> None:
         assert row(BOOKINGS, RECORD | {"api_id": api_id}).get("id") == ours
 
-    def test_the_visit_says_who_came_where_the_record_does_not(self) -> None:
+    def test_the_attendance_of_the_visit_replaces_a_missing_one_of_the_record(self) -> None:
         assert row(BOOKINGS, RECORD | {"attendance": None, "visit_attendance": "-1"})["attendance"] == -1
 
-    def test_the_cost_is_the_first_that_can_be_read(self) -> None:
+    def test_the_first_readable_cost_is_used(self) -> None:
         lines = [
             {"id": 1, "cost": None, "cost_to_pay": "80", "first_cost": 100},
             {"id": 2, "cost": "free", "manual_cost": "70.5"},
@@ -351,22 +351,22 @@ class TestBookings:
         assert values["price"] == Decimal("150.5")
 
     @pytest.mark.parametrize("services", [{}, [], None, ""])
-    def test_no_services_are_no_price(self, services: Any) -> None:
+    def test_a_booking_without_services_has_no_price(self, services: Any) -> None:
         values = row(BOOKINGS, RECORD | {"services": services})
         assert (values["services"], values["price"]) == ([], None)
 
-    def test_a_service_without_an_id_costs_only_itself(self) -> None:
+    def test_only_the_service_without_an_id_is_dropped(self) -> None:
         values, warnings = read(BOOKINGS, RECORD | {"services": [{"title": "?"}, None, {"id": 2}]})
         assert [line["service_id"] for line in values["services"]] == [2]
         assert warnings.keys() == {"services.0.service_id", "services.1"}
 
 
 class TestPartialPayloads:
-    def test_a_key_that_is_not_there_leaves_its_column_alone(self) -> None:
+    def test_a_missing_key_leaves_its_column_unchanged(self) -> None:
         assert row(CLIENTS, {"id": 1, "name": "Иван"}).keys() == {"yclients_id", "name", "deleted_at"}
 
     @pytest.mark.parametrize("kind", KINDS_BY_NAME.values(), ids=str)
-    def test_unknown_fields_are_no_matter(self, kind: EntityKind) -> None:
+    def test_unknown_fields_are_ignored(self, kind: EntityKind) -> None:
         known = {"id": 4564, "title": "x", "name": "x", "date": "2026-11-21 10:00:00"}
         assert row(kind, known, 9) == row(kind, known | {"unheard": {"of": [1]}, "": None}, 9)
 
@@ -377,7 +377,7 @@ class TestPartialPayloads:
                 read(kind, payload | {"company_id": 4565})
 
 
-class TestUnreadableFields:
+class TestInvalidFields:
     @pytest.mark.parametrize(
         ("field", "value", "column"),
         [
@@ -395,26 +395,26 @@ class TestUnreadableFields:
             ("last_change_date", "0000-00-00 00:00:00", "source_changed_at"),
         ],
     )
-    def test_become_null_with_a_warning(self, field: str, value: Any, column: str) -> None:
+    def test_an_invalid_field_becomes_null_with_a_warning(self, field: str, value: Any, column: str) -> None:
         values, warnings = read(CLIENTS, {"id": 1, "name": "Иван", field: value})
         assert values[column] is None
         assert warnings.keys() == {column}
         assert len(str(value)) < 2 or str(value) not in warnings[column]
 
-    def test_are_left_out_where_the_column_has_a_default(self) -> None:
+    def test_an_invalid_field_is_omitted_if_the_column_has_a_default(self) -> None:
         values, warnings = read(CLIENTS, {"id": 1, "name": "Иван", "visits": "often"})
         assert "visit_count" not in values
         assert warnings.keys() == {"visit_count"}
         assert "visit_count" not in row(CLIENTS, {"id": 1, "name": "Иван", "visits": None})
 
-    def test_one_bad_interval_costs_only_itself(self) -> None:
+    def test_only_the_invalid_interval_is_dropped(self) -> None:
         slots = [{"from": "20:00", "to": "02:00"}, {"from": "10:00", "to": "12:00"}, 7, {"from": "25:00"}]
         values, warnings = read(SCHEDULES, {"date": "2026-11-21", "is_working": 1, "slots": slots}, 9)
         assert values["intervals"] == [{"from": "10:00", "to": "12:00"}]
         assert {field.split(".")[1] for field in warnings} == {"0", "2", "3"}
 
     @pytest.mark.parametrize("client_id", [0, -1, 2**63, "abc", None, True, 1.5, [], {"id": 1}])
-    def test_a_row_without_a_usable_id_is_rejected(self, client_id: Any) -> None:
+    def test_a_row_without_a_valid_id_is_rejected(self, client_id: Any) -> None:
         with pytest.raises(InvalidInputError) as caught:
             read(CLIENTS, {"id": client_id, "name": "Иван"})
         assert caught.value.fields.keys() == {"yclients_id"}

@@ -59,7 +59,9 @@ kinds = st.sampled_from(list(KINDS_BY_NAME.values()))
 
 
 @given(kind=kinds, payload=payloads)
-def test_a_payload_becomes_a_row_or_a_reason(kind: EntityKind, payload: dict[str, Any]) -> None:
+def test_each_payload_becomes_a_row_or_a_rejection_with_a_reason(
+    kind: EntityKind, payload: dict[str, Any]
+) -> None:
     mapped = kind.map_payload(payload, CONTEXT)
     try:
         values, warnings = kind.validate(mapped.row, COMPANY_ID, "RU")
@@ -79,7 +81,7 @@ def test_a_payload_becomes_a_row_or_a_reason(kind: EntityKind, payload: dict[str
     KINDS_BY_NAME["services"],
     {"staff": [{"id": None, "seance_length": "x"}, None], "price_min": 5, "price_max": 4},
 )
-def test_no_optional_field_ever_costs_the_row(kind: EntityKind, junk: dict[str, Any]) -> None:
+def test_an_invalid_optional_field_does_not_reject_the_row(kind: EntityKind, junk: dict[str, Any]) -> None:
     payload = {k: v for k, v in junk.items() if k != "company_id"} | SOUND[kind.name]
     values, _ = kind.validate(kind.map_payload(payload, CONTEXT).row, COMPANY_ID, "RU")
     assert kind.schema.required <= values.keys()
@@ -89,7 +91,7 @@ def test_no_optional_field_ever_costs_the_row(kind: EntityKind, junk: dict[str, 
     kind=kinds,
     row=payloads | st.dictionaries(st.sampled_from(["yclients_id", "services", "a.b"]), json_values),
 )
-def test_a_row_of_ours_is_stored_or_refused(kind: EntityKind, row: dict[str, Any]) -> None:
+def test_a_row_in_our_format_is_stored_or_refused(kind: EntityKind, row: dict[str, Any]) -> None:
     try:
         values, _ = kind.validate(row, COMPANY_ID, "RU")
     except InvalidInputError:
@@ -98,7 +100,7 @@ def test_a_row_of_ours_is_stored_or_refused(kind: EntityKind, row: dict[str, Any
 
 
 @given(kind=kinds, secret=st.text("бвгджзлмн", min_size=8, max_size=20), key=st.sampled_from(KEYS))
-def test_no_reason_shows_a_value(kind: EntityKind, secret: str, key: str) -> None:
+def test_reasons_contain_no_values(kind: EntityKind, secret: str, key: str) -> None:
     for value in (secret, [secret], {secret: secret}, {"id": secret}, [{"id": secret, "cost": secret}]):
         mapped = kind.map_payload(SOUND[kind.name] | {key: value}, CONTEXT)
         try:

@@ -61,19 +61,19 @@ def broken(path: Path) -> tuple[list[Any], BrokenFileError]:
         "pages",
     ],
 )
-def test_rows_are_found_in_every_form(write: Any, content: str) -> None:
+def test_rows_are_found_in_every_file_format(write: Any, content: str) -> None:
     assert list(RowReader(write(content))) == ROWS
 
 
 @pytest.mark.parametrize(
     "content", ['{"success": true, "data": {"id": 1}}', '{"id": 1}', '{\n "id": 1\n}', '[{"id": 1}]']
 )
-def test_one_object_is_one_row(write: Any, content: str) -> None:
+def test_a_single_object_is_one_row(write: Any, content: str) -> None:
     assert list(RowReader(write(content))) == [{"id": 1}]
 
 
 @pytest.mark.parametrize("content", ['{"success": true, "data": []}', '{"success": 1, "data": null}', "[]"])
-def test_an_answer_without_rows_is_no_error(write: Any, content: str) -> None:
+def test_a_response_without_rows_is_not_an_error(write: Any, content: str) -> None:
     assert list(RowReader(write(content))) == []
 
 
@@ -99,21 +99,21 @@ def test_an_answer_without_rows_is_no_error(write: Any, content: str) -> None:
         (b'[{"comment": "' + b"x" * (MAX_VALUE_LENGTH + 200_000), "a value of more than 8 MB"),
     ],
 )
-def test_what_holds_no_rows_says_why(write: Any, content: bytes, reason: str) -> None:
+def test_a_file_without_rows_is_an_error_with_a_reason(write: Any, content: bytes, reason: str) -> None:
     rows, error = broken(write(content))
     assert rows == []
     assert reason in error.message
     assert "\n" not in error.message
 
 
-def test_a_refusal_is_told_in_the_words_of_yclients(write: Any) -> None:
+def test_a_refused_request_is_reported_with_the_message_of_yclients(write: Any) -> None:
     refusal = {"success": False, "data": None, "meta": {"message": "Не авторизован\x1b[31m\n" + "!" * 999}}
     _, error = broken(write(json.dumps(refusal)))
     assert "is an error response of YClients: Не авторизован [31m !!" in error.message
     assert len(error.message) < 400
 
 
-def test_the_rows_before_a_cut_are_good_and_the_place_is_named(write: Any) -> None:
+def test_the_rows_before_a_truncation_are_read_and_its_position_is_reported(write: Any) -> None:
     content = json.dumps({"success": True, "data": [{"id": n, "name": "Анна"} for n in range(5000)]})
     rows, error = broken(write(content[: len(content) // 2]))
     assert rows == [{"id": n, "name": "Анна"} for n in range(len(rows))]
@@ -122,13 +122,13 @@ def test_the_rows_before_a_cut_are_good_and_the_place_is_named(write: Any) -> No
     assert "Анна" not in error.reason
 
 
-def test_junk_in_the_middle_ends_the_file_and_is_not_quoted(write: Any) -> None:
+def test_invalid_text_in_the_middle_ends_the_file_and_is_not_quoted(write: Any) -> None:
     rows, error = broken(write(json.dumps(ROWS)[:-1] + ', {"phone": "+79686484488"} oops]'))
     assert rows == [*ROWS, {"phone": "+79686484488"}]
     assert "7968" not in error.message
 
 
-def test_what_json_has_no_word_for_costs_only_its_field(write: Any) -> None:
+def test_a_value_outside_of_json_drops_only_its_field(write: Any) -> None:
     content = (
         '[{"a": NaN, "b": -Infinity, "c": ' + "9" * 5000 + ', "d": 1300.10, "e": 123, "f": 1E+999999999}]'
     )
@@ -136,19 +136,19 @@ def test_what_json_has_no_word_for_costs_only_its_field(write: Any) -> None:
     assert row == {"a": UNREADABLE, "b": UNREADABLE, "c": UNREADABLE, "d": 1300.1, "e": 123, "f": math.inf}
 
 
-def test_bytes_that_are_no_utf_8_cost_only_their_field(write: Any) -> None:
+def test_bytes_that_are_not_utf_8_drop_only_their_field(write: Any) -> None:
     rows = list(RowReader(write('[{"id": 1, "name": "Анна"}, {"id": 2}]'.encode("cp1251"))))
     assert [row["id"] for row in rows] == [1, 2]
 
 
 @pytest.mark.parametrize("size", range(60_000, 70_000, 1_111))
-def test_a_value_may_lie_across_two_reads(write: Any, size: int) -> None:
+def test_a_value_can_span_two_reads(write: Any, size: int) -> None:
     rows = [{"filler": "ж" * (size // 2)}, 12345, {"id": 12345, "name": "Анна\u2028\\"}, "текст", [True], 7]
     assert list(RowReader(write(json.dumps(rows, ensure_ascii=False, indent=2)))) == rows
     assert list(RowReader(write(json.dumps(rows)))) == rows
 
 
-def test_a_broken_line_costs_only_itself(write: Any) -> None:
+def test_only_the_invalid_line_is_dropped(write: Any) -> None:
     deep = "[" * 100_000
     content = b'{"id": 1}\nnot json\n{"id": 1} {}\n\xff\n' + deep.encode() + b'\n{"id": 2}'
     rows = list(RowReader(write(content)))
@@ -159,13 +159,13 @@ def test_a_broken_line_costs_only_itself(write: Any) -> None:
     ]
 
 
-def test_lines_may_begin_with_a_broken_one(write: Any) -> None:
+def test_the_first_line_can_be_invalid(write: Any) -> None:
     rows = list(RowReader(write('oops\n{"id": 2}\n', "rows.ndjson")))
     assert isinstance(rows[0], InvalidLine)
     assert rows[1] == {"id": 2}
 
 
-def test_what_is_no_file_is_said(tmp_path: Path) -> None:
+def test_a_path_that_is_not_a_file_is_reported(tmp_path: Path) -> None:
     for path, reason in (
         (tmp_path, "is not a file"),
         (tmp_path / "missing.json", "does not exist"),
@@ -176,7 +176,7 @@ def test_what_is_no_file_is_said(tmp_path: Path) -> None:
             RowReader(path)
 
 
-def test_how_far_it_is_can_be_asked(write: Any) -> None:
+def test_the_read_position_is_available(write: Any) -> None:
     reader = RowReader(write(json.dumps([{"id": n} for n in range(50_000)])))
     positions = [reader.bytes_read for _ in reader]
     assert positions == sorted(positions)
@@ -193,7 +193,9 @@ def test_how_far_it_is_can_be_asked(write: Any) -> None:
     filler=st.integers(BLOCK_BYTES - 40, BLOCK_BYTES + 40),
     cut=st.integers(0, 200),
 )
-def test_a_cut_loses_only_what_comes_after_it(write: Any, rows: list[Any], filler: int, cut: int) -> None:
+def test_a_truncation_loses_only_the_rows_after_it(
+    write: Any, rows: list[Any], filler: int, cut: int
+) -> None:
     rows = [{"filler": "x" * filler}, *rows]
     content = json.dumps({"success": True, "data": rows}).encode()
     kept = content[: len(content) - cut] or b"["

@@ -25,7 +25,7 @@ from app.yclients.importing.detect_entity import detect_entity, staff_id_from_fi
         ({"id": 1, "staff": {}, "services": [], "datetime": "x", "client": None}, "a.json", "bookings"),
     ],
 )
-def test_payloads(row: Any, name: str, kind: str) -> None:
+def test_the_kind_of_a_payload_is_recognised(row: Any, name: str, kind: str) -> None:
     shape = detect_entity([row], Path(name))
     assert shape is not None
     assert (shape.kind.name, shape.has_frontdesk_columns) == (kind, False)
@@ -43,7 +43,7 @@ def test_payloads(row: Any, name: str, kind: str) -> None:
         ({"yclients_record_id": 1, "starts_at": "x", "ends_at": "y"}, "a.ndjson", "bookings"),
     ],
 )
-def test_rows_of_ours(row: Any, name: str, kind: str) -> None:
+def test_the_kind_of_a_row_in_our_format_is_recognised(row: Any, name: str, kind: str) -> None:
     shape = detect_entity([row], Path(name))
     assert shape is not None
     assert (shape.kind.name, shape.has_frontdesk_columns) == (kind, True)
@@ -52,11 +52,11 @@ def test_rows_of_ours(row: Any, name: str, kind: str) -> None:
 @pytest.mark.parametrize(
     "row", [{"id": 1, "name": "?"}, {"yclients_id": 1, "name": "?"}, {"id": 1}, {}, 7, None]
 )
-def test_what_cannot_be_told_is_not_guessed(row: Any) -> None:
+def test_an_ambiguous_row_is_not_recognised(row: Any) -> None:
     assert detect_entity([row], Path("a.json")) is None
 
 
-def test_the_first_row_that_says_something_decides() -> None:
+def test_the_first_recognised_row_decides() -> None:
     shape = detect_entity([None, {}, {"id": 1}, {"id": 1, "fired": 1}], Path("a.json"))
     assert shape is not None
     assert shape.kind.name == "staff"
@@ -75,5 +75,5 @@ def test_the_first_row_that_says_something_decides() -> None:
         ("83169.json", None),
     ],
 )
-def test_whose_schedule_it_is_stands_in_the_name(name: str, staff_id: int | None) -> None:
+def test_the_staff_member_of_a_schedule_is_read_from_the_file_name(name: str, staff_id: int | None) -> None:
     assert staff_id_from_filename(Path(name)) == staff_id

@@ -28,7 +28,7 @@ from app.phones import to_e164
         "+７ ９６８ ６４８ ４４ ８８",
     ],
 )
-def test_a_russian_number_in_any_writing(text: str) -> None:
+def test_a_russian_number_is_read_in_any_notation(text: str) -> None:
     assert to_e164(text) == "+79686484488"
 
 
@@ -53,7 +53,7 @@ def test_a_russian_number_in_any_writing(text: str) -> None:
         ("8 (495) 123-45-67", "RU", "+74951234567"),
     ],
 )
-def test_numbers_of_other_countries(text: str, country: str, expected: str) -> None:
+def test_numbers_of_other_countries_are_read(text: str, country: str, expected: str) -> None:
     assert to_e164(text, country) == expected
 
 
@@ -70,14 +70,14 @@ def test_numbers_of_other_countries(text: str, country: str, expected: str) -> N
         "9300000000",
     ],
 )
-def test_junk_is_refused_without_being_repeated(text: str) -> None:
+def test_invalid_text_is_refused_and_not_quoted(text: str) -> None:
     with pytest.raises(ValueError, match=r"^is not a (valid )?phone number$"):
         to_e164(text)
 
 
 @given(st.from_regex(phones._RUSSIAN_MOBILE, fullmatch=True))
 @example("8 (968) 648-44-88")
-def test_the_quick_way_equals_the_long_way(text: str) -> None:
+def test_the_fast_path_and_the_library_give_the_same_number(text: str) -> None:
     number = phonenumbers.parse(text, "RU")
     assert phonenumbers.is_valid_number(number)
     assert to_e164(text) == phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164)
@@ -87,7 +87,7 @@ def test_the_quick_way_equals_the_long_way(text: str) -> None:
     text=st.text(max_size=50) | st.from_regex(r"[+\d ()\-.]{5,20}", fullmatch=True),
     country=st.sampled_from(sorted(phonenumbers.SUPPORTED_REGIONS)),
 )
-def test_an_answer_is_a_valid_number_that_reads_as_itself_everywhere(text: str, country: str) -> None:
+def test_a_result_is_a_valid_number_that_every_country_reads_as_itself(text: str, country: str) -> None:
     try:
         answer = to_e164(text, country)
     except ValueError:
@@ -97,7 +97,7 @@ def test_an_answer_is_a_valid_number_that_reads_as_itself_everywhere(text: str, 
 
 
 @given(country=st.sampled_from(sorted(phonenumbers.SUPPORTED_REGIONS)))
-def test_a_number_as_its_country_writes_it(country: str) -> None:
+def test_a_number_is_read_in_the_notation_of_its_country(country: str) -> None:
     number = phonenumbers.example_number_for_type(country, phonenumbers.PhoneNumberType.MOBILE)
     if number is None:
         return

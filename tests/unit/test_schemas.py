@@ -45,7 +45,7 @@ def test_the_keys_of_a_row_are_the_columns_of_its_table(table: str) -> None:
 
 
 @pytest.mark.parametrize("table", SCHEMAS)
-def test_the_least_row_is_accepted_and_an_unknown_key_is_not(table: str) -> None:
+def test_the_smallest_row_is_accepted_and_an_unknown_key_is_refused(table: str) -> None:
     schema, factory = SCHEMAS[table]
     row = factory()
     schema.validate(row, COMPANY)
@@ -72,7 +72,7 @@ def test_the_least_row_is_accepted_and_an_unknown_key_is_not(table: str) -> None
         ("yclients_id", 2**63 - 2, 2**63 - 2),
     ],
 )
-def test_a_good_value_is_converted(field: str, value: Any, stored: Any) -> None:
+def test_a_valid_value_is_converted(field: str, value: Any, stored: Any) -> None:
     assert rows.CLIENT.validate({**factories.ClientRow(), field: value}, COMPANY)[field] == stored
 
 
@@ -97,7 +97,7 @@ def test_a_good_value_is_converted(field: str, value: Any, stored: Any) -> None:
         *(("source", value) for value in (None, "me", "")),
     ],
 )
-def test_a_bad_value_is_refused_by_the_name_of_its_field(field: str, value: Any) -> None:
+def test_an_invalid_value_is_refused_with_the_name_of_its_field(field: str, value: Any) -> None:
     errors = errors_of(rows.CLIENT, {**factories.ClientRow(), field: value})
     assert list(errors) == [field]
     if isinstance(value, str) and len(value.strip()) > 3:
@@ -105,23 +105,23 @@ def test_a_bad_value_is_refused_by_the_name_of_its_field(field: str, value: Any)
 
 
 @pytest.mark.parametrize("row", [None, 5, "row", [], [("name", "A")], {5: 5}, {None: 1}])
-def test_what_is_no_row_is_refused(row: Any) -> None:
+def test_a_value_that_is_not_a_row_is_refused(row: Any) -> None:
     assert errors_of(rows.CLIENT, row)
 
 
-def test_a_national_phone_is_read_by_the_country() -> None:
+def test_a_national_phone_number_is_read_with_the_country() -> None:
     row = factories.ClientRow(phone="(212) 736-5000")
     assert rows.CLIENT.validate(row, COMPANY, "US")["phone"] == "+12127365000"
     assert "phone" in errors_of(rows.CLIENT, row, "RU")
 
 
-class TestFieldsThatBelongTogether:
-    def test_an_end_follows_its_start(self) -> None:
+class TestRelatedFields:
+    def test_an_end_must_be_after_its_start(self) -> None:
         row = factories.BookingRow()
         for end in (row["starts_at"], row["starts_at"].replace(year=2029)):
             assert errors_of(rows.BOOKING, {**row, "ends_at": end}) == {"ends_at": "is not after starts_at"}
 
-    def test_prices_are_in_order(self) -> None:
+    def test_the_highest_price_must_not_be_below_the_lowest(self) -> None:
         row = factories.ServiceRow(price_min=100, price_max=50)
         assert errors_of(rows.SERVICE, row) == {"price_max": "is less than price_min"}
         rows.SERVICE.validate({**row, "price_max": 0}, COMPANY)  # YClients writes a missing maximum as 0
@@ -138,7 +138,7 @@ class TestFieldsThatBelongTogether:
             "10:00-11:00",
         ],
     )
-    def test_an_interval_has_a_beginning_and_a_later_end(self, interval: Any) -> None:
+    def test_an_interval_needs_a_start_and_a_later_end(self, interval: Any) -> None:
         assert errors_of(rows.STAFF_SCHEDULE, factories.StaffScheduleRow(intervals=[interval]))
 
     def test_intervals_are_stored_in_order(self) -> None:
@@ -165,5 +165,5 @@ def test_a_context_that_jsonb_cannot_hold_is_refused(context: Any) -> None:
     assert errors_of(rows.DIALOG, factories.DialogRow(context=context))
 
 
-def test_a_backslash_before_u0000_is_no_nul() -> None:
+def test_an_escaped_backslash_before_u0000_is_not_a_nul_character() -> None:
     rows.DIALOG.validate(factories.DialogRow(context={"a": "\\u0000"}), COMPANY)

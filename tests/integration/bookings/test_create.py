@@ -19,7 +19,7 @@ def code(result: object) -> str | None:
     return error.code if error else None
 
 
-class TestANewCustomer:
+class TestNewClients:
     def test_gets_a_client_and_a_booking_without_yclients_ids(self, salon: DataLayer) -> None:
         booking = salon.create_booking(
             {"name": "Anna", "phone": "8 (968) 648-44-88"},
@@ -57,7 +57,7 @@ class TestANewCustomer:
         assert count_rows() == {"clients": 1, "bookings": 8, "booking_services": 0, "booking_slots": 8}
 
 
-class TestAKnownClient:
+class TestKnownClients:
     def test_is_found_by_phone_and_not_changed(self, salon: DataLayer) -> None:
         salon.upsert_client(ClientRow(yclients_id=31, name="Анна Ким", phone="+79686484488")).unwrap()
         booking = salon.create_booking({"name": "Аня", "phone": "968 648 44 88"}, NewBookingRow()).unwrap()
@@ -91,7 +91,7 @@ class TestAKnownClient:
         assert [c.yclients_id for c in salon.get_clients().unwrap()] == [77]
 
 
-class TestATakenSlot:
+class TestTakenSlots:
     @pytest.mark.parametrize(("minutes", "length"), [(0, 60), (30, 60), (-30, 60), (15, 30), (-60, 180)])
     def test_is_refused_and_leaves_nothing_behind(
         self, salon: DataLayer, count_rows: Callable[[], dict[str, int]], minutes: int, length: int
@@ -134,7 +134,7 @@ class TestATakenSlot:
         assert new_company().create_booking(NewClientRow(), NewBookingRow()).success
 
 
-class TestWithAYClientsRecord:
+class TestBookingsWithYClientsId:
     def test_nothing_is_pending(self, salon: DataLayer) -> None:
         booking = salon.create_booking(NewClientRow(), NewBookingRow(yclients_record_id=9)).unwrap()
         assert (booking.yclients_record_id, booking.pending_since) == (9, None)
@@ -146,7 +146,7 @@ class TestWithAYClientsRecord:
         assert len({result.unwrap().id for result in results}) == 1
 
 
-class TestBadInput:
+class TestInvalidInput:
     @pytest.mark.parametrize(
         ("change", "field"),
         [
