@@ -38,10 +38,6 @@ class SideState(StrEnum):
     UNREACHABLE = "unreachable"
 
     @property
-    def is_in_transfer(self) -> bool:
-        return self in (SideState.OPEN, SideState.CLOSING, SideState.STANDBY)
-
-    @property
     def is_outside_transfer(self) -> bool:
         return self in (SideState.FILLED, SideState.EMPTY, SideState.FOREIGN)
 

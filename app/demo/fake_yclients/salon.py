@@ -99,7 +99,6 @@ class _RowGenerator:
         self._company_id = company_id
         self._sizes = sizes
         self._random = random
-        self._today = today
         self._midnight = datetime.combine(today, time(), ZONE)
 
     def company(self) -> Payload:
