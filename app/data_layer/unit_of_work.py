@@ -22,6 +22,7 @@ from app.errors import (
     FrontdeskError,
     InvalidInputError,
     RetryableConflictError,
+    UnknownCompanyError,
     to_frontdesk_error,
 )
 from app.observability import operation_context
@@ -81,6 +82,8 @@ class UnitOfWork(Repositories):
         failure = to_frontdesk_error(error)
         # The next unit of work first determines the live database again.
         self._database.is_fenced |= isinstance(failure, FencedError)
+        if isinstance(failure, UnknownCompanyError):  # removed since it was cached
+            self._tenant_cache.invalidate(self.tenant.company_id)
         return failure
 
     def _release(self) -> None:

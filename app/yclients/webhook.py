@@ -8,7 +8,7 @@ from enum import Enum
 from typing import Any
 
 from app.data_layer.unit_of_work import UnitOfWork
-from app.errors import InvalidInputError
+from app.errors import InvalidInputError, UnknownCompanyError
 from app.frontdesk import Frontdesk
 from app.repositories import Repositories
 from app.schemas.schema import Values
@@ -96,7 +96,15 @@ def handle_event(desk: Frontdesk, event: WebhookEvent) -> EventOutcome:
     if event.status not in STATUSES:
         return EventOutcome.UNKNOWN_STATUS
     row_id = event.row_id
-    ingest = Ingest(desk, event.company_id)
+    if kind is COMPANY:  # A removed company that is still cached must not be created again.
+        desk.uow_factory.tenant_cache.invalidate(event.company_id)
+    try:
+        return _handle_row(Ingest(desk, event.company_id), kind, event, row_id)
+    except UnknownCompanyError:  # removed since it was cached
+        return EventOutcome.UNKNOWN_COMPANY
+
+
+def _handle_row(ingest: Ingest, kind: EntityKind, event: WebhookEvent, row_id: int) -> EventOutcome:
     if not ingest.is_known:
         return EventOutcome.UNKNOWN_COMPANY
     payload = event.data if isinstance(event.data, Mapping) else {}

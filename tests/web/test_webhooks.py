@@ -110,6 +110,17 @@ class TestEvents:
         assert client.phone == "+4930123456"
 
     @pytest.mark.parametrize("resource", DATA)
+    def test_a_company_that_is_removed_after_it_was_cached_is_unknown(
+        self, send_event: SendEvent, desk: Frontdesk, salon: DataLayer, resource: str
+    ) -> None:
+        send_event("company", "update", DATA["company"])
+        send_event("staff", "update", {**DATA["staff"], "name": " "})  # rejected; the company is cached
+        with desk.unit_of_work(salon.company_id) as uow:
+            uow.companies.delete(company_id=salon.company_id)
+        for status in ("update", "delete", "update"):
+            assert outcome(send_event(resource, status, DATA[resource])) == "unknown_company"
+
+    @pytest.mark.parametrize("resource", DATA)
     def test_a_deletion_marks_the_row_as_deleted_once(
         self, send_event: SendEvent, salon: DataLayer, resource: str
     ) -> None:
