@@ -16,7 +16,7 @@ from app.errors import UnavailableError
 
 OnTable = Callable[[int, int], None]  # number of tables done, number of all tables
 
-LARGE_OBJECTS = "large objects"  # listed among the tables, as one table: their number and hash
+LARGE_OBJECTS = "large objects"  # all of them are one entry of the list of tables, with their number and hash
 
 _QUERIES = read_queries(__package__, "fingerprint.sql")
 _TABLES = sql.SQL(

@@ -96,9 +96,9 @@ def try_query_last_checks(settings: Settings) -> LastChecks | None:
 
 
 def try_read_run_log(settings: Settings) -> tuple[LastChecks, set[str]] | None:
-    """Return the last check of each backup and the names of restored ones, or None, with a warning.
+    """Return the last check of each backup and the names of restored ones.
 
-    None means that the database is unavailable.
+    If the database is unavailable, print a warning and return None.
     """
     try:
         with fingerprint.open_connection(

@@ -50,7 +50,7 @@ def up_command(port: int, compare_reads: float | None) -> None:
 
 
 def _exit_on_sigterm() -> Callable[[], None]:
-    """Exit with SystemExit on SIGTERM, which stops the embedded server, until gunicorn sets its own handler.
+    """Exit with SystemExit on SIGTERM. This stops the embedded server. gunicorn later sets its own handler.
 
     Returns a function to call between steps, which exits if SIGTERM has arrived. It is needed because Python
     ignores the handler's SystemExit inside a destructor or the callback of a weak reference.

@@ -61,7 +61,7 @@ class BookingOperations(Operations):
 
     @operation(Booking)
     def upsert_bookings(self, rows: Iterable[Mapping[str, Any]]) -> UpsertReport:
-        """Insert or update many bookings; invalid rows are rejected in the report."""
+        """Insert or update many bookings. The report lists invalid rows."""
         return self._upsert_all(lambda repositories: repositories.bookings, rows)
 
     @operation(Booking)

@@ -64,7 +64,7 @@ class ClientOperations(Operations):
 
     @operation(Client)
     def upsert_clients(self, rows: Iterable[Mapping[str, Any]]) -> UpsertReport:
-        """Insert or update many clients by `yclients_id`; invalid rows are rejected in the report."""
+        """Insert or update many clients by `yclients_id`. The report lists invalid rows."""
         return self._upsert_all(lambda repositories: repositories.clients, rows)
 
     @operation(Booking)

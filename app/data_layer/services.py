@@ -42,5 +42,5 @@ class ServiceOperations(Operations):
 
     @operation(Service)
     def upsert_services(self, rows: Iterable[Mapping[str, Any]]) -> UpsertReport:
-        """Insert or update many services by `yclients_id`; invalid rows are rejected in the report."""
+        """Insert or update many services by `yclients_id`. The report lists invalid rows."""
         return self._upsert_all(lambda repositories: repositories.services, rows)

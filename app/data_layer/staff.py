@@ -40,7 +40,7 @@ class StaffOperations(Operations):
 
     @operation(Staff)
     def upsert_staff(self, rows: Iterable[Mapping[str, Any]]) -> UpsertReport:
-        """Insert or update many members of staff; invalid rows are rejected in the report."""
+        """Insert or update many members of staff. The report lists invalid rows."""
         return self._upsert_all(lambda repositories: repositories.staff, rows)
 
     @operation(StaffSchedule)
@@ -65,5 +65,5 @@ class StaffOperations(Operations):
 
     @operation(StaffSchedule)
     def upsert_staff_schedules(self, rows: Iterable[Mapping[str, Any]]) -> UpsertReport:
-        """Insert or update schedules by `staff_id` and `date`; invalid rows are rejected in the report."""
+        """Insert or update schedules by `staff_id` and `date`. The report lists invalid rows."""
         return self._upsert_all(lambda repositories: repositories.staff_schedules, rows)

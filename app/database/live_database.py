@@ -142,7 +142,7 @@ class LiveDatabase:
             return self._wait_until_open(deadline)
 
     def _wait_until_open(self, deadline: float) -> Database:
-        """Wait until the live database accepts writes, and return it; at the deadline, return it as it is.
+        """Wait until the live database accepts writes, and return it. At the deadline, return it anyway.
 
         Raises FencedError if neither side is live at the deadline.
         """

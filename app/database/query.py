@@ -71,7 +71,7 @@ class SessionReader:
 
 
 class PoolReader:
-    """Reader that runs each query in autocommit mode without a session, in a third of a session's time."""
+    """Reader that runs each query in autocommit mode without a session, which takes a third of the time."""
 
     def __init__(self, database: AnyDatabase) -> None:
         self._database = database

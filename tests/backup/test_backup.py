@@ -64,7 +64,7 @@ def test_verify_and_drill_find_a_backup_good(backup: Backup, made: str, server_u
     assert listed["last_check"]["kind"] == "drill"
 
 
-def test_restore_brings_back_every_row(backup: Backup, made: str, shared: str, empty: str) -> None:
+def test_restore_restores_every_row(backup: Backup, made: str, shared: str, empty: str) -> None:
     assert parse_json_output(backup("restore", "--into", empty, "--dry-run", "--json"))["dry_run"] is True
     assert value(empty, "SELECT count(*) FROM pg_tables WHERE schemaname = 'public'") == 0
     restored = parse_json_output(backup("restore", "--into", empty, "--json"))
@@ -214,7 +214,7 @@ def test_a_backup_includes_tables_of_other_schemas_and_kinds_and_with_odd_names(
     assert parse_json_output(backup("drill", "--json"))["problems"] == []
 
 
-def test_the_log_has_the_age_of_the_newest_backup_not_found_bad(
+def test_the_log_contains_the_age_of_the_newest_backup_without_a_failed_check(
     backup: Backup, source: str, address: Path
 ) -> None:
     def last() -> run_log.BackupSummary:

@@ -108,7 +108,7 @@ def operations() -> dict[str, Callable[..., Result[Any]]]:
     return dict(inspect.getmembers(DataLayer, lambda member: hasattr(member, "__wrapped__")))
 
 
-def test_good_contains_every_operation_with_its_arguments() -> None:
+def test_every_operation_has_valid_arguments_to_start_from() -> None:
     """A new operation must be added to GOOD."""
     assert {
         name: list(inspect.signature(method).parameters)[1:] for name, method in operations().items()

@@ -270,7 +270,7 @@ class TestRuns:
             import_files(desk, salon.company_id, [path], on_progress=stop)
         assert counts(import_files(desk, salon.company_id, [path])) == {"inserted": 90, "unchanged": 10}
 
-    def test_a_connection_lost_in_a_chunk_is_reported_with_its_place_and_released(
+    def test_a_connection_lost_in_a_chunk_is_released_and_the_error_names_the_rows(
         self, settings: Settings, salon: DataLayer, clients_file: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         path = clients_file([client(n) for n in range(1, 101)])

@@ -391,7 +391,7 @@ class TestRecordsInASession:
         assert stored.comment == "likes tea"
 
 
-def test_both_companies_keep_rows_of_the_same_ids_apart(new_company: Callable[..., DataLayer]) -> None:
+def test_both_companies_can_have_rows_with_the_same_ids(new_company: Callable[..., DataLayer]) -> None:
     first, second = new_company(), new_company()
     now = datetime.now(UTC)
     for salon, name in ((first, "Анна"), (second, "Ира")):

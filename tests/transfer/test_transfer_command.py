@@ -24,7 +24,7 @@ def run(sides: Sides, monkeypatch: pytest.MonkeyPatch) -> Run:
     return lambda *arguments: CliRunner().invoke(main, ["transfer", *arguments])
 
 
-def test_a_complete_transfer(run: Run, sides: Sides) -> None:
+def test_the_commands_complete_a_transfer(run: Run, sides: Sides) -> None:
     with psycopg.connect(sides.legacy.url) as connection:
         connection.execute("INSERT INTO companies (company_id, title) VALUES (1, 'Salon')")
     assert json.loads(run("status", "--json").stdout)["stage"] == "not started"

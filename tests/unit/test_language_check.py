@@ -46,7 +46,7 @@ def test_identifiers_and_paths_are_not_checked(tmp_path: Path) -> None:
     assert check(tmp_path / "page.md", "Run `who`, see docs/what.md.\n") == []  # check-language: data
 
 
-def test_what_is_found_only_at_the_start_of_a_text(tmp_path: Path) -> None:
+def test_some_phrases_are_found_only_at_the_start_of_a_text(tmp_path: Path) -> None:
     assert check(tmp_path / "module.py", '"""Return what the server sent."""\n') == []
 
 

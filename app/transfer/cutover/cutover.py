@@ -86,7 +86,7 @@ def change_live_side(
 
 @dataclass(frozen=True)
 class _ClosedSource:
-    """The source has been closed; the answers to the queries of the same message are not checked yet."""
+    """The source has been closed. The answers to the queries sent in the same message are not checked yet."""
 
     closing: Closing
     queries: SourceQueries
@@ -186,7 +186,7 @@ class _LiveSideChange:
         for number in range(MAX_CATCH_UP_CYCLES):
             result = self._sessions.run_cycle(self._source, dry_run=self._dry_run)
             entries += result.entries
-            # A short cycle leaves few changes for the next one. On a busy machine no cycle is very short.
+            # A short cycle leaves few changes for the next one. On a busy machine a cycle takes longer.
             enough = CATCH_UP_SECONDS if number < CATCH_UP_TRIES else self._max_pause / 4
             if result.seconds < enough + self._latency.cycle_seconds or self._dry_run:
                 return f"{entries:,} changes"

@@ -41,7 +41,7 @@ POOLER_TIMEOUT_SECONDS = 3.0  # for the first answer on a second session through
 _SESSION_SETTINGS = {
     "statement_timeout": "0",
     "lock_timeout": "10s",
-    # Release the locks of a process that is frozen inside a transaction.
+    # The server ends the session, and so releases the locks, of a process that is frozen in a transaction.
     "idle_in_transaction_session_timeout": "15s",
     "idle_session_timeout": "0",
     # A crash must not undo a committed change of the fence: both sides could be open then.

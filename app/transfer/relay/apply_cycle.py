@@ -183,7 +183,7 @@ class TargetLock:
     target: Connection
     tables: Sequence[TableInfo]
     verify: bool
-    epoch: int  # of the standby
+    epoch: int  # the epoch of the standby
     user_triggers: list[UserTrigger]
     acquired_at: float  # time.monotonic()
 

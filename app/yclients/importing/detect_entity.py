@@ -10,8 +10,8 @@ from app.yclients.mapping.entities import CLIENTS, COMPANY, KINDS, SCHEDULES, SE
 
 # Columns of Frontdesk that no payload has.
 FRONTDESK_COLUMNS = frozenset({"yclients_id", "yclients_record_id", "intervals"})
-# Finds 83169 in `schedule_83169.json` and `schedule-83169-2026-11.json`, but nothing in
-# `schedule-2026-11.json`.
+# Finds 83169 in `schedule_83169.json` and `schedule-83169-2026-11.json`, and nothing in a name with only a
+# month, `schedule-2026-11.json`.
 _STAFF_ID = re.compile(r"(?:schedule|staff)s?\D*?(?!20\d\d[-_.]\d\d(?!\d))(\d+)", re.IGNORECASE)
 
 
